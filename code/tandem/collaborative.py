@@ -1,0 +1,134 @@
+"""Collaborative decoding: a drafter makes the first N token maps, a refiner the rest.
+
+Shapes: B images, L tokens of all scales, l tokens of one scale, C latent channels, V codes.
+Source: CoDe (arXiv 2411.17787), section 3. The published code samples the prefix again and throws it away;
+its author says that this only keeps the random stream aligned, so it is left out here.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from tandem.blocks import KVCache
+from tandem.config import SamplingConfig
+from tandem.prefix import Prefix
+from tandem.quantizer import Quantizer
+from tandem.sampling import guide, sample
+from tandem.var import Conditioning, Var
+from tandem.vqvae import Vqvae
+
+
+def draft(
+    drafter: Var,
+    quantizer: Quantizer,
+    labels_B: Tensor,
+    uniforms_BL: Tensor,
+    draft_steps: int,
+    sampling: SamplingConfig,
+) -> Prefix:
+    """Scales 1..N: token ids of the low frequencies, as a Prefix of B images."""
+    none_B0 = uniforms_BL[:, :0]
+    ids_BL = decode_scales(drafter, quantizer, labels_B, uniforms_BL, none_B0, draft_steps, sampling)
+    return Prefix.from_ids(ids_BL, draft_steps)
+
+
+def refine(
+    refiner: Var,
+    quantizer: Quantizer,
+    labels_B: Tensor,
+    uniforms_BL: Tensor,
+    prefix: Prefix,
+    sampling: SamplingConfig,
+) -> Tensor:
+    """Scales N+1..K behind a prefix: token ids of all scales, int64 [B, L]."""
+    pyramid = refiner.config.pyramid
+    ids_BL = prefix.check(pyramid, refiner.config.vocab_size).ids(labels_B.device)
+    return decode_scales(refiner, quantizer, labels_B, uniforms_BL, ids_BL, pyramid.num_scales, sampling)
+
+
+def generate(
+    drafter: Var,
+    refiner: Var,
+    vqvae: Vqvae,
+    labels_B: Tensor,
+    uniforms_BL: Tensor,
+    draft_steps: int,
+    sampling: SamplingConfig,
+) -> tuple[Tensor, Tensor]:
+    """The whole of CoDe: (pixels float [B, 3, H, W] in [0, 1], token ids int64 [B, L])."""
+    prefix = draft(drafter, vqvae.quantize, labels_B, uniforms_BL, draft_steps, sampling)
+    ids_BL = refine(refiner, vqvae.quantize, labels_B, uniforms_BL, prefix, sampling)
+    return decode(vqvae, ids_BL), ids_BL
+
+
+def generate_alone(
+    var: Var, vqvae: Vqvae, labels_B: Tensor, uniforms_BL: Tensor, sampling: SamplingConfig
+) -> tuple[Tensor, Tensor]:
+    """Plain VAR, one model for all scales: the yardstick of CoDe. Returns what `generate` returns."""
+    none_B0, num_scales = uniforms_BL[:, :0], var.config.pyramid.num_scales
+    ids_BL = decode_scales(var, vqvae.quantize, labels_B, uniforms_BL, none_B0, num_scales, sampling)
+    return decode(vqvae, ids_BL), ids_BL
+
+
+@torch.inference_mode()
+def decode(vqvae: Vqvae, ids_BL: Tensor) -> Tensor:
+    """Token ids of the first scales, or of all -> pixels float32 [B, 3, H, W] in [0, 1]."""
+    f_hat_BChw, _ = vqvae.quantize.unroll(ids_BL)
+    return vqvae.decode(f_hat_BChw)
+
+
+@torch.inference_mode()
+def decode_scales(
+    var: Var,
+    quantizer: Quantizer,
+    labels_B: Tensor,
+    uniforms_BL: Tensor,
+    prefix_BL: Tensor,
+    stop: int,
+    sampling: SamplingConfig,
+) -> Tensor:
+    """Continue the given token maps up to scale `stop`: ids int64 [B, L'] of scales 1..stop.
+
+    The prefix and the first new scale enter in one block-causal forward; every further scale is one forward on
+    the KV cache. Only positions that are sampled get logits.
+    """
+    pyramid, offsets = var.config.pyramid, var.config.pyramid.offsets
+    start = len(quantizer.split(prefix_BL))
+    batch = len(labels_B)
+    guided = sampling.cfg > 0
+    labels_R = torch.cat([labels_B, torch.full_like(labels_B, var.config.num_classes)]) if guided else labels_B
+    rows = 2 if guided else 1  # CFG: conditional rows first, then the same images without class
+
+    condition = var.condition(labels_R)
+    x_RlC = var.embed_start(condition)
+    f_hat_BChw, inputs_BlD = quantizer.unroll(prefix_BL)
+    if start > 0:
+        entry_BlC = var.embed(inputs_BlD, start=offsets[1])
+        x_RlC = torch.cat([x_RlC, entry_BlC.repeat(rows, 1, 1)], dim=1)
+    mask = var.mask(offsets[start + 1]) if start > 0 else None
+    cache = KVCache(var.config, batch * rows, offsets[stop - 1], x_RlC.dtype, x_RlC.device)
+
+    ids = [prefix_BL]
+    for scale in range(start, stop):
+        h_RlC = var.hidden(x_RlC, condition, cache, mask)[:, -(pyramid.patch_nums[scale] ** 2) :]
+        logits_BlV = guided_logits(var, h_RlC, condition, sampling, scale)
+        ids_Bl = sample(logits_BlV, uniforms_BL[:, offsets[scale] : offsets[scale + 1]], sampling, scale)
+        ids.append(ids_Bl)
+        if scale + 1 < stop:
+            f_hat_BChw = f_hat_BChw + quantizer.residual(ids_Bl, scale)
+            next_BlD = quantizer.next_input(f_hat_BChw, scale + 1)
+            x_RlC = var.embed(next_BlD, start=offsets[scale + 1]).repeat(rows, 1, 1)
+            mask = None
+    return torch.cat(ids, dim=1)
+
+
+def guided_logits(
+    var: Var, h_RlC: Tensor, condition: Conditioning, sampling: SamplingConfig, scale: int
+) -> Tensor:
+    """Logits of one scale after CFG: float32 [B, l, V]."""
+    logits_RlV = var.logits(h_RlC, condition)
+    if sampling.cfg == 0:
+        return logits_RlV
+    cond_BlV, uncond_BlV = logits_RlV.chunk(2)
+    return guide(cond_BlV, uncond_BlV, sampling.cfg, scale, var.config.pyramid.num_scales)

@@ -1,0 +1,171 @@
+"""Frozen configurations of models and sampling, and the published presets.
+
+Source: VAR (arXiv 2404.02905) and CoDe (arXiv 2411.17787), and the shapes of their published checkpoints.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
+from itertools import accumulate
+from typing import Any
+
+from tandem.errors import InputError
+
+PATCH_NUMS_256 = (1, 2, 3, 4, 5, 6, 8, 10, 13, 16)
+PATCH_NUMS_512 = (1, 2, 3, 4, 6, 9, 13, 18, 24, 32)
+
+
+@dataclass(frozen=True)
+class Pyramid:
+    """The scales of next-scale prediction: scale k is a token map of patch_nums[k] x patch_nums[k]."""
+
+    patch_nums: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        steps = tuple(int(n) for n in self.patch_nums)
+        if len(steps) < 2 or steps[0] < 1 or any(a > b for a, b in zip(steps, steps[1:], strict=False)):
+            raise InputError(f"patch_nums: expected two or more ascending sizes >= 1, got {self.patch_nums}")
+        object.__setattr__(self, "patch_nums", steps)
+
+    @property
+    def num_scales(self) -> int:
+        return len(self.patch_nums)
+
+    @cached_property
+    def offsets(self) -> tuple[int, ...]:
+        """Position of the first token of each scale, and the total: num_scales + 1 numbers."""
+        return (0, *accumulate(n * n for n in self.patch_nums))
+
+    @property
+    def num_tokens(self) -> int:
+        return self.offsets[-1]
+
+    @property
+    def grid(self) -> int:
+        """Side of the last token map, which is the side of the latent."""
+        return self.patch_nums[-1]
+
+    def check_draft_steps(self, draft_steps: int) -> int:
+        """Both models must have work: 1 <= N <= K - 1."""
+        if not 1 <= draft_steps < self.num_scales:
+            raise InputError(
+                f"draft_steps: expected 1 to {self.num_scales - 1} (the pyramid has {self.num_scales} scales), "
+                f"got {draft_steps}"
+            )
+        return draft_steps
+
+
+@dataclass(frozen=True)
+class VqvaeConfig:
+    """Image tokenizer. `stem_patch` > 1 folds pixels into channels before the first convolution."""
+
+    vocab_size: int = 4096
+    latent_channels: int = 32
+    base_channels: int = 160
+    channel_mult: tuple[int, ...] = (1, 1, 2, 2, 4)
+    num_res_blocks: int = 2
+    num_phi: int = 4
+    quant_resi: float = 0.5
+    stem_patch: int = 1
+    patch_nums: tuple[int, ...] = PATCH_NUMS_256
+
+    @property
+    def pyramid(self) -> Pyramid:
+        return Pyramid(self.patch_nums)
+
+    @property
+    def downsampling(self) -> int:
+        return self.stem_patch * 2 ** (len(self.channel_mult) - 1)
+
+    @property
+    def image_size(self) -> int:
+        """Side of the square image in pixels."""
+        return self.patch_nums[-1] * self.downsampling
+
+
+@dataclass(frozen=True)
+class VarConfig:
+    """Next-scale transformer. Width, heads and head size follow from depth unless `width` is given."""
+
+    depth: int = 16
+    num_classes: int = 1000
+    vocab_size: int = 4096
+    latent_channels: int = 32
+    patch_nums: tuple[int, ...] = PATCH_NUMS_256
+    shared_adaln: bool = False
+    head_dim: int = 64
+    num_heads: int = 0  # 0: as many as layers, the published rule
+    mlp_ratio: int = 4
+
+    @property
+    def pyramid(self) -> Pyramid:
+        return Pyramid(self.patch_nums)
+
+    @property
+    def heads(self) -> int:
+        return self.num_heads or self.depth
+
+    @property
+    def width(self) -> int:
+        return self.heads * self.head_dim
+
+    @property
+    def num_parameters(self) -> int:
+        """Trainable parameters, counted from the shapes (no model is built)."""
+        c, v, d = self.width, self.vocab_size, self.depth
+        modulation = 6 * c if self.shared_adaln else 6 * c * c + 6 * c
+        attention = 3 * c * c + 2 * c + c * c + c + self.heads
+        mlp = 2 * self.mlp_ratio * c * c + self.mlp_ratio * c + c
+        shared = 6 * c * c + 6 * c if self.shared_adaln else 0
+        positions = c * (1 + self.pyramid.num_tokens + self.pyramid.num_scales + self.num_classes + 1)
+        entry = self.latent_channels * c + c
+        exit_ = 2 * c * c + 2 * c + c * v + v
+        return d * (modulation + attention + mlp) + shared + positions + entry + exit_
+
+
+@dataclass(frozen=True)
+class SamplingConfig:
+    """How a token is drawn from logits. `temperatures` has one value a scale; shorter tuples repeat the last."""
+
+    cfg: float = 1.5
+    top_k: int = 600  # 0: keep all
+    top_p: float = 0.96  # 0 or 1: keep all
+    temperatures: tuple[float, ...] = field(default=(1.1,) * 7 + (1.0,))
+
+    def __post_init__(self) -> None:
+        if self.cfg < 0:
+            raise InputError(f"cfg: expected >= 0, got {self.cfg}")
+        if self.top_k < 0:
+            raise InputError(f"top_k: expected >= 0 (0 keeps all), got {self.top_k}")
+        if not 0 <= self.top_p <= 1:
+            raise InputError(f"top_p: expected 0 to 1, got {self.top_p}")
+        if not self.temperatures or min(self.temperatures) <= 0:
+            raise InputError(f"temperatures: expected one or more values > 0, got {self.temperatures}")
+
+    def temperature(self, scale: int) -> float:
+        """Temperature of a scale (0-based)."""
+        return self.temperatures[min(scale, len(self.temperatures) - 1)]
+
+
+VAR_PRESETS: dict[str, VarConfig] = {
+    "d16": VarConfig(depth=16),
+    "d20": VarConfig(depth=20),
+    "d24": VarConfig(depth=24),
+    "d30": VarConfig(depth=30),
+    "d36": VarConfig(depth=36, patch_nums=PATCH_NUMS_512, shared_adaln=True),
+}
+VQVAE_PRESET = VqvaeConfig()
+
+
+def to_dict(config: VqvaeConfig | VarConfig | SamplingConfig) -> dict[str, Any]:
+    """Plain JSON-ready dictionary of a config (tuples become lists)."""
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(config).items()}
+
+
+def from_dict(cls: type[Any], values: dict[str, Any]) -> Any:
+    """Config of class `cls` from what `to_dict` made. Unknown keys are an InputError."""
+    known = set(cls.__dataclass_fields__)
+    if unknown := set(values) - known:
+        raise InputError(f"{cls.__name__}: unknown fields {sorted(unknown)}, expected some of {sorted(known)}")
+    return replace(cls(), **{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})

@@ -1,0 +1,47 @@
+"""Every error that Tandem raises on purpose.
+
+    TandemError                 has .hint: one sentence that says what to do, or None
+    ├── InputError              the caller's input is wrong; the command line exits 2
+    │   ├── CheckpointError     a weights file is missing, corrupt, misshapen or does not fit
+    │   ├── LabelError          a label, class name or label file is wrong
+    │   ├── PlacementError      more replicas than devices, or roles that cannot be placed
+    │   └── OutputError         the output place holds another job, or cannot be written
+    └── JobError                the input was right and the run failed; the command line exits 1
+"""
+
+from __future__ import annotations
+
+
+class TandemError(Exception):
+    """Base of all errors here: a message that names expected and actual, and an optional hint."""
+
+    def __init__(self, message: str, hint: str | None = None):
+        super().__init__(message)
+        self.hint = hint
+
+    def __reduce__(self):  # errors cross process borders in Ray: keep the hint
+        return type(self), (str(self), self.hint)
+
+
+class InputError(TandemError, ValueError):
+    """The caller's input is wrong; nothing was started."""
+
+
+class CheckpointError(InputError):
+    """A weights file is missing, corrupt, misshapen, or does not fit its partner."""
+
+
+class LabelError(InputError):
+    """A label, class name or label file is wrong."""
+
+
+class PlacementError(InputError):
+    """More replicas than devices, or a role that no device can take."""
+
+
+class OutputError(InputError):
+    """The output place holds another job, or cannot be written."""
+
+
+class JobError(TandemError, RuntimeError):
+    """The input was right and the run failed."""

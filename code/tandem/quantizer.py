@@ -1,0 +1,110 @@
+"""Multi-scale residual quantizer: token maps <-> f_hat, and the input of the next scale.
+
+Shapes: B batch, L tokens of all scales, l tokens of one scale, C latent channels, h w latent grid, V codes.
+Source: VAR (arXiv 2404.02905), algorithms 1 and 2; tensor names follow its published checkpoints.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tandem.config import Pyramid
+
+
+class Phi(nn.Conv2d):
+    """Residual convolution applied to every upsampled token map: (1 - r) x + r conv(x)."""
+
+    def __init__(self, channels: int, ratio: float):
+        super().__init__(channels, channels, kernel_size=3, padding=1)
+        self.ratio = abs(ratio)
+
+    def forward(self, x_BChw: Tensor) -> Tensor:
+        return x_BChw * (1 - self.ratio) + super().forward(x_BChw) * self.ratio
+
+
+class SharedPhi(nn.Module):
+    """A few convolutions shared by all scales: each scale uses the one whose tick is nearest."""
+
+    def __init__(self, channels: int, ratio: float, num_phi: int):
+        super().__init__()
+        self.qresi_ls = nn.ModuleList(Phi(channels, ratio) for _ in range(num_phi))
+        margin = 1 / 3 / num_phi if num_phi == 4 else 1 / 2 / num_phi
+        self.ticks = torch.linspace(margin, 1 - margin, num_phi, dtype=torch.float64).tolist()
+
+    def at(self, position: float) -> nn.Module:
+        """The convolution for a scale at `position` in [0, 1]."""
+        nearest = min(range(len(self.ticks)), key=lambda i: abs(self.ticks[i] - position))
+        return self.qresi_ls[nearest]
+
+
+class Quantizer(nn.Module):
+    """Codebook and pyramid. Token ids are int64 [B, L], small scale to large."""
+
+    def __init__(self, pyramid: Pyramid, vocab_size: int, channels: int, quant_resi: float, num_phi: int):
+        super().__init__()
+        self.pyramid = pyramid
+        self.vocab_size, self.channels = vocab_size, channels
+        self.embedding = nn.Embedding(vocab_size, channels)
+        self.quant_resi = SharedPhi(channels, quant_resi, num_phi)
+
+    def nearest_code(self, x_NC: Tensor) -> Tensor:
+        """Id of the nearest code (squared distance) of every row: int64 [N]."""
+        codes_VC = self.embedding.weight
+        distance_NV = x_NC.square().sum(1, keepdim=True) + codes_VC.square().sum(1)
+        return torch.addmm(distance_NV, x_NC, codes_VC.T, alpha=-2).argmin(1)
+
+    def residual(self, ids_Bl: Tensor, scale: int) -> Tensor:
+        """What the token map of `scale` (0-based) adds to f_hat: float [B, C, h, w]."""
+        size, grid = self.pyramid.patch_nums[scale], self.pyramid.grid
+        code_BChw = self.embedding(ids_Bl).transpose(1, 2).reshape(len(ids_Bl), self.channels, size, size)
+        if scale < self.pyramid.num_scales - 1:
+            code_BChw = F.interpolate(code_BChw, size=(grid, grid), mode="bicubic")
+        return self.quant_resi.at(scale / (self.pyramid.num_scales - 1))(code_BChw)
+
+    def next_input(self, f_hat_BChw: Tensor, scale: int) -> Tensor:
+        """f_hat resized by area to the grid of `scale`, as the transformer takes it: float [B, l, C]."""
+        size = self.pyramid.patch_nums[scale]
+        return F.interpolate(f_hat_BChw, size=(size, size), mode="area").flatten(2).transpose(1, 2)
+
+    def zeros(self, batch: int, device: torch.device | None = None) -> Tensor:
+        """f_hat before the first token map: float [B, C, h, w]."""
+        grid = self.pyramid.grid
+        weight = self.embedding.weight
+        return torch.zeros(batch, self.channels, grid, grid, dtype=weight.dtype, device=device or weight.device)
+
+    def split(self, ids_BL: Tensor) -> list[Tensor]:
+        """Token maps of the scales that `ids_BL` holds completely, small to large."""
+        length = ids_BL.shape[1]
+        if length not in self.pyramid.offsets:
+            raise ValueError(f"expected whole scales, a length of {self.pyramid.offsets}, got {length} tokens")
+        num_scales = self.pyramid.offsets.index(length)
+        o = self.pyramid.offsets
+        return [ids_BL[:, o[k] : o[k + 1]] for k in range(num_scales)]
+
+    def unroll(self, ids_BL: Tensor) -> tuple[Tensor, Tensor]:
+        """Token maps of the first n scales -> (f_hat [B, C, h, w], inputs of scales 1..n [B, l, C]).
+
+        The input of scale 0 is the class embedding, so the inputs start at the second scale; after the
+        last scale of the pyramid there is no further input.
+        """
+        f_hat_BChw = self.zeros(len(ids_BL), ids_BL.device)
+        inputs = []
+        for scale, ids_Bl in enumerate(self.split(ids_BL)):
+            f_hat_BChw = f_hat_BChw + self.residual(ids_Bl, scale)
+            if scale + 1 < self.pyramid.num_scales:
+                inputs.append(self.next_input(f_hat_BChw, scale + 1))
+        empty = f_hat_BChw.new_zeros(len(ids_BL), 0, self.channels)
+        return f_hat_BChw, torch.cat([empty, *inputs], dim=1)
+
+    def encode(self, f_BChw: Tensor) -> Tensor:
+        """Latents -> token ids of all scales: int64 [B, L]. Each scale codes what the former ones left."""
+        rest_BChw, ids = f_BChw, []
+        for scale, size in enumerate(self.pyramid.patch_nums):
+            last = scale == self.pyramid.num_scales - 1
+            pooled = rest_BChw if last else F.interpolate(rest_BChw, size=(size, size), mode="area")
+            ids_N = self.nearest_code(pooled.permute(0, 2, 3, 1).reshape(-1, self.channels))
+            ids.append(ids_N.view(len(f_BChw), -1))
+            rest_BChw = rest_BChw - self.residual(ids[-1], scale)
+        return torch.cat(ids, dim=1)

@@ -1,0 +1,166 @@
+"""`tandem train vqvae|var`: train a tokenizer and transformers on a folder of labelled pictures.
+
+Both are resumable: the same command goes on from the last checkpoint and sees the same batches.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import BaseModel, Field, PositiveInt
+from torch import Tensor
+
+from tandem.config import VarConfig, VqvaeConfig, to_dict
+from tandem.errors import InputError
+from tandem.pictures import PictureSet, augment, draw, load_pictures, to_float
+from tandem.training import (
+    LoopConfig,
+    TrainingLoop,
+    init_var,
+    quantize_with_gradient,
+    residual_vectors,
+    revive_codes,
+    var_loss,
+    vqvae_loss,
+)
+from tandem.var import Var
+from tandem.vqvae import Vqvae
+from tandem.weights import load_vqvae, save_checkpoint
+
+
+class TrainSpec(BaseModel):
+    """What both trainings share."""
+
+    data: Path = Field(description="folder with train/<class>/*.png and heldout/<class>/*.png")
+    out: Path = Field(description="folder for checkpoints, log and the final weights")
+    steps: PositiveInt = Field(description="optimiser steps in all; fixed, whatever the speed of the machine")
+    batch: PositiveInt = Field(32, description="pictures a step")
+    seed: int = Field(0, description="seed of weights, batches and augmentation")
+    threads: PositiveInt = Field(2, description="CPU threads")
+    stop_after: int = Field(0, ge=0, description="stop at this step (0: run to the end); the run can be resumed")
+
+
+class TrainVqvaeSpec(TrainSpec):
+    """Train the image tokenizer (VQVAE)."""
+
+    lr: float = Field(1e-3, gt=0, description="peak learning rate")
+    vocab_size: PositiveInt = Field(1024, description="codes in the codebook")
+    latent_channels: PositiveInt = Field(16, description="channels of a code")
+    base_channels: PositiveInt = Field(64, description="channels at full resolution, a multiple of 32")
+    channel_mult: tuple[PositiveInt, ...] = Field((1, 2, 2), description="channels of each level, in base channels")
+    num_res_blocks: PositiveInt = Field(1, description="residual blocks a level")
+    stem_patch: PositiveInt = Field(2, description="fold so many pixels a side into channels first")
+    patch_nums: tuple[PositiveInt, ...] = Field((1, 2, 3, 4, 5, 6, 8), description="sides of the token maps")
+    continuous_steps: int = Field(100, ge=0, description="first steps without quantisation")
+
+    def config(self) -> VqvaeConfig:
+        names = ("vocab_size", "latent_channels", "base_channels", "channel_mult", "num_res_blocks")
+        values = {name: getattr(self, name) for name in (*names, "stem_patch", "patch_nums")}
+        return VqvaeConfig(num_phi=4, **values)
+
+
+class TrainVarSpec(TrainSpec):
+    """Train a transformer (a drafter or a refiner) on the token maps of a trained tokenizer."""
+
+    vqvae: Path = Field(description="the trained tokenizer (safetensors)")
+    depth: PositiveInt = Field(4, description="layers; width is 64 x depth")
+    lr: float = Field(1.2e-3, gt=0, description="peak learning rate")
+    weight_decay: float = Field(0.05, ge=0, description="AdamW weight decay of matrices")
+    dropout: float = Field(0.1, ge=0, lt=1, description="share of labels replaced by 'no class', for guidance")
+    smoothing: float = Field(0.0, ge=0, lt=1, description="label smoothing of the cross-entropy")
+    token_sets: PositiveInt = Field(28_000, description="augmented pictures tokenised once, before training")
+
+
+def say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def load_splits(data: Path) -> tuple[PictureSet, PictureSet]:
+    """Training and held-out pictures; the class order is that of DATA/pictures.json when it exists."""
+    described = data / "pictures.json"
+    classes = tuple(json.loads(described.read_text())["classes"]) if described.exists() else None
+    train = load_pictures(data / "train", classes)
+    return train, load_pictures(data / "heldout", train.classes)
+
+
+def psnr(recon_B3HW: Tensor, pixels_B3HW: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio in dB of each picture, for pixels in [-1, 1]: float [B]."""
+    mse_B = (recon_B3HW.clamp(-1, 1) - pixels_B3HW).square().flatten(1).mean(1)
+    return 10 * torch.log10(4 / mse_B.clamp_min(1e-10))
+
+
+def reconstruct(vqvae: Vqvae, pixels_B3HW: Tensor) -> Tensor:
+    """Pixels [-1, 1] -> ids -> pixels [-1, 1]."""
+    f_hat, _ = vqvae.quantize.unroll(vqvae.encode(pixels_B3HW))
+    return vqvae.decode(f_hat) * 2 - 1
+
+
+def train_vqvae(spec: TrainVqvaeSpec) -> dict[str, Any]:
+    """Train, and write OUT/vqvae.safetensors. Returns the last evaluation."""
+    torch.set_num_threads(spec.threads)
+    train, heldout = load_splits(spec.data)
+    config = spec.config()
+    if config.image_size != train.pixels.shape[-1]:
+        raise InputError(
+            f"these levels and patch_nums make {config.image_size} px, the pictures have {train.pixels.shape[-1]} px"
+        )
+    torch.manual_seed(spec.seed)
+    vqvae = Vqvae(config).to(memory_format=torch.channels_last)
+    loop = TrainingLoop(
+        vqvae, LoopConfig(spec.steps, spec.lr, weight_decay=0.01, seed=spec.seed), spec.out, say
+    )
+    identity = spec.model_dump(exclude={"out", "threads", "stop_after"}, mode="json")
+    if loop.resume(identity):
+        say(f"resumed {spec.out} at step {loop.step}")
+    loop.extra.setdefault("hits_V", torch.zeros(config.vocab_size))
+    weights, best = train.weights(), {}
+
+    def loss_of_step(loop: TrainingLoop) -> Tensor:
+        generator = loop.generator()
+        pixels = to_float(train.pixels[draw(train, weights, spec.batch, generator)])
+        pixels = augment(pixels, generator, strength=1.0, flip=True, colour=0.5)
+        pixels = pixels.contiguous(memory_format=torch.channels_last)
+        if loop.step == spec.continuous_steps:
+            fresh = residual_vectors_of(vqvae, pixels, generator)
+            with torch.no_grad():
+                vqvae.quantize.embedding.weight.copy_(fresh)
+                loop.ema["quantize.embedding.weight"].copy_(fresh)
+        loss, ids = vqvae_loss(vqvae, pixels, quantize=loop.step >= spec.continuous_steps)
+        if ids is not None:
+            hits_V = loop.extra["hits_V"]
+            hits_V += torch.bincount(ids.flatten(), minlength=config.vocab_size)
+            if loop.step % 50 == 49:
+                if loop.step < 0.8 * spec.steps:
+                    with torch.no_grad():
+                        latents = vqvae.latents(pixels)
+                    revive_codes(vqvae.quantize, loop.optimizer, hits_V == 0, latents, loop.generator(salt=1))
+                hits_V.zero_()
+        return loss
+
+    def evaluate() -> dict[str, float]:
+        real = to_float(heldout.pixels)
+        values = torch.cat([psnr(reconstruct(vqvae, chunk), chunk) for chunk in real.split(64)])
+        used = torch.cat([vqvae.encode(chunk) for chunk in real.split(64)]).unique()
+        best.update({"heldout_psnr": values.mean().item(), "codes_used": len(used) / config.vocab_size})
+        return best
+
+    loop.run(loss_of_step, evaluate)
+    vqvae.load_state_dict(loop.ema)
+    path = spec.out / "vqvae.safetensors"
+    save_checkpoint(path, vqvae, {"classes": list(train.classes)})
+    say(f"wrote {path}")
+    return {"file": str(path), "steps": loop.step, "seconds": loop.seconds, **best}
+
+
+def residual_vectors_of(vqvae: Vqvae, pixels_B3HW: Tensor, generator: torch.Generator) -> Tensor:
+    """First codebook: vectors of the batch, coarse scales first coded by a random codebook of the same spread."""
+    with torch.no_grad():
+        latents = vqvae.latents(pixels_B3HW)
+        flat = latents.permute(0, 2, 3, 1).flatten(0, 2)
+        picks = torch.randint(len(flat), (vqvae.config.vocab_size,), generator=generator)
+        vqvae.quantize.embedding.weight.copy_(flat[picks])
+        return residual_vectors(vqvae.quantize, latents, generator, vqvae.config.vocab_size)
