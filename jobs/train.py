@@ -14,14 +14,13 @@ import torch
 from pydantic import BaseModel, Field, PositiveInt
 from torch import Tensor
 
-from tandem.config import VarConfig, VqvaeConfig, to_dict
+from tandem.config import VarConfig, VqvaeConfig
 from tandem.errors import InputError
 from tandem.pictures import PictureSet, augment, draw, load_pictures, to_float
 from tandem.training import (
     LoopConfig,
     TrainingLoop,
     init_var,
-    quantize_with_gradient,
     residual_vectors,
     revive_codes,
     var_loss,
@@ -29,7 +28,7 @@ from tandem.training import (
 )
 from tandem.var import Var
 from tandem.vqvae import Vqvae
-from tandem.weights import load_vqvae, save_checkpoint
+from tandem.weights import file_sha256, load_vqvae, save_checkpoint
 
 
 class TrainSpec(BaseModel):
@@ -151,7 +150,7 @@ def train_vqvae(spec: TrainVqvaeSpec) -> dict[str, Any]:
     loop.run(loss_of_step, evaluate)
     vqvae.load_state_dict(loop.ema)
     path = spec.out / "vqvae.safetensors"
-    save_checkpoint(path, vqvae, {"classes": list(train.classes)})
+    save_checkpoint(path, vqvae, {"classes": list(train.classes)}, torch.float16)
     say(f"wrote {path}")
     return {"file": str(path), "steps": loop.step, "seconds": loop.seconds, **best}
 
@@ -164,3 +163,77 @@ def residual_vectors_of(vqvae: Vqvae, pixels_B3HW: Tensor, generator: torch.Gene
         picks = torch.randint(len(flat), (vqvae.config.vocab_size,), generator=generator)
         vqvae.quantize.embedding.weight.copy_(flat[picks])
         return residual_vectors(vqvae.quantize, latents, generator, vqvae.config.vocab_size)
+
+
+def tokenise(spec: TrainVarSpec, vqvae: Vqvae, train: PictureSet) -> tuple[Tensor, Tensor]:
+    """Token maps int16 [n, L] and labels int64 [n] of augmented pictures, made once and kept in OUT/tokens.pt."""
+    cache = spec.out / "tokens.pt"
+    if cache.exists():
+        state = torch.load(cache, weights_only=True)
+        if state["token_sets"] == spec.token_sets and state["vqvae"] == file_sha256(spec.vqvae):
+            return state["ids"], state["labels"]
+    weights, ids, labels = train.weights(), [], []
+    for start in range(0, spec.token_sets, 128):
+        generator = torch.Generator().manual_seed((spec.seed << 32) + start)
+        picks = draw(train, weights, min(128, spec.token_sets - start), generator)
+        pixels = augment(to_float(train.pixels[picks]), generator, strength=0.6, flip=False, colour=0.0)
+        with torch.no_grad():
+            ids.append(vqvae.encode(pixels).to(torch.int16))
+        labels.append(train.labels[picks])
+        if start % 2048 == 0:
+            say(f"tokenised {start} of {spec.token_sets} augmented pictures")
+    state = {"ids": torch.cat(ids), "labels": torch.cat(labels), "token_sets": spec.token_sets}
+    state["vqvae"] = file_sha256(spec.vqvae)
+    spec.out.mkdir(parents=True, exist_ok=True)
+    torch.save(state, cache.with_suffix(".tmp"))
+    cache.with_suffix(".tmp").replace(cache)
+    return state["ids"], state["labels"]
+
+
+def train_var(spec: TrainVarSpec) -> dict[str, Any]:
+    """Train, and write OUT/var.safetensors. Returns the last evaluation."""
+    torch.set_num_threads(spec.threads)
+    train, heldout = load_splits(spec.data)
+    vqvae = load_vqvae(spec.vqvae)
+    ids, labels = tokenise(spec, vqvae, train)
+    config = VarConfig(
+        depth=spec.depth,
+        num_classes=len(train.classes),
+        vocab_size=vqvae.config.vocab_size,
+        latent_channels=vqvae.config.latent_channels,
+        patch_nums=vqvae.config.patch_nums,
+    )
+    torch.manual_seed(spec.seed)
+    var = Var(config)
+    init_var(var)
+    loop = TrainingLoop(
+        var, LoopConfig(spec.steps, spec.lr, weight_decay=spec.weight_decay, seed=spec.seed), spec.out, say
+    )
+    identity = spec.model_dump(exclude={"out", "threads", "stop_after", "data", "vqvae"}, mode="json")
+    if loop.resume(identity | {"vqvae": file_sha256(spec.vqvae), "classes": list(train.classes)}):
+        say(f"resumed {spec.out} at step {loop.step}")
+    with torch.no_grad():
+        heldout_ids = torch.cat([vqvae.encode(chunk) for chunk in to_float(heldout.pixels).split(64)])
+    result: dict[str, float] = {}
+
+    def loss_of_step(loop: TrainingLoop) -> Tensor:
+        generator = loop.generator()
+        picks = torch.randint(len(ids), (spec.batch,), generator=generator)
+        drop_B = torch.rand(spec.batch, generator=generator) < spec.dropout
+        return var_loss(var, vqvae.quantize, ids[picks].long(), labels[picks], drop_B, spec.smoothing)
+
+    def evaluate() -> dict[str, float]:
+        chunks = zip(heldout_ids.split(64), heldout.labels.split(64), strict=True)
+        losses = [
+            var_loss(var, vqvae.quantize, i, c, torch.zeros(len(c), dtype=torch.bool), 0.0) * len(c)
+            for i, c in chunks
+        ]
+        result["heldout_loss"] = (torch.stack(losses).sum() / len(heldout)).item()
+        return result
+
+    loop.run(loss_of_step, evaluate)
+    var.load_state_dict(loop.ema)
+    path = spec.out / "var.safetensors"
+    save_checkpoint(path, var, {"classes": list(train.classes)}, torch.float16)
+    say(f"wrote {path}")
+    return {"file": str(path), "steps": loop.step, "seconds": loop.seconds, **result}

@@ -6,6 +6,7 @@ Source: VAR (arXiv 2404.02905), algorithms 1 and 2; tensor names follow its publ
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -31,12 +32,12 @@ class SharedPhi(nn.Module):
         super().__init__()
         self.qresi_ls = nn.ModuleList(Phi(channels, ratio) for _ in range(num_phi))
         margin = 1 / 3 / num_phi if num_phi == 4 else 1 / 2 / num_phi
-        self.ticks = torch.linspace(margin, 1 - margin, num_phi, dtype=torch.float64).tolist()
+        self.ticks = np.linspace(margin, 1 - margin, num_phi)
 
     def at(self, position: float) -> nn.Module:
         """The convolution for a scale at `position` in [0, 1]."""
-        nearest = min(range(len(self.ticks)), key=lambda i: abs(self.ticks[i] - position))
-        return self.qresi_ls[nearest]
+        # of 10 scales, two lie midway between ticks up to rounding: the published expression decides
+        return self.qresi_ls[int(np.argmin(np.abs(self.ticks - position)))]
 
 
 class Quantizer(nn.Module):

@@ -43,6 +43,8 @@ class Conditioning:
 class Var(nn.Module):
     """Predicts the tokens of a scale from those of all smaller ones. Class id `num_classes` means "no class"."""
 
+    level_L: Tensor
+
     def __init__(self, config: VarConfig):
         super().__init__()
         self.config = config
@@ -57,9 +59,9 @@ class Var(nn.Module):
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
         self.head_nm = HeadNorm(width)
         self.head = nn.Linear(width, config.vocab_size)
-        sizes = torch.tensor([n * n for n in pyramid.patch_nums])
-        level_L = torch.arange(pyramid.num_scales).repeat_interleave(sizes)
-        self.register_buffer("level_L", level_L, persistent=False)
+        level_L = [scale for scale, n in enumerate(pyramid.patch_nums) for _ in range(n * n)]
+        # on the CPU even where the weights are built without storage
+        self.register_buffer("level_L", torch.tensor(level_L, device="cpu"), persistent=False)
 
     def condition(self, labels_B: Tensor) -> Conditioning:
         """Modulation vectors of all blocks for labels int64 [B]."""

@@ -1,0 +1,1 @@
+"""Where the work runs: placement on devices, and the one Ray session."""

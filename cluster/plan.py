@@ -1,0 +1,95 @@
+"""Which replica gets which device: pure arithmetic, no Ray."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from tandem.errors import PlacementError
+
+PlacementMode = Literal["auto", "split", "colocated", "cpu"]
+
+
+@dataclass(frozen=True)
+class Placement:
+    """How many replicas of each stage, and what one of them asks of Ray.
+
+    split      drafters and refiners on disjoint GPUs, one GPU each
+    colocated  one actor a GPU holds both models; `num_drafters` actors
+    cpu        drafters and refiners as processes on CPU cores
+    """
+
+    mode: Literal["split", "colocated", "cpu"]
+    num_drafters: int
+    num_refiners: int
+    reason: str
+
+    @property
+    def gpus_per_replica(self) -> int:
+        return 0 if self.mode == "cpu" else 1
+
+    @property
+    def num_actors(self) -> int:
+        return self.num_drafters if self.mode == "colocated" else self.num_drafters + self.num_refiners
+
+    def describe(self) -> str:
+        if self.mode == "colocated":
+            what = f"{self.num_drafters} x (drafter + refiner)"
+        else:
+            what = f"{self.num_drafters} drafters, {self.num_refiners} refiners"
+        where = "CPU" if self.mode == "cpu" else "one GPU each"
+        return f"placement {self.mode}: {what}, {where} ({self.reason})"
+
+
+def place(
+    mode: PlacementMode, num_drafters: int | None, num_refiners: int | None, num_gpus: int, simulated: bool
+) -> Placement:
+    """Decide the placement, or raise PlacementError when the devices do not suffice."""
+    if mode == "auto":
+        return place_automatically(num_drafters, num_refiners, num_gpus, simulated)
+    if mode == "cpu":
+        return Placement("cpu", num_drafters or 1, num_refiners or 1, "as asked")
+    if mode == "colocated":
+        if num_drafters and num_refiners and num_drafters != num_refiners:
+            raise PlacementError(
+                f"colocated: expected as many drafters as refiners, got {num_drafters} and {num_refiners}",
+                "each actor holds both models; give only one of the two numbers",
+            )
+        replicas = num_drafters or num_refiners or max(1, num_gpus)
+        check_gpus(replicas, num_gpus, f"{replicas} colocated replicas")
+        return Placement("colocated", replicas, replicas, "as asked")
+    drafters, refiners = fill_split(num_drafters, num_refiners, num_gpus)
+    check_gpus(drafters + refiners, num_gpus, f"{drafters} drafters and {refiners} refiners on disjoint GPUs")
+    return Placement("split", drafters, refiners, "as asked")
+
+
+def fill_split(num_drafters: int | None, num_refiners: int | None, num_gpus: int) -> tuple[int, int]:
+    """Numbers left open take the GPUs that are left, in the paper's ratio of two drafters to one refiner."""
+    if num_drafters is None and num_refiners is None:
+        refiners = max(1, round(num_gpus / 3))
+        return max(1, num_gpus - refiners), refiners
+    if num_drafters is None:
+        return max(1, num_gpus - (num_refiners or 1)), num_refiners or 1
+    return num_drafters, num_refiners or max(1, num_gpus - num_drafters)
+
+
+def place_automatically(
+    num_drafters: int | None, num_refiners: int | None, num_gpus: int, simulated: bool
+) -> Placement:
+    if num_gpus == 0 or simulated:
+        reason = "auto: no real GPU here"
+        return Placement("cpu", num_drafters or 1, num_refiners or 1, reason)
+    if num_drafters or num_refiners:
+        drafters, refiners = fill_split(num_drafters, num_refiners, num_gpus)
+        check_gpus(drafters + refiners, num_gpus, f"{drafters} drafters and {refiners} refiners")
+        return Placement("split", drafters, refiners, "auto: numbers of drafters or refiners were given")
+    reason = "auto: on equal GPUs, both models on each is never slower than a split"
+    return Placement("colocated", num_gpus, num_gpus, reason)
+
+
+def check_gpus(needed: int, available: int, what: str) -> None:
+    if needed > available:
+        raise PlacementError(
+            f"{what}: expected at most {available} GPU{'s' if available != 1 else ''}, got {needed} replicas",
+            "ask for fewer replicas, use --placement cpu, or simulate more with --logical-gpus",
+        )

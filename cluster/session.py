@@ -1,0 +1,87 @@
+"""The one place that calls `ray.init`: join a running cluster, or start Ray on this machine."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import ray
+
+from tandem.errors import PlacementError
+
+OBJECT_STORE_BYTES = 1 << 30
+
+
+@dataclass(frozen=True)
+class Session:
+    """What the cluster offers. Simulated GPUs are logical ids on a machine without any: pinning without speed."""
+
+    num_nodes: int
+    num_cpus: float
+    num_gpus: int
+    simulated: bool
+    address: str
+
+    def describe(self) -> str:
+        nodes = f"{self.num_nodes} node{'s' if self.num_nodes > 1 else ''}"
+        gpus = f"{self.num_gpus} {'simulated ' if self.simulated else ''}GPU{'s' if self.num_gpus != 1 else ''}"
+        return f"Ray on {nodes}: {self.num_cpus:g} CPUs, {gpus}"
+
+
+@contextmanager
+def open_session(address: str | None, logical_gpus: int, min_cpus: int) -> Iterator[Session]:
+    """Join the cluster at `address` (or RAY_ADDRESS), else start one here, stopped at the end.
+
+    `logical_gpus` are offered by a local cluster on a machine without GPUs; `min_cpus` is the least number of
+    logical CPUs it gets, so that reading and writing tasks are never starved by actors.
+    A session that is already open in this process is used as it is.
+    """
+    address = address or os.environ.get("RAY_ADDRESS")
+    if ray.is_initialized():
+        yield describe_cluster(address or "in this process")
+        return
+    try:
+        if address:
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+        else:
+            start_local(logical_gpus, min_cpus)
+    except ConnectionError as error:
+        raise PlacementError(
+            f"no Ray cluster answers at {address}", "start one with: ray start --head, or drop --address"
+        ) from error
+    try:
+        yield describe_cluster(address or "local")
+    finally:
+        ray.shutdown()
+
+
+def start_local(logical_gpus: int, min_cpus: int) -> None:
+    real_gpus = count_real_gpus()
+    ray.init(
+        address="local",
+        num_cpus=max(os.cpu_count() or 1, min_cpus),
+        num_gpus=real_gpus or logical_gpus,
+        object_store_memory=OBJECT_STORE_BYTES,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+    )
+
+
+def count_real_gpus() -> int:
+    """GPUs of this machine that torch can use."""
+    import torch
+
+    return torch.cuda.device_count()
+
+
+def describe_cluster(address: str) -> Session:
+    resources = ray.cluster_resources()
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    num_gpus = int(resources.get("GPU", 0))
+    # a node whose GPUs are real has an accelerator type among its resources
+    typed = any(name.startswith("accelerator_type:") for name in resources)
+    return Session(len(nodes), resources.get("CPU", 0), num_gpus, num_gpus > 0 and not typed, address)

@@ -1,0 +1,189 @@
+"""Pixels to PNG, JPEG or WebP bytes that say where they come from, and contact sheets.
+
+Each file carries an XMP packet with IPTC's digital source type `trainedAlgorithmicMedia` (what search engines
+and picture tools read as "made by a generative model") and the provenance as JSON in the property
+`tandem:provenance`. A PNG also has the JSON as a plain text chunk named `tandem`.
+Sources: IPTC Photo Metadata Standard (DigitalSourceType), XMP specification part 3 (embedding in files).
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Literal, get_args
+from xml.sax.saxutils import escape
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont, PngImagePlugin, UnidentifiedImageError
+
+from tandem.errors import InputError
+
+Codec = Literal["png", "jpeg", "webp"]
+EXTENSIONS: dict[Codec, str] = {"png": "png", "jpeg": "jpg", "webp": "webp"}
+DIGITAL_SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
+
+# Level 4 gives the size of level 6 in half the time: 1.05 ms against 1.19 ms at 64 px, 18 ms against 39 ms at
+# 256 px (one core, zlib-ng). Level 2 halves the time once more for files 15 % larger.
+PNG_COMPRESS_LEVEL = 4
+
+_TEXT_KEY = "tandem"
+_TANDEM_NS = "urn:x-tandem:provenance/1.0/"
+_XMP = (
+    '<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>'
+    '<x:xmpmeta xmlns:x="adobe:ns:meta/">'
+    '<rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#"><rdf:Description rdf:about=""'
+    ' xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/"'
+    ' xmlns:xmp="http://ns.adobe.com/xap/1.0/"'
+    f' xmlns:tandem="{_TANDEM_NS}">'
+    f"<Iptc4xmpExt:DigitalSourceType>{DIGITAL_SOURCE_TYPE}</Iptc4xmpExt:DigitalSourceType>"
+    "<xmp:CreatorTool>{software}</xmp:CreatorTool>"
+    "<tandem:provenance>{provenance}</tandem:provenance>"
+    '</rdf:Description></rdf:RDF></x:xmpmeta><?xpacket end="r"?>'
+)
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """What made an image. A job builds one without the last three fields; `for_image` fills them in."""
+
+    software: str  # name and version, such as "tandem 0.1.0"
+    drafter_sha256: str
+    refiner_sha256: str
+    vqvae_sha256: str
+    seed: int
+    draft_steps: int
+    index: int | None = None
+    label: int | None = None
+    class_name: str | None = None
+
+    def for_image(self, index: int, label: int, class_name: str) -> Provenance:
+        """The same job, one image of it."""
+        return replace(self, index=index, label=label, class_name=class_name)
+
+    def to_json(self) -> str:
+        """One line of pure ASCII, keys in field order: the same values give the same bytes."""
+        return json.dumps(asdict(self), separators=(",", ":"))
+
+
+def encode_image(pixels: NDArray[np.uint8], codec: Codec, quality: int, provenance: Provenance) -> bytes:
+    """Bytes of one image file. The same input gives the same bytes under one Pillow version.
+
+    Args:
+        pixels: uint8 [H, W, 3], RGB.
+        codec: "png" is exact; "jpeg" (without chroma subsampling) and "webp" are lossy.
+        quality: 1 to 100 for jpeg and webp; png has no quality and leaves it unused.
+        provenance: written into the file.
+
+    Raises:
+        InputError: pixels of another shape or type, unknown codec, quality out of range.
+    """
+    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
+        raise InputError(f"pixels: expected uint8 [H, W, 3], got {pixels.dtype} {list(pixels.shape)}")
+    check_codec(codec, quality)
+    image = Image.fromarray(np.ascontiguousarray(pixels))
+    text = provenance.to_json()
+    xmp = _XMP.format(software=escape(provenance.software), provenance=escape(text))
+    out = io.BytesIO()
+    if codec == "png":
+        chunks = PngImagePlugin.PngInfo()
+        chunks.add_text(_TEXT_KEY, text)
+        chunks.add_itxt("XML:com.adobe.xmp", xmp)
+        image.save(out, "PNG", compress_level=PNG_COMPRESS_LEVEL, pnginfo=chunks)
+    elif codec == "jpeg":
+        # 4:4:4: halved chroma is a visible loss at 64 px and a bias in training data
+        image.save(out, "JPEG", quality=quality, subsampling=0, xmp=xmp.encode())
+    else:
+        image.save(out, "WEBP", quality=quality, method=4, xmp=xmp.encode())
+    return out.getvalue()
+
+
+def check_codec(codec: str, quality: int) -> None:
+    """InputError unless the codec is known and the quality is 1 to 100."""
+    if codec not in get_args(Codec):
+        raise InputError(f"codec: expected one of {', '.join(get_args(Codec))}, got {codec!r}")
+    if not 1 <= quality <= 100:
+        raise InputError(f"quality: expected 1 to 100, got {quality}")
+
+
+def read_provenance(data: bytes) -> Provenance:
+    """Provenance of an image file's bytes, read from its XMP packet. Pixels are not decoded.
+
+    Raises:
+        InputError: not an image, or an image that `encode_image` did not write.
+    """
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            xmp = image.info.get("xmp") or image.info.get("XML:com.adobe.xmp", b"")
+    except UnidentifiedImageError:
+        raise InputError(f"expected a PNG, JPEG or WebP image, got {len(data)} other bytes") from None
+    text = _provenance_text(xmp if isinstance(xmp, bytes) else xmp.encode())
+    if text is None:
+        raise InputError("the image has no Tandem provenance", hint="other software made or saved it")
+    try:
+        values = json.loads(text)
+        return Provenance(**{f.name: values[f.name] for f in fields(Provenance)})
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"the image's provenance cannot be read: {error!r}") from None
+
+
+def _provenance_text(xmp: bytes) -> str | None:
+    if b"<!DOCTYPE" in xmp:  # XMP never has one; entities in it could expand without bound
+        return None
+    try:
+        return ElementTree.fromstring(xmp.strip(b"\x00 ")).findtext(f".//{{{_TANDEM_NS}}}provenance")
+    except ElementTree.ParseError:
+        return None
+
+
+def contact_sheet(
+    images: Sequence[NDArray[np.uint8] | Image.Image | None], captions: Sequence[str], columns: int
+) -> Image.Image:
+    """Grid of captioned images, filled row by row.
+
+    Args:
+        images: uint8 [H, W, 3] arrays or Pillow images; None leaves a cell empty. The first image sets the
+            cell size; small ones are enlarged by a whole factor to 96 px or more, so that captions fit.
+        captions: one a cell, cut with an ellipsis where it is wider than the cell.
+        columns: cells in a row.
+
+    Raises:
+        InputError: no image, fewer than one column, or another number of captions than of images.
+    """
+    if len(images) != len(captions):
+        raise InputError(f"captions: expected {len(images)}, one for each image, got {len(captions)}")
+    tiles = [Image.fromarray(i) if isinstance(i, np.ndarray) else i for i in images]
+    first = next((tile for tile in tiles if tile is not None), None)
+    if first is None or columns < 1:
+        raise InputError(f"expected images and columns, got {len(tiles)} cells and {columns} columns")
+    factor = max(1, math.ceil(96 / max(first.size)))
+    width, height = first.width * factor, first.height * factor
+    font = ImageFont.load_default(size=max(13, width // 14))
+    ascent, descent = font.getmetrics() if isinstance(font, ImageFont.FreeTypeFont) else (10, 3)
+    gap, strip = 6, ascent + descent + 4
+    rows = math.ceil(len(tiles) / columns)
+    size = (gap + columns * (width + gap), gap + rows * (height + strip + gap))
+    sheet = Image.new("RGB", size, "white")
+    draw = ImageDraw.Draw(sheet)
+    for cell, (tile, caption) in enumerate(zip(tiles, captions, strict=True)):
+        if tile is None:
+            continue
+        x, y = gap + cell % columns * (width + gap), gap + cell // columns * (height + strip + gap)
+        sheet.paste(tile.convert("RGB").resize((width, height), Image.Resampling.BICUBIC), (x, y))
+        draw.text((x, y + height + 2), _fit(caption, width, draw, font), fill="black", font=font)
+    return sheet
+
+
+def _fit(
+    text: str, width: int, draw: ImageDraw.ImageDraw, font: ImageFont.FreeTypeFont | ImageFont.ImageFont
+) -> str:
+    text = " ".join(text.split())
+    if draw.textlength(text, font=font) <= width:
+        return text
+    while text and draw.textlength(text + "…", font=font) > width:
+        text = text[:-1]
+    return text.rstrip() + "…"

@@ -1,0 +1,165 @@
+"""What a person sees of a finished dataset: its card, its contact sheet and the table of an image folder.
+
+All of it is made from the committed shards, so it is the same after any number of resumes.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from string import Template
+from typing import Any
+
+from PIL import Image
+
+from tandem.images import DIGITAL_SOURCE_TYPE, contact_sheet
+from workers import layout
+from workers.formats import DatasetFormat, merge_tables, read_images
+from workers.manifest import Manifest, ManifestEntry, Totals
+from workers.store import Store
+
+SHEET_COLUMNS = 8
+SHEET_CELLS = 64
+SIZE_CATEGORIES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"))
+
+_DATA_FILES = {"webdataset": "shards/*.tar", "parquet": "shards/*.parquet", "folder": "images/**"}
+_FILES = {
+    "webdataset": [("shards/*.tar", "samples of `{ext}`, `cls` (the label) and `json` (the other columns)")],
+    "parquet": [("shards/*.parquet", "images and columns, with Hugging Face features")],
+    "folder": [
+        ("images/<label>/<index>.{ext}", "the images; folders are labels with leading zeros"),
+        ("images/metadata.parquet", "all columns, one row an image"),
+        ("rows/*.parquet", "the same rows, one table a shard"),
+    ],
+}
+_READING = {
+    "webdataset": """import webdataset  # shards/ as seen from here
+samples = webdataset.WebDataset("shards/{{00000..{last:05d}}}.tar", shardshuffle=False).decode("pil")
+for image, label, row in samples.to_tuple("{ext}", "cls", "json"):
+    ...""",
+    "parquet": """from datasets import load_dataset
+dataset = load_dataset("parquet", data_files="shards/*.parquet", split="train")
+dataset[0]["image"], dataset.features["label"].int2str(dataset[0]["label"])
+
+import pyarrow.parquet
+table = pyarrow.parquet.read_table("shards")""",
+    "folder": """from datasets import load_dataset
+dataset = load_dataset("imagefolder", data_dir="images", split="train")
+dataset[0]["image"], dataset.features["label"].int2str(dataset[0]["label"])
+
+from torchvision.datasets import ImageFolder
+folder = ImageFolder("images")  # it numbers the folders that exist:
+image, target = folder[0]
+label = int(folder.classes[target])""",
+}
+
+
+@dataclass(frozen=True)
+class CardInfo:
+    """What the card says beside what the manifest knows.
+
+    Attributes:
+        models: (file or preset, SHA-256) of each role, such as "drafter".
+        sampling: settings by name, in the order to show them.
+        command: the command line that makes the dataset again.
+        software: name and version.
+        tokens: whether the refiner's token ids are in the dataset.
+        license: a Hugging Face licence identifier.
+    """
+
+    fmt: DatasetFormat
+    image_size: int
+    models: Mapping[str, tuple[str, str]]
+    sampling: Mapping[str, Any]
+    command: str
+    software: str
+    tokens: bool = False
+    title: str = "Synthetic images by Tandem"
+    license: str = "other"
+
+
+def write_card(store: Store, num_shards: int, info: CardInfo) -> None:
+    """Put contact sheet, card and, for an image folder, its table. To be called before `Manifest.finish`.
+
+    Files that an earlier call has put stay as they are. JobError while shards are missing.
+    """
+    manifest = Manifest(store)
+    manifest.check_complete(num_shards)
+    entries = manifest.entries()
+    if info.fmt.name == "folder" and not store.exists(layout.IMAGE_TABLE):
+        tables = [store.read(layout.rows_path(entry.shard)) for entry in entries]
+        store.put_once(layout.IMAGE_TABLE, merge_tables(tables, info.fmt))
+    if not store.exists(layout.CONTACT_SHEET):
+        store.put_once(layout.CONTACT_SHEET, render_contact_sheet(store, entries, info.fmt))
+    store.put_once(layout.CARD, render_card(info, manifest.totals()).encode())
+
+
+def render_card(info: CardInfo, totals: Totals) -> str:
+    """The dataset card: Markdown with the YAML front matter of the Hugging Face hub."""
+    fmt = info.fmt
+    values = {"ext": fmt.extension, "last": totals.shards - 1}
+    names = [f"`{name}`" for name in ("index", "label", "class_name", "seed", "draft_steps")]
+    if info.tokens:
+        names.append("`tokens` (the refiner's token ids, coarse to fine)")
+    return Template((files("workers") / "card_template.md").read_text(encoding="utf-8")).substitute(
+        pretty_name=json.dumps(info.title),  # a JSON string is a YAML string whatever is in it
+        title=info.title,
+        license=info.license,
+        size_category=next((name for limit, name in SIZE_CATEGORIES if totals.rows < limit), "n>1M"),
+        data_files=json.dumps(_DATA_FILES[fmt.name]),
+        rows=f"{totals.rows:,}",
+        num_classes=len(totals.labels),
+        image_size=info.image_size,
+        codec={"png": "PNG", "jpeg": "JPEG", "webp": "WebP"}[fmt.codec],
+        software=info.software,
+        draft_steps=fmt.draft_steps,
+        seed=fmt.seed,
+        models=_table((role, name, f"`{digest}`") for role, (name, digest) in info.models.items()),
+        sampling=_table(info.sampling.items()),
+        command=info.command,
+        reading=_READING[fmt.name].format(**values),
+        columns=f"Columns: the image, {', '.join(names)}, and those carried along from the label file.",
+        digital_source_type=DIGITAL_SOURCE_TYPE,
+        files=_table(
+            (f"`{path}`".format(**values), what.format(**values)) for path, what in _FILES[fmt.name]
+        ),
+        classes=_table((label, fmt.class_names[label], count) for label, count in totals.labels.items()),
+    )
+
+
+def render_contact_sheet(store: Store, entries: Sequence[ManifestEntry], fmt: DatasetFormat) -> bytes:
+    """PNG of at most 8 x 8 captioned images, as many of each class, read back from the committed shards."""
+    counts = sum((Counter(entry.labels) for entry in entries), Counter())
+    labels = pick_labels(sorted(counts))
+    each = next(n for n in (8, 4, 2, 1) if n * len(labels) <= SHEET_CELLS and n <= max(counts.values()))
+    found: dict[int, list[Image.Image]] = {label: [] for label in labels}
+    for entry in entries:
+        for file in entry.files:
+            left = {label: each - len(found[label]) for label in labels if label in entry.labels}
+            if not any(n > 0 for n in left.values()):
+                break
+            for label, data in read_images(store.open, file.path, fmt, left):
+                found[label].append(Image.open(io.BytesIO(data)).convert("RGB"))
+    cells = [image for images in found.values() for image in [*images, *[None] * (each - len(images))]]
+    captions = [fmt.class_names[label] for label in labels for _ in range(each)]
+    out = io.BytesIO()
+    contact_sheet(cells, captions, SHEET_COLUMNS).save(out, "PNG")
+    return out.getvalue()
+
+
+def pick_labels(labels: Sequence[int]) -> list[int]:
+    """At most as many labels as the sheet has cells, evenly over the given ones."""
+    n = min(len(labels), SHEET_CELLS)
+    return [labels[i * len(labels) // n] for i in range(n)]
+
+
+def _table(rows: Iterable[tuple[Any, ...]]) -> str:
+    return "\n".join(f"| {' | '.join(_cell(value) for value in row)} |" for row in rows)
+
+
+def _cell(value: Any) -> str:
+    return " ".join(str(value).split()).replace("|", "\\|")

@@ -1,0 +1,80 @@
+"""The draft stage: labels in, prefixes of token ids out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tandem.collaborative import draft
+from tandem.config import SamplingConfig
+from tandem.sampling import uniforms
+from workers.models import DTYPES, ModelSet, load_tokenizer, load_transformer, pick_device
+from workers.shards import PrefixShard, ShardRows
+
+
+@dataclass(frozen=True)
+class DecodeSettings:
+    """What both stages have to agree on. All of it changes bytes."""
+
+    seed: int
+    draft_steps: int
+    sampling: SamplingConfig
+    batch: int  # rows of every forward; a short last batch is padded to it
+    dtype: str
+    threads: int  # CPU threads of an actor, set explicitly: results depend on it
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Always the same cut of a shard: `batch` rows, of which the first `num_rows` count."""
+
+    start: int
+    num_rows: int
+    labels_B: Tensor
+    uniforms_BL: Tensor
+
+
+def fixed_batches(
+    shard: ShardRows, settings: DecodeSettings, num_tokens: int, device: torch.device
+) -> Iterator[Batch]:
+    """Cut a shard into batches of one shape. The last is padded with its last row, so an image always stands in
+    the same row beside the same company, and its bytes do not depend on replicas or placement."""
+    for start in range(0, len(shard), settings.batch):
+        stop = min(start + settings.batch, len(shard))
+        rows = np.minimum(np.arange(start, start + settings.batch), stop - 1)
+        yield Batch(
+            start,
+            stop - start,
+            torch.from_numpy(shard.label[rows].astype(np.int64)).to(device),
+            uniforms(settings.seed, shard.index[rows], num_tokens).to(device),
+        )
+
+
+class Drafter:
+    """Holds the drafter's weights on one device. `__call__` takes a shard of labels and returns its prefixes."""
+
+    name = "draft"
+
+    def __init__(self, models: ModelSet, settings: DecodeSettings):
+        torch.set_num_threads(settings.threads)
+        self.settings, self.device = settings, pick_device()
+        dtype = DTYPES[settings.dtype]
+        self.drafter = load_transformer(models.drafter, dtype, self.device)
+        patch_nums = models.drafter_config.patch_nums
+        self.quantizer = load_tokenizer(models.vqvae, patch_nums, dtype, self.device).quantize
+
+    def __call__(self, shard: ShardRows) -> PrefixShard:
+        began = time.perf_counter()
+        num_tokens = self.drafter.config.pyramid.num_tokens
+        steps, sampling = self.settings.draft_steps, self.settings.sampling
+        prefixes = []
+        for batch in fixed_batches(shard, self.settings, num_tokens, self.device):
+            prefix = draft(self.drafter, self.quantizer, batch.labels_B, batch.uniforms_BL, steps, sampling)
+            prefixes.append(prefix.tokens[: batch.num_rows])
+        seconds = {**shard.seconds, self.name: time.perf_counter() - began}
+        return PrefixShard.of(shard, prefix=np.concatenate(prefixes), draft_steps=steps, seconds=seconds)

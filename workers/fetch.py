@@ -1,0 +1,51 @@
+"""Weights and label files by s3:// address: fetched once per machine into a cache."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+from pathlib import Path
+from urllib.parse import urlparse
+
+from tandem.errors import InputError
+
+
+def is_remote(address: str) -> bool:
+    return "://" in address
+
+
+def cache_folder() -> Path:
+    """TANDEM_CACHE, else ~/.cache/tandem."""
+    return Path(os.environ.get("TANDEM_CACHE") or Path.home() / ".cache" / "tandem")
+
+
+def fetch(address: str) -> Path:
+    """Local copy of s3://bucket/key. Processes that ask at once wait for one download.
+
+    A file in the cache is used as long as the object's ETag is the same. Credentials, region and endpoint come
+    from the standard AWS chain (AWS_ENDPOINT_URL included). Raises InputError naming bucket, key and cause.
+    """
+    import boto3
+    from boto3.exceptions import Boto3Error
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    parsed = urlparse(address)
+    bucket, key = parsed.netloc, parsed.path.lstrip("/")
+    if parsed.scheme != "s3" or not bucket or not key:
+        raise InputError(f"expected s3://bucket/key, got {address}")
+    try:
+        client = boto3.client("s3")
+        etag = client.head_object(Bucket=bucket, Key=key)["ETag"]
+        name = hashlib.sha256(f"{address}\n{etag}".encode()).hexdigest()[:32]
+        target = cache_folder() / name / Path(key).name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with (target.parent / "lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not target.exists():
+                temporary = target.with_name(target.name + ".tmp")
+                client.download_file(bucket, key, str(temporary))
+                temporary.replace(target)
+        return target
+    except (ClientError, BotoCoreError, Boto3Error) as error:
+        raise InputError(f"cannot fetch bucket {bucket}, key {key}: {error}") from error

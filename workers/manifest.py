@@ -1,0 +1,257 @@
+"""Which shards of a dataset are done, and whose dataset it is.
+
+A shard is done when its manifest entry exists; the entry is put once, after the shard's files. `job.json`
+says which job a place belongs to: the same job resumes there, any other is refused.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from tandem.errors import JobError, OutputError
+from workers import layout
+from workers.formats import DatasetFormat, shard_files
+from workers.shards import EncodedShard, ShardPlan, ShardRows
+from workers.store import Store, Stored
+
+MAX_NAMED = 12  # shards or fields in a message
+MAX_VALUE_CHARS = 60
+
+
+@dataclass(frozen=True)
+class ManifestEntry:
+    """What is known of a committed shard. Rows are counted per label, so that a card needs no images."""
+
+    shard: int
+    rows: int
+    first_index: int
+    last_index: int
+    labels: dict[int, int]
+    files: tuple[Stored, ...]
+    size_bytes: int
+    seconds: dict[str, float]
+
+    def to_json(self) -> bytes:
+        """Indented JSON for people and programs."""
+        values = asdict(self)
+        values["files"] = [
+            {"path": f.path, "size_bytes": f.size_bytes, "sha256": f.sha256} for f in self.files
+        ]
+        return _dump(values)
+
+    @classmethod
+    def from_json(cls, data: bytes) -> ManifestEntry:
+        """The inverse of `to_json`."""
+        values = json.loads(data)
+        values["labels"] = {int(label): count for label, count in values["labels"].items()}
+        values["files"] = tuple(Stored(**file, created=False) for file in values["files"])
+        return cls(**values)
+
+
+@dataclass(frozen=True)
+class Totals:
+    """Sums over all shards; the content of `_SUCCESS`. `seconds` adds up over replicas."""
+
+    shards: int
+    rows: int
+    size_bytes: int
+    labels: dict[int, int]
+    seconds: dict[str, float]
+
+
+class Manifest:
+    """The commit markers of a store. Knows nothing by heart: every question looks at the store."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+
+    def committed(self) -> frozenset[int]:
+        """Ids of the shards that are done, from the names alone."""
+        shards = map(layout.manifest_shard, self.store.list_files(layout.MANIFEST))
+        return frozenset(shard for shard in shards if shard is not None)
+
+    def entry(self, shard: int) -> ManifestEntry | None:
+        """The entry of a shard, None while it is not done. JobError if it cannot be read."""
+        path = layout.manifest_path(shard)
+        if not self.store.exists(path):
+            return None
+        try:
+            return ManifestEntry.from_json(self.store.read(path))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise JobError(
+                f"{path} in {self.store.uri} is not a manifest entry: {error!r}",
+                hint="remove it to make this shard again",
+            ) from None
+
+    def entries(self) -> list[ManifestEntry]:
+        """All entries in shard order."""
+        return [entry for shard in sorted(self.committed()) if (entry := self.entry(shard))]
+
+    def commit_shard(
+        self, shard_id: int, files: Sequence[Stored], rows: ShardRows, seconds: Mapping[str, float]
+    ) -> ManifestEntry:
+        """Declare a shard done whose files are stored. Returns what stands, maybe another writer's entry."""
+        entry = ManifestEntry(
+            shard=shard_id,
+            rows=len(rows),
+            first_index=int(rows.index.min()),
+            last_index=int(rows.index.max()),
+            labels=dict(sorted(Counter(rows.label.tolist()).items())),
+            files=tuple(files),
+            size_bytes=sum(file.size_bytes for file in files),
+            seconds={stage: round(value, 4) for stage, value in seconds.items()},
+        )
+        stored = self.store.put_once(layout.manifest_path(shard_id), entry.to_json())
+        return entry if stored.created else self.entry(shard_id) or entry
+
+    def totals(self) -> Totals:
+        """Sums over the shards that are done."""
+        entries = self.entries()
+        labels: Counter[int] = Counter()
+        seconds: Counter[str] = Counter()
+        for entry in entries:
+            labels.update(entry.labels)
+            for stage, value in entry.seconds.items():
+                seconds[stage] += value  # type: ignore[assignment]
+        return Totals(
+            shards=len(entries),
+            rows=sum(entry.rows for entry in entries),
+            size_bytes=sum(entry.size_bytes for entry in entries),
+            labels=dict(sorted(labels.items())),
+            seconds={stage: round(value, 4) for stage, value in seconds.items()},
+        )
+
+    def check_complete(self, num_shards: int) -> None:
+        """JobError naming the shards that are not done."""
+        if missing := sorted(set(range(num_shards)) - self.committed()):
+            more = ", ..." if len(missing) > MAX_NAMED else ""
+            named = ", ".join(map(str, missing[:MAX_NAMED])) + more
+            raise JobError(
+                f"{len(missing)} of {num_shards} shards are missing: {named}",
+                hint="run the same command again",
+            )
+
+    def finish(self, num_shards: int) -> Totals:
+        """Write `_SUCCESS`, the last file of a dataset. JobError while shards are missing. Repeatable."""
+        self.check_complete(num_shards)
+        totals = self.totals()
+        self.store.put_once(layout.SUCCESS, _dump(asdict(totals)))
+        self.store.clean()
+        return totals
+
+
+def store_shard(
+    store: Store, manifest: Manifest, shard: EncodedShard, fmt: DatasetFormat, plan: ShardPlan
+) -> ManifestEntry:
+    """Write a shard and commit it. Doing it twice, here or elsewhere, changes nothing.
+
+    Raises:
+        JobError: the record is not a whole shard of the plan.
+        OutputError: the place cannot be written.
+    """
+    plan.check_whole(shard)
+    if done := manifest.entry(shard.shard):
+        return done
+    start = time.perf_counter()
+    files = store.put_many(shard_files(shard, fmt))
+    return manifest.commit_shard(
+        shard.shard, files, shard, {**shard.seconds, "store": time.perf_counter() - start}
+    )
+
+
+@dataclass(frozen=True)
+class JobRecord:
+    """A job's hold on a place. `committed` are the shards that need not be made again."""
+
+    identity: dict[str, Any]
+    info: dict[str, Any]
+    committed: frozenset[int]
+
+
+def open_job(
+    store: Store, identity: Mapping[str, Any], info: Mapping[str, Any] | None = None, overwrite: bool = False
+) -> JobRecord:
+    """Take a place for a job, or find how far the same job has come there.
+
+    Args:
+        store: where the dataset is or shall be.
+        identity: whatever changes bytes, as JSON values. `job.json` keeps it and a later run has to match it.
+        info: what else is worth knowing (versions, command, time). Kept from the first run, never compared.
+        overwrite: remove the files of the job that is there, whichever it is, and start anew. Files that no
+            job writes stay.
+
+    Raises:
+        OutputError: another job is there (the message lists the fields), or files of no job, or a job.json
+            that is not ours. Overwriting needs a readable job.json too.
+    """
+    store.clean()
+    here = json.loads(json.dumps(dict(identity)))
+    content = _dump({"identity": here, "info": dict(info or {})})
+    if not store.exists(layout.JOB):
+        if foreign := store.list_files():
+            raise OutputError(
+                f"{store.uri} is not empty and holds no job: {len(foreign)} files, such as {foreign[0]}",
+                hint="choose another --out",
+            )
+        store.put_once(layout.JOB, content)
+    elif overwrite:
+        _read_job(store)
+        _remove_job(store)
+        store.replace(layout.JOB, content)
+    there = _read_job(store)  # another process may have been first
+    if differences := diff_identity(there["identity"], here):
+        raise OutputError(
+            f"{store.uri} holds another job; {len(differences)} fields differ:\n" + _render(differences),
+            hint="choose another --out, or replace that job with --overwrite",
+        )
+    return JobRecord(here, there["info"], Manifest(store).committed())
+
+
+def diff_identity(there: Any, here: Any, name: str = "") -> list[tuple[str, Any, Any]]:
+    """(dotted field, value there, value here) of each difference of two JSON values; None where missing."""
+    if isinstance(there, dict) and isinstance(here, dict):
+        return [
+            difference
+            for key in [*there, *(key for key in here if key not in there)]
+            for difference in diff_identity(there.get(key), here.get(key), f"{name}.{key}" if name else key)
+        ]
+    return [] if there == here else [(name, there, here)]
+
+
+def _render(differences: Sequence[tuple[str, Any, Any]]) -> str:
+    lines = [f"  {name}: there {_short(there)}, here {_short(here)}" for name, there, here in differences]
+    more = len(lines) - MAX_NAMED
+    return "\n".join(lines[:MAX_NAMED] + ([f"  and {more} more"] if more > 0 else []))
+
+
+def _short(value: Any) -> str:
+    text = "nothing" if value is None else json.dumps(value)
+    return text if len(text) <= MAX_VALUE_CHARS else text[:MAX_VALUE_CHARS] + "…"
+
+
+def _read_job(store: Store) -> dict[str, Any]:
+    try:
+        job = json.loads(store.read(layout.JOB))
+        if isinstance(job["identity"], dict) and isinstance(job["info"], dict):
+            return dict(job)
+        problem = "identity and info have to be objects"
+    except (ValueError, KeyError, TypeError) as error:
+        problem = repr(error)
+    raise OutputError(f"job.json in {store.uri} is not a Tandem job: {problem}", hint="choose another --out")
+
+
+def _remove_job(store: Store) -> None:
+    """In an order that leaves a resumable job of the old identity behind if it is cut short."""
+    order = {layout.SUCCESS: 0, layout.MANIFEST: 1}
+    ours = [path for path in store.list_files() if layout.is_ours(path) and path != layout.JOB]
+    for path in sorted(ours, key=lambda path: order.get(path.split("/")[0], 2)):
+        store.remove(path)
+
+
+def _dump(values: Mapping[str, Any]) -> bytes:
+    return (json.dumps(values, indent=2) + "\n").encode()

@@ -1,0 +1,216 @@
+"""Places that keep a dataset. What is put is never overwritten, and is there whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+import uuid
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from tandem.errors import InputError, OutputError
+
+TEMPORARY = ".tmp"
+# A writer keeps its temporary file for the seconds that one write takes. Age is the only safe sign of a dead
+# writer: process ids say nothing across containers and nodes that share a directory.
+TEMPORARY_LIFE_S = 3600.0
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A file as it stands in the store. `created` is False where somebody else had put it before."""
+
+    path: str
+    size_bytes: int
+    sha256: str
+    created: bool = True
+
+
+class Store(ABC):
+    """A place for one dataset. Paths are relative, with forward slashes. Instances can be pickled."""
+
+    uri: str
+
+    @abstractmethod
+    def put_many(self, files: Iterable[tuple[str, bytes]]) -> list[Stored]:
+        """Put each (path, data) unless there is a file already; tell what is there now, in the same order.
+
+        Of several writers of one path exactly one wins, and all get the winner's size and hash.
+        OutputError when the place cannot be written; no partial file is left under any of the paths.
+        """
+
+    def put_once(self, path: str, data: bytes) -> Stored:
+        """`put_many` of one file."""
+        return self.put_many([(path, data)])[0]
+
+    @abstractmethod
+    def replace(self, path: str, data: bytes) -> None:
+        """Put over whatever is there, in one step: a reader sees the old file or the new one."""
+
+    @abstractmethod
+    def exists(self, path: str) -> bool:
+        """Whether a file stands there."""
+
+    @abstractmethod
+    def list_files(self, folder: str = "") -> list[str]:
+        """Sorted paths of all files below a folder, none where the folder is missing. Reads no file."""
+
+    @abstractmethod
+    def open(self, path: str) -> BinaryIO:
+        """The file for reading, able to seek. FileNotFoundError if there is none."""
+
+    def read(self, path: str) -> bytes:
+        """The whole file."""
+        with self.open(path) as file:
+            return file.read()
+
+    @abstractmethod
+    def remove(self, path: str) -> None:
+        """Remove a file, and the folders that become empty by it. No error if it is gone already."""
+
+    @abstractmethod
+    def clean(self) -> None:
+        """Remove what killed writers left behind, once it is old enough to have no living writer."""
+
+
+def open_store(uri: str) -> Store:
+    """The store at a local directory, which need not exist yet.
+
+    Raises:
+        InputError: an address of another kind.
+        OutputError: a file stands where the directory should be.
+    """
+    if "://" in uri:
+        raise InputError(f"out: expected a local directory, got {uri!r}")
+    return LocalStore(uri)
+
+
+class LocalStore(Store):
+    """A directory on a file system with hard links, shared by all nodes that write to it.
+
+    A file is written under `.tmp/`, flushed to disk and linked to its name; linking fails if the name exists.
+    """
+
+    def __init__(self, directory: str) -> None:
+        # absolute: workers run in other directories than the command line
+        self.root = Path(os.path.abspath(os.path.expanduser(directory)))
+        self.uri = str(self.root)
+        if self.root.exists() and not self.root.is_dir():
+            raise OutputError(f"out: expected a directory, {self.uri} is a file")
+
+    def put_many(self, files: Iterable[tuple[str, bytes]]) -> list[Stored]:
+        stored = []
+        folders: set[Path] = set()
+        for path, data in files:
+            with _writing(self.root / path):
+                stored.append(self._put(path, data))
+            folders.add((self.root / path).parent)
+        for folder in folders:  # names too have to survive a power cut, before anyone counts on them
+            with _writing(folder):
+                _sync_folder(folder)
+        return stored
+
+    def replace(self, path: str, data: bytes) -> None:
+        with _writing(self.root / path):
+            (self.root / path).parent.mkdir(parents=True, exist_ok=True)
+            with self._temporary(data) as temporary:
+                os.replace(temporary, self.root / path)
+            _sync_folder((self.root / path).parent)
+
+    def exists(self, path: str) -> bool:
+        return (self.root / path).is_file()
+
+    def list_files(self, folder: str = "") -> list[str]:
+        found = []
+        for parent, folders, names in os.walk(self.root / folder, onerror=_unless_missing):
+            if Path(parent) == self.root and TEMPORARY in folders:
+                folders.remove(TEMPORARY)
+            found += [Path(parent, name).relative_to(self.root).as_posix() for name in names]
+        return sorted(found)
+
+    def open(self, path: str) -> BinaryIO:
+        return (self.root / path).open("rb")
+
+    def remove(self, path: str) -> None:
+        target = self.root / path
+        with _writing(target):
+            target.unlink(missing_ok=True)
+        for parent in list(target.relative_to(self.root).parents)[:-1]:
+            try:
+                (self.root / parent).rmdir()
+            except OSError:  # not empty, or gone
+                return
+
+    def clean(self) -> None:
+        for temporary in (self.root / TEMPORARY).glob("*"):
+            with suppress(OSError):  # its writer has just finished, or it is another user's
+                if time.time() - temporary.stat().st_mtime > TEMPORARY_LIFE_S:
+                    temporary.unlink()
+        with suppress(OSError):  # in use, or never made
+            (self.root / TEMPORARY).rmdir()
+
+    def _put(self, path: str, data: bytes) -> Stored:
+        target = self.root / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if not target.exists():
+            with self._temporary(data) as temporary, suppress(FileExistsError):
+                os.link(temporary, target)
+                return Stored(path, len(data), hashlib.sha256(data).hexdigest())
+        return _measure(path, target)
+
+    @contextmanager
+    def _temporary(self, data: bytes) -> Iterator[Path]:
+        temporary = self.root / TEMPORARY / uuid.uuid4().hex
+        try:
+            with _create(temporary) as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            yield temporary
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def _unless_missing(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError):
+        raise OutputError(f"cannot list {error.filename}: {error.strerror}") from error
+
+
+def _create(path: Path) -> BinaryIO:
+    while True:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            return path.open("xb")
+        except FileNotFoundError:  # another process's clean() took the empty folder in between
+            continue
+
+
+def _measure(path: str, file: Path) -> Stored:
+    digest, size = hashlib.sha256(), 0
+    with file.open("rb") as source:
+        while chunk := source.read(1 << 20):
+            digest.update(chunk)
+            size += len(chunk)
+    return Stored(path, size, digest.hexdigest(), created=False)
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def _writing(target: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        hint = "the file system needs room, write permission and hard links"
+        raise OutputError(f"cannot write {target}: {error.strerror or error}", hint=hint) from error
