@@ -8,6 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+# Ray's C++ side would write its warnings between our lines
+os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+
 import ray
 
 from tandem.errors import PlacementError
@@ -43,6 +46,7 @@ def open_session(address: str | None, logical_gpus: int, min_cpus: int) -> Itera
     if ray.is_initialized():
         yield describe_cluster(address or "in this process")
         return
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
     try:
         if address:
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)

@@ -21,9 +21,10 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from pydantic import BaseModel, Field
+from pydantic import Field
 
 from jobs.picture_classes import CLASSES, PictureClass
+from jobs.spec import Spec
 from tandem.errors import InputError, OutputError
 from tandem.weights import file_sha256
 
@@ -37,7 +38,7 @@ ALIKE = 2.0
 GENDERED = re.compile(r"(?<![a-z])(woman|man|female|male|person|adult|girl|boy|child)(?![a-z])")
 
 
-class PicturesSpec(BaseModel):
+class PicturesSpec(Spec):
     """Make the training pictures of the embedded model."""
 
     out: Path = Field(description="folder to make, with train/<class>/*.png and heldout/<class>/*.png")

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import BaseModel, Field, PositiveInt
+from pydantic import Field, PositiveInt
 from torch import Tensor
 
+from jobs.spec import Spec
 from tandem.config import VarConfig, VqvaeConfig
 from tandem.errors import InputError
 from tandem.pictures import PictureSet, augment, draw, load_pictures, to_float
@@ -31,7 +32,7 @@ from tandem.vqvae import Vqvae
 from tandem.weights import file_sha256, load_vqvae, save_checkpoint
 
 
-class TrainSpec(BaseModel):
+class TrainSpec(Spec):
     """What both trainings share."""
 
     data: Path = Field(description="folder with train/<class>/*.png and heldout/<class>/*.png")

@@ -24,7 +24,15 @@ from workers.store import Store
 
 SHEET_COLUMNS = 8
 SHEET_CELLS = 64
-SIZE_CATEGORIES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"))
+SIZE_CATEGORIES = {  # the hub's own names, by the number of rows they end at
+    10**3: "n<1K",
+    10**4: "1K<n<10K",
+    10**5: "10K<n<100K",
+    10**6: "100K<n<1M",
+    10**7: "1M<n<10M",
+    10**8: "10M<n<100M",
+    10**9: "100M<n<1B",
+}
 
 _DATA_FILES = {"webdataset": "shards/*.tar", "parquet": "shards/*.parquet", "folder": "images/**"}
 _FILES = {
@@ -109,7 +117,7 @@ def render_card(info: CardInfo, totals: Totals) -> str:
         pretty_name=json.dumps(info.title),  # a JSON string is a YAML string whatever is in it
         title=info.title,
         license=info.license,
-        size_category=next((name for limit, name in SIZE_CATEGORIES if totals.rows < limit), "n>1M"),
+        size_category=next(name for end, name in SIZE_CATEGORIES.items() if totals.rows < end),
         data_files=json.dumps(_DATA_FILES[fmt.name]),
         rows=f"{totals.rows:,}",
         num_classes=len(totals.labels),

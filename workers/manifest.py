@@ -193,9 +193,10 @@ def open_job(
     here = json.loads(json.dumps(dict(identity)))
     content = _dump({"identity": here, "info": dict(info or {})})
     if not store.exists(layout.JOB):
-        if foreign := store.list_files():
+        foreign = store.list_files()
+        if foreign and not store.exists(layout.JOB):  # asked again: another process may have begun
             raise OutputError(
-                f"{store.uri} is not empty and holds no job: {len(foreign)} files, such as {foreign[0]}",
+                f"{store.uri} is not empty and holds no job (files: {len(foreign)}, such as {foreign[0]})",
                 hint="choose another --out",
             )
         store.put_once(layout.JOB, content)
@@ -206,7 +207,7 @@ def open_job(
     there = _read_job(store)  # another process may have been first
     if differences := diff_identity(there["identity"], here):
         raise OutputError(
-            f"{store.uri} holds another job; {len(differences)} fields differ:\n" + _render(differences),
+            f"{store.uri} holds another job. Fields that differ:\n" + _render(differences),
             hint="choose another --out, or replace that job with --overwrite",
         )
     return JobRecord(here, there["info"], Manifest(store).committed())

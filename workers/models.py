@@ -9,7 +9,7 @@ from typing import Literal
 
 import torch
 
-from tandem.config import VAR_PRESETS, VQVAE_PRESET, VarConfig, VqvaeConfig
+from tandem.config import VAR_PRESETS, VQVAE_PRESET, SamplingConfig, VarConfig, VqvaeConfig, from_dict
 from tandem.errors import CheckpointError
 from tandem.training import init_var
 from tandem.var import Var
@@ -54,14 +54,30 @@ class ModelSet:
     refiner_config: VarConfig
     vqvae_config: VqvaeConfig
     class_names: tuple[str, ...]
+    sampling: SamplingConfig  # the drafter's own, else the published settings
+
+    @property
+    def image_size(self) -> int:
+        """Side of the images in pixels."""
+        return self.drafter_config.pyramid.grid * self.vqvae_config.downsampling
 
     @property
     def hashes(self) -> dict[str, str]:
         return {ref.role: ref.sha256 for ref in (self.drafter, self.refiner, self.vqvae)}
 
 
-def resolve(role: Role, source: str, random_weights: bool) -> tuple[ModelRef, VarConfig | VqvaeConfig, tuple[str, ...] | None]:
-    """Look at one model without loading it: (reference, config, class names if the file knows them)."""
+@dataclass(frozen=True)
+class Resolved:
+    """One model, looked at and not loaded. Class names and sampling where its file knows them."""
+
+    ref: ModelRef
+    config: VarConfig | VqvaeConfig
+    class_names: tuple[str, ...] | None = None
+    sampling: SamplingConfig | None = None
+
+
+def resolve(role: Role, source: str, random_weights: bool) -> Resolved:
+    """Find a model's weights and check them against their shapes. Raises CheckpointError."""
     if config := preset(role, source):
         if not random_weights:
             raise CheckpointError(
@@ -69,7 +85,7 @@ def resolve(role: Role, source: str, random_weights: bool) -> tuple[ModelRef, Va
                 "give a file or an s3:// address, or add --random-weights to try its size and speed",
             )
         recipe = hashlib.sha256(f"random/{role}/{source}".encode()).hexdigest()
-        return ModelRef(role, source, recipe, random_seed=int(recipe[:8], 16)), config, None
+        return Resolved(ModelRef(role, source, recipe, random_seed=int(recipe[:8], 16)), config)
     if source == EMBEDDED:
         path = weights_path(role)
     elif is_remote(source):
@@ -82,7 +98,9 @@ def resolve(role: Role, source: str, random_weights: bool) -> tuple[ModelRef, Va
     if checkpoint.kind != kind:
         raise CheckpointError(f"{role}: expected a {kind} checkpoint, got a {checkpoint.kind}: {source}")
     checkpoint.check()
-    return ModelRef(role, source, file_sha256(path)), checkpoint.config, checkpoint.classes
+    own = checkpoint.header.get("sampling")
+    sampling = from_dict(SamplingConfig, own) if own else None
+    return Resolved(ModelRef(role, source, file_sha256(path)), checkpoint.config, checkpoint.classes, sampling)
 
 
 def preset(role: Role, source: str) -> VarConfig | VqvaeConfig | None:
@@ -93,9 +111,9 @@ def preset(role: Role, source: str) -> VarConfig | VqvaeConfig | None:
 
 def resolve_models(drafter: str, refiner: str, vqvae: str, random_weights: bool) -> ModelSet:
     """Look at all three and check that they fit each other. Raises CheckpointError naming what does not."""
-    drafter_ref, drafter_config, names = resolve("drafter", drafter, random_weights)
-    refiner_ref, refiner_config, refiner_names = resolve("refiner", refiner, random_weights)
-    vqvae_ref, vqvae_config, _ = resolve("vqvae", vqvae, random_weights)
+    roles = resolve("drafter", drafter, random_weights), resolve("refiner", refiner, random_weights)
+    tokenizer = resolve("vqvae", vqvae, random_weights)
+    drafter_config, refiner_config, vqvae_config = roles[0].config, roles[1].config, tokenizer.config
     assert isinstance(drafter_config, VarConfig) and isinstance(refiner_config, VarConfig)
     assert isinstance(vqvae_config, VqvaeConfig)
     for name, meaning in (
@@ -111,11 +129,18 @@ def resolve_models(drafter: str, refiner: str, vqvae: str, random_weights: bool)
             raise CheckpointError(
                 f"models and VQVAE of different {meaning}: {ours} in {drafter}, {getattr(vqvae_config, name)} in {vqvae}"
             )
-    if names != refiner_names:
-        raise CheckpointError(f"drafter and refiner of different class names: {names} and {refiner_names}")
-    class_names = names or tuple(str(label) for label in range(drafter_config.num_classes))
+    names = roles[0].class_names
+    if names != roles[1].class_names:
+        raise CheckpointError(f"drafter and refiner of different class names: {names} and {roles[1].class_names}")
     return ModelSet(
-        drafter_ref, refiner_ref, vqvae_ref, drafter_config, refiner_config, vqvae_config, class_names
+        roles[0].ref,
+        roles[1].ref,
+        tokenizer.ref,
+        drafter_config,
+        refiner_config,
+        vqvae_config,
+        names or tuple(str(label) for label in range(drafter_config.num_classes)),
+        roles[0].sampling or SamplingConfig(),
     )
 
 

@@ -147,12 +147,14 @@ class LocalStore(Store):
                 return
 
     def clean(self) -> None:
-        for temporary in (self.root / TEMPORARY).glob("*"):
-            with suppress(OSError):  # its writer has just finished, or it is another user's
-                if time.time() - temporary.stat().st_mtime > TEMPORARY_LIFE_S:
-                    temporary.unlink()
-        with suppress(OSError):  # in use, or never made
-            (self.root / TEMPORARY).rmdir()
+        folder = self.root / TEMPORARY
+        with suppress(FileNotFoundError):  # never made, or another process has cleaned
+            for name in os.listdir(folder):
+                with suppress(OSError):  # its writer has just finished, or it is another user's
+                    if time.time() - (folder / name).stat().st_mtime > TEMPORARY_LIFE_S:
+                        (folder / name).unlink()
+        with suppress(OSError):  # in use
+            folder.rmdir()
 
     def _put(self, path: str, data: bytes) -> Stored:
         target = self.root / path

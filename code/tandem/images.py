@@ -85,7 +85,7 @@ def encode_image(pixels: NDArray[np.uint8], codec: Codec, quality: int, provenan
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
         raise InputError(f"pixels: expected uint8 [H, W, 3], got {pixels.dtype} {list(pixels.shape)}")
     check_codec(codec, quality)
-    image = Image.fromarray(np.ascontiguousarray(pixels))
+    image = Image.fromarray(pixels)
     text = provenance.to_json()
     xmp = _XMP.format(software=escape(provenance.software), provenance=escape(text))
     out = io.BytesIO()

@@ -1,0 +1,98 @@
+"""The command `tandem`: finds the sub-command, checks its options, and turns errors into exit codes.
+
+Exit codes: 0 done; 1 the run failed; 2 the input was wrong; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tandem.errors import InputError, TandemError
+
+
+@dataclass(frozen=True)
+class Command:
+    """A sub-command: where its options and its work are. Modules are imported when they are needed."""
+
+    module: str
+    spec: str
+    run: str
+    summary: str
+
+
+COMMANDS = {
+    "generate": Command("jobs.generate", "GenerateSpec", "run", "synthesise a labelled image dataset"),
+    "models": Command("jobs.models", "ModelsSpec", "run_models", "list presets and the embedded model"),
+    "inspect": Command("jobs.models", "InspectSpec", "run_inspect", "tell what a checkpoint file is"),
+    "pictures": Command("jobs.pictures", "PicturesSpec", "run", "make a folder of pictures to train on"),
+    "train vqvae": Command("jobs.train", "TrainVqvaeSpec", "train_vqvae", "train an image tokenizer"),
+    "train var": Command("jobs.train", "TrainVarSpec", "train_var", "train a drafter or a refiner"),
+    "evaluate": Command("jobs.evaluate", "EvaluateSpec", "run", "measure the quality of drafter, refiner and CoDe"),
+}
+
+USAGE = """usage: tandem COMMAND [OPTIONS]
+
+Tandem synthesises labelled image datasets by collaborative decoding: a large drafter makes the coarse token maps
+of an image, a small refiner the fine ones.
+
+commands:
+{commands}
+
+examples:
+  tandem generate --classes all --per-class 20 --out out     a dataset from the embedded model
+  tandem models                                              what models there are
+  tandem inspect var_d16.pth                                 what a checkpoint is
+
+'tandem COMMAND --help' explains a command. Every option is also a key of a --spec file and a variable TANDEM_*."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point. Returns the exit code."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    if not args or args[0] in ("-h", "--help"):
+        print(usage())
+        return 0 if args else 2
+    if args[0] == "--version":
+        from jobs.generate import software
+
+        print(software())
+        return 0
+    try:
+        name, rest = split_command(args)
+        command = COMMANDS[name]
+        module = importlib.import_module(command.module)
+        from jobs.spec import parse
+
+        spec = parse(getattr(module, command.spec), rest, f"tandem {name}", getattr(module, "EXAMPLES", ""))
+        getattr(module, command.run)(spec)
+    except TandemError as error:
+        print(f"error: {error}", file=sys.stderr)
+        if error.hint:
+            print(f"hint: {error.hint}", file=sys.stderr)
+        return 2 if isinstance(error, InputError) else 1
+    except KeyboardInterrupt:
+        print("interrupted: what was committed is kept; the same command goes on from there", file=sys.stderr)
+        return 130
+    return 0
+
+
+def usage() -> str:
+    return USAGE.format(commands="\n".join(f"  {name:<14}{c.summary}" for name, c in COMMANDS.items()))
+
+
+def split_command(args: list[str]) -> tuple[str, list[str]]:
+    """The command's name, one word or two, and what follows. Raises InputError for an unknown one."""
+    for words in (2, 1):
+        name = " ".join(args[:words])
+        if name in COMMANDS:
+            return name, args[words:]
+    group = [name for name in COMMANDS if name.split()[0] == args[0]]
+    expected = group or list(COMMANDS)
+    raise InputError(f"expected a command ({', '.join(expected)}), got {' '.join(args[:2])!r}", "tandem --help")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

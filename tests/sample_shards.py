@@ -1,0 +1,60 @@
+"""Small shards and datasets for tests: random pixels through the real encoder and the real store."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from tandem.images import Provenance
+from workers.card import CardInfo, write_card
+from workers.encoder import Encoder
+from workers.formats import DatasetFormat
+from workers.manifest import Manifest, open_job, store_shard
+from workers.shards import EncodedShard, PixelShard, ShardPlan
+from workers.store import Store, open_store
+
+# A name that datasets would take for a split, one that stands twice, one that breaks tables and paths.
+CLASS_NAMES = ("train", "crane", "a|b/../c", "crane", "test set", "é<&>")
+LABELS = (0, 1, 3, 5)  # not all classes: readers that number folders would be wrong from label 3 on
+SIZE = 12
+PLAN = ShardPlan(10, 4)  # a short last shard
+PROVENANCE = Provenance("tandem 0.0", "d" * 64, "r" * 64, "v" * 64, seed=7, draft_steps=3)
+
+
+def sample_format(name="webdataset", codec="png") -> DatasetFormat:
+    return DatasetFormat(name, codec, CLASS_NAMES, seed=7, draft_steps=3)
+
+
+def pixel_shard(shard: int, plan: ShardPlan, tokens: bool = False, noise: int = 0) -> PixelShard:
+    index = np.array(plan.indices(shard), dtype=np.int64)
+    n, rng = len(index), np.random.default_rng((shard, noise))
+    return PixelShard(
+        shard=shard,
+        index=index,
+        label=np.array([LABELS[i % len(LABELS)] for i in index], dtype=np.int32),
+        pixels=rng.integers(0, 256, (n, SIZE, SIZE, 3), dtype=np.uint8),
+        tokens=rng.integers(0, 4096, (n, 5), dtype=np.uint16) if tokens else None,
+        extra={
+            "note": pa.array([None if i % 2 else f"no {i}" for i in index], pa.string()),
+            "weight": pa.array([i / 2 if i else float("nan") for i in index], pa.float32()),
+        },
+        seconds={"draft": 0.5},
+    )
+
+
+def encoded_shard(shard: int, plan: ShardPlan, codec="png", tokens=False, noise=0) -> EncodedShard:
+    return Encoder(codec, 90, PROVENANCE, CLASS_NAMES)(pixel_shard(shard, plan, tokens, noise))
+
+
+def sample_dataset(root: Path, name: str, codec="png", plan=PLAN, tokens=False) -> Store:
+    """A finished dataset of `plan` under `root`."""
+    store, fmt = open_store(str(root)), sample_format(name, codec)
+    open_job(store, {"format": name})
+    for shard in range(plan.num_shards):
+        store_shard(store, Manifest(store), encoded_shard(shard, plan, codec, tokens), fmt, plan)
+    info = CardInfo(
+        fmt, SIZE, {"drafter": ("embedded", "d" * 64)}, {"cfg": 1.5}, "tandem generate", "tandem 0.0", tokens
+    )
+    write_card(store, plan.num_shards, info)
+    Manifest(store).finish(plan.num_shards)
+    return store
