@@ -20,10 +20,9 @@ from tandem.errors import (
 from tandem.prefix import Prefix
 from tandem.sampling import uniforms
 from tandem.var import Var
+from tandem.version import __version__
 from tandem.vqvae import Vqvae
 from tandem.weights import load_var, load_vqvae, open_checkpoint
-
-__version__ = "0.1.0"
 
 __all__ = [
     "CheckpointError",

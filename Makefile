@@ -1,0 +1,58 @@
+# Every target does its own set-up and says what it does. `make help` lists them.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+OUT ?= out
+IMAGES ?= 64
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+
+.DEFAULT_GOAL := help
+
+help: ## list the targets
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "make %-12s %s\n", $$1, $$2}'
+
+generate: $(VENV)/.run ## install into .venv and synthesise 64 labelled images into out/
+	@echo "==> synthesising $(IMAGES) images into $(OUT)/: a drafter and a refiner, each on its own simulated GPU"
+	$(BIN)/tandem generate --classes all --images $(IMAGES) --batch 8 --shard-size 8 \
+	  --placement split --drafters 1 --refiners 1 --out $(OUT)
+	@echo "==> look at $(OUT)/contact_sheet.png and $(OUT)/README.md"
+
+test: $(VENV)/.test ## install into .venv and run all tests
+	@echo "==> running the tests"
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.dev ## ruff: lint and format
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+types: $(VENV)/.dev ## mypy
+	$(BIN)/mypy
+
+lock: ## write constraints.txt anew from the newest versions that the ranges allow
+	@echo "==> resolving in a fresh environment"
+	$(PYTHON) .ci/lock.py
+
+clean: ## remove the environment and caches
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache build *.egg-info code/*.egg-info
+
+$(VENV)/.made:
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 10) and f"expected Python 3.10 or newer, got {v[0]}.{v[1]}: set PYTHON=")'
+	@echo "==> making a virtual environment in $(VENV)"
+	@$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/.run: $(VENV)/.made pyproject.toml constraints.txt
+	@echo "==> installing Tandem and what it needs (torch and Ray: some minutes the first time)"
+	@$(PIP) install -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.run
+	@echo "==> installing what the tests need"
+	@$(PIP) install -c constraints.txt -e '.[test]'
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.test
+	@echo "==> installing ruff and mypy"
+	@$(PIP) install -c constraints.txt -e '.[test,dev]'
+	@touch $@
+
+.PHONY: help generate test lint types lock clean

@@ -1,0 +1,73 @@
+"""A small classifier of real pictures, whose opinion and features measure generated ones.
+
+Shapes: B batch, C channels, h w grid, F features, n pictures. Pixels are float [B, 3, H, W] in [-1, 1].
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tandem.pictures import PictureSet, augment, draw, to_float
+
+
+class Classifier(nn.Module):
+    """Residual convolutions on a pixel-unshuffled stem; the features are the pooled last layer."""
+
+    def __init__(self, num_classes: int, width: int = 64):
+        super().__init__()
+        self.stem = nn.Conv2d(48, width, 3, padding=1)
+        self.stages = nn.ModuleList(
+            nn.ModuleDict(
+                {
+                    "down": nn.Conv2d(width if i == 0 else 2 * width, 2 * width, 3, stride=2, padding=1),
+                    "conv": nn.Conv2d(2 * width, 2 * width, 3, padding=1),
+                    "norm1": nn.GroupNorm(8, 2 * width),
+                    "norm2": nn.GroupNorm(8, 2 * width),
+                }
+            )
+            for i in range(2)
+        )
+        self.dropout = nn.Dropout(0.2)
+        self.head = nn.Linear(2 * width, num_classes)
+
+    def features(self, x_B3HW: Tensor) -> Tensor:
+        """Pooled features float [B, F], F = 2 x width."""
+        h_BChw = F.gelu(self.stem(F.pixel_unshuffle(x_B3HW, 4)))
+        for stage in self.stages:
+            h_BChw = F.gelu(stage["norm1"](stage["down"](h_BChw)))
+            h_BChw = h_BChw + F.gelu(stage["norm2"](stage["conv"](h_BChw)))
+        return h_BChw.mean(dim=(2, 3))
+
+    def forward(self, x_B3HW: Tensor) -> Tensor:
+        return self.head(self.dropout(self.features(x_B3HW)))
+
+
+def train_classifier(pictures: PictureSet, steps: int, batch: int, seed: int) -> Classifier:
+    """Train on real pictures alone, classes drawn evenly, so that rare ones count as much."""
+    torch.manual_seed(seed)
+    model = Classifier(len(pictures.classes))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.05)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=steps)
+    weights = pictures.weights(power=0.0)
+    for step in range(steps):
+        generator = torch.Generator().manual_seed((seed << 32) + step)
+        picks = draw(pictures, weights, batch, generator)
+        pixels = augment(to_float(pictures.pixels[picks]), generator, strength=1.0, flip=True, colour=0.0)
+        loss = F.cross_entropy(model(pixels), pictures.labels[picks], label_smoothing=0.05)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    return model.requires_grad_(False).eval()
+
+
+@torch.inference_mode()
+def examine(model: Classifier, pixels_n3HW: Tensor, chunk: int = 128) -> tuple[Tensor, Tensor]:
+    """(predicted labels int64 [n], features float [n, F]) of uint8 pictures [n, 3, H, W]."""
+    predicted, features = [], []
+    for part in pixels_n3HW.split(chunk):
+        features.append(model.features(to_float(part)))
+        predicted.append(model.head(features[-1]).argmax(dim=1))
+    return torch.cat(predicted), torch.cat(features)

@@ -1,0 +1,268 @@
+"""`tandem evaluate`: how good drafter, refiner and CoDe at every N are, on images made with the same seeds.
+
+A small classifier is trained on the real pictures. Its agreement with the label and a Fréchet distance on its
+features, to the real pictures, are measured for every setting, with 95 % intervals.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from pydantic import Field, PositiveInt
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from jobs.progress import say
+from jobs.spec import Share, Spec
+from jobs.train import load_splits, psnr, reconstruct
+from tandem.classifier import Classifier, examine, train_classifier
+from tandem.collaborative import decode, draft, generate_alone, refine
+from tandem.config import SamplingConfig, to_dict
+from tandem.images import contact_sheet
+from tandem.metrics import Estimate, bootstrap, frechet_distance, nearest, paired_difference, share
+from tandem.pictures import PictureSet, draw, to_float
+from tandem.prefix import to_tokens
+from tandem.sampling import uniforms
+from tandem.var import Var
+from tandem.vqvae import Vqvae
+from workers.models import DTYPES, ModelSet, load_tokenizer, load_transformer, resolve_models
+from workers.refiner import to_uint8
+
+EXAMPLES = """examples:
+  tandem pictures --out pictures
+  tandem evaluate --data pictures --out evaluation --threads 2
+  tandem evaluate --data pictures --out quick --images 240 --draft-steps 3,5 --cfg 2"""
+ALONE = ("refiner", "drafter")
+
+
+class EvaluateSpec(Spec):
+    """Measure the quality of drafter, refiner and CoDe at every N, on paired seeds, with 95 % intervals."""
+
+    data: Path = Field(description="folder with train/<class>/*.png and heldout/<class>/*.png")
+    out: Path = Field(description="folder for token ids (kept for resuming), report.json and sheets")
+    drafter: str = Field("embedded", description="'embedded' or a file")
+    refiner: str = Field("embedded", description="'embedded' or a file")
+    vqvae: str = Field("embedded", description="'embedded' or a file")
+    images: PositiveInt = Field(2400, description="images of every setting, dealt evenly to the classes")
+    draft_steps: tuple[PositiveInt, ...] | None = Field(None, description="values of N; default: all")
+    cfg: float | None = Field(None, ge=0, description="guidance; default: the model's own")
+    top_k: int | None = Field(None, ge=0, description="default: the model's own")
+    top_p: Share | None = Field(None, description="default: the model's own")
+    temperatures: tuple[float, ...] | None = Field(None, description="default: the model's own")
+    seed: int = Field(1, ge=0, description="job seed of the images")
+    batch: PositiveInt = Field(64, description="images of one forward")
+    threads: PositiveInt = Field(2, description="CPU threads")
+    classifier_steps: PositiveInt = Field(1500, description="training steps of the classifier, batch 64")
+    rounds: PositiveInt = Field(200, description="resamples of each bootstrap interval")
+
+    def sampling(self, own: SamplingConfig) -> SamplingConfig:
+        names = ("cfg", "top_k", "top_p", "temperatures")
+        return SamplingConfig(
+            **{n: getattr(own, n) if getattr(self, n) is None else getattr(self, n) for n in names}
+        )
+
+
+def run(spec: EvaluateSpec) -> dict[str, Any]:
+    """Generate what is missing, measure, and write OUT/report.json, samples.png and nearest.png."""
+    torch.set_num_threads(spec.threads)
+    models = resolve_models(spec.drafter, spec.refiner, spec.vqvae, random_weights=False)
+    train, heldout = load_splits(spec.data)
+    spec.out.mkdir(parents=True, exist_ok=True)
+    vqvae = load_tokenizer(models.vqvae, models.drafter_config.patch_nums, DTYPES["float32"], torch.device("cpu"))
+    classifier = trained_classifier(spec, train)
+    labels = torch.from_numpy(np.resize(np.arange(len(train.classes)), spec.images))
+    settings = setting_names(spec, models)
+    ids = make_ids(spec, models, vqvae, labels, settings)
+    real_features = examine(classifier, real_pixels(train, spec.images))[1]
+    hits, features, pixels = {}, {}, {}
+    for name in settings:
+        pixels[name] = decode_all(vqvae, ids[name])
+        predicted, features[name] = examine(classifier, pixels[name])
+        hits[name] = predicted == labels
+    say("measuring, with intervals")
+    report = {
+        "images": spec.images,
+        "seed": spec.seed,
+        "sampling": to_dict(spec.sampling(models.sampling)),
+        "weights_sha256": models.hashes,
+        "heldout_psnr_db": mean_psnr(vqvae, heldout),
+        "classifier_on_heldout": vars(share(examine(classifier, heldout.pixels)[0] == heldout.labels)),
+        "settings": {
+            name: measure(spec, name, hits, features, real_features, labels, train.classes) for name in settings
+        },
+        "memorisation": memorisation(pixels[settings[-1]], heldout, train),
+    }
+    code = f"code-{default_draft_steps(models)}"
+    write_sheets(spec, labels, pixels, train, code if code in settings else settings[-1], settings)
+    (spec.out / "report.json").write_text(json.dumps(report, indent=1) + "\n")
+    print_report(report)
+    print(json.dumps(report))
+    return report
+
+
+def default_draft_steps(models: ModelSet) -> int:
+    return round(0.7 * models.drafter_config.pyramid.num_scales)
+
+
+def setting_names(spec: EvaluateSpec, models: ModelSet) -> list[str]:
+    """Both models alone, and CoDe at each N."""
+    pyramid = models.drafter_config.pyramid
+    steps = spec.draft_steps or tuple(range(1, pyramid.num_scales))
+    return [*ALONE, *(f"code-{pyramid.check_draft_steps(n)}" for n in steps)]
+
+
+def trained_classifier(spec: EvaluateSpec, train: PictureSet) -> Classifier:
+    """The classifier, trained once and kept in OUT."""
+    path = spec.out / f"classifier_{spec.classifier_steps}.pt"
+    if path.exists():
+        model = Classifier(len(train.classes))
+        model.load_state_dict(torch.load(path, weights_only=True))
+        return model.requires_grad_(False).eval()
+    say(f"training the classifier on {len(train)} real pictures, {spec.classifier_steps} steps")
+    model = train_classifier(train, spec.classifier_steps, batch=64, seed=0)
+    torch.save(model.state_dict(), path)
+    return model
+
+
+def make_ids(
+    spec: EvaluateSpec, models: ModelSet, vqvae: Vqvae, labels: Tensor, settings: list[str]
+) -> dict[str, Tensor]:
+    """Token ids uint16 [n, L] of every setting; those that OUT already has for the same job are read."""
+    sampling = spec.sampling(models.sampling)
+    job = json.dumps(
+        [models.hashes, to_dict(sampling), spec.seed, spec.images, spec.batch, spec.threads], sort_keys=True
+    )
+    cpu, dtype = torch.device("cpu"), DTYPES["float32"]
+    drafter, refiner = (load_transformer(ref, dtype, cpu) for ref in (models.drafter, models.refiner))
+    ids = {}
+    for name in settings:
+        path = spec.out / f"ids_{name}.npz"
+        if path.exists():
+            with np.load(path) as kept:
+                if str(kept["job"]) == job:
+                    ids[name] = torch.from_numpy(kept["ids"].astype(np.int64))
+                    continue
+        began, parts = time.monotonic(), []
+        for start in range(0, spec.images, spec.batch):
+            index = np.arange(start, min(start + spec.batch, spec.images))
+            noise = uniforms(spec.seed, index, drafter.config.pyramid.num_tokens)
+            parts.append(ids_of_batch(name, drafter, refiner, vqvae, labels[index], noise, sampling))
+        ids[name] = torch.cat(parts)
+        np.savez(path, ids=to_tokens(ids[name]), job=np.array(job))
+        say(f"{name}: {spec.images} images in {time.monotonic() - began:.0f} s")
+    return ids
+
+
+def ids_of_batch(
+    name: str, drafter: Var, refiner: Var, vqvae: Vqvae, labels_B: Tensor, noise_BL: Tensor, sampling: SamplingConfig
+) -> Tensor:
+    if name in ALONE:
+        model = drafter if name == "drafter" else refiner
+        return generate_alone(model, vqvae, labels_B, noise_BL, sampling)[1]
+    prefix = draft(drafter, vqvae.quantize, labels_B, noise_BL, int(name.removeprefix("code-")), sampling)
+    return refine(refiner, vqvae.quantize, labels_B, noise_BL, prefix, sampling)
+
+
+def decode_all(vqvae: Vqvae, ids_nL: Tensor) -> Tensor:
+    """uint8 [n, 3, H, W]."""
+    parts = [torch.from_numpy(to_uint8(decode(vqvae, part))) for part in ids_nL.split(64)]
+    return torch.cat(parts).permute(0, 3, 1, 2).contiguous()
+
+
+def real_pixels(train: PictureSet, count: int) -> Tensor:
+    """Real pictures with every class as frequent as in the images: uint8 [count, 3, H, W]."""
+    generator = torch.Generator().manual_seed(0)
+    return train.pixels[draw(train, train.weights(power=0.0), count, generator)]
+
+
+def measure(
+    spec: EvaluateSpec,
+    name: str,
+    hits: dict[str, Tensor],
+    features: dict[str, Tensor],
+    real_nF: Tensor,
+    labels: Tensor,
+    classes: tuple[str, ...],
+) -> dict[str, Any]:
+    """Agreement and Fréchet distance of a setting, and their paired differences to the drafter alone."""
+    ours, drafter = features[name], features["drafter"]
+
+    def distance(picks: Tensor) -> float:
+        return frechet_distance(ours[picks], real_nF)
+
+    def distance_beyond_drafter(picks: Tensor) -> float:
+        return frechet_distance(ours[picks], real_nF) - frechet_distance(drafter[picks], real_nF)
+
+    estimates: dict[str, Estimate] = {
+        "agreement": share(hits[name]),
+        "agreement_minus_drafter": paired_difference(hits[name], hits["drafter"]),
+        "frechet": bootstrap(distance, spec.images, spec.rounds, seed=0),
+        "frechet_minus_drafter": bootstrap(distance_beyond_drafter, spec.images, spec.rounds, seed=0),
+    }
+    per_class = {c: round(hits[name][labels == i].double().mean().item(), 3) for i, c in enumerate(classes)}
+    return {key: vars(value) for key, value in estimates.items()} | {"agreement_by_class": per_class}
+
+
+def mean_psnr(vqvae: Vqvae, heldout: PictureSet) -> float:
+    """Mean over held-out pictures of the reconstruction's PSNR, dB."""
+    real = to_float(heldout.pixels)
+    with torch.inference_mode():
+        return torch.cat([psnr(reconstruct(vqvae, part), part) for part in real.split(64)]).mean().item()
+
+
+def memorisation(pixels_n3HW: Tensor, heldout: PictureSet, train: PictureSet) -> dict[str, float]:
+    """Median distance to the nearest training picture (RMS, 0 to 255), of samples and of held-out pictures."""
+    known = train.pixels.flatten(1).float()
+    return {
+        "samples": nearest(pixels_n3HW.flatten(1).float(), known)[0].median().item(),
+        "heldout": nearest(heldout.pixels.flatten(1).float(), known)[0].median().item(),
+    }
+
+
+def write_sheets(
+    spec: EvaluateSpec,
+    labels: Tensor,
+    pixels: dict[str, Tensor],
+    train: PictureSet,
+    code: str,
+    settings: list[str],
+) -> None:
+    """samples.png: a row a setting on the same seeds. nearest.png: CoDe samples over their nearest training picture."""
+
+    def images(rows: Tensor) -> list[Image.Image]:
+        return [Image.fromarray(p.permute(1, 2, 0).numpy()) for p in rows]
+
+    columns = len(train.classes)
+    cells = [image for name in settings for image in images(pixels[name][:columns])]
+    captions = [f"{name} {train.classes[label]}" for name in settings for label in labels[:columns]]
+    contact_sheet(cells, captions, columns).save(spec.out / "samples.png")
+    count = min(4 * columns, spec.images)
+    ours = pixels[code][:count]
+    _, index = nearest(ours.flatten(1).float(), train.pixels.flatten(1).float())
+    cells, captions = [], []
+    for start in range(0, count, columns):
+        rows = slice(start, start + columns)
+        cells += images(ours[rows]) + images(train.pixels[index[rows]])
+        captions += ["sample"] * len(ours[rows]) + ["nearest picture"] * len(ours[rows])
+    contact_sheet(cells, captions, columns).save(spec.out / "nearest.png")
+
+
+def print_report(report: dict[str, Any]) -> None:
+    table = Table(title=f"{report['images']} images a setting, paired seeds, 95 % intervals")
+    for column in ("setting", "classifier agrees", "minus drafter", "Fréchet distance", "minus drafter"):
+        table.add_column(column)
+    for name, values in report["settings"].items():
+        keys = ("agreement", "agreement_minus_drafter", "frechet", "frechet_minus_drafter")
+        table.add_row(name, *(str(Estimate(**values[key])) for key in keys))
+    console = Console(stderr=True)
+    console.print(table)
+    heldout = Estimate(**report["classifier_on_heldout"])
+    console.print(f"held-out pictures: PSNR {report['heldout_psnr_db']:.2f} dB, classifier right on {heldout}")
+    console.print(f"median distance to the nearest training picture: {report['memorisation']}")
