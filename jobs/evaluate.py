@@ -64,9 +64,7 @@ class EvaluateSpec(Spec):
 
     def sampling(self, own: SamplingConfig) -> SamplingConfig:
         names = ("cfg", "top_k", "top_p", "temperatures")
-        return SamplingConfig(
-            **{n: getattr(own, n) if getattr(self, n) is None else getattr(self, n) for n in names}
-        )
+        return SamplingConfig(**{n: getattr(own, n) if getattr(self, n) is None else getattr(self, n) for n in names})
 
 
 def run(spec: EvaluateSpec) -> dict[str, Any]:
@@ -161,7 +159,13 @@ def make_ids(
 
 
 def ids_of_batch(
-    name: str, drafter: Var, refiner: Var, vqvae: Vqvae, labels_B: Tensor, noise_BL: Tensor, sampling: SamplingConfig
+    name: str,
+    drafter: Var,
+    refiner: Var,
+    vqvae: Vqvae,
+    labels_B: Tensor,
+    noise_BL: Tensor,
+    sampling: SamplingConfig,
 ) -> Tensor:
     if name in ALONE:
         model = drafter if name == "drafter" else refiner

@@ -117,9 +117,7 @@ def decoding_choices(spec: GenerateSpec, models: ModelSet) -> tuple[int, Samplin
     pyramid = models.drafter_config.pyramid
     draft_steps = spec.draft_steps if spec.draft_steps is not None else round(0.7 * pyramid.num_scales)
     given = {
-        name: value
-        for name in ("cfg", "top_k", "top_p", "temperatures")
-        if (value := getattr(spec, name)) is not None
+        name: value for name in ("cfg", "top_k", "top_p", "temperatures") if (value := getattr(spec, name)) is not None
     }
     return pyramid.check_draft_steps(draft_steps), replace(models.sampling, **given)
 

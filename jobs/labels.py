@@ -119,9 +119,7 @@ def read_batch(
     extra = batch.select([name for name in columns if name not in (LABEL, CLASS_NAME, COUNT)])
     if COUNT not in columns:
         return label, extra
-    counts = [
-        checked_whole(value, COUNT, where, first_row + i) for i, value in enumerate(batch[COUNT].to_pylist())
-    ]
+    counts = [checked_whole(value, COUNT, where, first_row + i) for i, value in enumerate(batch[COUNT].to_pylist())]
     repeated = np.repeat(np.arange(len(label)), counts)
     return label[repeated], extra.take(pa.array(repeated))
 

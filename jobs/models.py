@@ -44,7 +44,12 @@ def run_models(spec: ModelsSpec) -> list[dict[str, Any]]:
     for row in rows:
         size = f"{row['megabytes']:.1f} MB here" if row["megabytes"] else "published file, or --random-weights"
         table.add_row(
-            row["name"], row["role"], f"{row['parameters'] / 1e6:,.1f} M", row["image"], str(row["tokens"]), size
+            row["name"],
+            row["role"],
+            f"{row['parameters'] / 1e6:,.1f} M",
+            row["image"],
+            str(row["tokens"]),
+            size,
         )
     Console().print(table)
     return rows

@@ -1,7 +1,7 @@
 """Which emoji make which class of the embedded model's training pictures.
 
-The rules name categories and subcategories of the package's emoji.json. Left out are pictures that stand in such
-a subcategory and do not show the thing: a class must be recognisable at a glance in 64 x 64 pixels.
+The rules name subcategories of the package's emoji.json. Excluded are pictures that stand in such a subcategory
+and do not show the thing: a class must be recognisable at a glance in 64 x 64 pixels.
 """
 
 from __future__ import annotations
@@ -26,35 +26,62 @@ def _class(name: str, subcategories: str, exclude: str = "") -> PictureClass:
 CLASSES = (
     _class(
         "face",
-        "face-smiling face-affection face-tongue face-hand face-neutral-skeptical face-sleepy face-unwell face-hat "
-        "face-glasses face-concerned face-negative",
-        # not yellow round faces
+        "face-smiling face-affection face-tongue face-hand face-neutral-skeptical face-sleepy face-unwell "
+        "face-hat face-glasses face-concerned face-negative",
+        # not yellow and round
         "skull skull_and_crossbones face_in_clouds melting_face smiling_imp imp",
     ),
-    _class("person", "person person-role person-gesture", "pregnant_woman pregnant_man pregnant_person bowing_woman"),
+    _class(
+        "person",
+        "person person-role person-gesture",
+        # whole figures among busts
+        "pregnant_woman pregnant_man pregnant_person",
+    ),
     _class(
         "hand",
         "hand-fingers-open hand-fingers-partial hand-single-finger hand-fingers-closed hands hand-prop",
+        # a bottle, a telephone, and sleeves
         "nail_care selfie pray",
     ),
-    _class("heart", "heart", "love_letter heavy_heart_exclamation_mark_ornament heart_decoration"),
-    _class("clock", "time", "hourglass hourglass_flowing_sand"),
+    _class(
+        "heart",
+        "heart",
+        # a letter, a punctuation mark, a square sign
+        "love_letter heavy_heart_exclamation_mark_ornament heart_decoration",
+    ),
+    _class(
+        "clock",
+        "time",
+        # no dial
+        "hourglass hourglass_flowing_sand",
+    ),
     _class("flag", "country-flag"),
-    _class("mammal", "animal-mammal cat-face monkey-face", "feet"),
+    _class(
+        "mammal",
+        "animal-mammal cat-face monkey-face",
+        # paw prints
+        "feet",
+    ),
     _class("fruit", "food-fruit food-vegetable"),
     _class(
         "vehicle",
         "transport-ground",
-        # parts of roads, and things without wheels or a body
+        # what stands beside a road, parts, and what one wears or sits in
         "manual_wheelchair motorized_wheelchair motorway railway_track oil_drum fuelpump wheel rotating_light "
         "traffic_light vertical_traffic_light octagonal_sign construction busstop skateboard roller_skate",
     ),
     _class(
         "building",
         "place-building place-religious",
+        # materials, a crane, monuments, and hearts around a chapel
         "building_construction bricks rock wood statue_of_liberty tokyo_tower kaaba shinto_shrine wedding",
     ),
-    _class("sign", "alphanum arrow av-symbol", "a b ab o2 congratulations secret m copyright registered tm"),
+    _class(
+        "sign",
+        "alphanum arrow av-symbol",
+        # round ones, and the blood groups of medicine
+        "a b ab o2 congratulations secret m",
+    ),
     _class(
         "shape",
         "geometric",

@@ -21,7 +21,7 @@ from ray.data import ActorPoolStrategy, DataContext
 from cluster.plan import Placement
 from jobs.labels import LabelRows
 from tandem.errors import JobError, TandemError
-from workers.drafter import Drafter, DecodeSettings
+from workers.drafter import DecodeSettings, Drafter
 from workers.encoder import Encoder
 from workers.formats import DatasetFormat
 from workers.manifest import Manifest, store_shard
@@ -69,9 +69,7 @@ class Pipeline:
                 num_gpus=self.placement.gpus_per_replica,
                 num_cpus=0,  # actors set their own threads; a CPU each could starve the reading tasks
             )
-        finish = partial(
-            encode_and_store, encoder=self.encoder, fmt=self.fmt, plan=self.plan, store=self.store
-        )
+        finish = partial(encode_and_store, encoder=self.encoder, fmt=self.fmt, plan=self.plan, store=self.store)
         dataset = dataset.map_batches(finish, batch_size=1, batch_format="numpy", num_cpus=1)
         try:
             for row in dataset.iter_batches(batch_size=1, batch_format="numpy", prefetch_batches=0):
@@ -107,9 +105,7 @@ def read_labels(batch: Row, rows: ray.ObjectRef, plan: ShardPlan, shards: list[i
     return to_row(table.shard(plan, shards[int(batch["id"][0])]), [])
 
 
-def encode_and_store(
-    row: Row, encoder: Encoder, fmt: DatasetFormat, plan: ShardPlan, store: Store
-) -> Row:
+def encode_and_store(row: Row, encoder: Encoder, fmt: DatasetFormat, plan: ShardPlan, store: Store) -> Row:
     """The CPU end of the pipeline: pixels to image files, the shard put and committed. May run twice."""
     shard, spans = from_row(row, PixelShard)
     replica = replica_name()

@@ -104,7 +104,9 @@ def overlap_s(first: Iterable[Span], second: Iterable[Span]) -> float:
 
 def print_summary(summary: dict[str, Any]) -> None:
     """The closing table, on stderr."""
-    table = Table(title=f"{summary['images']} images in {summary['seconds']:.1f} s, {summary['images_per_s']:.2f} a second")
+    table = Table(
+        title=f"{summary['images']} images in {summary['seconds']:.1f} s, {summary['images_per_s']:.2f} a second"
+    )
     table.add_column("stage")
     table.add_column("busy s", justify="right")
     table.add_column("busy share", justify="right")

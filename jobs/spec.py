@@ -53,7 +53,8 @@ class GenerateSpec(Spec):
     spec: Path | None = Field(None, description="YAML file with any of these options")
     out: str = Field(description="folder of the dataset; the same command resumes there")
     classes: str | None = Field(
-        None, description="which classes: 'all', or names and label numbers and ranges: 'face,flag', '0-99,207'"
+        None,
+        description="which classes: 'all', or names and label numbers and ranges: 'face,flag', '0-99,207'",
     )
     per_class: PositiveInt | None = Field(None, description="images of each class")
     images: PositiveInt | None = Field(None, description="images in all, dealt evenly to the classes")
@@ -68,18 +69,22 @@ class GenerateSpec(Spec):
     refiner: str = Field("embedded", description="like --drafter; the smaller model")
     vqvae: str = Field("embedded", description="like --drafter; its preset is vae_ch160v4096z32")
     random_weights: bool = Field(False, description="let presets have random weights, to try size and speed")
-    draft_steps: int | None = Field(
-        None, description="N: scales made by the drafter, 1 to K - 1; default about 0.7 K"
-    )
+    draft_steps: int | None = Field(None, description="N: scales made by the drafter, 1 to K - 1; default about 0.7 K")
     cfg: float | None = Field(None, ge=0, description="guidance at the last scale; default: the model's own")
-    top_k: NonNegativeInt | None = Field(None, description="keep the k likeliest codes, 0 keeps all; default: the model's own")
+    top_k: NonNegativeInt | None = Field(
+        None, description="keep the k likeliest codes, 0 keeps all; default: the model's own"
+    )
     top_p: Share | None = Field(None, description="keep codes up to this probability; default: the model's own")
     temperatures: tuple[float, ...] | None = Field(
         None, description="one a scale, the last repeats: 1.1,1.0; default: the model's own"
     )
-    batch: PositiveInt = Field(32, description="images of one forward; short batches are padded, so it is part of the job")
+    batch: PositiveInt = Field(
+        32, description="images of one forward; short batches are padded, so it is part of the job"
+    )
     dtype: Dtype = Field("auto", description="of weights and activations; auto: bfloat16 on GPUs, float32 on CPUs")
-    threads: PositiveInt = Field(1, description="CPU threads of each replica; part of the job, as rounding depends on it")
+    threads: PositiveInt = Field(
+        1, description="CPU threads of each replica; part of the job, as rounding depends on it"
+    )
 
     placement: PlacementMode = Field(
         "auto",
@@ -96,7 +101,9 @@ class GenerateSpec(Spec):
     format: FormatName = Field("webdataset", description="layout of the output")
     codec: Codec = Field("png", description="image files; png is exact")
     quality: int = Field(92, ge=1, le=100, description="of jpeg and webp")
-    shard_size: PositiveInt | None = Field(None, description="images a shard; default: from --batch and the number of images")
+    shard_size: PositiveInt | None = Field(
+        None, description="images a shard; default: from --batch and the number of images"
+    )
     keep_tokens: bool = Field(False, description="write the token ids of every image as well")
     overwrite: bool = Field(False, description="replace a job that stands in --out")
 
@@ -126,7 +133,7 @@ def parse(spec: type[SpecT], argv: Sequence[str], prog: str, epilog: str = "") -
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    flags = CliSettingsSource(spec, root_parser=parser)(args=list(argv))
+    flags: CliSettingsSource[Any] = CliSettingsSource(spec, root_parser=parser)(args=list(argv))
     environment = EnvSettingsSource(spec)
     given = InitSettingsSource(spec, {})
 

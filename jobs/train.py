@@ -109,10 +109,9 @@ def train_vqvae(spec: TrainVqvaeSpec) -> dict[str, Any]:
             f"these levels and patch_nums make {config.image_size} px, the pictures have {train.pixels.shape[-1]} px"
         )
     torch.manual_seed(spec.seed)
-    vqvae = Vqvae(config).to(memory_format=torch.channels_last)
-    loop = TrainingLoop(
-        vqvae, LoopConfig(spec.steps, spec.lr, weight_decay=0.01, seed=spec.seed), spec.out, say
-    )
+    vqvae = Vqvae(config)
+    vqvae.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    loop = TrainingLoop(vqvae, LoopConfig(spec.steps, spec.lr, weight_decay=0.01, seed=spec.seed), spec.out, say)
     identity = spec.model_dump(exclude={"out", "threads", "stop_after"}, mode="json")
     if loop.resume(identity):
         say(f"resumed {spec.out} at step {loop.step}")
@@ -226,8 +225,7 @@ def train_var(spec: TrainVarSpec) -> dict[str, Any]:
     def evaluate() -> dict[str, float]:
         chunks = zip(heldout_ids.split(64), heldout.labels.split(64), strict=True)
         losses = [
-            var_loss(var, vqvae.quantize, i, c, torch.zeros(len(c), dtype=torch.bool), 0.0) * len(c)
-            for i, c in chunks
+            var_loss(var, vqvae.quantize, i, c, torch.zeros(len(c), dtype=torch.bool), 0.0) * len(c) for i, c in chunks
         ]
         result["heldout_loss"] = (torch.stack(losses).sum() / len(heldout)).item()
         return result

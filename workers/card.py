@@ -132,9 +132,7 @@ def render_card(info: CardInfo, totals: Totals) -> str:
         reading=_READING[fmt.name].format(**values),
         columns=f"Columns: the image, {', '.join(names)}, and those carried along from the label file.",
         digital_source_type=DIGITAL_SOURCE_TYPE,
-        files=_table(
-            (f"`{path}`".format(**values), what.format(**values)) for path, what in _FILES[fmt.name]
-        ),
+        files=_table((f"`{path}`".format(**values), what.format(**values)) for path, what in _FILES[fmt.name]),
         classes=_table((label, fmt.class_names[label], count) for label, count in totals.labels.items()),
     )
 

@@ -39,9 +39,7 @@ class Batch:
     uniforms_BL: Tensor
 
 
-def fixed_batches(
-    shard: ShardRows, settings: DecodeSettings, num_tokens: int, device: torch.device
-) -> Iterator[Batch]:
+def fixed_batches(shard: ShardRows, settings: DecodeSettings, num_tokens: int, device: torch.device) -> Iterator[Batch]:
     """Cut a shard into batches of one shape. The last is padded with its last row, so an image always stands in
     the same row beside the same company, and its bytes do not depend on replicas or placement."""
     for start in range(0, len(shard), settings.batch):

@@ -21,9 +21,7 @@ class Encoder:
 
     name = "encode"
 
-    def __init__(
-        self, codec: Codec, quality: int, provenance: Provenance, class_names: Sequence[str]
-    ) -> None:
+    def __init__(self, codec: Codec, quality: int, provenance: Provenance, class_names: Sequence[str]) -> None:
         check_codec(codec, quality)
         self.codec: Codec = codec
         self.quality = quality
@@ -34,9 +32,7 @@ class Encoder:
         """Same rows, same order; `seconds` gains "encode". InputError for a label without a name."""
         start = perf_counter()
         names, images = self.class_names, []
-        for index, label, pixels in zip(
-            shard.index.tolist(), shard.label.tolist(), shard.pixels, strict=True
-        ):
+        for index, label, pixels in zip(shard.index.tolist(), shard.label.tolist(), shard.pixels, strict=True):
             if not 0 <= label < len(names):
                 raise InputError(f"label: expected 0 to {len(names) - 1}, got {label} at index {index}")
             provenance = self.provenance.for_image(index, label, names[label])

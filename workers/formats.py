@@ -29,9 +29,7 @@ from workers import layout
 from workers.shards import EncodedShard
 
 FormatName = Literal["webdataset", "parquet", "folder"]
-RESERVED_COLUMNS = frozenset(
-    {"image", "file_name", "index", "label", "class_name", "seed", "draft_steps", "tokens"}
-)
+RESERVED_COLUMNS = frozenset({"image", "file_name", "index", "label", "class_name", "seed", "draft_steps", "tokens"})
 ROWS_PER_GROUP = 100  # what Hugging Face advises for images: one group is read at a time
 
 
@@ -82,9 +80,7 @@ def shard_files(shard: EncodedShard, fmt: DatasetFormat) -> list[tuple[str, byte
         files = pa.StructArray.from_arrays(
             [pa.array(shard.images, pa.binary()), pa.array(names, pa.string())], ["bytes", "path"]
         )
-        return [
-            (layout.shard_path(shard.shard, "parquet"), _parquet(table.add_column(0, "image", files), fmt))
-        ]
+        return [(layout.shard_path(shard.shard, "parquet"), _parquet(table.add_column(0, "image", files), fmt))]
     places = list(zip(shard.label.tolist(), shard.index.tolist(), strict=True))
     paths = [layout.image_path(label, index, fmt.extension) for label, index in places]
     table = table.add_column(0, "file_name", pa.array([path.removeprefix("images/") for path in paths]))
@@ -93,9 +89,7 @@ def shard_files(shard: EncodedShard, fmt: DatasetFormat) -> list[tuple[str, byte
 
 def merge_tables(tables: Sequence[bytes], fmt: DatasetFormat) -> bytes:
     """The tables of a folder's shards as one, which Hugging Face's imagefolder reads as metadata."""
-    return _parquet(
-        pa.concat_tables([pq.read_table(io.BytesIO(t)) for t in tables], promote_options="default"), fmt
-    )
+    return _parquet(pa.concat_tables([pq.read_table(io.BytesIO(t)) for t in tables], promote_options="default"), fmt)
 
 
 def read_images(
@@ -141,9 +135,7 @@ def _columns(shard: EncodedShard, fmt: DatasetFormat) -> pa.Table:
 
 
 def _parquet(table: pa.Table, fmt: DatasetFormat) -> bytes:
-    features: dict[str, Any] = {
-        "label": {"_type": "ClassLabel", "names": unique_class_names(fmt.class_names)}
-    }
+    features: dict[str, Any] = {"label": {"_type": "ClassLabel", "names": unique_class_names(fmt.class_names)}}
     if "image" in table.column_names:
         features["image"] = {"_type": "Image"}
     metadata = {"huggingface": json.dumps({"info": {"features": features}}, sort_keys=True)}

@@ -39,9 +39,7 @@ class ManifestEntry:
     def to_json(self) -> bytes:
         """Indented JSON for people and programs."""
         values = asdict(self)
-        values["files"] = [
-            {"path": f.path, "size_bytes": f.size_bytes, "sha256": f.sha256} for f in self.files
-        ]
+        values["files"] = [{"path": f.path, "size_bytes": f.size_bytes, "sha256": f.sha256} for f in self.files]
         return _dump(values)
 
     @classmethod
@@ -159,9 +157,7 @@ def store_shard(
         return done
     start = time.perf_counter()
     files = store.put_many(shard_files(shard, fmt))
-    return manifest.commit_shard(
-        shard.shard, files, shard, {**shard.seconds, "store": time.perf_counter() - start}
-    )
+    return manifest.commit_shard(shard.shard, files, shard, {**shard.seconds, "store": time.perf_counter() - start})
 
 
 @dataclass(frozen=True)

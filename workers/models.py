@@ -124,7 +124,9 @@ def resolve_models(drafter: str, refiner: str, vqvae: str, random_weights: bool)
     ):
         ours, theirs = getattr(drafter_config, name), getattr(refiner_config, name)
         if ours != theirs:
-            raise CheckpointError(f"drafter and refiner of different {meaning}: {ours} in {drafter}, {theirs} in {refiner}")
+            raise CheckpointError(
+                f"drafter and refiner of different {meaning}: {ours} in {drafter}, {theirs} in {refiner}"
+            )
         if name in ("vocab_size", "latent_channels") and ours != getattr(vqvae_config, name):
             raise CheckpointError(
                 f"models and VQVAE of different {meaning}: {ours} in {drafter}, {getattr(vqvae_config, name)} in {vqvae}"

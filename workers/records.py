@@ -11,7 +11,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -21,7 +21,15 @@ from workers.shards import ShardRows
 
 Row = dict[str, np.ndarray]
 ShardT = TypeVar("ShardT", bound=ShardRows)
-Stage = Callable[[Any], ShardRows]
+
+
+class Stage(Protocol):
+    """One kind of work on a shard. `name` is what summaries call it."""
+
+    name: str
+
+    def __call__(self, shard: Any) -> ShardRows: ...
+
 
 ARRAYS = ("index", "label", "prefix", "tokens", "pixels")
 
@@ -61,9 +69,7 @@ def from_row(row: Row, kind: type[ShardT]) -> tuple[ShardT, list[Span]]:
     values: dict[str, Any] = {name: np.array(row[name][0]) for name in ARRAYS if name in row}
     if notes["draft_steps"] is not None:
         values["draft_steps"] = notes["draft_steps"]
-    shard = kind(
-        shard=int(row["shard"][0]), extra=bytes_table(row["extra"][0]), seconds=notes["seconds"], **values
-    )
+    shard = kind(shard=int(row["shard"][0]), extra=bytes_table(row["extra"][0]), seconds=notes["seconds"], **values)
     return shard, [Span(**span) for span in notes["spans"]]
 
 

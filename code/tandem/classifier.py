@@ -12,32 +12,33 @@ from torch.nn import functional as F
 from tandem.pictures import PictureSet, augment, draw, to_float
 
 
+class HalfSize(nn.Module):
+    """A strided convolution, then a residual one."""
+
+    def __init__(self, in_channels: int, out_channels: int):
+        super().__init__()
+        self.down = nn.Conv2d(in_channels, out_channels, 3, stride=2, padding=1)
+        self.conv = nn.Conv2d(out_channels, out_channels, 3, padding=1)
+        self.norm1, self.norm2 = nn.GroupNorm(8, out_channels), nn.GroupNorm(8, out_channels)
+
+    def forward(self, x_BChw: Tensor) -> Tensor:
+        h_BChw = F.gelu(self.norm1(self.down(x_BChw)))
+        return h_BChw + F.gelu(self.norm2(self.conv(h_BChw)))
+
+
 class Classifier(nn.Module):
     """Residual convolutions on a pixel-unshuffled stem; the features are the pooled last layer."""
 
     def __init__(self, num_classes: int, width: int = 64):
         super().__init__()
         self.stem = nn.Conv2d(48, width, 3, padding=1)
-        self.stages = nn.ModuleList(
-            nn.ModuleDict(
-                {
-                    "down": nn.Conv2d(width if i == 0 else 2 * width, 2 * width, 3, stride=2, padding=1),
-                    "conv": nn.Conv2d(2 * width, 2 * width, 3, padding=1),
-                    "norm1": nn.GroupNorm(8, 2 * width),
-                    "norm2": nn.GroupNorm(8, 2 * width),
-                }
-            )
-            for i in range(2)
-        )
+        self.stages = nn.Sequential(HalfSize(width, 2 * width), HalfSize(2 * width, 2 * width))
         self.dropout = nn.Dropout(0.2)
         self.head = nn.Linear(2 * width, num_classes)
 
     def features(self, x_B3HW: Tensor) -> Tensor:
         """Pooled features float [B, F], F = 2 x width."""
-        h_BChw = F.gelu(self.stem(F.pixel_unshuffle(x_B3HW, 4)))
-        for stage in self.stages:
-            h_BChw = F.gelu(stage["norm1"](stage["down"](h_BChw)))
-            h_BChw = h_BChw + F.gelu(stage["norm2"](stage["conv"](h_BChw)))
+        h_BChw = self.stages(F.gelu(self.stem(F.pixel_unshuffle(x_B3HW, 4))))
         return h_BChw.mean(dim=(2, 3))
 
     def forward(self, x_B3HW: Tensor) -> Tensor:

@@ -123,9 +123,7 @@ def decode_scales(
     return torch.cat(ids, dim=1)
 
 
-def guided_logits(
-    var: Var, h_RlC: Tensor, condition: Conditioning, sampling: SamplingConfig, scale: int
-) -> Tensor:
+def guided_logits(var: Var, h_RlC: Tensor, condition: Conditioning, sampling: SamplingConfig, scale: int) -> Tensor:
     """Logits of one scale after CFG: float32 [B, l, V]."""
     logits_RlV = var.logits(h_RlC, condition)
     if sampling.cfg == 0:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from typing import Any
 
 from tandem.errors import InputError
@@ -24,7 +24,7 @@ class Pyramid:
 
     def __post_init__(self) -> None:
         steps = tuple(int(n) for n in self.patch_nums)
-        if len(steps) < 2 or steps[0] < 1 or any(a > b for a, b in zip(steps, steps[1:], strict=False)):
+        if len(steps) < 2 or steps[0] < 1 or any(a > b for a, b in pairwise(steps)):
             raise InputError(f"patch_nums: expected two or more ascending sizes >= 1, got {self.patch_nums}")
         object.__setattr__(self, "patch_nums", steps)
 

@@ -1,12 +1,12 @@
 """Every error that Tandem raises on purpose.
 
-    TandemError                 has .hint: one sentence that says what to do, or None
-    ├── InputError              the caller's input is wrong; the command line exits 2
-    │   ├── CheckpointError     a weights file is missing, corrupt, misshapen or does not fit
-    │   ├── LabelError          a label, class name or label file is wrong
-    │   ├── PlacementError      more replicas than devices, or roles that cannot be placed
-    │   └── OutputError         the output place holds another job, or cannot be written
-    └── JobError                the input was right and the run failed; the command line exits 1
+TandemError                 has .hint: one sentence that says what to do, or None
+├── InputError              the caller's input is wrong; the command line exits 2
+│   ├── CheckpointError     a weights file is missing, corrupt, misshapen or does not fit
+│   ├── LabelError          a label, class name or label file is wrong
+│   ├── PlacementError      more replicas than devices, or roles that cannot be placed
+│   └── OutputError         the output place holds another job, or cannot be written
+└── JobError                the input was right and the run failed; the command line exits 1
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ class TandemError(Exception):
         super().__init__(message)
         self.hint = hint
 
-    def __reduce__(self):  # errors cross process borders in Ray: keep the hint
+    def __reduce__(
+        self,
+    ) -> tuple[type[TandemError], tuple[str, str | None]]:  # errors cross process borders in Ray: keep the hint
         return type(self), (str(self), self.hint)
 
 

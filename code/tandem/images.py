@@ -178,9 +178,7 @@ def contact_sheet(
     return sheet
 
 
-def _fit(
-    text: str, width: int, draw: ImageDraw.ImageDraw, font: ImageFont.FreeTypeFont | ImageFont.ImageFont
-) -> str:
+def _fit(text: str, width: int, draw: ImageDraw.ImageDraw, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
     text = " ".join(text.split())
     if draw.textlength(text, font=font) <= width:
         return text

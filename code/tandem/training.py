@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -96,19 +97,20 @@ def init_var(var: Var, head_scale: float = 0.02) -> None:
     for module in var.modules():
         if isinstance(module, (nn.Linear, nn.Embedding)):
             nn.init.trunc_normal_(module.weight, std=std)
-            if getattr(module, "bias", None) is not None:
+            if isinstance(module, nn.Linear) and module.bias is not None:
                 nn.init.zeros_(module.bias)
     for table in (var.pos_start, var.pos_1LC):
         nn.init.trunc_normal_(table, std=std)
     with torch.no_grad():
         var.head.weight.mul_(head_scale)
-        var.head_nm.ada_lin[1].weight.mul_(0.5)
-        for block in var.blocks:
+        cast(nn.Linear, var.head_nm.ada_lin[1]).weight.mul_(0.5)
+        for block in var.layers:
             block.attn.proj.weight.div_(math.sqrt(2 * depth))
             block.ffn.fc2.weight.div_(math.sqrt(2 * depth))
             if not var.config.shared_adaln:
-                block.ada_lin[1].weight[2 * width :].mul_(0.5)
-                block.ada_lin[1].weight[: 2 * width].mul_(1e-5)
+                modulation = cast(nn.Linear, block.ada_lin[1]).weight
+                modulation[2 * width :].mul_(0.5)
+                modulation[: 2 * width].mul_(1e-5)
 
 
 def var_loss(
@@ -124,7 +126,8 @@ def var_loss(
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
     """Matrices decay; biases, norms, embeddings, scales and positions do not."""
-    decayed, free = [], []
+    decayed: list[nn.Parameter] = []
+    free: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         no_decay = parameter.dim() < 2 or any(k in name for k in ("embed", "emb", "pos_", "scale_mul", "ada_gss"))
         (free if no_decay else decayed).append(parameter)

@@ -7,6 +7,7 @@ Source: VAR (arXiv 2404.02905); tensor names follow its published checkpoints.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -63,13 +64,17 @@ class Var(nn.Module):
         # on the CPU even where the weights are built without storage
         self.register_buffer("level_L", torch.tensor(level_L, device="cpu"), persistent=False)
 
+    @property
+    def layers(self) -> list[Block]:
+        return cast("list[Block]", list(self.blocks))
+
     def condition(self, labels_B: Tensor) -> Conditioning:
         """Modulation vectors of all blocks for labels int64 [B]."""
         class_BC = self.class_emb(labels_B)
         shared_B6C = None
         if self.config.shared_adaln:
             shared_B6C = self.shared_ada_lin(class_BC).view(len(class_BC), 6, -1)
-        blocks = [block.modulation(class_BC, shared_B6C) for block in self.blocks]
+        blocks = [block.modulation(class_BC, shared_B6C) for block in self.layers]
         return Conditioning(class_BC, blocks, self.head_nm.modulation(class_BC))
 
     def embed_start(self, condition: Conditioning) -> Tensor:
@@ -92,11 +97,9 @@ class Var(nn.Module):
         level_L = self.level_L[:length]
         return level_L[:, None] >= level_L[None, :]
 
-    def hidden(
-        self, x_BLC: Tensor, condition: Conditioning, cache: KVCache | None, mask: Tensor | None
-    ) -> Tensor:
+    def hidden(self, x_BLC: Tensor, condition: Conditioning, cache: KVCache | None, mask: Tensor | None) -> Tensor:
         """All blocks over new tokens [B, L, C]; what came before is read from `cache`."""
-        for layer, (block, modulation) in enumerate(zip(self.blocks, condition.blocks, strict=True)):
+        for layer, (block, modulation) in enumerate(zip(self.layers, condition.blocks, strict=True)):
             x_BLC = block(x_BLC, modulation, layer, cache, mask)
         if cache is not None:
             cache.advance(x_BLC.shape[1])

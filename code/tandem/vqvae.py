@@ -6,6 +6,8 @@ Source: the VQVAE of VAR (arXiv 2404.02905), itself that of VQGAN; tensor names 
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -25,9 +27,7 @@ class ResnetBlock(nn.Module):
         self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
         self.norm2 = group_norm(out_channels)
         self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
-        self.nin_shortcut = (
-            nn.Conv2d(in_channels, out_channels, 1) if in_channels != out_channels else nn.Identity()
-        )
+        self.nin_shortcut = nn.Conv2d(in_channels, out_channels, 1) if in_channels != out_channels else nn.Identity()
 
     def forward(self, x_BChw: Tensor) -> Tensor:
         h_BChw = self.conv1(F.silu(self.norm1(x_BChw)))
@@ -71,6 +71,9 @@ class Upsample(nn.Module):
 class Level(nn.Module):
     """Residual blocks of one resolution, each followed by attention at the lowest one."""
 
+    downsample: Downsample  # of an encoder, but at the lowest resolution
+    upsample: Upsample  # of a decoder, but at the highest one
+
     def __init__(self, in_channels: int, out_channels: int, num_blocks: int, attention: bool):
         super().__init__()
         self.block = nn.ModuleList(
@@ -84,6 +87,10 @@ class Level(nn.Module):
             if self.attn:
                 x_BChw = self.attn[i](x_BChw)
         return x_BChw
+
+
+def levels(modules: nn.ModuleList) -> list[Level]:
+    return cast("list[Level]", list(modules))
 
 
 def middle(channels: int) -> nn.ModuleDict:
@@ -116,7 +123,7 @@ class Encoder(nn.Module):
 
     def forward(self, x_B3HW: Tensor) -> Tensor:
         h_BChw = self.conv_in(F.pixel_unshuffle(x_B3HW, self.stem_patch))
-        for i, level in enumerate(self.down):
+        for i, level in enumerate(levels(self.down)):
             h_BChw = level(h_BChw)
             if i < len(self.down) - 1:
                 h_BChw = level.downsample(h_BChw)
@@ -147,10 +154,10 @@ class Decoder(nn.Module):
         h_BChw = self.conv_in(z_BChw)
         for layer in self.mid.values():
             h_BChw = layer(h_BChw)
-        for i in reversed(range(len(self.up))):
-            h_BChw = self.up[i](h_BChw)
+        for i, level in reversed(list(enumerate(levels(self.up)))):
+            h_BChw = level(h_BChw)
             if i > 0:
-                h_BChw = self.up[i].upsample(h_BChw)
+                h_BChw = level.upsample(h_BChw)
         h_BChw = self.conv_out(F.silu(self.norm_out(h_BChw)))
         return F.pixel_shuffle(h_BChw, self.stem_patch)
 
@@ -164,9 +171,7 @@ class Vqvae(nn.Module):
         channels = config.latent_channels
         self.encoder = Encoder(config)
         self.decoder = Decoder(config)
-        self.quantize = Quantizer(
-            config.pyramid, config.vocab_size, channels, config.quant_resi, config.num_phi
-        )
+        self.quantize = Quantizer(config.pyramid, config.vocab_size, channels, config.quant_resi, config.num_phi)
         self.quant_conv = nn.Conv2d(channels, channels, 3, padding=1)
         self.post_quant_conv = nn.Conv2d(channels, channels, 3, padding=1)
 

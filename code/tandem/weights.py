@@ -26,9 +26,7 @@ from tandem.var import Var
 from tandem.vqvae import Vqvae
 
 # Buffers of the published checkpoints that hold nothing learned: they follow from the config
-DERIVED = re.compile(
-    r"lvl_1L|attn_bias_for_masking|quantize\.ema_vocab_hit_SV|blocks\.\d+\.attn\.zero_k_bias"
-)
+DERIVED = re.compile(r"lvl_1L|attn_bias_for_masking|quantize\.ema_vocab_hit_SV|blocks\.\d+\.attn\.zero_k_bias")
 METADATA_KEY = "tandem"
 
 
@@ -70,9 +68,9 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     path = Path(path)
     tensors, header = read_tensors(path)
     if "encoder.conv_in.weight" in tensors:
-        kind, guess = "vqvae", vqvae_config
+        kind = "vqvae"
     elif "word_embed.weight" in tensors:
-        kind, guess = "var", var_config
+        kind = "var"
     else:
         raise CheckpointError(
             f"{path}: expected a VQVAE (encoder.conv_in.weight) or a VAR (word_embed.weight), "
@@ -82,7 +80,7 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
         if header:
             config = from_dict(VqvaeConfig if kind == "vqvae" else VarConfig, header["config"])
         else:
-            config = guess(tensors)
+            config = vqvae_config(tensors) if kind == "vqvae" else var_config(tensors)
     except (KeyError, IndexError, TypeError, InputError) as error:
         raise CheckpointError(f"{path}: cannot tell the config of this {kind}: {error}") from error
     return Checkpoint(path, kind, config, tensors, header)
@@ -167,9 +165,7 @@ def vqvae_config(tensors: dict[str, Tensor]) -> VqvaeConfig:
 def fill(model: nn.Module, checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device) -> None:
     """Put the tensors into a model that was built on the meta device, and make it ready for inference."""
     check_tensors(model, checkpoint)
-    state = {
-        name: checkpoint.tensors[name].to(device=device, dtype=dtype, copy=True) for name in model.state_dict()
-    }
+    state = {name: checkpoint.tensors[name].to(device=device, dtype=dtype, copy=True) for name in model.state_dict()}
     model.load_state_dict(state, assign=True)
     model.to(device)
     model.requires_grad_(False).eval()

@@ -61,9 +61,7 @@ def test_collaborative_decoding(draft_steps):
 
 
 def test_drafter_alone():
-    pixels, ids = generate_alone(
-        reference.drafter(), reference.vqvae(), LABELS, UNIFORMS, reference.GREEDY
-    )
+    pixels, ids = generate_alone(reference.drafter(), reference.vqvae(), LABELS, UNIFORMS, reference.GREEDY)
     np.testing.assert_array_equal(ids.numpy(), ARRAYS["var_ids"])
     assert_close(pooled(pixels), "var_image_32")
 

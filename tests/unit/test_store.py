@@ -231,9 +231,7 @@ def test_success_comes_last_and_once(store):
 def test_only_whole_shards_are_stored(store):
     manifest, fmt = Manifest(store), sample_format()
     merged = encoded_shard(0, ShardPlan(10, 8))
-    with pytest.raises(
-        JobError, match="expected 4 rows with index 0 to 3, got 8 rows with index 0 to 7"
-    ) as caught:
+    with pytest.raises(JobError, match="expected 4 rows with index 0 to 3, got 8 rows with index 0 to 7") as caught:
         store_shard(store, manifest, merged, fmt, PLAN)
     assert "merged, split or lost" in caught.value.hint
     split = encoded_shard(0, ShardPlan(2, 2))

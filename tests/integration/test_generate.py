@@ -1,0 +1,275 @@
+"""`tandem generate` on a real local cluster with simulated GPUs: bytes, placement, resume, readers, refusals."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from tiny_models import CLASS_NAMES, NUM_CLASSES
+
+from jobs.cli import main
+from jobs.generate import run
+from jobs.spec import GenerateSpec, parse
+from tandem.images import read_provenance
+
+pytestmark = pytest.mark.usefixtures("ray_cluster")
+IMAGES = 22  # 6 shards of 4: the last is short
+
+
+def options(models: dict[str, str], out: str, *more: str) -> list[str]:
+    files = [part for role, path in models.items() for part in (f"--{role}", path)]
+    size = ["--classes", "all", "--images", str(IMAGES), "--batch", "3", "--shard-size", "4"]
+    return [*files, *size, "--out", out, *more]
+
+
+def generate(models: dict[str, str], out: str, *more: str) -> dict:
+    return run(parse(GenerateSpec, options(models, out, *more), "tandem generate"))
+
+
+def digests(out: str) -> dict[str, str]:
+    """Hash of every shard file."""
+    root = Path(out)
+    files = [p for part in ("shards", "images") for p in sorted((root / part).rglob("*")) if p.is_file()]
+    return {str(p.relative_to(root)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
+
+
+@pytest.fixture(scope="module")
+def reference_run(tiny_models, tmp_path_factory) -> tuple[str, dict]:
+    out = str(tmp_path_factory.mktemp("split") / "out")
+    return out, generate(tiny_models, out, "--placement", "split", "--drafters", "2", "--refiners", "1")
+
+
+def test_a_split_run_pins_stages_to_disjoint_gpus_that_work_at_once(reference_run):
+    _, summary = reference_run
+    drafters, refiners = (set(summary["stages"][stage]["replicas"]) for stage in ("draft", "refine"))
+    assert len(drafters) <= 2
+    assert len(refiners) == 1
+    assert all("/gpu" in name for name in drafters | refiners)
+    assert drafters.isdisjoint(refiners)
+    assert summary["images"] == IMAGES
+    assert summary["simulated_gpus"] is True
+    assert set(summary["stages"]) == {"draft", "refine", "encode", "store"}
+
+
+def test_the_dataset_is_whole(reference_run):
+    out = Path(reference_run[0])
+    entries = [json.loads(p.read_text()) for p in sorted((out / "manifest").iterdir())]
+    assert [e["shard"] for e in entries] == list(range(6))
+    assert [e["rows"] for e in entries] == [4, 4, 4, 4, 4, 2]
+    for name in ("_SUCCESS", "job.json", "README.md", "contact_sheet.png"):
+        assert (out / name).is_file(), name
+    for entry in entries:
+        for file in entry["files"]:
+            assert hashlib.sha256((out / file["path"]).read_bytes()).hexdigest() == file["sha256"]
+
+
+@pytest.mark.parametrize(
+    "placement",
+    [
+        ("--placement", "colocated", "--drafters", "2"),
+        ("--placement", "cpu", "--drafters", "1", "--refiners", "2"),
+        ("--placement", "split", "--drafters", "1", "--refiners", "3"),
+    ],
+    ids=["colocated", "cpu", "split-1-3"],
+)
+def test_bytes_do_not_depend_on_placement(reference_run, tiny_models, out, placement):
+    generate(tiny_models, out, *placement)
+    assert digests(out) == digests(reference_run[0])
+
+
+def test_another_seed_gives_other_images(reference_run, tiny_models, out):
+    generate(tiny_models, out, "--placement", "cpu", "--seed", "1")
+    mine, theirs = digests(out), digests(reference_run[0])
+    assert mine.keys() == theirs.keys()
+    assert all(mine[name] != theirs[name] for name in mine)
+
+
+def test_the_same_command_again_does_nothing(reference_run, tiny_models, capsys):
+    before = digests(reference_run[0])
+    times = {p: p.stat().st_mtime_ns for p in Path(reference_run[0]).rglob("*")}
+    summary = generate(tiny_models, reference_run[0], "--placement", "cpu")
+    assert summary["images"] == 0
+    assert summary["resumed_shards"] == 6
+    assert digests(reference_run[0]) == before
+    assert {p: p.stat().st_mtime_ns for p in Path(reference_run[0]).rglob("*") if p in times} == times
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["total_images"] == IMAGES
+
+
+def test_lost_shards_are_made_again_alike(reference_run, tiny_models, out):
+    generate(tiny_models, out, "--placement", "cpu")
+    for path in ("manifest/00001.json", "manifest/00005.json", "shards/00005.tar", "_SUCCESS"):
+        (Path(out) / path).unlink()
+    summary = generate(tiny_models, out, "--placement", "colocated")
+    assert summary["images"] == 6
+    assert digests(out) == digests(reference_run[0])
+
+
+def test_another_job_in_the_same_place_is_refused(reference_run, tiny_models, capsys):
+    before = digests(reference_run[0])
+    code = main(["generate", *options(tiny_models, reference_run[0], "--cfg", "2.5", "--placement", "cpu")])
+    printed = capsys.readouterr().err
+    assert code == 2
+    assert "holds another job" in printed
+    assert "decoding.sampling.cfg: there 1.5, here 2.5" in printed
+    assert "hint: " in printed
+    assert digests(reference_run[0]) == before
+
+
+def test_overwrite_replaces_it(tiny_models, out):
+    generate(tiny_models, out, "--placement", "cpu", "--seed", "1")
+    first = digests(out)
+    (Path(out) / "notes.txt").write_text("mine")
+    generate(tiny_models, out, "--placement", "cpu", "--seed", "2", "--overwrite")
+    assert digests(out).keys() == first.keys()
+    assert digests(out) != first
+    assert (Path(out) / "notes.txt").read_text() == "mine"
+
+
+def read_webdataset(out: Path) -> dict[int, tuple[np.ndarray, int]]:
+    import torch.utils.data
+    import webdataset
+
+    urls = [str(p) for p in sorted((out / "shards").iterdir())]
+    samples = webdataset.WebDataset(urls, shardshuffle=False).decode("rgb8").to_tuple("png", "cls", "json")
+    loader = torch.utils.data.DataLoader(samples, batch_size=None, num_workers=0)
+    return {row["index"]: (np.asarray(image), int(label)) for image, label, row in loader}
+
+
+def read_parquet(out: Path) -> dict[int, tuple[np.ndarray, int]]:
+    import io
+
+    from PIL import Image
+
+    rows = pq.read_table(out / "shards").to_pylist()
+    return {r["index"]: (np.asarray(Image.open(io.BytesIO(r["image"]["bytes"]))), r["label"]) for r in rows}
+
+
+def read_hugging_face(out: Path) -> dict[int, tuple[np.ndarray, int]]:
+    from datasets import load_dataset
+
+    files = sorted(map(str, (out / "shards").glob("*.parquet")))
+    data = load_dataset("parquet", data_files=files, split="train", cache_dir=str(out.parent / "cache"))
+    assert data.features["label"].names == list(CLASS_NAMES)
+    return {row["index"]: (np.asarray(row["image"]), row["label"]) for row in data}
+
+
+def read_image_folder(out: Path) -> dict[int, tuple[np.ndarray, int]]:
+    from datasets import load_dataset
+
+    data = load_dataset("imagefolder", data_dir=str(out / "images"), split="train", cache_dir=str(out.parent / "cache"))
+    return {row["index"]: (np.asarray(row["image"]), row["label"]) for row in data}
+
+
+@pytest.fixture(scope="module")
+def pixels_by_format(reference_run, tiny_models, tmp_path_factory) -> dict[str, Path]:
+    places = {"webdataset": Path(reference_run[0])}
+    for fmt in ("parquet", "folder"):
+        places[fmt] = tmp_path_factory.mktemp(fmt) / "out"
+        generate(tiny_models, str(places[fmt]), "--placement", "cpu", "--format", fmt)
+    return places
+
+
+@pytest.mark.parametrize(
+    ("fmt", "reader"),
+    [
+        ("webdataset", read_webdataset),
+        ("parquet", read_parquet),
+        ("parquet", read_hugging_face),
+        ("folder", read_image_folder),
+    ],
+)
+def test_other_peoples_readers_find_every_image_once_with_its_label(pixels_by_format, fmt, reader):
+    found = reader(pixels_by_format[fmt])
+    assert sorted(found) == list(range(IMAGES))
+    assert all(label == index % NUM_CLASSES for index, (_, label) in found.items())
+    expected = read_webdataset(pixels_by_format["webdataset"])
+    for index, (pixels, _) in found.items():
+        np.testing.assert_array_equal(pixels, expected[index][0])
+    assert all(pixels.shape == (16, 16, 3) for pixels, _ in found.values())
+
+
+def test_images_say_where_they_come_from(pixels_by_format):
+    file = next((pixels_by_format["folder"] / "images" / "00002").iterdir())
+    provenance = read_provenance(file.read_bytes())
+    assert provenance.class_name == "cat"
+    assert provenance.index == int(file.stem)
+    assert len(provenance.drafter_sha256) == 64
+    assert b"trainedAlgorithmicMedia" in file.read_bytes()
+
+
+def test_label_files_carry_their_columns(tiny_models, tmp_path, out):
+    rows = tmp_path / "rows.csv"
+    rows.write_text("class_name,count,prompt\ncat,2,a cat\nbee,3,a bee\n")
+    files = [part for role, path in tiny_models.items() for part in (f"--{role}", path)]
+    args = ["generate", *files, "--labels", str(rows), "--out", out, "--format", "parquet", "--keep-tokens"]
+    assert main([*args, "--placement", "cpu", "--batch", "4"]) == 0
+    table = pq.read_table(Path(out) / "shards").sort_by("index").to_pydict()
+    assert table["label"] == [2, 2, 1, 1, 1]
+    assert table["prompt"] == ["a cat"] * 2 + ["a bee"] * 3
+    assert {len(tokens) for tokens in table["tokens"]} == {30}
+
+
+def test_a_large_shard_stays_whole(tiny_models, out):
+    """Pixels beyond Ray's block size: the limit is set low here, where 128 MiB would take 170,000 images."""
+    from ray.data import DataContext
+
+    DataContext.get_current().target_max_block_size = 1024
+    args = ("--placement", "cpu", "--images", "40", "--shard-size", "40", "--batch", "8")
+    summary = generate(tiny_models, out, *args)
+    assert summary["images"] == 40
+    assert json.loads((Path(out) / "manifest/00000.json").read_text())["rows"] == 40
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--classes", "ant,wolf"], "expected 'all', class names or labels, got 'wolf'"),
+        (["--classes", "0-4"], "expected labels 0 to 3, got 4"),
+        (["--draft-steps", "0"], "draft_steps: expected 1 to 3 (the pyramid has 4 scales), got 0"),
+        (["--draft-steps", "4"], "draft_steps: expected 1 to 3 (the pyramid has 4 scales), got 4"),
+        (
+            ["--placement", "split", "--drafters", "3", "--refiners", "2"],
+            "expected at most 4 GPUs, got 5 replicas",
+        ),
+        (["--placement", "colocated", "--drafters", "5"], "expected at most 4 GPUs, got 5 replicas"),
+        (["--refiner", "d16"], "d16 is a preset, which has no weights of its own"),
+        (["--top-p", "1.5"], "--top-p"),
+    ],
+)
+def test_bad_input_is_one_clear_line_and_exit_code_2(tiny_models, out, capsys, more, message):
+    assert main(["generate", *options(tiny_models, out, *more)]) == 2
+    printed = capsys.readouterr().err
+    errors = [line for line in printed.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1
+    assert message in errors[0]
+    assert "Traceback" not in printed
+    assert not Path(out).exists()
+
+
+@pytest.mark.slow
+def test_a_run_killed_in_the_middle_resumes_to_the_same_bytes(reference_run, tiny_models, out):
+    """SIGKILL of the driver after the first commits; the same command again completes the job."""
+    # its own cluster, which dies with it
+    args = [sys.executable, "-m", "jobs.cli", "generate", *options(tiny_models, out), "--placement", "split"]
+    args += ["--drafters", "1", "--refiners", "1"]
+    process = subprocess.Popen(args, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    manifest = Path(out) / "manifest"
+    deadline = time.monotonic() + 180
+    while not (manifest.exists() and any(manifest.iterdir())):
+        assert process.poll() is None, "it ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    committed = len(list(manifest.glob("*.json")))
+    summary = generate(tiny_models, out, "--placement", "colocated")
+    assert committed >= 1
+    assert summary["images"] + 4 * summary["resumed_shards"] in (IMAGES, IMAGES + 2)
+    assert digests(out) == digests(reference_run[0])
