@@ -30,6 +30,7 @@ COMMANDS = {
     "pictures": Command("jobs.pictures", "PicturesSpec", "run", "make a folder of pictures to train on"),
     "train vqvae": Command("jobs.train", "TrainVqvaeSpec", "train_vqvae", "train an image tokenizer"),
     "train var": Command("jobs.train", "TrainVarSpec", "train_var", "train a drafter or a refiner"),
+    "train curves": Command("jobs.curves", "CurvesSpec", "run", "draw the logs of training runs"),
     "evaluate": Command("jobs.evaluate", "EvaluateSpec", "run", "measure the quality of drafter, refiner and CoDe"),
 }
 

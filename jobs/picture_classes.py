@@ -1,7 +1,7 @@
 """Which emoji make which class of the embedded model's training pictures.
 
-The rules name subcategories of the package's emoji.json. Excluded are pictures that stand in such a subcategory
-and do not show the thing: a class must be recognisable at a glance in 64 x 64 pixels.
+The rules name subcategories of the package's emoji.json. Excluded are pictures that stand in such a
+subcategory and do not show the thing: a class must be recognisable at a glance in 64 x 64 pixels.
 """
 
 from __future__ import annotations

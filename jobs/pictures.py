@@ -1,7 +1,7 @@
 """`tandem pictures`: labelled pictures to train on, from the npm package emoji-datasource-google.
 
-The artwork is Google's Noto emoji (Apache-2.0), packed by Cal Henderson (MIT) as 64 x 64 PNG files with a table
-of names and categories. Written as an ImageFolder: OUT/train/<class>/<picture>.png and OUT/heldout/...;
+The artwork is Google's Noto emoji (Apache-2.0), packed by Cal Henderson (MIT) as 64 x 64 PNG files with a
+table of names and categories. Written as an ImageFolder: OUT/train/<class>/<picture>.png and OUT/heldout/...;
 a picture in another skin tone is <picture>~<code>.png, and OUT/pictures.json says what is there.
 """
 
@@ -80,7 +80,7 @@ def run(spec: PicturesSpec, classes: Sequence[PictureClass] = CLASSES, sha256: s
 
     Raises:
         OutputError: OUT exists and may not be replaced.
-        InputError: npm is missing or failed, the package is not the expected one, or a class has too few pictures.
+        InputError: npm is missing or failed, the package is another one, or a class has too few pictures.
     """
     out = spec.out.resolve()
     check_out(out, spec.overwrite)
@@ -97,9 +97,10 @@ def run(spec: PicturesSpec, classes: Sequence[PictureClass] = CLASSES, sha256: s
     heldout = choose_heldout(pictures, classes)
     about = describe(pictures, heldout, classes, sha256)
     write(out, pictures, heldout, classes, about)
-    files = sum(picture.group in heldout for picture in pictures)
+    num_heldout = sum(picture.group in heldout for picture in pictures)
+    num_train = len(pictures) - num_heldout
     print(
-        f"wrote {spec.out}: {len(classes)} classes, {len(pictures) - files} files to train on, {files} held out",
+        f"wrote {spec.out}: {len(classes)} classes, {num_train} files to train on, {num_heldout} held out",
         file=sys.stderr,
     )
     return about
@@ -218,7 +219,7 @@ def without_gender(label: int, emoji: dict[str, Any]) -> str:
 
 
 def alike_groups(pictures: list[Picture]) -> list[tuple[str, str]]:
-    """Pairs of groups of a class that look the same, mirrored or not: one flag of two lands, left and right fists."""
+    """Pairs of groups of a class that look the same, mirrored or not: one flag of two lands, two fists."""
     pairs = []
     for label in {p.label for p in pictures}:
         plain = [p for p in pictures if p.label == label and not p.is_variant]
@@ -249,7 +250,7 @@ def merge_groups(pictures: list[Picture], same: list[tuple[str, str]]) -> list[P
 def choose_heldout(pictures: list[Picture], classes: Sequence[PictureClass]) -> set[str]:
     """Groups held out whole: those with the smallest hash, a tenth of each class and at least four.
 
-    A choice by hash stays the same when other pictures come or go. Raises InputError where none would be left.
+    A choice by hash hardly changes when other pictures come or go. Raises InputError when none would be left.
     """
     heldout: set[str] = set()
     for label, c in enumerate(classes):

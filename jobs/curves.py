@@ -1,0 +1,60 @@
+"""`tandem train curves`: the logs of training runs as one picture."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from pathlib import Path
+
+from pydantic import Field
+from pydantic_settings import CliPositionalArg
+
+from jobs.spec import Spec
+from tandem.errors import InputError
+
+EXAMPLES = """examples:
+  tandem train curves runs/vqvae runs/drafter runs/refiner --out curves.png"""
+MEASURES = {"loss": "training loss", "heldout_loss": "held-out loss", "heldout_psnr": "held-out PSNR, dB"}
+
+
+class CurvesSpec(Spec):
+    """Draw what training runs have logged: losses and held-out figures over steps (needs matplotlib)."""
+
+    runs: CliPositionalArg[list[Path]] = Field(description="folders of training runs")
+    out: Path = Field(Path("curves.png"), description="the picture")
+
+
+def run(spec: CurvesSpec) -> Path:
+    """Write the picture: a panel for each measure that any run has logged."""
+    try:
+        import matplotlib as mpl
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise InputError("matplotlib is needed to draw curves", "pip install 'tandem-code[plot]'") from error
+    series = {folder.name: read_log(folder) for folder in spec.runs}
+    measures = [name for name in MEASURES if any(name in logged for logged in series.values())]
+    with mpl.rc_context({"font.size": 9, "axes.grid": True, "grid.alpha": 0.3}):
+        figure = Figure(figsize=(4.2 * len(measures), 3.2), layout="constrained")
+        for panel, name in enumerate(measures, start=1):
+            axes = figure.add_subplot(1, len(measures), panel, title=MEASURES[name], xlabel="step")
+            for run_name, logged in series.items():
+                if name in logged:
+                    steps, values = zip(*logged[name], strict=True)
+                    axes.plot(steps, values, label=run_name, linewidth=1.2)
+            axes.legend()
+        figure.savefig(spec.out, dpi=130)
+    return spec.out
+
+
+def read_log(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    """(step, value) of every measure in FOLDER/log.jsonl. After a resume the later line of a step counts."""
+    path = folder / "log.jsonl"
+    if not path.is_file():
+        raise InputError(f"expected a training run with log.jsonl, found none in {folder}")
+    logged: dict[str, dict[int, float]] = defaultdict(dict)
+    for line in path.read_text().splitlines():
+        record = json.loads(line)
+        for name in MEASURES:
+            if name in record:
+                logged[name][record["step"]] = record[name]
+    return {name: sorted(values.items()) for name, values in logged.items()}
