@@ -22,6 +22,7 @@ from tandem.training import (
     LoopConfig,
     TrainingLoop,
     init_var,
+    init_vqvae,
     residual_vectors,
     revive_codes,
     var_loss,
@@ -41,7 +42,6 @@ class TrainSpec(Spec):
     batch: PositiveInt = Field(32, description="pictures a step")
     seed: int = Field(0, description="seed of weights, batches and augmentation")
     threads: PositiveInt = Field(2, description="CPU threads")
-    stop_after: int = Field(0, ge=0, description="stop at this step (0: run to the end); the run can be resumed")
 
 
 class TrainVqvaeSpec(TrainSpec):
@@ -110,18 +110,21 @@ def train_vqvae(spec: TrainVqvaeSpec) -> dict[str, Any]:
         )
     torch.manual_seed(spec.seed)
     vqvae = Vqvae(config)
+    init_vqvae(vqvae)
     vqvae.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    loop = TrainingLoop(vqvae, LoopConfig(spec.steps, spec.lr, weight_decay=0.01, seed=spec.seed), spec.out, say)
-    identity = spec.model_dump(exclude={"out", "threads", "stop_after"}, mode="json")
-    if loop.resume(identity):
+    loop = TrainingLoop(
+        vqvae, LoopConfig(spec.steps, spec.lr, weight_decay=0.01, beta2=0.99, seed=spec.seed), spec.out, say
+    )
+    identity = spec.model_dump(exclude={"out", "threads", "data"}, mode="json")
+    if loop.resume(identity | {"data_sha256": train.digest}):
         say(f"resumed {spec.out} at step {loop.step}")
     loop.extra.setdefault("hits_V", torch.zeros(config.vocab_size))
-    weights, best = train.weights(), {}
+    weights, best = train.file_weights(0.5), {}
 
     def loss_of_step(loop: TrainingLoop) -> Tensor:
         generator = loop.generator()
         pixels = to_float(train.pixels[draw(train, weights, spec.batch, generator)])
-        pixels = augment(pixels, generator, strength=1.0, flip=True, colour=0.5)
+        pixels = augment(pixels, generator, strength=1.0, flip=True, colour=0.25, resampled=0.3)
         pixels = pixels.contiguous(memory_format=torch.channels_last)
         if loop.step == spec.continuous_steps:
             fresh = residual_vectors_of(vqvae, pixels, generator)
@@ -167,12 +170,12 @@ def residual_vectors_of(vqvae: Vqvae, pixels_B3HW: Tensor, generator: torch.Gene
 
 def tokenise(spec: TrainVarSpec, vqvae: Vqvae, train: PictureSet) -> tuple[Tensor, Tensor]:
     """Token maps int16 [n, L] and labels int64 [n] of augmented pictures, made once and kept in OUT/tokens.pt."""
-    cache = spec.out / "tokens.pt"
+    cache, made_of = spec.out / "tokens.pt", f"{spec.token_sets} {file_sha256(spec.vqvae)} {train.digest}"
     if cache.exists():
         state = torch.load(cache, weights_only=True)
-        if state["token_sets"] == spec.token_sets and state["vqvae"] == file_sha256(spec.vqvae):
+        if state["made_of"] == made_of:
             return state["ids"], state["labels"]
-    weights, ids, labels = train.weights(), [], []
+    weights, ids, labels = train.weights(0.5), [], []
     for start in range(0, spec.token_sets, 128):
         generator = torch.Generator().manual_seed((spec.seed << 32) + start)
         picks = draw(train, weights, min(128, spec.token_sets - start), generator)
@@ -182,8 +185,7 @@ def tokenise(spec: TrainVarSpec, vqvae: Vqvae, train: PictureSet) -> tuple[Tenso
         labels.append(train.labels[picks])
         if start % 2048 == 0:
             say(f"tokenised {start} of {spec.token_sets} augmented pictures")
-    state = {"ids": torch.cat(ids), "labels": torch.cat(labels), "token_sets": spec.token_sets}
-    state["vqvae"] = file_sha256(spec.vqvae)
+    state = {"ids": torch.cat(ids), "labels": torch.cat(labels), "made_of": made_of}
     spec.out.mkdir(parents=True, exist_ok=True)
     torch.save(state, cache.with_suffix(".tmp"))
     cache.with_suffix(".tmp").replace(cache)
@@ -209,8 +211,8 @@ def train_var(spec: TrainVarSpec) -> dict[str, Any]:
     loop = TrainingLoop(
         var, LoopConfig(spec.steps, spec.lr, weight_decay=spec.weight_decay, seed=spec.seed), spec.out, say
     )
-    identity = spec.model_dump(exclude={"out", "threads", "stop_after", "data", "vqvae"}, mode="json")
-    if loop.resume(identity | {"vqvae": file_sha256(spec.vqvae), "classes": list(train.classes)}):
+    identity = spec.model_dump(exclude={"out", "threads", "data", "vqvae"}, mode="json")
+    if loop.resume(identity | {"vqvae_sha256": file_sha256(spec.vqvae), "data_sha256": train.digest}):
         say(f"resumed {spec.out} at step {loop.step}")
     with torch.no_grad():
         heldout_ids = torch.cat([vqvae.encode(chunk) for chunk in to_float(heldout.pixels).split(64)])

@@ -127,9 +127,10 @@ def resolve_models(drafter: str, refiner: str, vqvae: str, random_weights: bool)
             raise CheckpointError(
                 f"drafter and refiner of different {meaning}: {ours} in {drafter}, {theirs} in {refiner}"
             )
-        if name in ("vocab_size", "latent_channels") and ours != getattr(vqvae_config, name):
+        tokenizers = getattr(vqvae_config, name) if name in ("vocab_size", "latent_channels") else ours
+        if ours != tokenizers:
             raise CheckpointError(
-                f"models and VQVAE of different {meaning}: {ours} in {drafter}, {getattr(vqvae_config, name)} in {vqvae}"
+                f"models and VQVAE of different {meaning}: {ours} in {drafter}, {tokenizers} in {vqvae}"
             )
     names = roles[0].class_names
     if names != roles[1].class_names:

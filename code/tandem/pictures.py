@@ -5,6 +5,8 @@ Shapes: n pictures, B batch, H W pixels. Pictures are uint8 [n, 3, H, W]; batche
 
 from __future__ import annotations
 
+import hashlib
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,25 +32,34 @@ class PictureSet:
         return len(self.labels)
 
     @property
+    def digest(self) -> str:
+        """Hex sha256 of pixels, labels, names and classes: what a training run was made of."""
+        digest = hashlib.sha256("\n".join((*self.classes, *self.names)).encode())
+        digest.update(self.labels.numpy().tobytes())
+        digest.update(self.pixels.numpy().tobytes())
+        return digest.hexdigest()
+
+    @property
     def groups(self) -> list[str]:
         """Name of the picture that each file is a variant of."""
         return [name.split("~")[0] for name in self.names]
 
-    def weights(self, power: float = 0.5) -> Tensor:
+    def weights(self, power: float) -> Tensor:
         """Probability of drawing each file: a class weighs (distinct pictures)^power, each picture alike.
 
         All variants of a picture share its weight. float64 [n], sums to 1.
         """
         groups = [(int(label), group) for label, group in zip(self.labels, self.groups, strict=True)]
-        variants: dict[tuple[int, str], int] = {}
-        for group in groups:
-            variants[group] = variants.get(group, 0) + 1
-        pictures = [sum(1 for label, _ in variants if label == c) for c in range(len(self.classes))]
-        class_weight = [count**power for count in pictures]
-        total = sum(class_weight)
-        return torch.tensor(
-            [class_weight[g[0]] / total / pictures[g[0]] / variants[g] for g in groups], dtype=torch.float64
-        )
+        variants = Counter(groups)
+        pictures = Counter(label for label, _ in variants)
+        weight = [pictures[g[0]] ** (power - 1) / variants[g] for g in groups]
+        return torch.tensor(weight, dtype=torch.float64) / sum(weight)
+
+    def file_weights(self, power: float) -> Tensor:
+        """The same with files in the place of pictures: a class weighs (files)^power, each of its files alike."""
+        files = torch.bincount(self.labels, minlength=len(self.classes)).double()
+        weight = files[self.labels] ** (power - 1)
+        return weight / weight.sum()
 
 
 def load_pictures(root: Path, classes: tuple[str, ...] | None = None) -> PictureSet:
@@ -86,28 +97,46 @@ def draw(pictures: PictureSet, weights: Tensor, batch: int, generator: torch.Gen
     return torch.multinomial(weights, batch, replacement=True, generator=generator)
 
 
-def augment(x_B3HW: Tensor, generator: torch.Generator, strength: float, flip: bool, colour: float) -> Tensor:
-    """Random affine change around the centre on a white ground, mirror, and colour.
+def augment(
+    x_B3HW: Tensor, generator: torch.Generator, strength: float, flip: bool, colour: float, resampled: float = 1.0
+) -> Tensor:
+    """Random changes on a white ground: mirrored, other colours, and either resampled or moved by whole pixels.
 
-    `strength` 1 means up to 8 % shift, 12 % size and 6 degrees; `colour` is the chance of mixing the channels.
+    `resampled` is the share of pictures that get an affine change: up to 8 % shift, 12 % size and 6 degrees at
+    `strength` 1. It blurs; the others keep their sharp edges. `colour` is the chance of mixing the channels.
     """
     batch = len(x_B3HW)
 
-    def uniform(low: float, high: float) -> Tensor:
-        return torch.rand(batch, generator=generator) * (high - low) + low
+    def chance(share: float) -> Tensor:
+        return (torch.rand(batch, generator=generator) < share)[:, None, None, None]
 
-    zoom = torch.exp(uniform(-0.12, 0.12) * strength)
-    angle = uniform(-0.105, 0.105) * strength
-    mirror = torch.where(uniform(0, 1) < 0.5, -1.0, 1.0) if flip else torch.ones(batch)
-    cos, sin = torch.cos(angle) * zoom, torch.sin(angle) * zoom
-    row_x = torch.stack([cos * mirror, -sin, uniform(-0.16, 0.16) * strength], 1)
-    row_y = torch.stack([sin * mirror, cos, uniform(-0.16, 0.16) * strength], 1)
-    grid = F.affine_grid(torch.stack([row_x, row_y], 1), list(x_B3HW.shape), align_corners=False)
-    # grid_sample pads with 0, so white is moved there and back
-    x_B3HW = F.grid_sample(x_B3HW - 1, grid, mode="bilinear", align_corners=False) + 1
+    if flip:
+        x_B3HW = torch.where(chance(0.5), x_B3HW.flip(-1), x_B3HW)
     if colour > 0:
-        order = torch.argsort(torch.rand(batch, 3, generator=generator), dim=1)
-        chosen = (uniform(0, 1) < colour)[:, None]
-        order = torch.where(chosen, order, torch.arange(3).expand(batch, 3))
-        x_B3HW = torch.gather(x_B3HW, 1, order[:, :, None, None].expand_as(x_B3HW))
-    return x_B3HW
+        order_B3 = torch.argsort(torch.rand(batch, 3, generator=generator), dim=1)
+        mixed = torch.gather(x_B3HW, 1, order_B3[:, :, None, None].expand_as(x_B3HW))
+        x_B3HW = torch.where(chance(colour), mixed, x_B3HW)
+    changed = affine(x_B3HW, generator, strength)
+    return changed if resampled >= 1 else torch.where(chance(resampled), changed, moved(x_B3HW, generator))
+
+
+def affine(x_B3HW: Tensor, generator: torch.Generator, strength: float) -> Tensor:
+    """Random shift, size and rotation around the centre, bilinear."""
+
+    def uniform(low: float, high: float) -> Tensor:
+        return (torch.rand(len(x_B3HW), generator=generator) * (high - low) + low) * strength
+
+    zoom, angle = torch.exp(uniform(-0.12, 0.12)), uniform(-0.105, 0.105)
+    cos, sin = torch.cos(angle) * zoom, torch.sin(angle) * zoom
+    rows = [torch.stack([cos, -sin, uniform(-0.16, 0.16)], 1), torch.stack([sin, cos, uniform(-0.16, 0.16)], 1)]
+    grid = F.affine_grid(torch.stack(rows, 1), list(x_B3HW.shape), align_corners=False)
+    # grid_sample pads with 0, so white is moved there and back
+    return F.grid_sample(x_B3HW - 1, grid, mode="bilinear", align_corners=False) + 1
+
+
+def moved(x_B3HW: Tensor, generator: torch.Generator, limit: int = 4) -> Tensor:
+    """The whole batch shifted by up to `limit` pixels."""
+    dy, dx = torch.randint(-limit, limit + 1, (2,), generator=generator).tolist()
+    height, width = x_B3HW.shape[-2:]
+    padded = F.pad(x_B3HW, (limit,) * 4, value=1.0)
+    return padded[..., limit + dy : limit + dy + height, limit + dx : limit + dx + width]

@@ -289,8 +289,7 @@ def test_of_two_jobs_that_start_at_once_one_is_refused(store):
         try:
             return open_job(store, {"seed": seed}).identity["seed"]
         except OutputError as error:
-            assert "holds another job" in str(error)
-            return None
+            return None if "holds another job" in str(error) else str(error)
 
     for _ in range(30):
         with ThreadPoolExecutor(4) as pool:

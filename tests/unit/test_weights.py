@@ -158,7 +158,7 @@ class TestStrictness:
             load_var(path, expected=VAR_PRESETS["d16"])
 
     def test_not_a_model(self, tmp_path, drafter_tensors, suffix):
-        with pytest.raises(CheckpointError, match="expected a VQVAE .* got tensors"):
+        with pytest.raises(CheckpointError, match=r"expected a VQVAE .* got tensors"):
             open_checkpoint(save(tmp_path, {"a": torch.zeros(2)}, suffix))
 
     def test_cut_off(self, tmp_path, drafter_tensors, suffix):
