@@ -13,19 +13,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from pydantic import Field, PositiveInt
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
 from jobs.progress import say
+from jobs.sheets import nearest_sheet, samples_sheet, scales_sheet
 from jobs.spec import Share, Spec
 from jobs.train import load_splits, psnr, reconstruct
 from tandem.classifier import Classifier, examine, train_classifier
 from tandem.collaborative import decode, draft, generate_alone, refine
 from tandem.config import SamplingConfig, to_dict
-from tandem.images import contact_sheet
 from tandem.metrics import Estimate, bootstrap, frechet_distance, nearest, paired_difference, share
 from tandem.pictures import PictureSet, draw, to_float
 from tandem.prefix import to_tokens
@@ -68,7 +67,7 @@ class EvaluateSpec(Spec):
 
 
 def run(spec: EvaluateSpec) -> dict[str, Any]:
-    """Generate what is missing, measure, and write OUT/report.json, samples.png and nearest.png."""
+    """Generate what is missing, measure, and write OUT/report.json and the sheets samples, nearest and scales.png."""
     torch.set_num_threads(spec.threads)
     models = resolve_models(spec.drafter, spec.refiner, spec.vqvae, random_weights=False)
     train, heldout = load_splits(spec.data)
@@ -97,8 +96,12 @@ def run(spec: EvaluateSpec) -> dict[str, Any]:
         },
         "memorisation": memorisation(pixels[settings[-1]], heldout, train),
     }
-    code = f"code-{default_draft_steps(models)}"
-    write_sheets(spec, labels, pixels, train, code if code in settings else settings[-1], settings)
+    steps = default_draft_steps(models)
+    code = f"code-{steps}" if f"code-{steps}" in settings else settings[-1]
+    columns = len(train.classes)
+    samples_sheet({name: pixels[name][:columns] for name in settings}, train.classes).save(spec.out / "samples.png")
+    nearest_sheet(pixels[code][: 4 * columns], train, columns).save(spec.out / "nearest.png")
+    scales_sheet(vqvae, ids[code][:columns], int(code.removeprefix("code-"))).save(spec.out / "scales.png")
     (spec.out / "report.json").write_text(json.dumps(report, indent=1) + "\n")
     print_report(report)
     print(json.dumps(report))
@@ -228,34 +231,6 @@ def memorisation(pixels_n3HW: Tensor, heldout: PictureSet, train: PictureSet) ->
         "samples": nearest(pixels_n3HW.flatten(1).float(), known)[0].median().item(),
         "heldout": nearest(heldout.pixels.flatten(1).float(), known)[0].median().item(),
     }
-
-
-def write_sheets(
-    spec: EvaluateSpec,
-    labels: Tensor,
-    pixels: dict[str, Tensor],
-    train: PictureSet,
-    code: str,
-    settings: list[str],
-) -> None:
-    """samples.png: a row a setting on the same seeds. nearest.png: CoDe samples over their nearest training picture."""
-
-    def images(rows: Tensor) -> list[Image.Image]:
-        return [Image.fromarray(p.permute(1, 2, 0).numpy()) for p in rows]
-
-    columns = len(train.classes)
-    cells = [image for name in settings for image in images(pixels[name][:columns])]
-    captions = [f"{name} {train.classes[label]}" for name in settings for label in labels[:columns]]
-    contact_sheet(cells, captions, columns).save(spec.out / "samples.png")
-    count = min(4 * columns, spec.images)
-    ours = pixels[code][:count]
-    _, index = nearest(ours.flatten(1).float(), train.pixels.flatten(1).float())
-    cells, captions = [], []
-    for start in range(0, count, columns):
-        rows = slice(start, start + columns)
-        cells += images(ours[rows]) + images(train.pixels[index[rows]])
-        captions += ["sample"] * len(ours[rows]) + ["nearest picture"] * len(ours[rows])
-    contact_sheet(cells, captions, columns).save(spec.out / "nearest.png")
 
 
 def print_report(report: dict[str, Any]) -> None:

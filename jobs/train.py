@@ -179,7 +179,7 @@ def tokenise(spec: TrainVarSpec, vqvae: Vqvae, train: PictureSet) -> tuple[Tenso
     for start in range(0, spec.token_sets, 128):
         generator = torch.Generator().manual_seed((spec.seed << 32) + start)
         picks = draw(train, weights, min(128, spec.token_sets - start), generator)
-        pixels = augment(to_float(train.pixels[picks]), generator, strength=0.6, flip=False, colour=0.0)
+        pixels = augment(to_float(train.pixels[picks]), generator, 0.4, flip=False, colour=0.0, resampled=0.5)
         with torch.no_grad():
             ids.append(vqvae.encode(pixels).to(torch.int16))
         labels.append(train.labels[picks])

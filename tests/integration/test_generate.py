@@ -273,3 +273,23 @@ def test_a_run_killed_in_the_middle_resumes_to_the_same_bytes(reference_run, tin
     assert committed >= 1
     assert summary["images"] + 4 * summary["resumed_shards"] in (IMAGES, IMAGES + 2)
     assert digests(out) == digests(reference_run[0])
+
+
+def test_a_failure_in_a_stage_is_one_line_and_exit_code_1(tiny_models, tmp_path, out, capsys):
+    """Weights that decode to NaN: the cause is named, nothing is committed, and nothing is retried for ever."""
+    from safetensors.torch import load_file, save_file
+
+    from tandem.weights import open_checkpoint
+
+    tensors = load_file(tiny_models["vqvae"])
+    tensors["decoder.conv_out.bias"].fill_(float("nan"))
+    header = json.dumps(open_checkpoint(tiny_models["vqvae"]).header)
+    save_file(tensors, tmp_path / "nan.safetensors", metadata={"tandem": header})
+    models = tiny_models | {"vqvae": str(tmp_path / "nan.safetensors")}
+    assert main(["generate", *options(models, out, "--placement", "cpu")]) == 1
+    printed = capsys.readouterr().err
+    errors = [line for line in printed.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1
+    assert "made pixels that are not finite" in errors[0]
+    assert not (Path(out) / "_SUCCESS").exists()
+    assert not list((Path(out)).glob("manifest/*"))

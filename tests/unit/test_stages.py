@@ -1,0 +1,99 @@
+"""Drafter and refiner as stages, without a cluster: cuts, padding, threads, dtype."""
+
+import numpy as np
+import pytest
+import torch
+from tiny_models import NUM_CLASSES, PATCH_NUMS
+
+from tandem.config import SamplingConfig
+from tandem.sampling import uniforms
+from workers.drafter import DecodeSettings, Drafter, fixed_batches
+from workers.models import resolve_models
+from workers.refiner import Refiner, to_uint8
+from workers.shards import ShardRows
+
+SAMPLING = SamplingConfig(cfg=2.0, top_k=20, top_p=0.95)
+
+
+def settings(**changes) -> DecodeSettings:
+    values = {"seed": 3, "draft_steps": 2, "sampling": SAMPLING, "batch": 3, "dtype": "float32", "threads": 1}
+    return DecodeSettings(**values | changes)
+
+
+def rows(first: int, count: int, shard: int = 0) -> ShardRows:
+    index = np.arange(first, first + count, dtype=np.int64)
+    return ShardRows(shard=shard, index=index, label=(index % NUM_CLASSES).astype(np.int32))
+
+
+@pytest.fixture(scope="module")
+def models(tiny_models):
+    return resolve_models(tiny_models["drafter"], tiny_models["refiner"], tiny_models["vqvae"], False)
+
+
+@pytest.fixture(autouse=True)
+def threads():
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def test_every_batch_has_one_shape_and_the_last_is_padded_with_its_last_row():
+    batches = list(fixed_batches(rows(10, 7), settings(), 30, torch.device("cpu")))
+    assert [(b.start, b.num_rows, len(b.labels_B), len(b.uniforms_BL)) for b in batches] == [
+        (0, 3, 3, 3),
+        (3, 3, 3, 3),
+        (6, 1, 3, 3),
+    ]
+    assert batches[2].labels_B.tolist() == [16 % NUM_CLASSES] * 3
+    assert torch.equal(batches[1].uniforms_BL, uniforms(3, np.array([13, 14, 15]), 30))
+
+
+@pytest.mark.parametrize("count", [1, 3, 7])
+def test_a_shard_comes_out_whole_with_its_columns(models, count):
+    shard = ShardRows.of(rows(5, count), extra={"note": [f"n{i}" for i in range(count)]})
+    prefixes = Drafter(models, settings())(shard)
+    assert prefixes.prefix.shape == (count, 5)
+    assert prefixes.draft_steps == 2
+    pixels = Refiner(models, settings(), keep_tokens=True)(prefixes)
+    assert pixels.pixels.shape == (count, 16, 16, 3)
+    assert pixels.pixels.dtype == np.uint8
+    assert pixels.tokens.shape == (count, sum(n * n for n in PATCH_NUMS))
+    np.testing.assert_array_equal(pixels.tokens[:, :5], prefixes.prefix)
+    assert pixels.index.tolist() == list(range(5, 5 + count))
+    assert pixels.extra["note"].to_pylist() == [f"n{i}" for i in range(count)]
+    assert set(pixels.seconds) == {"draft", "refine", "decode"}
+    assert Refiner(models, settings())(prefixes).tokens is None
+
+
+def test_the_same_shard_gives_the_same_bytes_from_any_replica(models):
+    """Two replicas, one of which has worked on another shard before."""
+    first, second = Drafter(models, settings()), Drafter(models, settings())
+    second(rows(100, 5))
+    expected, found = first(rows(0, 7)), second(rows(0, 7))
+    np.testing.assert_array_equal(expected.prefix, found.prefix)
+    one, other = Refiner(models, settings()), Refiner(models, settings())
+    other(second(rows(100, 5)))
+    np.testing.assert_array_equal(one(expected).pixels, other(found).pixels)
+
+
+def test_threads_are_set_explicitly(models):
+    Drafter(models, settings(threads=2))
+    assert torch.get_num_threads() == 2
+    Refiner(models, settings(threads=1))
+    assert torch.get_num_threads() == 1
+
+
+def test_bfloat16_runs_and_stays_near_float32(models):
+    """Same prefixes, so that only rounding differs: the first new scale mostly draws the same tokens."""
+    prefixes = Drafter(models, settings())(rows(0, 30))
+    greedy = settings(sampling=SamplingConfig(cfg=0.0, top_k=1))
+    exact = Refiner(models, greedy, keep_tokens=True)(prefixes)
+    rounded = Refiner(models, settings(sampling=greedy.sampling, dtype="bfloat16"), keep_tokens=True)(prefixes)
+    assert {p.dtype for p in Refiner(models, settings(dtype="bfloat16")).refiner.parameters()} == {torch.bfloat16}
+    next_scale = slice(5, 14)
+    assert (exact.tokens[:, next_scale] == rounded.tokens[:, next_scale]).mean() > 0.9
+
+
+def test_pixels_are_rounded_to_nearest():
+    pixels = torch.tensor([0.0, 0.5 / 255 + 1e-4, 1.4 / 255, 1.0]).view(1, 1, 2, 2).expand(1, 3, 2, 2)
+    assert to_uint8(pixels)[0, :, :, 0].tolist() == [[0, 1], [1, 255]]
