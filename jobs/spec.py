@@ -11,7 +11,7 @@ import argparse
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, Field, NonNegativeInt, PositiveInt, ValidationError, model_validator
@@ -46,11 +46,12 @@ class Spec(BaseSettings):
         extra="forbid",
     )
 
+    spec: Path | None = Field(None, description="YAML file with any of these options")
+
 
 class GenerateSpec(Spec):
     """Synthesise a labelled image dataset: drafters make the coarse token maps, refiners the fine ones."""
 
-    spec: Path | None = Field(None, description="YAML file with any of these options")
     out: str = Field(description="folder of the dataset; the same command resumes there")
     classes: str | None = Field(
         None,
@@ -133,7 +134,9 @@ def parse(spec: type[SpecT], argv: Sequence[str], prog: str, epilog: str = "") -
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    flags: CliSettingsSource[Any] = CliSettingsSource(spec, root_parser=parser)(args=list(argv))
+    flags: CliSettingsSource[Any] = CliSettingsSource(spec, root_parser=parser)
+    tidy_help(parser)
+    flags = flags(args=list(argv))
     environment = EnvSettingsSource(spec)
     given = InitSettingsSource(spec, {})
 
@@ -150,6 +153,17 @@ def parse(spec: type[SpecT], argv: Sequence[str], prog: str, epilog: str = "") -
         return spec.model_construct(**{name: getattr(bound, name) for name in spec.model_fields})
     except ValidationError as error:
         raise InputError("\n".join(explain(error, spec)), f"{prog} --help shows every option") from None
+
+
+METAVARS = {"Path": "PATH", "str": "TEXT", "int": "N", "float": "X", "tuple[float,...]": "X,X", "tuple[int,...]": "N,N"}
+
+
+def tidy_help(parser: argparse.ArgumentParser) -> None:
+    """Say what to type instead of Python's types, and no default where there is none."""
+    for action in parser._actions:
+        action.help = (action.help or "").replace(" (default: None)", "")
+        if isinstance(action.metavar, str):
+            action.metavar = METAVARS.get(action.metavar, action.metavar)
 
 
 def flags_value(source: Any, name: str) -> str | None:
@@ -189,6 +203,3 @@ def explain(error: ValidationError, spec: type[BaseModel]) -> list[str]:
         else:
             lines.append(f"{flag}: {message}, got {problem['input']!r}")
     return lines
-
-
-CODECS: tuple[str, ...] = get_args(Codec)

@@ -32,28 +32,37 @@ from tandem.var import Var
 from tandem.vqvae import Vqvae
 from tandem.weights import file_sha256, load_vqvae, save_checkpoint
 
+EXAMPLES = """examples: the embedded model
+  tandem pictures --out pictures
+  tandem train vqvae --data pictures --out runs/vqvae
+  tandem train var --data pictures --vqvae runs/vqvae/vqvae.safetensors --out runs/drafter
+  tandem train var --data pictures --vqvae runs/vqvae/vqvae.safetensors --out runs/refiner \\
+      --depth 2 --lr 2.5e-3 --steps 5000
+
+The same command again goes on from the last checkpoint in --out."""
+
 
 class TrainSpec(Spec):
     """What both trainings share."""
 
     data: Path = Field(description="folder with train/<class>/*.png and heldout/<class>/*.png")
     out: Path = Field(description="folder for checkpoints, log and the final weights")
-    steps: PositiveInt = Field(description="optimiser steps in all; fixed, whatever the speed of the machine")
-    batch: PositiveInt = Field(32, description="pictures a step")
     seed: int = Field(0, description="seed of weights, batches and augmentation")
     threads: PositiveInt = Field(2, description="CPU threads")
 
 
 class TrainVqvaeSpec(TrainSpec):
-    """Train the image tokenizer (VQVAE)."""
+    """Train the image tokenizer (VQVAE). The defaults made the embedded model's."""
 
-    lr: float = Field(1e-3, gt=0, description="peak learning rate")
-    vocab_size: PositiveInt = Field(1024, description="codes in the codebook")
+    steps: PositiveInt = Field(6000, description="optimiser steps, whatever the speed of the machine")
+    batch: PositiveInt = Field(16, description="pictures a step")
+    lr: float = Field(2e-3, gt=0, description="peak learning rate")
+    vocab_size: PositiveInt = Field(2048, description="codes in the codebook")
     latent_channels: PositiveInt = Field(16, description="channels of a code")
-    base_channels: PositiveInt = Field(64, description="channels at full resolution, a multiple of 32")
-    channel_mult: tuple[PositiveInt, ...] = Field((1, 2, 2), description="channels of each level, in base channels")
+    base_channels: PositiveInt = Field(128, description="channels at full resolution, a multiple of 32")
+    channel_mult: tuple[PositiveInt, ...] = Field((1, 1), description="channels of each level, in base channels")
     num_res_blocks: PositiveInt = Field(1, description="residual blocks a level")
-    stem_patch: PositiveInt = Field(2, description="fold so many pixels a side into channels first")
+    stem_patch: PositiveInt = Field(4, description="fold so many pixels a side into channels first")
     patch_nums: tuple[PositiveInt, ...] = Field((1, 2, 3, 4, 5, 6, 8), description="sides of the token maps")
     continuous_steps: int = Field(100, ge=0, description="first steps without quantisation")
 
@@ -64,9 +73,11 @@ class TrainVqvaeSpec(TrainSpec):
 
 
 class TrainVarSpec(TrainSpec):
-    """Train a transformer (a drafter or a refiner) on the token maps of a trained tokenizer."""
+    """Train a transformer on the token maps of a trained tokenizer. The defaults made the embedded drafter."""
 
     vqvae: Path = Field(description="the trained tokenizer (safetensors)")
+    steps: PositiveInt = Field(7000, description="optimiser steps, whatever the speed of the machine")
+    batch: PositiveInt = Field(32, description="pictures a step")
     depth: PositiveInt = Field(4, description="layers; width is 64 x depth")
     lr: float = Field(1.2e-3, gt=0, description="peak learning rate")
     weight_decay: float = Field(0.05, ge=0, description="AdamW weight decay of matrices")
@@ -115,7 +126,7 @@ def train_vqvae(spec: TrainVqvaeSpec) -> dict[str, Any]:
     loop = TrainingLoop(
         vqvae, LoopConfig(spec.steps, spec.lr, weight_decay=0.01, beta2=0.99, seed=spec.seed), spec.out, say
     )
-    identity = spec.model_dump(exclude={"out", "threads", "data"}, mode="json")
+    identity = spec.model_dump(exclude={"spec", "out", "threads", "data"}, mode="json")
     if loop.resume(identity | {"data_sha256": train.digest}):
         say(f"resumed {spec.out} at step {loop.step}")
     loop.extra.setdefault("hits_V", torch.zeros(config.vocab_size))
@@ -211,7 +222,7 @@ def train_var(spec: TrainVarSpec) -> dict[str, Any]:
     loop = TrainingLoop(
         var, LoopConfig(spec.steps, spec.lr, weight_decay=spec.weight_decay, seed=spec.seed), spec.out, say
     )
-    identity = spec.model_dump(exclude={"out", "threads", "data", "vqvae"}, mode="json")
+    identity = spec.model_dump(exclude={"spec", "out", "threads", "data", "vqvae"}, mode="json")
     if loop.resume(identity | {"vqvae_sha256": file_sha256(spec.vqvae), "data_sha256": train.digest}):
         say(f"resumed {spec.out} at step {loop.step}")
     with torch.no_grad():
