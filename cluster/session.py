@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -48,10 +50,11 @@ def open_session(address: str | None, logical_gpus: int, min_cpus: int) -> Itera
         return
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     try:
-        if address:
-            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-        else:
-            start_local(logical_gpus, min_cpus)
+        with without_log_level_line():
+            if address:
+                ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+            else:
+                start_local(logical_gpus, min_cpus)
     except ConnectionError as error:
         raise PlacementError(
             f"no Ray cluster answers at {address}", "start one with: ray start --head, or drop --address"
@@ -60,6 +63,24 @@ def open_session(address: str | None, logical_gpus: int, min_cpus: int) -> Itera
         yield describe_cluster(address or "local")
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def without_log_level_line() -> Iterator[None]:
+    """Ray's C++ side reports that it has read RAY_BACKEND_LOG_LEVEL; whatever else it writes passes."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with tempfile.TemporaryFile() as file:
+        os.dup2(file.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+            file.seek(0)
+            for line in file:
+                if b"Set ray log level from environment" not in line:
+                    os.write(2, line)
 
 
 def start_local(logical_gpus: int, min_cpus: int) -> None:

@@ -7,6 +7,7 @@ features, to the real pictures, are measured for every setting, with 95 % interv
 from __future__ import annotations
 
 import json
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -245,3 +246,9 @@ def print_report(report: dict[str, Any]) -> None:
     heldout = Estimate(**report["classifier_on_heldout"])
     console.print(f"held-out pictures: PSNR {report['heldout_psnr_db']:.2f} dB, classifier right on {heldout}")
     console.print(f"median distance to the nearest training picture: {report['memorisation']}")
+
+
+if __name__ == "__main__":
+    from jobs.cli import main
+
+    sys.exit(main(["evaluate", *sys.argv[1:]]))

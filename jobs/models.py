@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -100,3 +101,9 @@ def describe(checkpoint: Checkpoint) -> dict[str, Any]:
         "classes": list(checkpoint.classes or ()),
         "sha256": file_sha256(checkpoint.path),
     }
+
+
+if __name__ == "__main__":
+    from jobs.cli import main
+
+    sys.exit(main(["models", *sys.argv[1:]]))

@@ -249,3 +249,9 @@ def train_var(spec: TrainVarSpec) -> dict[str, Any]:
     save_checkpoint(path, var, {"classes": list(train.classes)}, torch.float16)
     say(f"wrote {path}")
     return {"file": str(path), "steps": loop.step, "seconds": loop.seconds, **result}
+
+
+if __name__ == "__main__":
+    from jobs.cli import main
+
+    sys.exit(main(["train", *sys.argv[1:]]))
