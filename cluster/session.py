@@ -15,7 +15,7 @@ os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
 
 import ray
 
-from tandem.errors import PlacementError
+from tandem.errors import JobError, PlacementError
 
 OBJECT_STORE_BYTES = 1 << 30
 
@@ -58,6 +58,10 @@ def open_session(address: str | None, logical_gpus: int, min_cpus: int) -> Itera
     except ConnectionError as error:
         raise PlacementError(
             f"no Ray cluster answers at {address}", "start one with: ray start --head, or drop --address"
+        ) from error
+    except Exception as error:  # Ray raises bare exceptions when one of its processes does not come up
+        raise JobError(
+            f"Ray did not start: {' '.join(str(error).split())}", "its logs are in /tmp/ray/session_latest/logs"
         ) from error
     try:
         yield describe_cluster(address or "local")

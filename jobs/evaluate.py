@@ -40,6 +40,7 @@ EXAMPLES = """examples:
   tandem evaluate --data pictures --out evaluation --threads 2
   tandem evaluate --data pictures --out quick --images 240 --draft-steps 3,5 --cfg 2"""
 ALONE = ("refiner", "drafter")
+COLUMNS = ("agreement", "agreement_minus_drafter", "frechet", "frechet_minus_drafter")
 
 
 class EvaluateSpec(Spec):
@@ -104,6 +105,7 @@ def run(spec: EvaluateSpec) -> dict[str, Any]:
     nearest_sheet(pixels[code][: 4 * columns], train, columns).save(spec.out / "nearest.png")
     scales_sheet(vqvae, ids[code][:columns], int(code.removeprefix("code-"))).save(spec.out / "scales.png")
     (spec.out / "report.json").write_text(json.dumps(report, indent=1) + "\n")
+    (spec.out / "report.md").write_text(as_markdown(report))
     print_report(report)
     print(json.dumps(report))
     return report
@@ -234,13 +236,24 @@ def memorisation(pixels_n3HW: Tensor, heldout: PictureSet, train: PictureSet) ->
     }
 
 
+def as_markdown(report: dict[str, Any]) -> str:
+    """The settings as a table for a model card."""
+    lines = [
+        "| Setting | Classifier agrees | minus drafter | Fréchet distance | minus drafter |",
+        "|---|---|---|---|---|",
+    ]
+    for name, values in report["settings"].items():
+        shown = [Estimate(**values[key]) for key in COLUMNS]
+        lines.append(f"| {name} | {' | '.join(map(str, shown))} |")
+    return "\n".join(lines) + "\n"
+
+
 def print_report(report: dict[str, Any]) -> None:
     table = Table(title=f"{report['images']} images a setting, paired seeds, 95 % intervals")
     for column in ("setting", "classifier agrees", "minus drafter", "Fréchet distance", "minus drafter"):
         table.add_column(column)
     for name, values in report["settings"].items():
-        keys = ("agreement", "agreement_minus_drafter", "frechet", "frechet_minus_drafter")
-        table.add_row(name, *(str(Estimate(**values[key])) for key in keys))
+        table.add_row(name, *(str(Estimate(**values[key])) for key in COLUMNS))
     console = Console(stderr=True)
     console.print(table)
     heldout = Estimate(**report["classifier_on_heldout"])
