@@ -9,13 +9,13 @@ from typing import Literal
 
 import torch
 
-from tandem.config import VAR_PRESETS, VQVAE_PRESET, SamplingConfig, VarConfig, VqvaeConfig, from_dict
+from tandem.config import VAR_PRESETS, VQVAE_PRESET, SamplingConfig, VarConfig, VqvaeConfig
 from tandem.errors import CheckpointError
 from tandem.training import init_var
 from tandem.var import Var
 from tandem.vqvae import Vqvae
 from tandem.weights import file_sha256, load_var, load_vqvae, open_checkpoint
-from tandem.zoo import weights_path
+from tandem.zoo import EMBEDDED_SAMPLING, weights_path
 from workers.fetch import fetch, is_remote
 
 Role = Literal["vqvae", "drafter", "refiner"]
@@ -54,7 +54,7 @@ class ModelSet:
     refiner_config: VarConfig
     vqvae_config: VqvaeConfig
     class_names: tuple[str, ...]
-    sampling: SamplingConfig  # the drafter's own, else the published settings
+    sampling: SamplingConfig  # the embedded drafter's own, else the published settings
 
     @property
     def image_size(self) -> int:
@@ -68,12 +68,11 @@ class ModelSet:
 
 @dataclass(frozen=True)
 class Resolved:
-    """One model, looked at and not loaded. Class names and sampling where its file knows them."""
+    """One model, looked at and not loaded. Class names where its file knows them."""
 
     ref: ModelRef
     config: VarConfig | VqvaeConfig
     class_names: tuple[str, ...] | None = None
-    sampling: SamplingConfig | None = None
 
 
 def resolve(role: Role, source: str, random_weights: bool) -> Resolved:
@@ -98,9 +97,7 @@ def resolve(role: Role, source: str, random_weights: bool) -> Resolved:
     if checkpoint.kind != kind:
         raise CheckpointError(f"{role}: expected a {kind} checkpoint, got a {checkpoint.kind}: {source}")
     checkpoint.check()
-    own = checkpoint.header.get("sampling")
-    sampling = from_dict(SamplingConfig, own) if own else None
-    return Resolved(ModelRef(role, source, file_sha256(path)), checkpoint.config, checkpoint.classes, sampling)
+    return Resolved(ModelRef(role, source, file_sha256(path)), checkpoint.config, checkpoint.classes)
 
 
 def preset(role: Role, source: str) -> VarConfig | VqvaeConfig | None:
@@ -143,7 +140,7 @@ def resolve_models(drafter: str, refiner: str, vqvae: str, random_weights: bool)
         refiner_config,
         vqvae_config,
         names or tuple(str(label) for label in range(drafter_config.num_classes)),
-        roles[0].sampling or SamplingConfig(),
+        EMBEDDED_SAMPLING if drafter == EMBEDDED else SamplingConfig(),
     )
 
 

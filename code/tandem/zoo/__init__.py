@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from tandem.config import SamplingConfig
+
 ROLES = ("vqvae", "drafter", "refiner")
+EMBEDDED_SAMPLING = SamplingConfig(cfg=3.0, top_k=0, top_p=0.9, temperatures=(1.0,))
 CARD = Path(__file__).with_name("README.md")
 
 
