@@ -48,7 +48,8 @@ def open_session(address: str | None, logical_gpus: int, min_cpus: int) -> Itera
     if ray.is_initialized():
         yield describe_cluster(address or "in this process")
         return
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    # a failed run is reported in one line by whoever runs it; Ray Data keeps the traces in its own log files
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     try:
         with without_log_level_line():
             if address:

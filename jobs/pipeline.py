@@ -6,6 +6,7 @@ of one block, so that it travels whole.
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from ray.data import ActorPoolStrategy, DataContext
 
 from cluster.plan import Placement
 from jobs.labels import LabelRows
-from tandem.errors import JobError, TandemError
+from tandem.errors import JobError
 from workers.drafter import DecodeSettings, Drafter
 from workers.encoder import Encoder
 from workers.formats import DatasetFormat
@@ -118,17 +119,18 @@ def encode_and_store(row: Row, encoder: Encoder, fmt: DatasetFormat, plan: Shard
     return to_row(empty, spans) | {"rows": np.array([len(shard)])}
 
 
+# An exception as the last line of a traceback shows it; remote errors arrive as such text only
+RAISED = re.compile(r"^(?P<type>[A-Za-z_][\w.]*(?:Error|Exception|Killed|Interrupt)): (?P<message>.+)$", re.M)
+
+
 def as_job_error(error: BaseException) -> JobError:
-    """The cause of a failed run in one line: the innermost error that a stage raised."""
-    cause: BaseException = error
-    while isinstance(cause, ray.exceptions.RayTaskError) and isinstance(cause.cause, BaseException):
-        cause = cause.cause
-    text = " ".join(str(cause).split()) if not isinstance(cause, ray.exceptions.RayError) else last_line(cause)
-    hint = cause.hint if isinstance(cause, TandemError) else None
-    return JobError(text or type(cause).__name__, hint or "what was committed is kept; the same command goes on")
-
-
-def last_line(error: BaseException) -> str:
-    """The message at the end of a remote traceback."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return next((line for line in reversed(lines) if "Error" in line), lines[-1] if lines else repr(error))
+    """The cause of a failed run in one line: what a stage raised, ours before others', not Ray's wrapping."""
+    raised = [m for m in RAISED.finditer(str(error)) if not m["type"].startswith("ray.")]
+    ours = [m for m in raised if m["type"].startswith("tandem.errors.")]
+    if ours:
+        cause = ours[-1]["message"]
+    elif raised:
+        cause = f"{raised[-1]['type']}: {raised[-1]['message']}"
+    else:
+        cause = next((line for line in str(error).splitlines() if line.strip()), repr(error))
+    return JobError(cause.strip(), "what was committed is kept; the same command goes on from there")

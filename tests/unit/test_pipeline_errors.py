@@ -1,0 +1,34 @@
+"""The one line that a failed run prints."""
+
+import pytest
+
+from jobs.pipeline import as_job_error
+
+REMOTE = """\x1b[36mray::MapWorker(MapBatches(StageActor)).submit()\x1b[39m (pid=1, ip=192.0.2.2)
+  File "/x/workers/refiner.py", line 43, in __call__
+    raise JobError("...")
+{raised}
+
+The above exception was the direct cause of the following exception:
+
+ray.exceptions.UserCodeException: UDF failed to process a data block.
+To change retry attempts, configure `retried_io_errors` and `max_map_retries`."""
+
+
+@pytest.mark.parametrize(
+    ("raised", "line"),
+    [
+        ("tandem.errors.JobError: shard 3: pixels are not finite", "shard 3: pixels are not finite"),
+        ("ValueError: first\n\ntandem.errors.OutputError: disk full", "disk full"),
+        ("OSError: [Errno 28] No space left on device", "OSError: [Errno 28] No space left on device"),
+        ("torch.OutOfMemoryError: CUDA out of memory.", "torch.OutOfMemoryError: CUDA out of memory."),
+    ],
+)
+def test_the_cause_is_found_in_a_remote_traceback(raised, line):
+    error = as_job_error(RuntimeError(REMOTE.format(raised=raised)))
+    assert str(error) == line
+    assert "goes on" in (error.hint or "")
+
+
+def test_an_error_without_a_known_form_keeps_its_first_line():
+    assert str(as_job_error(RuntimeError("\n  the cluster went away\nmore"))) == "the cluster went away"
