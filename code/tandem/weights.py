@@ -11,6 +11,7 @@ import json
 import math
 import pickle
 import re
+import zipfile
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -99,7 +100,8 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         except (SafetensorError, json.JSONDecodeError, OSError) as error:
             raise CheckpointError(f"{path}: not a readable safetensors file: {error}") from error
     try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        # files of torch before 1.6 are no zip archives and cannot be mapped
+        loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
         cause = str(error).splitlines()[0]
         name = re.search(r"GLOBAL ([\w.]+)", str(error))

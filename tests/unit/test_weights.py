@@ -1,5 +1,6 @@
 """Checkpoints: the published form loads strictly, and whatever is wrong with a file is named."""
 
+import hashlib
 import json
 import pickle
 import zipfile
@@ -210,7 +211,15 @@ def test_a_missing_file_and_a_folder_are_named(tmp_path):
         open_checkpoint(tmp_path)
 
 
-def test_a_pth_is_a_zip_that_torch_can_map(tmp_path):
+def test_a_pth_of_the_old_form_loads_too(tmp_path):
     path = published_file(tmp_path, reference.refiner(), "refiner")
     assert zipfile.is_zipfile(path)
-    assert len(file_sha256(path)) == 64
+    tensors = torch.load(path, weights_only=True)
+    torch.save(tensors, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+    assert not zipfile.is_zipfile(tmp_path / "old.pth")
+    assert load_var(tmp_path / "old.pth").config == reference.REFINER
+
+
+def test_the_hash_is_that_of_the_file(tmp_path):
+    (tmp_path / "x").write_bytes(b"abc")
+    assert file_sha256(tmp_path / "x") == hashlib.sha256(b"abc").hexdigest()

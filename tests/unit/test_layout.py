@@ -1,0 +1,99 @@
+"""The shape of the project: who imports whom, and that `code/` does not hide Python's own `code` module."""
+
+from __future__ import annotations
+
+import ast
+import code
+import pdb
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import pytest
+
+import tandem
+
+ROOT = Path(__file__).parents[2]
+FOLDERS = {"tandem": ROOT / "code" / "tandem", **{name: ROOT / name for name in ("workers", "jobs", "cluster")}}
+# What each package may import of ours; jobs may import all
+ALLOWED = {
+    "tandem": {"tandem"},
+    "workers": {"tandem", "workers"},
+    "cluster": {"tandem", "cluster"},
+    "jobs": {"tandem", "workers", "cluster", "jobs"},
+}
+
+
+def imports(path: Path) -> set[str]:
+    """Top-level names of everything that a file imports, at any depth."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+            names.add(node.module.split(".")[0])
+    return names
+
+
+@pytest.mark.parametrize("package", FOLDERS)
+def test_imports_go_one_way(package):
+    files = sorted(FOLDERS[package].rglob("*.py"))
+    assert files
+    for path in files:
+        wrong = (imports(path) & set(FOLDERS)) - ALLOWED[package]
+        assert not wrong, f"{path.relative_to(ROOT)} imports {wrong}"
+
+
+def test_the_library_does_not_import_ray_in_a_fresh_process():
+    program = """
+import importlib, pkgutil, sys
+import tandem
+for module in pkgutil.walk_packages(tandem.__path__, "tandem."):
+    importlib.import_module(module.name)
+loaded = {name.split(".")[0] for name in sys.modules}
+assert not loaded & {"ray", "workers", "jobs", "cluster", "boto3", "pyarrow"}, loaded
+print(len([name for name in sys.modules if name.startswith("tandem.")]))
+"""
+    ran = subprocess.run([sys.executable, "-c", program], cwd=ROOT / "code", capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    assert int(ran.stdout) >= 15
+
+
+@pytest.mark.parametrize("cwd", [ROOT, ROOT / "code"], ids=["root", "code"])
+def test_code_is_pythons_own_module_from_the_repository(cwd):
+    program = "import pdb, code, sysconfig; print(code.__file__, sysconfig.get_paths()['stdlib'])"
+    ran = subprocess.run([sys.executable, "-c", program], cwd=cwd, capture_output=True, text=True, check=True)
+    file, stdlib = ran.stdout.split()
+    assert Path(file).parent == Path(stdlib)
+
+
+def test_code_is_pythons_own_module_under_pytest():
+    assert Path(code.__file__).parent == Path(pdb.__file__).parent == Path(sysconfig.get_paths()["stdlib"])
+    assert not (ROOT / "code" / "__init__.py").exists()
+
+
+def test_one_file_starts_ray():
+    def starts(path: Path) -> bool:
+        return any(
+            isinstance(node, ast.Call) and ast.unparse(node.func) == "ray.init"
+            for node in ast.walk(ast.parse(path.read_text()))
+        )
+
+    files = [p for folder in FOLDERS.values() for p in folder.rglob("*.py")]
+    assert [p for p in files if starts(p)] == [ROOT / "cluster" / "session.py"]
+
+
+def test_the_public_names_are_there_and_in_order():
+    assert all(hasattr(tandem, name) for name in tandem.__all__)
+    assert sorted(tandem.__all__, key=lambda n: (n.lower() == n and not n.startswith("_"), n)) == tandem.__all__
+    public = {
+        name for name in vars(tandem) if not name.startswith("_") and not isinstance(vars(tandem)[name], type(ast))
+    }
+    assert public <= set(tandem.__all__)
+
+
+@pytest.mark.parametrize("package", FOLDERS)
+def test_files_stay_small(package):
+    longest = max(FOLDERS[package].rglob("*.py"), key=lambda p: len(p.read_text().splitlines()))
+    assert len(longest.read_text().splitlines()) <= 320, longest
