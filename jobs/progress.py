@@ -115,4 +115,7 @@ def print_summary(summary: dict[str, Any]) -> None:
         names = values["replicas"]
         shown = " ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
         table.add_row(stage, f"{values['busy_s']:.2f}", f"{values['busy_share']:.0%}", shown)
-    Console(stderr=True).print(table)
+    console = Console(stderr=True)
+    console.print(table)
+    if summary["draft_refine_overlap_s"]:
+        console.print(f"drafters and refiners were busy at the same time for {summary['draft_refine_overlap_s']:.1f} s")
