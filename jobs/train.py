@@ -37,7 +37,7 @@ EXAMPLES = """examples: the embedded model
   tandem train vqvae --data pictures --out runs/vqvae
   tandem train var --data pictures --vqvae runs/vqvae/vqvae.safetensors --out runs/drafter
   tandem train var --data pictures --vqvae runs/vqvae/vqvae.safetensors --out runs/refiner \\
-      --depth 2 --lr 2.5e-3 --steps 5000
+      --depth 2 --lr 2.5e-3 --steps 4000
 
 The same command again goes on from the last checkpoint in --out."""
 
@@ -76,7 +76,7 @@ class TrainVarSpec(TrainSpec):
     """Train a transformer on the token maps of a trained tokenizer. The defaults made the embedded drafter."""
 
     vqvae: Path = Field(description="the trained tokenizer (safetensors)")
-    steps: PositiveInt = Field(7000, description="optimiser steps, whatever the speed of the machine")
+    steps: PositiveInt = Field(6000, description="optimiser steps, whatever the speed of the machine")
     batch: PositiveInt = Field(32, description="pictures a step")
     depth: PositiveInt = Field(4, description="layers; width is 64 x depth")
     lr: float = Field(1.2e-3, gt=0, description="peak learning rate")
