@@ -42,6 +42,10 @@ EXAMPLES = """examples: the embedded model
 The same command again goes on from the last checkpoint in --out."""
 
 
+# Files are known by their hash; the others change no weight
+NOT_IDENTITY = {"spec", "out", "threads", "checkpoint_every", "data", "vqvae"}
+
+
 class TrainSpec(Spec):
     """What both trainings share."""
 
@@ -49,6 +53,7 @@ class TrainSpec(Spec):
     out: Path = Field(description="folder for checkpoints, log and the final weights")
     seed: int = Field(0, description="seed of weights, batches and augmentation")
     threads: PositiveInt = Field(2, description="CPU threads")
+    checkpoint_every: PositiveInt = Field(250, description="steps between checkpoints")
 
 
 class TrainVqvaeSpec(TrainSpec):
@@ -124,9 +129,14 @@ def train_vqvae(spec: TrainVqvaeSpec) -> dict[str, Any]:
     init_vqvae(vqvae)
     vqvae.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     loop = TrainingLoop(
-        vqvae, LoopConfig(spec.steps, spec.lr, weight_decay=0.01, beta2=0.99, seed=spec.seed), spec.out, say
+        vqvae,
+        LoopConfig(
+            spec.steps, spec.lr, weight_decay=0.01, beta2=0.99, checkpoint_every=spec.checkpoint_every, seed=spec.seed
+        ),
+        spec.out,
+        say,
     )
-    identity = spec.model_dump(exclude={"spec", "out", "threads", "data"}, mode="json")
+    identity = spec.model_dump(exclude=NOT_IDENTITY, mode="json")
     if loop.resume(identity | {"data_sha256": train.digest}):
         say(f"resumed {spec.out} at step {loop.step}")
     loop.extra.setdefault("hits_V", torch.zeros(config.vocab_size))
@@ -220,9 +230,14 @@ def train_var(spec: TrainVarSpec) -> dict[str, Any]:
     var = Var(config)
     init_var(var)
     loop = TrainingLoop(
-        var, LoopConfig(spec.steps, spec.lr, weight_decay=spec.weight_decay, seed=spec.seed), spec.out, say
+        var,
+        LoopConfig(
+            spec.steps, spec.lr, weight_decay=spec.weight_decay, checkpoint_every=spec.checkpoint_every, seed=spec.seed
+        ),
+        spec.out,
+        say,
     )
-    identity = spec.model_dump(exclude={"spec", "out", "threads", "data", "vqvae"}, mode="json")
+    identity = spec.model_dump(exclude=NOT_IDENTITY, mode="json")
     if loop.resume(identity | {"vqvae_sha256": file_sha256(spec.vqvae), "data_sha256": train.digest}):
         say(f"resumed {spec.out} at step {loop.step}")
     with torch.no_grad():

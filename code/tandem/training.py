@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import json
 import math
+import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -227,35 +229,41 @@ class TrainingLoop:
         """Train to the end. `evaluate` runs on the EMA weights at every checkpoint and at the end."""
         config, losses, began = self.config, [], time.monotonic()
         base, first = self.seconds, self.step
-        try:
+        with finish_step_on_interrupt() as interrupted:
             while self.step < config.steps:
-                rate = learning_rate(self.step, config.steps, config.peak_lr, config.warmup)
-                for group in self.optimizer.param_groups:
-                    group["lr"] = rate
-                self.model.train()
-                loss = loss_of_step(self)
-                if not torch.isfinite(loss):
-                    raise JobError(f"loss is {loss.item()} at step {self.step}", "lower --lr")
-                self.optimizer.zero_grad(set_to_none=True)
-                loss.backward()
-                nn.utils.clip_grad_norm_(self.model.parameters(), config.grad_clip)
-                self.optimizer.step()
-                self.update_ema()
-                self.step += 1
-                losses.append(loss.item())
+                losses.append(self.one_step(loss_of_step))
                 self.seconds = base + time.monotonic() - began
                 last = self.step == config.steps
                 if self.step % config.log_every == 0 or last:
                     pace = (time.monotonic() - began) / (self.step - first)
+                    rate = self.optimizer.param_groups[0]["lr"]
                     self.log({"loss": sum(losses) / len(losses), "lr": rate}, pace)
                     losses = []
+                if interrupted:
+                    self.save()
+                    self.report(f"stopped at step {self.step}; the same command goes on from here")
+                    raise KeyboardInterrupt
                 if self.step % config.checkpoint_every == 0 or last:
                     self.save()
                     self.log(self.with_ema(evaluate))
-        except KeyboardInterrupt:
-            self.save()
-            self.report(f"stopped at step {self.step}; the same command goes on from here")
-            raise
+
+    def one_step(self, loss_of_step: Callable[[TrainingLoop], Tensor]) -> float:
+        """One update of model and average; returns the loss. JobError for one that is not finite."""
+        config = self.config
+        rate = learning_rate(self.step, config.steps, config.peak_lr, config.warmup)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.model.train()
+        loss = loss_of_step(self)
+        if not torch.isfinite(loss):
+            raise JobError(f"loss is {loss.item()} at step {self.step}", "lower --lr")
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.model.parameters(), config.grad_clip)
+        self.optimizer.step()
+        self.update_ema()
+        self.step += 1
+        return loss.item()
 
     @torch.no_grad()
     def update_ema(self) -> None:
@@ -286,3 +294,22 @@ class TrainingLoop:
             left = pace_s * (self.config.steps - self.step)
             text += f"  {pace_s:.2f} s/step  {left / 60:.0f} min left"
         self.report(f"step {self.step}/{self.config.steps}  {text}")
+
+
+@contextmanager
+def finish_step_on_interrupt() -> Iterator[list[int]]:
+    """Until the end of the block, the first ctrl-C fills the list instead of breaking off in mid-step.
+
+    A second one interrupts at once.
+    """
+    interrupted: list[int] = []
+
+    def remember(number: int, _: object) -> None:
+        interrupted.append(number)
+        signal.signal(signal.SIGINT, before)
+
+    before = signal.signal(signal.SIGINT, remember)
+    try:
+        yield interrupted
+    finally:
+        signal.signal(signal.SIGINT, before)

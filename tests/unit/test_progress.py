@@ -1,0 +1,34 @@
+"""Busy shares and overlap, from spans."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jobs.progress import busy_shares, overlap_s
+from workers.records import Span
+
+
+def spans(stage: str, *intervals: tuple[float, float], replica: str = "n/gpu0") -> list[Span]:
+    return [Span(stage, replica, start, end) for start, end in intervals]
+
+
+whole = st.lists(st.tuples(st.integers(0, 30), st.integers(1, 10)), max_size=6)
+
+
+@given(whole, whole)
+def test_overlap_is_what_counting_seconds_gives(first, second):
+    ours = spans("a", *[(s, s + d) for s, d in first])
+    theirs = spans("b", *[(s, s + d) for s, d in second])
+
+    def busy(group: list[Span], second: int) -> bool:
+        return any(span.start_s <= second < span.end_s for span in group)
+
+    assert overlap_s(ours, theirs) == sum(busy(ours, s) and busy(theirs, s) for s in range(41))
+
+
+def test_a_stage_is_busy_for_its_work_over_its_replicas_time():
+    work = spans("draft", (0, 4), replica="n/gpu0") + spans("draft", (0, 2), replica="n/gpu1")
+    shares = busy_shares(work + spans("refine", (4, 10), replica="n/gpu2"))
+    assert shares["draft"] == {"replicas": ["n/gpu0", "n/gpu1"], "busy_s": 6.0, "busy_share": 0.3}
+    assert shares["refine"]["busy_share"] == pytest.approx(0.6)
+    assert busy_shares([]) == {}
