@@ -1,0 +1,77 @@
+"""Which weights a job uses: sources, hashes, and models that do not fit each other."""
+
+import pytest
+import torch
+from tiny_models import CLASS_NAMES, tiny_var, tiny_vqvae
+
+from tandem.config import VAR_PRESETS
+from tandem.errors import CheckpointError
+from tandem.weights import file_sha256, save_checkpoint
+from tandem.zoo import weights_path
+from workers.models import load_transformer, resolve, resolve_models
+
+
+def save(folder, name, model, classes=CLASS_NAMES) -> str:
+    path = folder / f"{name}.safetensors"
+    save_checkpoint(path, model, {"classes": list(classes)}, torch.float32)
+    return str(path)
+
+
+def test_the_embedded_models_fit_each_other():
+    models = resolve_models("embedded", "embedded", "embedded", random_weights=False)
+    assert models.image_size == 64
+    assert len(models.class_names) == 12
+    assert models.hashes == {role: file_sha256(weights_path(role)) for role in ("drafter", "refiner", "vqvae")}
+    assert models.refiner_config.num_parameters < models.drafter_config.num_parameters / 4
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"refiner": tiny_var(1, 0, vocab_size=32)}, "drafter and refiner of different vocabulary: 64 in .* 32 in"),
+        ({"refiner": tiny_var(1, 0, patch_nums=(1, 2, 4))}, r"different pyramid: \(1, 2, 3, 4\) in .* \(1, 2, 4\) in"),
+        ({"vqvae": tiny_vqvae(vocab_size=32)}, "models and VQVAE of different vocabulary: 64 in .* 32 in"),
+        ({"vqvae": tiny_var(1, 0)}, "vqvae: expected a vqvae checkpoint, got a var"),
+        ({"drafter": tiny_vqvae()}, "drafter: expected a var checkpoint, got a vqvae"),
+    ],
+)
+def test_models_that_do_not_fit_are_refused(tmp_path, change, message):
+    models = {"drafter": tiny_var(2, 0), "refiner": tiny_var(1, 0), "vqvae": tiny_vqvae()} | change
+    files = [save(tmp_path, role, model) for role, model in models.items()]
+    with pytest.raises(CheckpointError, match=message):
+        resolve_models(*files, random_weights=False)
+
+
+def test_other_class_names_are_refused(tmp_path):
+    files = [
+        save(tmp_path, "d", tiny_var(2, 0)),
+        save(tmp_path, "r", tiny_var(1, 0), classes=("w", "x", "y", "z")),
+        save(tmp_path, "v", tiny_vqvae()),
+    ]
+    with pytest.raises(CheckpointError, match="different class names"):
+        resolve_models(*files, random_weights=False)
+
+
+def test_a_preset_needs_leave_for_random_weights():
+    with pytest.raises(CheckpointError, match="d16 is a preset, which has no weights of its own"):
+        resolve("drafter", "d16", random_weights=False)
+    resolved = resolve("drafter", "d16", random_weights=True)
+    assert resolved.config == VAR_PRESETS["d16"]
+    assert resolved.ref.sha256 != resolve("refiner", "d16", random_weights=True).ref.sha256
+    assert resolve("drafter", "d16", random_weights=True) == resolved
+
+
+def test_weights_that_changed_under_way_are_noticed(tmp_path):
+    path = save(tmp_path, "d", tiny_var(2, 0))
+    ref = resolve("drafter", path, random_weights=False).ref
+    save(tmp_path, "d", tiny_var(2, 1))
+    with pytest.raises(CheckpointError, match=r"expected sha256 .* on this node"):
+        load_transformer(ref, torch.float32, torch.device("cpu"))
+
+
+def test_random_weights_are_the_same_on_every_node(monkeypatch):
+    """Built twice from the reference alone; a small config stands in for the preset."""
+    ref = resolve("drafter", "d16", random_weights=True).ref
+    monkeypatch.setitem(VAR_PRESETS, "d16", tiny_var(1, 0).config)
+    ours, theirs = (load_transformer(ref, torch.float32, torch.device("cpu")) for _ in range(2))
+    assert all(torch.equal(a, b) for a, b in zip(ours.parameters(), theirs.parameters(), strict=True))

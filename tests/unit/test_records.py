@@ -1,0 +1,55 @@
+"""A shard as a row of Ray Data and back."""
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from workers.records import Span, from_row, to_row
+from workers.shards import PixelShard, PrefixShard, ShardRows
+
+BASE = {
+    "shard": 7,
+    "index": np.arange(3, dtype=np.int64),
+    "label": np.array([2, 0, 1], np.int32),
+    "extra": {"note": pa.array(["a", None, "c"]), "weight": pa.array([1.5, None, 2.0], pa.float32())},
+    "seconds": {"draft": 0.5},
+}
+SHARDS = [
+    ShardRows(**BASE),
+    PrefixShard(**BASE, prefix=np.arange(15, dtype=np.uint16).reshape(3, 5), draft_steps=2),
+    PixelShard(**BASE, pixels=np.arange(36, dtype=np.uint8).reshape(3, 2, 2, 3)),
+    PixelShard(**BASE, pixels=np.zeros((3, 2, 2, 3), np.uint8), tokens=np.full((3, 4), 65_535, np.uint16)),
+]
+
+
+def through_a_block(row: dict) -> dict:
+    """What Ray Data makes of a row between two stages: an Arrow block, read back as a batch of one."""
+    from ray.data.block import BlockAccessor
+
+    block = BlockAccessor.batch_to_block(row)
+    return BlockAccessor.for_block(block).to_numpy()
+
+
+@pytest.mark.parametrize("shard", SHARDS, ids=lambda s: type(s).__name__)
+def test_a_shard_survives_the_way_between_stages(shard):
+    spans = [Span("draft", "node/gpu0", 1.0, 2.5)]
+    found, found_spans = from_row(through_a_block(to_row(shard, spans)), type(shard))
+    assert found_spans == spans
+    assert found.shard == 7
+    assert dict(found.seconds) == {"draft": 0.5}
+    for name in ("index", "label", "prefix", "tokens", "pixels"):
+        expected, actual = getattr(shard, name, None), getattr(found, name, None)
+        assert (expected is None) == (actual is None), name
+        if expected is not None:
+            assert actual.dtype == expected.dtype
+            np.testing.assert_array_equal(actual, expected)
+            actual[...] = 0  # ours to write: Ray's own arrays are read-only
+    for name, column in BASE["extra"].items():
+        assert found.extra[name].equals(column)
+    if isinstance(shard, PrefixShard):
+        assert found.draft_steps == 2
+
+
+def test_a_row_of_another_stage_is_refused():
+    with pytest.raises(TypeError, match="expected a row that holds a PixelShard, got a PrefixShard"):
+        from_row(to_row(SHARDS[1], []), PixelShard)
