@@ -185,7 +185,8 @@ def _unless_missing(error: OSError) -> None:
 
 def _create(path: Path) -> BinaryIO:
     while True:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        with suppress(FileExistsError):  # exist_ok would look at the folder a second time, when it may be gone again
+            path.parent.mkdir(parents=True)
         try:
             return path.open("xb")
         except FileNotFoundError:  # another process's clean() took the empty folder in between
