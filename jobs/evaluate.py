@@ -86,6 +86,8 @@ def run(spec: EvaluateSpec) -> dict[str, Any]:
         predicted, features[name] = examine(classifier, pixels[name])
         hits[name] = predicted == labels
     say("measuring, with intervals")
+    default = f"code-{models.drafter_config.pyramid.default_draft_steps}"
+    code = default if default in settings else settings[-1]
     report = {
         "images": spec.images,
         "seed": spec.seed,
@@ -96,10 +98,8 @@ def run(spec: EvaluateSpec) -> dict[str, Any]:
         "settings": {
             name: measure(spec, name, hits, features, real_features, labels, train.classes) for name in settings
         },
-        "memorisation": memorisation(pixels[settings[-1]], heldout, train),
+        "memorisation": {"setting": code} | memorisation(pixels[code], heldout, train),
     }
-    steps = default_draft_steps(models)
-    code = f"code-{steps}" if f"code-{steps}" in settings else settings[-1]
     columns = len(train.classes)
     samples_sheet({name: pixels[name][:columns] for name in settings}, train.classes).save(spec.out / "samples.png")
     nearest_sheet(pixels[code][: 4 * columns], train, columns).save(spec.out / "nearest.png")
@@ -109,10 +109,6 @@ def run(spec: EvaluateSpec) -> dict[str, Any]:
     print_report(report)
     print(json.dumps(report))
     return report
-
-
-def default_draft_steps(models: ModelSet) -> int:
-    return round(0.7 * models.drafter_config.pyramid.num_scales)
 
 
 def setting_names(spec: EvaluateSpec, models: ModelSet) -> list[str]:
@@ -258,7 +254,11 @@ def print_report(report: dict[str, Any]) -> None:
     console.print(table)
     heldout = Estimate(**report["classifier_on_heldout"])
     console.print(f"held-out pictures: PSNR {report['heldout_psnr_db']:.2f} dB, classifier right on {heldout}")
-    console.print(f"median distance to the nearest training picture: {report['memorisation']}")
+    memorised = report["memorisation"]
+    console.print(
+        f"median distance to the nearest training picture (0 to 255): {memorised['samples']:.1f} of {memorised['setting']}"
+        f", {memorised['heldout']:.1f} of held-out pictures"
+    )
 
 
 if __name__ == "__main__":

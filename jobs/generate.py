@@ -115,7 +115,7 @@ def read_rows(spec: GenerateSpec, class_names: tuple[str, ...]) -> LabelRows:
 def decoding_choices(spec: GenerateSpec, models: ModelSet) -> tuple[int, SamplingConfig]:
     """N and sampling: what was asked for, else the model's own, else the published settings."""
     pyramid = models.drafter_config.pyramid
-    draft_steps = spec.draft_steps if spec.draft_steps is not None else round(0.7 * pyramid.num_scales)
+    draft_steps = pyramid.default_draft_steps if spec.draft_steps is None else spec.draft_steps
     given = {
         name: value for name in ("cfg", "top_k", "top_p", "temperatures") if (value := getattr(spec, name)) is not None
     }

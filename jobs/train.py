@@ -81,7 +81,7 @@ class TrainVarSpec(TrainSpec):
     """Train a transformer on the token maps of a trained tokenizer. The defaults made the embedded drafter."""
 
     vqvae: Path = Field(description="the trained tokenizer (safetensors)")
-    steps: PositiveInt = Field(6000, description="optimiser steps, whatever the speed of the machine")
+    steps: PositiveInt = Field(5000, description="optimiser steps, whatever the speed of the machine")
     batch: PositiveInt = Field(32, description="pictures a step")
     depth: PositiveInt = Field(4, description="layers; width is 64 x depth")
     lr: float = Field(1.2e-3, gt=0, description="peak learning rate")

@@ -46,6 +46,11 @@ class Pyramid:
         """Side of the last token map, which is the side of the latent."""
         return self.patch_nums[-1]
 
+    @property
+    def default_draft_steps(self) -> int:
+        """N where none is asked for: 0.7 K rounded. The paper measures N = 6 to 9 of 10 scales."""
+        return round(0.7 * self.num_scales)
+
     def check_draft_steps(self, draft_steps: int) -> int:
         """Both models must have work: 1 <= N <= K - 1."""
         if not 1 <= draft_steps < self.num_scales:
