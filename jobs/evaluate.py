@@ -256,8 +256,8 @@ def print_report(report: dict[str, Any]) -> None:
     console.print(f"held-out pictures: PSNR {report['heldout_psnr_db']:.2f} dB, classifier right on {heldout}")
     memorised = report["memorisation"]
     console.print(
-        f"median distance to the nearest training picture (0 to 255): {memorised['samples']:.1f} of {memorised['setting']}"
-        f", {memorised['heldout']:.1f} of held-out pictures"
+        f"median distance to the nearest training picture, 0 to 255: {memorised['samples']:.1f} "
+        f"({memorised['setting']}), {memorised['heldout']:.1f} (held-out pictures)"
     )
 
 

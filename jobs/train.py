@@ -14,20 +14,14 @@ import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor
 
+from jobs.progress import say
 from jobs.spec import Spec
 from tandem.config import VarConfig, VqvaeConfig
 from tandem.errors import InputError
+from tandem.initial import init_var, init_vqvae
+from tandem.losses import residual_vectors, revive_codes, var_loss, vqvae_loss
 from tandem.pictures import PictureSet, augment, draw, load_pictures, to_float
-from tandem.training import (
-    LoopConfig,
-    TrainingLoop,
-    init_var,
-    init_vqvae,
-    residual_vectors,
-    revive_codes,
-    var_loss,
-    vqvae_loss,
-)
+from tandem.training import LoopConfig, TrainingLoop
 from tandem.var import Var
 from tandem.vqvae import Vqvae
 from tandem.weights import file_sha256, load_vqvae, save_checkpoint
@@ -91,16 +85,31 @@ class TrainVarSpec(TrainSpec):
     token_sets: PositiveInt = Field(28_000, description="augmented pictures tokenised once, before training")
 
 
-def say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
-
-
 def load_splits(data: Path) -> tuple[PictureSet, PictureSet]:
     """Training and held-out pictures; the class order is that of DATA/pictures.json when it exists."""
     described = data / "pictures.json"
     classes = tuple(json.loads(described.read_text())["classes"]) if described.exists() else None
     train = load_pictures(data / "train", classes)
     return train, load_pictures(data / "heldout", train.classes)
+
+
+def start_loop(
+    spec: TrainVqvaeSpec | TrainVarSpec, model: Vqvae | Var, made_of: dict[str, str], **optimizer: float
+) -> TrainingLoop:
+    """A training run in OUT, new or resumed. `made_of` are the hashes of what it is trained on."""
+    config = LoopConfig(spec.steps, spec.lr, checkpoint_every=spec.checkpoint_every, seed=spec.seed, **optimizer)
+    loop = TrainingLoop(model, config, spec.out, say)
+    if loop.resume(spec.model_dump(exclude=NOT_IDENTITY, mode="json") | made_of):
+        say(f"resumed {spec.out} at step {loop.step}")
+    return loop
+
+
+def save_average(loop: TrainingLoop, model: Vqvae | Var, path: Path, train: PictureSet) -> dict[str, Any]:
+    """Write the averaged weights of a finished run; returns what is to be said of it."""
+    model.load_state_dict(loop.ema)
+    save_checkpoint(path, model, {"classes": list(train.classes)}, torch.float16)
+    say(f"wrote {path}")
+    return {"file": str(path), "steps": loop.step, "seconds": loop.seconds}
 
 
 def psnr(recon_B3HW: Tensor, pixels_B3HW: Tensor) -> Tensor:
@@ -128,19 +137,10 @@ def train_vqvae(spec: TrainVqvaeSpec) -> dict[str, Any]:
     vqvae = Vqvae(config)
     init_vqvae(vqvae)
     vqvae.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    loop = TrainingLoop(
-        vqvae,
-        LoopConfig(
-            spec.steps, spec.lr, weight_decay=0.01, beta2=0.99, checkpoint_every=spec.checkpoint_every, seed=spec.seed
-        ),
-        spec.out,
-        say,
-    )
-    identity = spec.model_dump(exclude=NOT_IDENTITY, mode="json")
-    if loop.resume(identity | {"data_sha256": train.digest}):
-        say(f"resumed {spec.out} at step {loop.step}")
+    loop = start_loop(spec, vqvae, {"data_sha256": train.digest}, weight_decay=0.01, beta2=0.99)
     loop.extra.setdefault("hits_V", torch.zeros(config.vocab_size))
-    weights, best = train.file_weights(0.5), {}
+    weights = train.file_weights(0.5)
+    result: dict[str, float] = {}
 
     def loss_of_step(loop: TrainingLoop) -> Tensor:
         generator = loop.generator()
@@ -168,15 +168,11 @@ def train_vqvae(spec: TrainVqvaeSpec) -> dict[str, Any]:
         real = to_float(heldout.pixels)
         values = torch.cat([psnr(reconstruct(vqvae, chunk), chunk) for chunk in real.split(64)])
         used = torch.cat([vqvae.encode(chunk) for chunk in real.split(64)]).unique()
-        best.update({"heldout_psnr": values.mean().item(), "codes_used": len(used) / config.vocab_size})
-        return best
+        result.update({"heldout_psnr": values.mean().item(), "codes_used": len(used) / config.vocab_size})
+        return result
 
     loop.run(loss_of_step, evaluate)
-    vqvae.load_state_dict(loop.ema)
-    path = spec.out / "vqvae.safetensors"
-    save_checkpoint(path, vqvae, {"classes": list(train.classes)}, torch.float16)
-    say(f"wrote {path}")
-    return {"file": str(path), "steps": loop.step, "seconds": loop.seconds, **best}
+    return save_average(loop, vqvae, spec.out / "vqvae.safetensors", train) | result
 
 
 def residual_vectors_of(vqvae: Vqvae, pixels_B3HW: Tensor, generator: torch.Generator) -> Tensor:
@@ -229,17 +225,8 @@ def train_var(spec: TrainVarSpec) -> dict[str, Any]:
     torch.manual_seed(spec.seed)
     var = Var(config)
     init_var(var)
-    loop = TrainingLoop(
-        var,
-        LoopConfig(
-            spec.steps, spec.lr, weight_decay=spec.weight_decay, checkpoint_every=spec.checkpoint_every, seed=spec.seed
-        ),
-        spec.out,
-        say,
-    )
-    identity = spec.model_dump(exclude=NOT_IDENTITY, mode="json")
-    if loop.resume(identity | {"vqvae_sha256": file_sha256(spec.vqvae), "data_sha256": train.digest}):
-        say(f"resumed {spec.out} at step {loop.step}")
+    made_of = {"vqvae_sha256": file_sha256(spec.vqvae), "data_sha256": train.digest}
+    loop = start_loop(spec, var, made_of, weight_decay=spec.weight_decay)
     with torch.no_grad():
         heldout_ids = torch.cat([vqvae.encode(chunk) for chunk in to_float(heldout.pixels).split(64)])
     result: dict[str, float] = {}
@@ -259,11 +246,7 @@ def train_var(spec: TrainVarSpec) -> dict[str, Any]:
         return result
 
     loop.run(loss_of_step, evaluate)
-    var.load_state_dict(loop.ema)
-    path = spec.out / "var.safetensors"
-    save_checkpoint(path, var, {"classes": list(train.classes)}, torch.float16)
-    say(f"wrote {path}")
-    return {"file": str(path), "steps": loop.step, "seconds": loop.seconds, **result}
+    return save_average(loop, var, spec.out / "var.safetensors", train) | result
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 
 from tandem.config import VarConfig, VqvaeConfig
-from tandem.training import init_var
+from tandem.initial import init_var
 from tandem.var import Var
 from tandem.vqvae import Vqvae
 from tandem.weights import save_checkpoint

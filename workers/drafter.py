@@ -31,9 +31,9 @@ class DecodeSettings:
 
 @dataclass(frozen=True)
 class Batch:
-    """Always the same cut of a shard: `batch` rows, of which the first `num_rows` count."""
+    """Always the same cut of a shard: its rows `rows_B`, of which the first `num_rows` count."""
 
-    start: int
+    rows_B: np.ndarray
     num_rows: int
     labels_B: Tensor
     uniforms_BL: Tensor
@@ -46,7 +46,7 @@ def fixed_batches(shard: ShardRows, settings: DecodeSettings, num_tokens: int, d
         stop = min(start + settings.batch, len(shard))
         rows = np.minimum(np.arange(start, start + settings.batch), stop - 1)
         yield Batch(
-            start,
+            rows,
             stop - start,
             torch.from_numpy(shard.label[rows].astype(np.int64)).to(device),
             uniforms(settings.seed, shard.index[rows], num_tokens).to(device),

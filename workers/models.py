@@ -11,7 +11,7 @@ import torch
 
 from tandem.config import VAR_PRESETS, VQVAE_PRESET, SamplingConfig, VarConfig, VqvaeConfig
 from tandem.errors import CheckpointError
-from tandem.training import init_var
+from tandem.initial import init_var
 from tandem.var import Var
 from tandem.vqvae import Vqvae
 from tandem.weights import file_sha256, load_var, load_vqvae, open_checkpoint

@@ -33,8 +33,7 @@ class Refiner:
         pixels, tokens = [], []
         for batch in fixed_batches(shard, self.settings, pyramid.num_tokens, self.device):
             began = time.perf_counter()
-            rows = np.minimum(np.arange(batch.start, batch.start + self.settings.batch), len(shard) - 1)
-            prefix = Prefix(shard.prefix[rows], shard.draft_steps)
+            prefix = Prefix(shard.prefix[batch.rows_B], shard.draft_steps)
             ids_BL = refine(self.refiner, self.vqvae.quantize, batch.labels_B, batch.uniforms_BL, prefix, sampling)
             tokens.append(to_tokens(ids_BL)[: batch.num_rows])
             refined = time.perf_counter()

@@ -1,8 +1,4 @@
-"""Losses and the training loop of the tokenizer and the transformer.
-
-Shapes: B batch, L tokens, C channels, D latent channels, h w latent grid, V codes.
-Source of the losses: VAR (arXiv 2404.02905) and its published code; the loop is plain AdamW with EMA.
-"""
+"""The training loop: AdamW with an average of the weights, checkpoints and exact resume."""
 
 from __future__ import annotations
 
@@ -14,127 +10,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from tandem.errors import InputError, JobError
-from tandem.quantizer import Quantizer
-from tandem.var import Var
-from tandem.vqvae import AttnBlock, ResnetBlock, Vqvae
-
-COMMITMENT = 0.25
-
-
-def quantize_with_gradient(quantizer: Quantizer, f_BChw: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Latents -> (f_hat with straight-through gradient, codebook + commitment loss, ids [B, L])."""
-    target = f_BChw.detach()
-    with torch.no_grad():
-        ids_BL = quantizer.encode(target)
-    f_hat, loss = torch.zeros_like(target), target.new_zeros(())
-    for scale, ids_Bl in enumerate(quantizer.split(ids_BL)):
-        f_hat = f_hat + quantizer.residual(ids_Bl, scale)
-        loss = loss + COMMITMENT * F.mse_loss(f_hat.detach(), f_BChw) + F.mse_loss(f_hat, target)
-    return f_BChw + (f_hat - f_BChw).detach(), loss / quantizer.pyramid.num_scales, ids_BL
-
-
-def reconstruction_loss(recon_B3HW: Tensor, pixels_B3HW: Tensor) -> Tensor:
-    """0.3 L1 + 4 L2: mostly what PSNR measures, with some weight on small errors."""
-    error = recon_B3HW - pixels_B3HW
-    return 0.3 * error.abs().mean() + 4 * error.square().mean()
-
-
-def vqvae_loss(vqvae: Vqvae, pixels_B3HW: Tensor, quantize: bool) -> tuple[Tensor, Tensor | None]:
-    """Loss of a batch and its ids; without `quantize` the continuous latents pass (the first steps)."""
-    f_BChw = vqvae.latents(pixels_B3HW)
-    if not quantize:
-        return reconstruction_loss(vqvae.decode_latents(f_BChw), pixels_B3HW), None
-    f_hat_BChw, codebook_loss, ids_BL = quantize_with_gradient(vqvae.quantize, f_BChw)
-    return reconstruction_loss(vqvae.decode_latents(f_hat_BChw), pixels_B3HW) + codebook_loss, ids_BL
-
-
-@torch.no_grad()
-def residual_vectors(quantizer: Quantizer, f_BChw: Tensor, generator: torch.Generator, count: int) -> Tensor:
-    """`count` vectors [count, D] that the quantizer had to code, drawn evenly over the scales."""
-    rest, vectors = f_BChw, []
-    each = -(-count // quantizer.pyramid.num_scales)
-    for scale, size in enumerate(quantizer.pyramid.patch_nums):
-        pooled = F.interpolate(rest, size=(size, size), mode="area").permute(0, 2, 3, 1).flatten(0, 2)
-        vectors.append(pooled[torch.randint(len(pooled), (each,), generator=generator)])
-        ids_Bl = quantizer.nearest_code(
-            F.interpolate(rest, size=(size, size), mode="area").permute(0, 2, 3, 1).reshape(-1, rest.shape[1])
-        ).view(len(rest), -1)
-        rest = rest - quantizer.residual(ids_Bl, scale)
-    stacked = torch.cat(vectors)
-    return stacked[torch.randperm(len(stacked), generator=generator)[:count]]
-
-
-@torch.no_grad()
-def revive_codes(
-    quantizer: Quantizer,
-    optimizer: torch.optim.Optimizer,
-    dead_V: Tensor,
-    f_BChw: Tensor,
-    generator: torch.Generator,
-) -> int:
-    """Put residuals of the batch in the place of unused codes; returns how many."""
-    count = int(dead_V.sum())
-    if count:
-        weight = quantizer.embedding.weight
-        fresh = residual_vectors(quantizer, f_BChw, generator, count)
-        weight[dead_V] = fresh + 0.01 * fresh.std() * torch.randn(fresh.shape, generator=generator)
-        for value in optimizer.state.get(weight, {}).values():
-            if value.shape == weight.shape:
-                value[dead_V] = 0
-    return count
-
-
-@torch.no_grad()
-def init_vqvae(vqvae: Vqvae) -> None:
-    """Every residual branch starts at zero: on the embedded model's data, 1 dB ahead after 100 steps."""
-    for module in vqvae.modules():
-        if isinstance(module, ResnetBlock):
-            nn.init.zeros_(module.conv2.weight)
-            nn.init.zeros_(cast(Tensor, module.conv2.bias))
-        elif isinstance(module, AttnBlock):
-            nn.init.zeros_(module.proj_out.weight)
-            nn.init.zeros_(cast(Tensor, module.proj_out.bias))
-
-
-def init_var(var: Var, head_scale: float = 0.02) -> None:
-    """Initial weights by the rule of the published code: truncated normals, small head, gates near zero."""
-    width, depth = var.config.width, var.config.depth
-    std = math.sqrt(1 / width / 3)
-    for module in var.modules():
-        if isinstance(module, (nn.Linear, nn.Embedding)):
-            nn.init.trunc_normal_(module.weight, std=std)
-            if isinstance(module, nn.Linear) and module.bias is not None:
-                nn.init.zeros_(module.bias)
-    for table in (var.pos_start, var.pos_1LC):
-        nn.init.trunc_normal_(table, std=std)
-    with torch.no_grad():
-        var.head.weight.mul_(head_scale)
-        cast(nn.Linear, var.head_nm.ada_lin[1]).weight.mul_(0.5)
-        for block in var.layers:
-            block.attn.proj.weight.div_(math.sqrt(2 * depth))
-            block.ffn.fc2.weight.div_(math.sqrt(2 * depth))
-            if not var.config.shared_adaln:
-                modulation = cast(nn.Linear, block.ada_lin[1]).weight
-                modulation[2 * width :].mul_(0.5)
-                modulation[: 2 * width].mul_(1e-5)
-
-
-def var_loss(
-    var: Var, quantizer: Quantizer, ids_BL: Tensor, labels_B: Tensor, drop_B: Tensor, smoothing: float
-) -> Tensor:
-    """Cross-entropy of all tokens; labels where `drop_B` is set are replaced by "no class" (for CFG)."""
-    with torch.no_grad():
-        _, inputs_BlD = quantizer.unroll(ids_BL)
-    labels_B = torch.where(drop_B, var.config.num_classes, labels_B)
-    logits_BLV = var(labels_B, inputs_BlD)
-    return F.cross_entropy(logits_BLV.flatten(0, 1), ids_BL.flatten(), label_smoothing=smoothing)
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:

@@ -39,10 +39,10 @@ def threads():
 
 def test_every_batch_has_one_shape_and_the_last_is_padded_with_its_last_row():
     batches = list(fixed_batches(rows(10, 7), settings(), 30, torch.device("cpu")))
-    assert [(b.start, b.num_rows, len(b.labels_B), len(b.uniforms_BL)) for b in batches] == [
-        (0, 3, 3, 3),
-        (3, 3, 3, 3),
-        (6, 1, 3, 3),
+    assert [(b.rows_B.tolist(), b.num_rows, len(b.labels_B), len(b.uniforms_BL)) for b in batches] == [
+        ([0, 1, 2], 3, 3, 3),
+        ([3, 4, 5], 3, 3, 3),
+        ([6, 6, 6], 1, 3, 3),
     ]
     assert batches[2].labels_B.tolist() == [16 % NUM_CLASSES] * 3
     assert torch.equal(batches[1].uniforms_BL, uniforms(3, np.array([13, 14, 15]), 30))

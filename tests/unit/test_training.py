@@ -13,8 +13,9 @@ from tiny_models import tiny_vqvae
 
 from jobs.train import TrainVarSpec, TrainVqvaeSpec, train_var, train_vqvae
 from tandem.errors import InputError
+from tandem.losses import residual_vectors, revive_codes
 from tandem.pictures import augment, load_pictures
-from tandem.training import TrainingLoop, learning_rate, residual_vectors, revive_codes
+from tandem.training import TrainingLoop, learning_rate
 
 TINY = {"base_channels": 32, "channel_mult": (1, 1), "stem_patch": 2, "patch_nums": (1, 2, 4), "vocab_size": 32}
 
