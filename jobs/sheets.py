@@ -39,13 +39,12 @@ def nearest_sheet(pixels_n3HW: Tensor, train: PictureSet, columns: int) -> Image
 
 
 def scales_sheet(vqvae: Vqvae, ids_nL: Tensor, draft_steps: int) -> Image.Image:
-    """A row an image, a column a scale: what is decoded from the token maps up to it."""
+    """A row a scale, a column an image: what is decoded from the token maps up to that scale."""
     pyramid = vqvae.config.pyramid
-    columns = []
-    for scale in range(pyramid.num_scales):
+    cells: list[Image.Image] = []
+    captions: list[str] = []
+    for scale, size in enumerate(pyramid.patch_nums):
         pixels_nHW3 = to_uint8(decode(vqvae, ids_nL[:, : pyramid.offsets[scale + 1]]))
-        columns.append([Image.fromarray(pixels) for pixels in pixels_nHW3])
-    cells = [column[row] for row in range(len(ids_nL)) for column in columns]
-    makers = ["drafter" if scale < draft_steps else "refiner" for scale in range(pyramid.num_scales)]
-    captions = [f"{maker} {n} x {n}" for maker, n in zip(makers, pyramid.patch_nums, strict=True)]
-    return contact_sheet(cells, captions * len(ids_nL), pyramid.num_scales)
+        cells += [Image.fromarray(pixels) for pixels in pixels_nHW3]
+        captions += [f"{'drafter' if scale < draft_steps else 'refiner'} {size} x {size}"] * len(ids_nL)
+    return contact_sheet(cells, captions, len(ids_nL))
