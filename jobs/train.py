@@ -94,10 +94,21 @@ def load_splits(data: Path) -> tuple[PictureSet, PictureSet]:
 
 
 def start_loop(
-    spec: TrainVqvaeSpec | TrainVarSpec, model: Vqvae | Var, made_of: dict[str, str], **optimizer: float
+    spec: TrainVqvaeSpec | TrainVarSpec,
+    model: Vqvae | Var,
+    made_of: dict[str, str],
+    weight_decay: float,
+    beta2: float = LoopConfig.beta2,
 ) -> TrainingLoop:
     """A training run in OUT, new or resumed. `made_of` are the hashes of what it is trained on."""
-    config = LoopConfig(spec.steps, spec.lr, checkpoint_every=spec.checkpoint_every, seed=spec.seed, **optimizer)
+    config = LoopConfig(
+        spec.steps,
+        spec.lr,
+        weight_decay=weight_decay,
+        beta2=beta2,
+        checkpoint_every=spec.checkpoint_every,
+        seed=spec.seed,
+    )
     loop = TrainingLoop(model, config, spec.out, say)
     if loop.resume(spec.model_dump(exclude=NOT_IDENTITY, mode="json") | made_of):
         say(f"resumed {spec.out} at step {loop.step}")
