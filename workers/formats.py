@@ -52,6 +52,10 @@ class DatasetFormat:
         """Extension of the image files, without the dot."""
         return EXTENSIONS[self.codec]
 
+    def files(self, shard: EncodedShard) -> list[tuple[str, bytes]]:
+        """(path in the dataset, bytes) of every file of a shard."""
+        return shard_files(shard, self)
+
     def check_extra(self, schema: pa.Schema) -> None:
         """InputError for carried columns that the format cannot hold: ask before the job starts."""
         if taken := sorted(RESERVED_COLUMNS.intersection(schema.names)):
@@ -106,6 +110,16 @@ def read_images(
             left[label] -= 1
         if not +left:
             return
+
+
+def read_indices(path: str, data: bytes) -> list[int]:
+    """Index of every row in one file of a dataset, in order. An image of a folder is one row, its table none."""
+    if path.endswith(".tar"):
+        with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as tar:
+            return [int(member.name.split(".")[0]) for member in tar if member.name.endswith(".cls")]
+    if path.startswith("shards/"):
+        return list(pq.read_table(io.BytesIO(data), columns=["index"])["index"].to_pylist())
+    return [layout.image_index(path)] if path.startswith("images/") else []
 
 
 def unique_class_names(class_names: Sequence[str]) -> list[str]:

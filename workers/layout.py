@@ -62,6 +62,11 @@ def image_label(path: str) -> int:
     return int(path.split("/")[1])
 
 
+def image_index(path: str) -> int:
+    """Index of an image path."""
+    return int(path.split("/")[2].split(".")[0])
+
+
 def is_ours(path: str) -> bool:
     """Whether a job writes files of this name."""
     return _OURS.fullmatch(path) is not None

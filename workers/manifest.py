@@ -10,17 +10,18 @@ import json
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from tandem.errors import JobError, OutputError
 from workers import layout
-from workers.formats import DatasetFormat, shard_files
-from workers.shards import EncodedShard, ShardPlan, ShardRows
+from workers.shards import ShardPlan, ShardRows
 from workers.store import Store, Stored
 
 MAX_NAMED = 12  # shards or fields in a message
 MAX_VALUE_CHARS = 60
+READS_AT_ONCE = 16
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,8 @@ class Manifest:
 
     def entries(self) -> list[ManifestEntry]:
         """All entries in shard order."""
-        return [entry for shard in sorted(self.committed()) if (entry := self.entry(shard))]
+        with ThreadPoolExecutor(READS_AT_ONCE) as pool:  # on S3 each is a request of some milliseconds
+            return [entry for entry in pool.map(self.entry, sorted(self.committed())) if entry]
 
     def commit_shard(
         self, shard_id: int, files: Sequence[Stored], rows: ShardRows, seconds: Mapping[str, float]
@@ -143,9 +145,14 @@ class Manifest:
         return totals
 
 
-def store_shard(
-    store: Store, manifest: Manifest, shard: EncodedShard, fmt: DatasetFormat, plan: ShardPlan
-) -> ManifestEntry:
+class Format(Protocol):
+    """How a shard becomes files. Equal rows have to give equal bytes."""
+
+    def files(self, shard: Any) -> list[tuple[str, bytes]]:
+        """(path in the dataset, bytes) of every file of a shard."""
+
+
+def store_shard(store: Store, manifest: Manifest, shard: ShardRows, fmt: Format, plan: ShardPlan) -> ManifestEntry:
     """Write a shard and commit it. Doing it twice, here or elsewhere, changes nothing.
 
     Raises:
@@ -156,7 +163,7 @@ def store_shard(
     if done := manifest.entry(shard.shard):
         return done
     start = time.perf_counter()
-    files = store.put_many(shard_files(shard, fmt))
+    files = store.put_many(fmt.files(shard))
     return manifest.commit_shard(shard.shard, files, shard, {**shard.seconds, "store": time.perf_counter() - start})
 
 
@@ -197,10 +204,10 @@ def open_job(
             )
         store.put_once(layout.JOB, content)
     elif overwrite:
-        _read_job(store)
+        read_job(store)
         _remove_job(store)
         store.replace(layout.JOB, content)
-    there = _read_job(store)  # another process may have been first
+    there = read_job(store)  # another process may have been first
     if differences := diff_identity(there["identity"], here):
         raise OutputError(
             f"{store.uri} holds another job. Fields that differ:\n" + _render(differences),
@@ -231,7 +238,8 @@ def _short(value: Any) -> str:
     return text if len(text) <= MAX_VALUE_CHARS else text[:MAX_VALUE_CHARS] + "…"
 
 
-def _read_job(store: Store) -> dict[str, Any]:
+def read_job(store: Store) -> dict[str, Any]:
+    """Identity and info of the job that a place belongs to. FileNotFoundError where no job has begun."""
     try:
         job = json.loads(store.read(layout.JOB))
         if isinstance(job["identity"], dict) and isinstance(job["info"], dict):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import tempfile
 import time
 import uuid
 from abc import ABC, abstractmethod
@@ -35,6 +36,10 @@ class Store(ABC):
     """A place for one dataset. Paths are relative, with forward slashes. Instances can be pickled."""
 
     uri: str
+
+    @abstractmethod
+    def check(self) -> None:
+        """Raise OutputError, naming place and cause, if nothing can be written here. Leaves nothing behind."""
 
     @abstractmethod
     def put_many(self, files: Iterable[tuple[str, bytes]]) -> list[Stored]:
@@ -69,6 +74,10 @@ class Store(ABC):
         with self.open(path) as file:
             return file.read()
 
+    def presign(self, path: str, seconds: int) -> str:
+        """An address from which anyone may read the file for so long. InputError where there is no server."""
+        raise InputError(f"presigned addresses: expected an s3:// place, got {self.uri}")
+
     @abstractmethod
     def remove(self, path: str) -> None:
         """Remove a file, and the folders that become empty by it. No error if it is gone already."""
@@ -79,14 +88,18 @@ class Store(ABC):
 
 
 def open_store(uri: str) -> Store:
-    """The store at a local directory, which need not exist yet.
+    """The store at a local directory, which need not exist yet, or at s3://bucket/prefix. Asks no server.
 
     Raises:
         InputError: an address of another kind.
         OutputError: a file stands where the directory should be.
     """
+    if uri.startswith("s3://"):
+        from workers.s3 import S3Store  # boto3 takes a second to import
+
+        return S3Store(uri)
     if "://" in uri:
-        raise InputError(f"out: expected a local directory, got {uri!r}")
+        raise InputError(f"out: expected a local directory or s3://bucket/prefix, got {uri!r}")
     return LocalStore(uri)
 
 
@@ -102,6 +115,11 @@ class LocalStore(Store):
         self.uri = str(self.root)
         if self.root.exists() and not self.root.is_dir():
             raise OutputError(f"out: expected a directory, {self.uri} is a file")
+
+    def check(self) -> None:
+        there = next(folder for folder in (self.root, *self.root.parents) if folder.exists())
+        with _writing(there), tempfile.TemporaryFile(dir=there):
+            pass
 
     def put_many(self, files: Iterable[tuple[str, bytes]]) -> list[Stored]:
         stored = []

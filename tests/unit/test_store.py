@@ -146,8 +146,8 @@ def test_a_writer_killed_in_the_middle_leaves_only_a_temporary_file(store):
 
 
 def test_a_place_that_cannot_be_a_dataset(tmp_path):
-    with pytest.raises(InputError, match="expected a local directory, got 's3://bucket/x'"):
-        open_store("s3://bucket/x")
+    with pytest.raises(InputError, match="expected a local directory or s3://bucket/prefix, got 'gs://bucket/x'"):
+        open_store("gs://bucket/x")
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="expected a directory"):
         open_store(str(tmp_path / "file"))

@@ -1,0 +1,169 @@
+"""The commit protocol on a real S3 server."""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+import threading
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+
+import boto3
+import pytest
+from sample_shards import PLAN, encoded_shard, sample_format
+
+from jobs.cli import main
+from tandem.errors import InputError, OutputError
+from workers import s3
+from workers.manifest import Manifest, open_job, store_shard
+from workers.store import open_store
+from workers.verify import verify
+
+BUCKET = "store"
+
+
+@pytest.fixture
+def bucket(s3_server: str):
+    client = boto3.client("s3")
+    client.create_bucket(Bucket=BUCKET)
+    yield client
+    for item in client.list_objects_v2(Bucket=BUCKET).get("Contents", []):
+        client.delete_object(Bucket=BUCKET, Key=item["Key"])
+    client.delete_bucket(Bucket=BUCKET)
+
+
+@pytest.fixture(params=["", "/a/b"], ids=["whole bucket", "prefix"])
+def store(bucket, request):
+    return open_store(f"s3://{BUCKET}{request.param}")
+
+
+def sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def test_put_tells_size_and_hash_and_never_overwrites(store):
+    first = store.put_once("shards/00000.tar", b"first")
+    assert (first.size_bytes, first.sha256, first.created) == (5, sha256(b"first"), True)
+    second = store.put_once("shards/00000.tar", b"the second writer")
+    assert (second.size_bytes, second.sha256, second.created) == (5, sha256(b"first"), False)
+    assert store.read("shards/00000.tar") == b"first"
+    assert store.list_files() == ["shards/00000.tar"] == store.list_files("shards")
+    assert store.list_files("shard") == []
+
+
+def test_an_object_put_by_another_tool_is_hashed_by_reading(bucket, store):
+    bucket.put_object(Bucket=BUCKET, Key=store.key("shards/00000.tar"), Body=b"theirs")
+    stored = store.put_once("shards/00000.tar", b"ours")
+    assert (stored.size_bytes, stored.sha256, stored.created) == (6, sha256(b"theirs"), False)
+
+
+@pytest.mark.parametrize("size", [10, 11 << 20], ids=["one put", "three parts"])
+def test_of_racing_writers_of_different_bytes_one_wins_and_all_report_the_winner(bucket, size, monkeypatch):
+    monkeypatch.setattr(s3, "PART_BYTES", 5 << 20)  # the smallest that servers take
+    start = threading.Barrier(4)
+
+    def race(writer: int):
+        mine = open_store(f"s3://{BUCKET}/race")
+        start.wait()
+        return mine.put_once("shards/00000.tar", bytes([writer]) * (size + writer))
+
+    with ThreadPoolExecutor(4) as pool:
+        stored = list(pool.map(race, range(4)))
+    data = open_store(f"s3://{BUCKET}/race").read("shards/00000.tar")
+    assert sum(s.created for s in stored) == 1
+    assert {(s.size_bytes, s.sha256) for s in stored} == {(len(data), sha256(data))}
+    assert len(set(data)) == 1
+    assert "Uploads" not in bucket.list_multipart_uploads(Bucket=BUCKET)
+
+
+def test_files_can_be_read_in_part_replaced_and_removed(store):
+    data = bytes(range(256)) * 100
+    store.put_many([(f"images/00000/{i:09d}.png", data + bytes([i])) for i in range(40)])
+    with store.open("images/00000/000000007.png") as file:
+        file.seek(-2, 2)
+        assert file.read() == bytes([255, 7])
+    store.replace("images/00000/000000007.png", b"new")
+    assert store.read("images/00000/000000007.png") == b"new"
+    store.remove("images/00000/000000007.png")
+    store.remove("images/00000/000000007.png")
+    assert not store.exists("images/00000/000000007.png") and len(store.list_files("images")) == 39
+    for read in (store.read, store.open):
+        with pytest.raises(FileNotFoundError):
+            read("images/00000/000000007.png")
+
+
+def test_a_store_travels_to_workers_without_its_connections(store):
+    store.put_once("a", b"1")
+    assert pickle.loads(pickle.dumps(store)).read("a") == b"1"
+
+
+def test_check_leaves_nothing_behind_and_names_what_is_wrong(store, bucket, monkeypatch):
+    store.check()
+    assert "Contents" not in bucket.list_objects_v2(Bucket=BUCKET)
+    with pytest.raises(OutputError, match="bucket nowhere-at-all does not exist at http"):
+        open_store("s3://nowhere-at-all/x").check()
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
+    with pytest.raises(OutputError, match=f"bucket {BUCKET}.*(Signature|403)"):
+        open_store(store.uri).check()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    with pytest.raises(OutputError, match=f"bucket {BUCKET}.*127.0.0.1:9"):
+        open_store(store.uri).check()
+
+
+@pytest.mark.parametrize("uri", ["s3://", "s3://Bad_Bucket/x", "s3://bucket/a//b", "s3://bucket/../b", "gs://bucket/x"])
+def test_addresses_are_checked_without_asking_a_server(uri):
+    with pytest.raises(InputError, match="out: expected"):
+        open_store(uri)
+
+
+def test_an_upload_given_up_long_ago_is_cleaned(bucket, store, monkeypatch):
+    key = store.key("shards/00000.tar")
+    upload = bucket.create_multipart_upload(Bucket=BUCKET, Key=key)["UploadId"]
+    bucket.upload_part(Bucket=BUCKET, Key=key, UploadId=upload, PartNumber=1, Body=b"x")
+    store.clean()
+    assert len(bucket.list_multipart_uploads(Bucket=BUCKET)["Uploads"]) == 1
+    monkeypatch.setattr(s3, "TEMPORARY_LIFE_S", -60.0)
+    store.clean()
+    assert "Uploads" not in bucket.list_multipart_uploads(Bucket=BUCKET)
+
+
+@pytest.mark.parametrize("name", ["webdataset", "parquet", "folder"])
+def test_a_dataset_is_listed_and_verified(bucket, tmp_path, capsys, name):
+    store = open_store(f"s3://{BUCKET}/{name}")
+    open_job(store, {"rows": PLAN.num_rows, "shard_size": PLAN.shard_size})
+    fmt = sample_format(name)
+    for shard in range(PLAN.num_shards):
+        store_shard(store, Manifest(store), encoded_shard(shard, PLAN), fmt, PLAN)
+    assert verify(store).problems == ["_SUCCESS is missing"]
+    Manifest(store).finish(PLAN.num_shards)
+    assert main(["verify", store.uri]) == 0
+    capsys.readouterr()
+    assert main(["ls", store.uri, "--presign", "60"]) == 0
+    addresses = capsys.readouterr().out.split()
+    files = [file for entry in Manifest(store).entries() for file in entry.files]
+    assert len(addresses) == len(files)
+    with urllib.request.urlopen(addresses[0], timeout=10) as answer:
+        assert sha256(answer.read()) == files[0].sha256
+    store.replace(files[-1].path, store.read(files[-1].path)[:-1] + b"!")
+    store.remove(files[0].path)
+    assert main(["verify", store.uri]) == 1
+    said = capsys.readouterr().err
+    assert f"{files[0].path}: missing" in said and f"{files[-1].path}: expected sha256" in said
+
+
+def test_two_jobs_at_once_keep_one_and_the_same(bucket):
+    uri = f"s3://{BUCKET}/two"
+    open_job(open_store(uri), {"rows": PLAN.num_rows, "shard_size": PLAN.shard_size})
+
+    def work(quality: int):
+        store = open_store(uri)
+        for shard in range(PLAN.num_shards):
+            mine = encoded_shard(shard, PLAN)
+            mine.images = [image + bytes([quality]) for image in mine.images]
+            store_shard(store, Manifest(store), mine, sample_format("folder"), PLAN)
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(work, (1, 2)))
+    store = open_store(uri)
+    Manifest(store).finish(PLAN.num_shards)
+    assert verify(store).problems == []
