@@ -36,7 +36,8 @@ class Placement:
         if self.mode == "colocated":
             what = f"{self.num_drafters} x (drafter + refiner)"
         else:
-            what = f"{self.num_drafters} drafters, {self.num_refiners} refiners"
+            counts = {"drafters": self.num_drafters, "refiners": self.num_refiners}
+            what = ", ".join(f"{count} {role}" for role, count in counts.items() if count)
         where = "CPU" if self.mode == "cpu" else "one GPU each"
         return f"placement {self.mode}: {what}, {where} ({self.reason})"
 
@@ -85,6 +86,23 @@ def place_automatically(
         return Placement("split", drafters, refiners, "auto: numbers of drafters or refiners were given")
     reason = "auto: on equal GPUs, both models on each is never slower than a split"
     return Placement("colocated", num_gpus, num_gpus, reason)
+
+
+def place_alone(
+    stage: Literal["draft", "refine"],
+    mode: Literal["auto", "gpu", "cpu"],
+    replicas: int | None,
+    num_gpus: int,
+    simulated: bool,
+) -> Placement:
+    """Placement of a job with one stage: a GPU each, or processes. Raises PlacementError."""
+    on_gpus = mode == "gpu" or (mode == "auto" and num_gpus > 0 and not simulated)
+    count = replicas or (max(1, num_gpus) if on_gpus else 1)
+    reason = "as asked" if mode != "auto" else f"auto: {'every GPU' if on_gpus else 'no real GPU here'}"
+    if on_gpus:
+        check_gpus(count, num_gpus, f"{count} {stage}ers")
+    drafters, refiners = (count, 0) if stage == "draft" else (0, count)
+    return Placement("split" if on_gpus else "cpu", drafters, refiners, reason)
 
 
 def check_gpus(needed: int, available: int, what: str) -> None:

@@ -25,6 +25,14 @@ class Command:
 
 COMMANDS = {
     "generate": Command("jobs.generate", "GenerateSpec", "run", "synthesise a labelled image dataset"),
+    "draft": Command("jobs.draft", "DraftSpec", "run", "make and keep the coarse token maps alone"),
+    "refine": Command("jobs.refine", "RefineSpec", "run", "finish drafted images"),
+    "profile": Command("jobs.profile", "ProfileSpec", "run", "measure seconds per batch of every stage"),
+    "plan": Command("jobs.plan", "PlanSpec", "run", "choose a placement from measured stage times"),
+    "bench pipeline": Command("jobs.bench_pipeline", "BenchPipelineSpec", "run", "efficiency of the Ray pipeline"),
+    "bench store": Command("jobs.bench_store", "BenchStoreSpec", "run", "encode and write throughput"),
+    "ls": Command("jobs.dataset", "LsSpec", "run_ls", "list the files of a dataset, or presigned addresses"),
+    "verify": Command("jobs.dataset", "VerifySpec", "run_verify", "check every file of a dataset"),
     "models": Command("jobs.models", "ModelsSpec", "run_models", "list presets and the embedded model"),
     "inspect": Command("jobs.models", "InspectSpec", "run_inspect", "tell what a checkpoint file is"),
     "pictures": Command("jobs.pictures", "PicturesSpec", "run", "make a folder of pictures to train on"),
@@ -44,6 +52,8 @@ commands:
 
 examples:
   tandem generate --classes all --per-class 20 --out out     a dataset from the embedded model
+  tandem plan --profile paper-l20 --gpus l20:3 --images 1e6  which GPUs draft and which refine
+  tandem bench store                                         how fast files are written here
   tandem models                                              what models there are
   tandem inspect var_d16.pth                                 what a checkpoint is
 
@@ -57,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(usage())
         return 0 if args else 2
     if args[0] == "--version":
-        from jobs.generate import software
+        from jobs.running import software
 
         print(software())
         return 0
@@ -81,7 +91,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def usage() -> str:
-    return USAGE.format(commands="\n".join(f"  {name:<14}{c.summary}" for name, c in COMMANDS.items()))
+    return USAGE.format(commands="\n".join(f"  {name:<16}{c.summary}" for name, c in COMMANDS.items()))
 
 
 def split_command(args: list[str]) -> tuple[str, list[str]]:

@@ -19,9 +19,10 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from jobs.options import Share
 from jobs.progress import say
 from jobs.sheets import nearest_sheet, samples_sheet, scales_sheet
-from jobs.spec import Share, Spec
+from jobs.spec import Spec
 from jobs.train import load_splits, psnr, reconstruct
 from tandem.classifier import Classifier, examine, train_classifier
 from tandem.collaborative import decode, draft, generate_alone, refine
@@ -140,7 +141,7 @@ def make_ids(
         [models.hashes, to_dict(sampling), spec.seed, spec.images, spec.batch, spec.threads], sort_keys=True
     )
     cpu, dtype = torch.device("cpu"), DTYPES["float32"]
-    drafter, refiner = (load_transformer(ref, dtype, cpu) for ref in (models.drafter, models.refiner))
+    drafter, refiner = (load_transformer(ref, dtype, cpu) for ref in (models.drafter, models.ref("refiner")))
     ids = {}
     for name in settings:
         path = spec.out / f"ids_{name}.npz"

@@ -1,4 +1,4 @@
-"""The pipeline, all stages in order: labels -> draft -> refine + decode -> encode + store.
+"""Pipelines, all stages in order: labels -> draft -> refine + decode -> encode + store, and the parts of it.
 
 Ray Data carries shards from stage to stage, recovers lost ones and holds back fast stages. One shard is one row
 of one block, so that it travels whole.
@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import ray
@@ -24,10 +24,9 @@ from jobs.labels import LabelRows
 from tandem.errors import JobError
 from workers.drafter import DecodeSettings, Drafter
 from workers.encoder import Encoder
-from workers.formats import DatasetFormat
-from workers.manifest import Manifest, store_shard
+from workers.manifest import Format, Manifest, store_shard
 from workers.models import ModelSet
-from workers.records import Row, Span, StageActor, from_row, replica_name, to_row
+from workers.records import Row, Span, Stage, StageActor, from_row, replica_name, to_row
 from workers.refiner import Refiner
 from workers.shards import PixelShard, PrefixShard, ShardPlan, ShardRows
 from workers.store import Store
@@ -37,18 +36,23 @@ SHARDS_IN_FLIGHT = 2
 
 
 @dataclass(frozen=True)
-class Pipeline:
-    """All that the stages need. Nothing here changes while the job runs."""
+class Pool:
+    """One kind of actor: what comes in, the stages that it runs in order, and how many there are."""
 
-    rows: LabelRows
+    takes: type[ShardRows]
+    stages: list[Callable[[], Stage]]
+    replicas: int
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """How shards are made: read by a task, worked on by pools of actors, stored by a task."""
+
     plan: ShardPlan
-    models: ModelSet
-    settings: DecodeSettings
-    placement: Placement
-    encoder: Encoder
-    fmt: DatasetFormat
-    store: Store
-    keep_tokens: bool
+    read: Callable[[int], ShardRows]  # by shard id
+    pools: list[Pool]
+    write: ShardSink
+    gpus_per_replica: int
 
     def run(self, shards: list[int]) -> Iterator[StoredShard]:
         """Make the given shards; yields each one as soon as it is committed, in any order."""
@@ -56,21 +60,19 @@ class Pipeline:
         context.enable_progress_bars = False
         context.target_max_block_size = None  # a shard's pixels may be larger than Ray's usual block
         dataset = ray.data.range(len(shards), override_num_blocks=len(shards)).map_batches(
-            partial(read_labels, rows=ray.put(self.rows), plan=self.plan, shards=shards),
-            batch_size=1,
-            batch_format="numpy",
+            partial(read_shard, shards=shards, read=self.read), batch_size=1, batch_format="numpy"
         )
-        for kind, stages, replicas in self.actor_stages():
+        for pool in self.pools:
             dataset = dataset.map_batches(
                 StageActor,
-                fn_constructor_args=(kind, stages),
+                fn_constructor_args=(pool.takes, pool.stages),
                 batch_size=1,
                 batch_format="numpy",
-                compute=ActorPoolStrategy(size=replicas, max_tasks_in_flight_per_actor=SHARDS_IN_FLIGHT),
-                num_gpus=self.placement.gpus_per_replica,
+                compute=ActorPoolStrategy(size=pool.replicas, max_tasks_in_flight_per_actor=SHARDS_IN_FLIGHT),
+                num_gpus=self.gpus_per_replica,
                 num_cpus=0,  # actors set their own threads; a CPU each could starve the reading tasks
             )
-        finish = partial(encode_and_store, encoder=self.encoder, fmt=self.fmt, plan=self.plan, store=self.store)
+        finish = partial(write_shard, write=self.write)
         dataset = dataset.map_batches(finish, batch_size=1, batch_format="numpy", num_cpus=1)
         try:
             for row in dataset.iter_batches(batch_size=1, batch_format="numpy", prefetch_batches=0):
@@ -78,17 +80,6 @@ class Pipeline:
                 yield StoredShard(int(row["shard"][0]), int(row["rows"][0]), tuple(spans))
         except ray.exceptions.RayError as error:
             raise as_job_error(error) from error
-
-    def actor_stages(self) -> list[tuple[type[ShardRows], list[Any], int]]:
-        """(what comes in, stages of one actor, actors) of each pool. Colocated is one pool with both stages."""
-        draft = partial(Drafter, self.models, self.settings)
-        refine = partial(Refiner, self.models, self.settings, self.keep_tokens)
-        if self.placement.mode == "colocated":
-            return [(ShardRows, [draft, refine], self.placement.num_drafters)]
-        return [
-            (ShardRows, [draft], self.placement.num_drafters),
-            (PrefixShard, [refine], self.placement.num_refiners),
-        ]
 
 
 @dataclass(frozen=True)
@@ -100,23 +91,84 @@ class StoredShard:
     spans: tuple[Span, ...]
 
 
-def read_labels(batch: Row, rows: ray.ObjectRef, plan: ShardPlan, shards: list[int]) -> Row:
-    """The head of the pipeline: the label rows of one shard, from the one copy in the object store."""
-    table: LabelRows = ray.get(rows)
-    return to_row(table.shard(plan, shards[int(batch["id"][0])]), [])
+def read_shard(batch: Row, shards: list[int], read: Callable[[int], ShardRows]) -> Row:
+    """The head of a pipeline."""
+    return to_row(read(shards[int(batch["id"][0])]), [])
 
 
-def encode_and_store(row: Row, encoder: Encoder, fmt: DatasetFormat, plan: ShardPlan, store: Store) -> Row:
-    """The CPU end of the pipeline: pixels to image files, the shard put and committed. May run twice."""
-    shard, spans = from_row(row, PixelShard)
-    replica = replica_name()
-    began = time.time()
-    encoded = encoder(shard)
-    done = time.time()
-    store_shard(store, Manifest(store), encoded, fmt, plan)
-    spans += [Span("encode", replica, began, done), Span("store", replica, done, time.time())]
+class ShardSink(Protocol):
+    """What becomes of a shard in the end. May be called twice for the same shard."""
+
+    @property
+    def takes(self) -> type[ShardRows]:
+        """The form of shard that it expects."""
+
+    def __call__(self, shard: Any, spans: list[Span]) -> None:
+        """Put the shard away, and add what was done to `spans`."""
+
+
+def write_shard(row: Row, write: ShardSink) -> Row:
+    """The end of a pipeline: puts the shard away and tells the driver."""
+    shard, spans = from_row(row, write.takes)
+    write(shard, spans)
     empty = ShardRows(shard=shard.shard, index=np.zeros(0, np.int64), label=np.zeros(0, np.int32))
     return to_row(empty, spans) | {"rows": np.array([len(shard)])}
+
+
+def draft_pool(models: ModelSet, settings: DecodeSettings, replicas: int) -> Pool:
+    """Drafters alone: labels in, prefixes out."""
+    return Pool(ShardRows, [partial(Drafter, models, settings)], replicas)
+
+
+def refine_pool(models: ModelSet, settings: DecodeSettings, keep_tokens: bool, replicas: int) -> Pool:
+    """Refiners alone: prefixes in, pixels out."""
+    return Pool(PrefixShard, [partial(Refiner, models, settings, keep_tokens)], replicas)
+
+
+def generate_pools(models: ModelSet, settings: DecodeSettings, keep_tokens: bool, placement: Placement) -> list[Pool]:
+    """Both stages: two pools, or colocated one whose actors run both."""
+    draft = draft_pool(models, settings, placement.num_drafters)
+    refine = refine_pool(models, settings, keep_tokens, placement.num_refiners)
+    if placement.mode == "colocated":
+        return [Pool(ShardRows, [*draft.stages, *refine.stages], placement.num_drafters)]
+    return [draft, refine]
+
+
+@dataclass(frozen=True)
+class ReadLabels:
+    """Label rows of a shard, from the one copy in the object store."""
+
+    rows: ray.ObjectRef
+    plan: ShardPlan
+
+    def __call__(self, shard: int) -> ShardRows:
+        table: LabelRows = ray.get(self.rows)
+        return table.shard(self.plan, shard)
+
+
+@dataclass(frozen=True)
+class Writer:
+    """Turns a shard into files, puts and commits them. Images are encoded first, drafts have no encoder."""
+
+    encoder: Encoder | None
+    fmt: Format
+    plan: ShardPlan
+    store: Store
+
+    @property
+    def takes(self) -> type[ShardRows]:
+        return PixelShard if self.encoder else PrefixShard
+
+    def __call__(self, shard: PixelShard | PrefixShard, spans: list[Span]) -> None:
+        replica, began = replica_name(), time.time()
+        encoded: ShardRows = shard
+        if self.encoder is not None:
+            assert isinstance(shard, PixelShard)
+            encoded, start = self.encoder(shard), began
+            began = time.time()
+            spans.append(Span("encode", replica, start, began))
+        store_shard(self.store, Manifest(self.store), encoded, self.fmt, self.plan)
+        spans.append(Span("store", replica, began, time.time()))
 
 
 # An exception as the last line of a traceback shows it; remote errors arrive as such text only

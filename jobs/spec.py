@@ -11,10 +11,10 @@ import argparse
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, Field, NonNegativeInt, PositiveInt, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError
 from pydantic_settings import (
     BaseSettings,
     CliSettingsSource,
@@ -23,15 +23,10 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
-from cluster.plan import PlacementMode
 from tandem.errors import InputError
-from tandem.images import Codec
-from workers.formats import FormatName
 
 ENV_PREFIX = "TANDEM_"
-Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 SpecT = TypeVar("SpecT", bound="Spec")
-Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class Spec(BaseSettings):
@@ -47,78 +42,6 @@ class Spec(BaseSettings):
     )
 
     spec: Path | None = Field(None, description="YAML file with any of these options")
-
-
-class GenerateSpec(Spec):
-    """Synthesise a labelled image dataset: drafters make the coarse token maps, refiners the fine ones."""
-
-    out: str = Field(description="folder of the dataset; the same command resumes there")
-    classes: str | None = Field(
-        None,
-        description="which classes: 'all', or names and label numbers and ranges: 'face,flag', '0-99,207'",
-    )
-    per_class: PositiveInt | None = Field(None, description="images of each class")
-    images: PositiveInt | None = Field(None, description="images in all, dealt evenly to the classes")
-    labels: str | None = Field(
-        None,
-        description="file of label rows (.parquet, .csv, .jsonl; local or s3://) instead of --classes: a column "
-        "'label' (number) or 'class_name', optionally 'count'; other columns are carried into the output",
-    )
-    seed: NonNegativeInt = Field(0, lt=2**63, description="the same seed and job give the same images")
-
-    drafter: str = Field("embedded", description="'embedded', a file, an s3:// address, or a preset (d16 to d36)")
-    refiner: str = Field("embedded", description="like --drafter; the smaller model")
-    vqvae: str = Field("embedded", description="like --drafter; its preset is vae_ch160v4096z32")
-    random_weights: bool = Field(False, description="let presets have random weights, to try size and speed")
-    draft_steps: int | None = Field(None, description="N: scales made by the drafter, 1 to K - 1; default about 0.7 K")
-    cfg: float | None = Field(None, ge=0, description="guidance at the last scale; default: the model's own")
-    top_k: NonNegativeInt | None = Field(
-        None, description="keep the k likeliest codes, 0 keeps all; default: the model's own"
-    )
-    top_p: Share | None = Field(None, description="keep codes up to this probability; default: the model's own")
-    temperatures: tuple[float, ...] | None = Field(
-        None, description="one a scale, the last repeats: 1.1,1.0; default: the model's own"
-    )
-    batch: PositiveInt = Field(
-        32, description="images of one forward; short batches are padded, so it is part of the job"
-    )
-    dtype: Dtype = Field("auto", description="of weights and activations; auto: bfloat16 on GPUs, float32 on CPUs")
-    threads: PositiveInt = Field(
-        1, description="CPU threads of each replica; part of the job, as rounding depends on it"
-    )
-
-    placement: PlacementMode = Field(
-        "auto",
-        description="split: drafters and refiners on disjoint GPUs; colocated: both on each GPU; cpu; "
-        "auto says what it chose and why",
-    )
-    drafters: PositiveInt | None = Field(None, description="drafter replicas")
-    refiners: PositiveInt | None = Field(None, description="refiner replicas")
-    logical_gpus: NonNegativeInt = Field(
-        4, description="simulated GPUs offered where the machine has none: pinning as on real ones, CPU speed"
-    )
-    address: str | None = Field(None, description="Ray cluster to join (also RAY_ADDRESS); default: start Ray here")
-
-    format: FormatName = Field("webdataset", description="layout of the output")
-    codec: Codec = Field("png", description="image files; png is exact")
-    quality: int = Field(92, ge=1, le=100, description="of jpeg and webp")
-    shard_size: PositiveInt | None = Field(
-        None, description="images a shard; default: from --batch and the number of images"
-    )
-    keep_tokens: bool = Field(False, description="write the token ids of every image as well")
-    overwrite: bool = Field(False, description="replace a job that stands in --out")
-
-    @model_validator(mode="after")
-    def check_rows(self) -> GenerateSpec:
-        if self.labels is None:
-            if self.classes is None:
-                raise ValueError("expected --classes (for example: all) or --labels FILE, got neither")
-            if (self.per_class is None) == (self.images is None):
-                got = "neither" if self.per_class is None else "both"
-                raise ValueError(f"expected either --per-class or --images beside --classes, got {got}")
-        elif self.classes or self.per_class or self.images:
-            raise ValueError("expected --labels alone, got --classes, --per-class or --images beside it")
-        return self
 
 
 def parse(spec: type[SpecT], argv: Sequence[str], prog: str, epilog: str = "") -> SpecT:
@@ -155,7 +78,15 @@ def parse(spec: type[SpecT], argv: Sequence[str], prog: str, epilog: str = "") -
         raise InputError("\n".join(explain(error, spec)), f"{prog} --help shows every option") from None
 
 
-METAVARS = {"Path": "PATH", "str": "TEXT", "int": "N", "float": "X", "tuple[float,...]": "X,X", "tuple[int,...]": "N,N"}
+METAVARS = {
+    "Path": "PATH",
+    "str": "TEXT",
+    "int": "N",
+    "float": "X",
+    "tuple[float,...]": "X,X",
+    "tuple[int,...]": "N,N",
+    "tuple[str,...]": "TEXT",
+}
 
 
 def tidy_help(parser: argparse.ArgumentParser) -> None:
@@ -163,7 +94,7 @@ def tidy_help(parser: argparse.ArgumentParser) -> None:
     for action in parser._actions:
         action.help = (action.help or "").replace(" (default: None)", "")
         if isinstance(action.metavar, str):
-            action.metavar = METAVARS.get(action.metavar, action.metavar)
+            action.metavar = METAVARS.get(action.metavar.removeprefix("[").replace("]]", "]"), action.metavar)
 
 
 def flags_value(source: Any, name: str) -> str | None:

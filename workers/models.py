@@ -45,13 +45,13 @@ class ModelRef:
 
 @dataclass(frozen=True)
 class ModelSet:
-    """The three models of a job and what follows from them."""
+    """The models of a job and what follows from them. A job that only drafts has no refiner."""
 
     drafter: ModelRef
-    refiner: ModelRef
+    refiner: ModelRef | None
     vqvae: ModelRef
     drafter_config: VarConfig
-    refiner_config: VarConfig
+    refiner_config: VarConfig | None
     vqvae_config: VqvaeConfig
     class_names: tuple[str, ...]
     sampling: SamplingConfig  # the embedded drafter's own, else the published settings
@@ -62,8 +62,16 @@ class ModelSet:
         return self.drafter_config.pyramid.grid * self.vqvae_config.downsampling
 
     @property
+    def refs(self) -> tuple[ModelRef, ...]:
+        return tuple(ref for ref in (self.drafter, self.refiner, self.vqvae) if ref)
+
+    def ref(self, role: Role) -> ModelRef:
+        """The model of a role that the job is known to have."""
+        return next(ref for ref in self.refs if ref.role == role)
+
+    @property
     def hashes(self) -> dict[str, str]:
-        return {ref.role: ref.sha256 for ref in (self.drafter, self.refiner, self.vqvae)}
+        return {ref.role: ref.sha256 for ref in self.refs}
 
 
 @dataclass(frozen=True)
@@ -106,42 +114,55 @@ def preset(role: Role, source: str) -> VarConfig | VqvaeConfig | None:
     return VAR_PRESETS.get(source)
 
 
-def resolve_models(drafter: str, refiner: str, vqvae: str, random_weights: bool) -> ModelSet:
-    """Look at all three and check that they fit each other. Raises CheckpointError naming what does not."""
-    roles = resolve("drafter", drafter, random_weights), resolve("refiner", refiner, random_weights)
+def resolve_models(drafter: str | Resolved, refiner: str | None, vqvae: str, random_weights: bool) -> ModelSet:
+    """Look at all and check that they fit each other. Raises CheckpointError naming what does not.
+
+    A drafter that is already resolved need not be on this machine: its drafts are.
+    """
+    drafts = drafter if isinstance(drafter, Resolved) else resolve("drafter", drafter, random_weights)
+    fine = resolve("refiner", refiner, random_weights) if refiner is not None else None
     tokenizer = resolve("vqvae", vqvae, random_weights)
-    drafter_config, refiner_config, vqvae_config = roles[0].config, roles[1].config, tokenizer.config
-    assert isinstance(drafter_config, VarConfig) and isinstance(refiner_config, VarConfig)
-    assert isinstance(vqvae_config, VqvaeConfig)
-    for name, meaning in (
-        ("patch_nums", "pyramid"),
-        ("vocab_size", "vocabulary"),
-        ("num_classes", "classes"),
-        ("latent_channels", "latent channels"),
-    ):
-        ours, theirs = getattr(drafter_config, name), getattr(refiner_config, name)
-        if ours != theirs:
-            raise CheckpointError(
-                f"drafter and refiner of different {meaning}: {ours} in {drafter}, {theirs} in {refiner}"
-            )
-        tokenizers = getattr(vqvae_config, name) if name in ("vocab_size", "latent_channels") else ours
-        if ours != tokenizers:
-            raise CheckpointError(
-                f"models and VQVAE of different {meaning}: {ours} in {drafter}, {tokenizers} in {vqvae}"
-            )
-    names = roles[0].class_names
-    if names != roles[1].class_names:
-        raise CheckpointError(f"drafter and refiner of different class names: {names} and {roles[1].class_names}")
+    assert isinstance(drafts.config, VarConfig) and isinstance(tokenizer.config, VqvaeConfig)
+    if fine is not None:
+        check_partners(drafts, fine)
+    for name in ("vocab_size", "latent_channels"):
+        check_equal("models and VQVAE", name, drafts, tokenizer)
     return ModelSet(
-        roles[0].ref,
-        roles[1].ref,
+        drafts.ref,
+        fine.ref if fine else None,
         tokenizer.ref,
-        drafter_config,
-        refiner_config,
-        vqvae_config,
-        names or tuple(str(label) for label in range(drafter_config.num_classes)),
-        EMBEDDED_SAMPLING if drafter == EMBEDDED else SamplingConfig(),
+        drafts.config,
+        fine.config if fine and isinstance(fine.config, VarConfig) else None,
+        tokenizer.config,
+        drafts.class_names or tuple(str(label) for label in range(drafts.config.num_classes)),
+        EMBEDDED_SAMPLING if drafts.ref.source == EMBEDDED else SamplingConfig(),
     )
+
+
+MEANING = {
+    "patch_nums": "pyramid",
+    "vocab_size": "vocabulary",
+    "num_classes": "classes",
+    "latent_channels": "latent channels",
+}
+
+
+def check_partners(drafter: Resolved, refiner: Resolved) -> None:
+    """Raise CheckpointError unless the two can work on the same images."""
+    for name in MEANING:
+        check_equal("drafter and refiner", name, drafter, refiner)
+    if drafter.class_names != refiner.class_names:
+        raise CheckpointError(
+            f"drafter and refiner of different class names: {drafter.class_names} and {refiner.class_names}"
+        )
+
+
+def check_equal(who: str, name: str, ours: Resolved, theirs: Resolved) -> None:
+    mine, other = getattr(ours.config, name), getattr(theirs.config, name)
+    if mine != other:
+        raise CheckpointError(
+            f"{who} of different {MEANING[name]}: {mine} in {ours.ref.source}, {other} in {theirs.ref.source}"
+        )
 
 
 def load_transformer(ref: ModelRef, dtype: torch.dtype, device: torch.device) -> Var:

@@ -24,8 +24,8 @@ class Refiner:
         torch.set_num_threads(settings.threads)
         self.settings, self.keep_tokens, self.device = settings, keep_tokens, pick_device()
         dtype = DTYPES[settings.dtype]
-        self.refiner = load_transformer(models.refiner, dtype, self.device)
-        self.vqvae = load_tokenizer(models.vqvae, models.refiner_config.patch_nums, dtype, self.device)
+        self.refiner = load_transformer(models.ref("refiner"), dtype, self.device)
+        self.vqvae = load_tokenizer(models.vqvae, models.drafter_config.patch_nums, dtype, self.device)
 
     def __call__(self, shard: PrefixShard) -> PixelShard:
         pyramid, sampling = self.refiner.config.pyramid, self.settings.sampling

@@ -15,8 +15,8 @@ import pytest
 from tiny_models import CLASS_NAMES, NUM_CLASSES
 
 from jobs.cli import main
-from jobs.generate import run
-from jobs.spec import GenerateSpec, parse
+from jobs.generate import GenerateSpec, run
+from jobs.spec import parse
 from tandem.images import read_provenance
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")

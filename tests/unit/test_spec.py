@@ -2,7 +2,8 @@
 
 import pytest
 
-from jobs.spec import GenerateSpec, parse
+from jobs.generate import GenerateSpec
+from jobs.spec import parse
 from jobs.train import TrainVarSpec, TrainVqvaeSpec
 from tandem.errors import InputError
 
@@ -49,7 +50,11 @@ def test_a_flag_wins_over_a_variable_over_the_file_over_the_default(tmp_path, mo
 @pytest.mark.parametrize(
     ("argv", "line"),
     [
-        ((), "--out: expected a value (folder of the dataset; the same command resumes there), got none"),
+        (
+            (),
+            "--out: expected a value (folder or s3://bucket/prefix of the dataset; the same command resumes there), "
+            "got none",
+        ),
         (("--out", "o"), "expected --classes (for example: all) or --labels FILE, got neither"),
         (("--out", "o", "--classes", "all"), "expected either --per-class or --images beside --classes, got neither"),
         ((*BASE, "--per-class", "2"), "expected either --per-class or --images beside --classes, got both"),

@@ -1,0 +1,169 @@
+"""`tandem bench pipeline`: the real Ray pipeline with simulated stages, against the bound of its slowest stage.
+
+The stages sleep for the times they are told, on simulated GPUs, and hand on prefixes and pixels of true size.
+So it measures orchestration alone: scheduling, transport and back-pressure, nothing of any model.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+import time
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from rich.console import Console
+from rich.table import Table
+
+from cluster.plan import check_gpus
+from cluster.session import open_session
+from jobs.pipeline import Pipeline, Pool, StoredShard
+from jobs.progress import RunProgress, busy_shares, say
+from jobs.spec import Spec
+from tandem.config import PATCH_NUMS_256, Pyramid
+from tandem.errors import InputError
+from workers.records import Span
+from workers.shards import PixelShard, PrefixShard, ShardPlan, ShardRows
+
+EXAMPLES = """examples:
+  tandem bench pipeline --drafters 8 --refiners 4 --draft-s 1.4 --refine-s 0.7 --batch 64
+  tandem bench pipeline --drafters 42 --refiners 22 --draft-s 1.4 --refine-s 0.7 --batch 64 --batches-per-shard 4
+
+Stage times are simulated by sleeping, on simulated GPUs. The last line on stdout is one JSON object with
+"efficiency" = time at the bound of the slowest stage / time taken, over the shards after --warm-up."""
+
+
+class BenchPipelineSpec(Spec):
+    """Efficiency of the Ray pipeline with simulated stage times, against the bound of its slowest stage."""
+
+    drafters: PositiveInt = Field(8, description="drafter replicas, a simulated GPU each")
+    refiners: PositiveInt = Field(4, description="refiner replicas, a simulated GPU each")
+    draft_s: PositiveFloat = Field(1.4, description="simulated seconds that a drafter takes for a batch")
+    refine_s: PositiveFloat = Field(0.7, description="simulated seconds that a refiner takes for a batch")
+    jitter: NonNegativeFloat = Field(0.0, lt=1, description="spread of the times: uniform in +- this share")
+    batch: PositiveInt = Field(64, description="images of a batch")
+    batches_per_shard: PositiveInt = Field(1, description="batches that travel together")
+    shards: PositiveInt = Field(520, description="shards of the whole run")
+    warm_up: PositiveInt = Field(100, description="completions before the measured window")
+    window: PositiveInt = Field(400, description="completions that are measured")
+    draft_steps: PositiveInt = Field(8, description="N, for the size of the prefixes")
+    image_size: PositiveInt = Field(256, description="pixels a side, for the size of the images")
+
+
+@dataclass
+class Simulated:
+    """A stage that takes its time and makes arrays of true size."""
+
+    name: str
+    seconds: float
+    jitter: float
+    batch: int
+    prefix_tokens: int
+    image_size: int
+
+    def __call__(self, shard: ShardRows) -> ShardRows:
+        rng = np.random.default_rng(shard.shard)
+        batches = -(-len(shard) // self.batch)
+        time.sleep(batches * self.seconds * (1 + self.jitter * rng.uniform(-1, 1)))
+        if self.name == "draft":
+            prefix = np.full((len(shard), self.prefix_tokens), shard.shard % 4096, np.uint16)
+            return PrefixShard.of(shard, prefix=prefix, draft_steps=1)
+        pixels = np.full((len(shard), self.image_size, self.image_size, 3), shard.shard % 256, np.uint8)
+        return PixelShard.of(shard, pixels=pixels)
+
+
+@dataclass(frozen=True)
+class Consume:
+    """The sink: looks at the pixels and drops them."""
+
+    takes: type[ShardRows] = PixelShard
+
+    def __call__(self, shard: PixelShard, spans: list[Span]) -> None:
+        now = time.time()
+        if int(shard.pixels[-1, -1, -1, -1]) != shard.shard % 256:
+            raise AssertionError("pixels of another shard")
+        spans.append(Span("consume", "task", now, time.time()))
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The head: indices alone."""
+
+    plan: ShardPlan
+
+    def __call__(self, shard: int) -> ShardRows:
+        index = np.array(self.plan.indices(shard), dtype=np.int64)
+        return ShardRows(shard=shard, index=index, label=np.zeros(len(index), np.int32))
+
+
+def run(spec: BenchPipelineSpec) -> dict[str, Any]:
+    """Run, and report. InputError if the window is longer than the run."""
+    if spec.warm_up + spec.window > spec.shards:
+        raise InputError(
+            f"--shards: expected --warm-up + --window = {spec.warm_up + spec.window} or more, got {spec.shards}"
+        )
+    plan = ShardPlan(spec.shards * spec.batch * spec.batches_per_shard, spec.batch * spec.batches_per_shard)
+    gpus = spec.drafters + spec.refiners
+    tokens = Pyramid(PATCH_NUMS_256).offsets[spec.draft_steps]
+    stage = partial(Simulated, jitter=spec.jitter, batch=spec.batch, prefix_tokens=tokens, image_size=spec.image_size)
+    pools = [
+        Pool(ShardRows, [partial(stage, "draft", spec.draft_s)], spec.drafters),
+        Pool(PrefixShard, [partial(stage, "refine", spec.refine_s)], spec.refiners),
+    ]
+    with open_session(None, gpus, 4) as session:
+        check_gpus(gpus, session.num_gpus, f"{spec.drafters} drafters and {spec.refiners} refiners")
+        say(f"{session.describe()}; stage times are simulated")
+        began = time.time()
+        done: list[tuple[float, StoredShard]] = []
+        with RunProgress(plan.num_rows) as progress:
+            for stored in Pipeline(plan, Rows(plan), pools, Consume(), 1).run(list(range(plan.num_shards))):
+                done.append((max(s.end_s for s in stored.spans), stored))
+                progress.add(stored.num_rows)
+    result = report(spec, began, done)
+    print_report(result)
+    print(json.dumps(result), flush=True)
+    return result
+
+
+def report(spec: BenchPipelineSpec, began: float, done: list[tuple[float, StoredShard]]) -> dict[str, Any]:
+    """Efficiency in the window, and of the whole run."""
+    ends = sorted(end for end, _ in done)
+    spans = [span for _, stored in done for span in stored.spans]
+    first_start = min(span.start_s for span in spans)
+    shard_s = spec.batches_per_shard * max(spec.draft_s / spec.drafters, spec.refine_s / spec.refiners)
+    window_s = ends[spec.warm_up + spec.window - 1] - ends[spec.warm_up - 1]
+    last = max(span.end_s for span in spans if span.stage == "draft")
+    images = spec.batch * spec.batches_per_shard
+    return {
+        "simulated": True,
+        "efficiency": round(spec.window * shard_s / window_s, 4),
+        "images_per_s": round(spec.window * images / window_s, 2),
+        "bound_images_per_s": round(images / shard_s, 2),
+        "whole_run_efficiency": round(len(ends) * shard_s / (ends[-1] - began), 4),
+        "start_up_s": round(first_start - began, 2),
+        "fill_s": round(ends[0] - first_start, 2),
+        "drain_s": round(ends[-1] - last, 2),
+        "seconds": round(ends[-1] - began, 2),
+        "pixels_mb_per_s": round(spec.window * images * 3 * spec.image_size**2 / window_s / 1e6, 1),
+        "busy": {stage: values["busy_share"] for stage, values in busy_shares(spans).items()},
+        "driver_cpu_s": round(resource.getrusage(resource.RUSAGE_SELF).ru_utime, 2),
+        "options": spec.model_dump(mode="json", exclude={"spec"}),
+    }
+
+
+def print_report(result: dict[str, Any]) -> None:
+    table = Table("measure", "value", title="the real pipeline, simulated stage times", show_header=False)
+    for name, value in result.items():
+        if name != "options":
+            table.add_row(name.replace("_", " "), str(value))
+    Console(stderr=True).print(table)
+
+
+if __name__ == "__main__":
+    from jobs.cli import main
+
+    sys.exit(main(["bench", "pipeline", *sys.argv[1:]]))

@@ -1,0 +1,96 @@
+"""`tandem draft`: the drafter's half of the work as a dataset of its own, to be refined elsewhere and later."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any, Literal
+
+import ray
+from pydantic import Field, PositiveInt
+
+from cluster.plan import place_alone
+from cluster.session import Session
+from jobs.options import DecodingOptions, PlaceOptions, RowOptions
+from jobs.pipeline import Pipeline, ReadLabels, Writer, draft_pool
+from jobs.running import (
+    Work,
+    choose_draft_steps,
+    choose_sampling,
+    choose_settings,
+    close,
+    decoding_identity,
+    describe_models,
+    plan_shards,
+    read_rows,
+    run_shards,
+)
+from tandem.config import to_dict
+from workers.drafts import KIND, DraftFormat
+from workers.manifest import Manifest
+from workers.models import resolve_models
+from workers.store import open_store
+
+EXAMPLES = """examples:
+  tandem draft --classes all --per-class 20 --out drafts
+  tandem refine --drafts drafts --out out
+  tandem draft --drafter var_d30.pth --vqvae vae_ch160v4096z32.pth --draft-steps 9 --classes 0-999 --per-class 1300 \\
+      --batch 64 --out s3://bucket/drafts
+
+Drafts are 182 to 848 bytes an image (N = 6 to 9 of the published pyramid). Draft and refine with the same settings
+give the bytes that 'tandem generate' gives. The same command again goes on where it stopped."""
+
+
+class DraftSpec(PlaceOptions, DecodingOptions, RowOptions):
+    """Make the coarse token maps of a dataset and keep them: drafters alone."""
+
+    drafter: str = Field("embedded", description="'embedded', a file, an s3:// address, or a preset (d16 to d36)")
+    placement: Literal["auto", "gpu", "cpu"] = Field("auto", description="gpu: one drafter on each; cpu: processes")
+    drafters: PositiveInt | None = Field(None, description="drafter replicas; default: every GPU, or one on the CPU")
+
+
+def run(spec: DraftSpec) -> dict[str, Any]:
+    """Check everything, draft what is missing, and return the summary."""
+    models = resolve_models(spec.drafter, None, spec.vqvae, spec.random_weights)
+    draft_steps = choose_draft_steps(spec.draft_steps, models.drafter_config.pyramid)
+    sampling = choose_sampling(spec, models.sampling)
+    rows = read_rows(spec, models.class_names)
+    plan = plan_shards(spec, len(rows), spec.batch)
+    store = open_store(spec.out)
+    store.check()
+
+    def prepare(session: Session) -> Work:
+        placement = place_alone("draft", spec.placement, spec.drafters, session.num_gpus, session.simulated)
+        on_gpus = placement.mode != "cpu" and not session.simulated
+        settings = choose_settings(spec, spec.seed, draft_steps, sampling, on_gpus)
+        identity = {
+            "kind": KIND,
+            "weights_sha256": models.hashes,
+            "decoding": decoding_identity(settings),
+            "rows": len(rows),
+            "rows_sha256": rows.digest,
+            "shard_size": plan.shard_size,
+        }
+        about = {
+            "source": models.drafter.source,
+            "config": to_dict(models.drafter_config),
+            "class_names": list(models.class_names),
+        }
+        pipeline = Pipeline(
+            plan=plan,
+            read=ReadLabels(ray.put(rows), plan),
+            pools=[draft_pool(models, settings, placement.num_drafters)],
+            write=Writer(None, DraftFormat(), plan, store),
+            gpus_per_replica=placement.gpus_per_replica,
+        )
+        lines = describe_models(models, settings, (models.drafter_config, None))
+        return Work(identity, pipeline, placement, lines, {"drafter": about})
+
+    summary = run_shards(spec, store, plan, 4 + (spec.drafters or 1), prepare)
+    Manifest(store).finish(plan.num_shards)
+    return close(summary, "drafts")
+
+
+if __name__ == "__main__":
+    from jobs.cli import main
+
+    sys.exit(main(["draft", *sys.argv[1:]]))

@@ -1,0 +1,83 @@
+"""The output of jobs that make images: checks before the start, the card and the closing marker at the end."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from jobs.options import DecodingOptions, ImageOptions, PlaceOptions
+from jobs.pipeline import Writer
+from jobs.running import command_line, software
+from tandem.config import SamplingConfig, to_dict
+from tandem.images import Provenance
+from workers.card import CardInfo, write_card
+from workers.encoder import Encoder
+from workers.formats import DatasetFormat
+from workers.manifest import Manifest, read_job
+from workers.models import ModelSet
+from workers.shards import ShardPlan
+from workers.store import Store, open_store
+
+
+class ImageJobOptions(ImageOptions, PlaceOptions, DecodingOptions):
+    """Options of a job that makes images."""
+
+
+@dataclass(frozen=True)
+class ImageDataset:
+    """A dataset of images that is about to be made."""
+
+    store: Store
+    fmt: DatasetFormat
+    plan: ShardPlan
+    writer: Writer
+    options: ImageJobOptions
+
+    def finish(self, models: ModelSet, sampling: SamplingConfig) -> None:
+        """Card, contact sheet and `_SUCCESS`, once every shard is committed."""
+        settings = read_job(self.store)["identity"]["decoding"]
+        decoding = to_dict(sampling) | {name: settings[name] for name in ("batch", "dtype")}
+        info = CardInfo(
+            fmt=self.fmt,
+            image_size=models.image_size,
+            models={ref.role: (ref.source, ref.sha256) for ref in models.refs},
+            sampling=decoding,
+            command=command_line(),
+            software=software(),
+            tokens=self.options.keep_tokens,
+        )
+        write_card(self.store, self.plan.num_shards, info)
+        Manifest(self.store).finish(self.plan.num_shards)
+
+
+def open_images(
+    options: ImageJobOptions,
+    models: ModelSet,
+    seed: int,
+    draft_steps: int,
+    plan: ShardPlan,
+    extra: pa.Schema | None,
+) -> ImageDataset:
+    """Check format, carried columns and place before anything starts. Raises InputError or OutputError."""
+    assert models.refiner is not None
+    fmt = DatasetFormat(options.format, options.codec, models.class_names, seed, draft_steps)
+    if extra is not None:
+        fmt.check_extra(extra)
+    hashes = models.hashes
+    provenance = Provenance(software(), hashes["drafter"], hashes["refiner"], hashes["vqvae"], seed, draft_steps)
+    encoder = Encoder(options.codec, options.quality, provenance, models.class_names)
+    store = open_store(options.out)
+    store.check()
+    return ImageDataset(store, fmt, plan, Writer(encoder, fmt, plan, store), options)
+
+
+def image_identity(options: ImageOptions) -> dict[str, Any]:
+    """What of the output changes bytes."""
+    return {
+        "format": options.format,
+        "codec": options.codec,
+        "quality": options.quality if options.codec != "png" else None,
+        "keep_tokens": options.keep_tokens,
+    }

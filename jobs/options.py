@@ -1,0 +1,89 @@
+"""Options that several commands share, in the groups in which `--help` shows them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+
+from jobs.spec import Spec
+from tandem.images import Codec
+from workers.formats import FormatName
+
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class RowOptions(Spec):
+    """Which images to make."""
+
+    classes: str | None = Field(
+        None,
+        description="which classes: 'all', or names and label numbers and ranges: 'face,flag', '0-99,207'",
+    )
+    per_class: PositiveInt | None = Field(None, description="images of each class")
+    images: PositiveInt | None = Field(None, description="images in all, dealt evenly to the classes")
+    labels: str | None = Field(
+        None,
+        description="file of label rows (.parquet, .csv, .jsonl; local or s3://) instead of --classes: a column "
+        "'label' (number) or 'class_name', optionally 'count'; other columns are carried into the output",
+    )
+    seed: NonNegativeInt = Field(0, lt=2**63, description="the same seed and job give the same images")
+    shard_size: PositiveInt | None = Field(
+        None, description="images a shard; default: from --batch and the number of images"
+    )
+
+    @model_validator(mode="after")
+    def check_rows(self) -> RowOptions:
+        if self.labels is None:
+            if self.classes is None:
+                raise ValueError("expected --classes (for example: all) or --labels FILE, got neither")
+            if (self.per_class is None) == (self.images is None):
+                got = "neither" if self.per_class is None else "both"
+                raise ValueError(f"expected either --per-class or --images beside --classes, got {got}")
+        elif self.classes or self.per_class or self.images:
+            raise ValueError("expected --labels alone, got --classes, --per-class or --images beside it")
+        return self
+
+
+class DecodingOptions(Spec):
+    """How tokens are decoded. All of it is part of the job: it changes bytes."""
+
+    vqvae: str = Field("embedded", description="like the models; its preset is vae_ch160v4096z32")
+    random_weights: bool = Field(False, description="let presets have random weights, to try size and speed")
+    draft_steps: int | None = Field(None, description="N: scales made by the drafter, 1 to K - 1; default about 0.7 K")
+    cfg: float | None = Field(None, ge=0, description="guidance at the last scale; default: the model's own")
+    top_k: NonNegativeInt | None = Field(
+        None, description="keep the k likeliest codes, 0 keeps all; default: the model's own"
+    )
+    top_p: Share | None = Field(None, description="keep codes up to this probability; default: the model's own")
+    temperatures: tuple[float, ...] | None = Field(
+        None, description="one a scale, the last repeats: 1.1,1.0; default: the model's own"
+    )
+    batch: PositiveInt = Field(
+        32, description="images of one forward; short batches are padded, so it is part of the job"
+    )
+    dtype: Dtype = Field("auto", description="of weights and activations; auto: bfloat16 on GPUs, float32 on CPUs")
+    threads: PositiveInt = Field(
+        1, description="CPU threads of each replica; part of the job, as rounding depends on it"
+    )
+
+
+class PlaceOptions(Spec):
+    """Where it runs and where the dataset goes."""
+
+    logical_gpus: NonNegativeInt = Field(
+        4, description="simulated GPUs offered where the machine has none: pinning as on real ones, CPU speed"
+    )
+    address: str | None = Field(None, description="Ray cluster to join (also RAY_ADDRESS); default: start Ray here")
+    out: str = Field(description="folder or s3://bucket/prefix of the dataset; the same command resumes there")
+    overwrite: bool = Field(False, description="replace a job that stands in --out")
+
+
+class ImageOptions(Spec):
+    """How images are stored."""
+
+    format: FormatName = Field("webdataset", description="layout of the output")
+    codec: Codec = Field("png", description="image files; png is exact")
+    quality: int = Field(92, ge=1, le=100, description="of jpeg and webp")
+    keep_tokens: bool = Field(False, description="write the token ids of every image as well")

@@ -1,0 +1,145 @@
+"""`tandem plan`: which GPUs draft and which refine, how fast that is and what it costs, from measured stage times."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any, Literal, TypeVar
+
+from pydantic import Field, PositiveFloat, PositiveInt
+from rich.console import Console
+from rich.table import Table
+
+from cluster.planner import Option, Plan, Request, make_plan
+from cluster.profile import read_profile
+from jobs.progress import say
+from jobs.spec import Spec
+from tandem.errors import InputError
+
+EXAMPLES = """examples:
+  tandem plan --profile paper-l20 --gpus l20:3 --images 1.3e6 --draft-steps 8
+  tandem plan --profile h100.json --profile l20.json --gpus h100:2,l20:6 --images 1.3e6
+  tandem plan --profile h100.json --profile l20.json --gpus h100:2,l20:6 --images 1.3e6 \\
+      --deadline 24h --price h100=2.5,l20=0.8 --draft-steps auto --max-fid 2.1
+
+Profiles are made by 'tandem profile' on each kind of machine; built in: paper-l20 (the paper's figures).
+With a deadline and prices the cheapest plan that meets the deadline is chosen, without them the fastest."""
+HOURS = {"s": 1 / 3600, "m": 1 / 60, "h": 1.0, "d": 24.0}
+ValueT = TypeVar("ValueT", int, float)
+
+
+class PlanSpec(Spec):
+    """Choose a placement: how many drafters and refiners on which GPUs, from measured stage times."""
+
+    profile: tuple[str, ...] = Field(description="profile of each kind of GPU: files, or built-in names")
+    gpus: str = Field(description="what there is: KIND:COUNT,KIND:COUNT")
+    images: PositiveFloat = Field(description="images to make, such as 1.3e6")
+    draft_steps: PositiveInt | Literal["auto"] = Field(
+        "auto", description="N; auto: the fastest N within --max-fid, else about 0.7 K"
+    )
+    max_fid: PositiveFloat | None = Field(None, description="worst FID that is good enough, where profiles know it")
+    batch: PositiveInt | None = Field(None, description="images of one forward; default: the best that was measured")
+    deadline: str | None = Field(None, description="time there is: 90m, 24h, 2d")
+    price: str | None = Field(None, description="price of a GPU and hour: KIND=PRICE,KIND=PRICE")
+
+
+def run(spec: PlanSpec) -> dict[str, Any]:
+    """Print the plan as a table and as one JSON line."""
+    profiles = [read_profile(source) for source in spec.profile]
+    request = Request(
+        gpus=parse_pairs("--gpus", spec.gpus, ":", int),
+        images=spec.images,
+        deadline_h=parse_hours(spec.deadline) if spec.deadline else None,
+        price_per_h=parse_pairs("--price", spec.price, "=", float) if spec.price else {},
+        max_fid=spec.max_fid,
+        draft_steps=spec.draft_steps,
+        batch=spec.batch,
+        start_up_s=max((sum(profile.load_s.values()) for profile in profiles), default=0.0),
+    )
+    plan = make_plan(profiles, request)
+    print_plan(plan, request)
+    result = as_json(plan, request)
+    print(json.dumps(result), flush=True)
+    return result
+
+
+def as_json(plan: Plan, request: Request) -> dict[str, Any]:
+    return {
+        "request": asdict(request),
+        "best": plan.best.to_dict(),
+        "runners_up": [option.to_dict() for option in plan.runners_up],
+        "bound_images_per_s": plan.bound_images_per_s,
+        "meets_deadline": plan.meets_deadline,
+    }
+
+
+def parse_pairs(flag: str, text: str, sign: str, number: Callable[[str], ValueT]) -> dict[str, ValueT]:
+    """'a:2,b:6' -> {'a': 2, 'b': 6}. Raises InputError for anything but names and numbers above 0."""
+    pairs: dict[str, ValueT] = {}
+    for part in text.split(","):
+        name, found, value = (piece.strip() for piece in part.partition(sign))
+        try:
+            amount = number(value)
+        except ValueError:
+            amount = number("0")
+        if not found or not name or not amount > 0 or amount == float("inf") or name in pairs:
+            kind = "a whole number" if number is int else "a number"
+            raise InputError(f"{flag}: expected KIND{sign}X with each kind once and X {kind} above 0, got {part!r}")
+        pairs[name] = amount
+    return pairs
+
+
+def parse_hours(text: str) -> float:
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhd])", text.strip())
+    if not match or float(match[1]) == 0:
+        raise InputError(f"--deadline: expected a time such as 90m, 24h or 2d, got {text!r}")
+    return float(match[1]) * HOURS[match[2]]
+
+
+def print_plan(plan: Plan, request: Request) -> None:
+    gpus = ", ".join(f"{n} x {kind}" for kind, n in request.gpus.items())
+    table = Table(title=f"{request.images:,.0f} images on {gpus}")
+    for name in ("", "placement", "N", "batch", "drafters", "refiners"):
+        table.add_column(name)
+    for name in ("images/s", "hours", *(["cost"] if request.price_per_h else [])):
+        table.add_column(name, justify="right")
+    for option in (plan.best, *plan.runners_up):
+        table.add_row("best" if option is plan.best else "", *cells(option))
+    Console(stderr=True).print(table)
+    best = plan.best
+    say("busy: " + ", ".join(f"{stage} {share:.0%}" for stage, share in best.busy.items()))
+    share = best.images_per_s / plan.bound_images_per_s
+    say(f"bound if GPUs could be cut into fractions: {plan.bound_images_per_s:.1f} images/s; the plan has {share:.0%}")
+    if best.cpu_cores:
+        say(f"encoding and storing keep {best.cpu_cores:.1f} CPU cores busy")
+    if plan.meets_deadline is not None:
+        word = "met" if plan.meets_deadline else "NOT met: no placement of these GPUs is fast enough"
+        say(f"deadline of {request.deadline_h:g} h: {word}")
+    for line in best.estimated:
+        say(f"estimated, not measured: {line}")
+
+
+def cells(option: Option) -> list[str]:
+    both = option.mode == "colocated"
+    numbers = [f"{option.images_per_s:.1f}", f"{option.hours:.2f}"]
+    return [
+        option.mode,
+        str(option.draft_steps),
+        str(option.batch),
+        named(option.drafters) + (" with both" if both else ""),
+        "" if both else named(option.refiners),
+        *(numbers if option.cost is None else [*numbers, f"{option.cost:,.2f}"]),
+    ]
+
+
+def named(counts: dict[str, int]) -> str:
+    return " + ".join(f"{n} {kind}" for kind, n in counts.items())
+
+
+if __name__ == "__main__":
+    from jobs.cli import main
+
+    sys.exit(main(["plan", *sys.argv[1:]]))

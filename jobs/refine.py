@@ -1,0 +1,105 @@
+"""`tandem refine`: drafts in, images out, by refiners alone and as often as wanted."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pydantic import Field, PositiveInt
+
+from cluster.plan import place_alone
+from cluster.session import Session
+from jobs.images import ImageJobOptions, image_identity, open_images
+from jobs.pipeline import Pipeline, refine_pool
+from jobs.running import (
+    Work,
+    choose_sampling,
+    choose_settings,
+    close,
+    decoding_identity,
+    describe_models,
+    run_shards,
+)
+from tandem.errors import InputError
+from workers.drafts import Drafts, open_drafts
+from workers.models import resolve_models
+from workers.shards import PrefixShard
+from workers.store import open_store
+
+EXAMPLES = """examples:
+  tandem refine --drafts drafts --out out
+  tandem refine --drafts s3://bucket/drafts --out s3://bucket/images --refiner var_d16.pth \\
+      --vqvae vae_ch160v4096z32.pth --batch 64
+  tandem refine --drafts drafts --draft-steps 3 --cfg 2 --out other
+
+Seed, class names and columns come from the drafts. --draft-steps below what was drafted cuts the prefixes.
+The same command again goes on where it stopped."""
+
+
+class RefineSpec(ImageJobOptions):
+    """Finish drafted images: refiners, and the VQVAE, alone."""
+
+    drafts: str = Field(description="place of a finished 'tandem draft': a folder or s3://bucket/prefix")
+    refiner: str = Field("embedded", description="'embedded', a file, an s3:// address, or a preset (d16 to d36)")
+    placement: Literal["auto", "gpu", "cpu"] = Field("auto", description="gpu: one refiner on each; cpu: processes")
+    refiners: PositiveInt | None = Field(None, description="refiner replicas; default: every GPU, or one on the CPU")
+
+
+@dataclass(frozen=True)
+class ReadDrafts:
+    """Prefixes of a shard, cut to the scales that are wanted."""
+
+    drafts: Drafts
+    draft_steps: int
+
+    def __call__(self, shard: int) -> PrefixShard:
+        return self.drafts.read(shard, self.draft_steps)
+
+
+def run(spec: RefineSpec) -> dict[str, Any]:
+    """Check everything, refine what is missing, and return the summary."""
+    drafts = open_drafts(open_store(spec.drafts))
+    models = resolve_models(drafts.drafter, spec.refiner, spec.vqvae, spec.random_weights)
+    drafted_for = drafts.identity["weights_sha256"]["vqvae"]
+    if models.vqvae.sha256 != drafted_for:
+        raise InputError(f"--vqvae: expected that of the drafts, sha256 {drafted_for}, got {models.vqvae.sha256}")
+    draft_steps = drafts.draft_steps if spec.draft_steps is None else spec.draft_steps
+    if not 1 <= draft_steps <= drafts.draft_steps:
+        raise InputError(f"--draft-steps: expected 1 to {drafts.draft_steps}, which were drafted, got {draft_steps}")
+    sampling = choose_sampling(spec, drafts.sampling)
+    plan = drafts.plan
+    images = open_images(spec, models, drafts.seed, draft_steps, plan, drafts.extra_schema())
+
+    def prepare(session: Session) -> Work:
+        placement = place_alone("refine", spec.placement, spec.refiners, session.num_gpus, session.simulated)
+        on_gpus = placement.mode != "cpu" and not session.simulated
+        settings = choose_settings(spec, drafts.seed, draft_steps, sampling, on_gpus)
+        identity = {
+            "weights_sha256": models.hashes,
+            "decoding": decoding_identity(settings),
+            "drafts": drafts.identity,
+            "rows": plan.num_rows,
+            "shard_size": plan.shard_size,
+            **image_identity(spec),
+        }
+        pipeline = Pipeline(
+            plan=plan,
+            read=ReadDrafts(drafts, draft_steps),
+            pools=[refine_pool(models, settings, spec.keep_tokens, placement.num_refiners)],
+            write=images.writer,
+            gpus_per_replica=placement.gpus_per_replica,
+        )
+        lines = [f"drafts: {drafts.store.uri}, N = {drafts.draft_steps}"]
+        lines += describe_models(models, settings, (None, models.refiner_config))
+        return Work(identity, pipeline, placement, lines, {})
+
+    summary = run_shards(spec, images.store, plan, 4 + (spec.refiners or 1), prepare)
+    images.finish(models, sampling)
+    return close(summary, "dataset, card and contact sheet")
+
+
+if __name__ == "__main__":
+    from jobs.cli import main
+
+    sys.exit(main(["refine", *sys.argv[1:]]))

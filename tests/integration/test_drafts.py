@@ -1,0 +1,100 @@
+"""`tandem draft` and `tandem refine`: two jobs, the bytes of one."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from tiny_models import PATCH_NUMS
+
+from jobs.cli import main
+from tandem.config import Pyramid
+from tandem.images import read_provenance
+
+pytestmark = pytest.mark.usefixtures("ray_cluster")
+ROWS = ["--classes", "all", "--images", "11", "--shard-size", "4", "--seed", "5"]
+BATCH = ["--batch", "3"]
+
+
+def digests(out: Path) -> dict[str, str]:
+    return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted((out / "shards").iterdir())}
+
+
+def refine(models: dict[str, str], drafts: Path, out: Path, *more: str) -> int:
+    weights = ["--refiner", models["refiner"], "--vqvae", models["vqvae"]]
+    return main(["refine", "--drafts", str(drafts), *weights, *BATCH, "--out", str(out), *more])
+
+
+@pytest.fixture(scope="module")
+def drafts(tiny_models, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("drafts") / "drafts"
+    weights = ["--drafter", tiny_models["drafter"], "--vqvae", tiny_models["vqvae"]]
+    command = ["draft", *weights, *ROWS, *BATCH, "--out", str(out), "--placement", "gpu", "--drafters", "2"]
+    assert main(command) == 0
+    assert main(command) == 0  # nothing is left to do
+    return out
+
+
+@pytest.fixture(scope="module")
+def generated(tiny_models, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("generated") / "out"
+    weights = [part for role, path in tiny_models.items() for part in (f"--{role}", path)]
+    command = ["generate", *weights, *ROWS, *BATCH, "--out", str(out), "--format", "parquet", "--keep-tokens"]
+    assert main(command) == 0
+    return out
+
+
+def test_drafts_are_the_first_scales_and_two_bytes_a_token(drafts, generated):
+    pyramid = Pyramid(PATCH_NUMS)
+    table, images = pq.read_table(drafts / "shards"), pq.read_table(generated / "shards")
+    length = pyramid.offsets[pyramid.default_draft_steps]
+    assert table["index"].to_pylist() == list(range(11))
+    assert table["tokens"].to_pylist() == [tokens[:length] for tokens in images["tokens"].to_pylist()]
+    assert table["label"].to_pylist() == images["label"].to_pylist()
+    assert main(["verify", str(drafts)]) == 0
+
+
+def test_draft_and_refine_give_the_bytes_of_generate(tiny_models, drafts, generated, tmp_path):
+    assert refine(tiny_models, drafts, tmp_path / "out", "--format", "parquet", "--keep-tokens") == 0
+    assert digests(tmp_path / "out") == digests(generated)
+    assert main(["verify", str(tmp_path / "out")]) == 0
+
+
+def test_drafts_can_be_refined_again_from_fewer_scales_and_otherwise(tiny_models, drafts, generated, tmp_path):
+    more = ["--format", "parquet", "--keep-tokens", "--draft-steps", "1", "--cfg", "0.5"]
+    assert refine(tiny_models, drafts, tmp_path / "out", *more) == 0
+    ours, whole = pq.read_table(tmp_path / "out/shards"), pq.read_table(generated / "shards")
+    assert [t[:1] for t in ours["tokens"].to_pylist()] == [t[:1] for t in whole["tokens"].to_pylist()]
+    assert ours["tokens"].to_pylist() != whole["tokens"].to_pylist()
+    assert read_provenance(ours["image"][0]["bytes"].as_py()).draft_steps == 1
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--draft-steps", "4"], "--draft-steps: expected 1 to 3, which were drafted, got 4"),
+        (["--draft-steps", "0"], "--draft-steps: expected 1 to 3, which were drafted, got 0"),
+        (["--vqvae", "embedded"], "different vocabulary"),
+        (["--refiner", "embedded"], "drafter and refiner of different"),
+    ],
+)
+def test_what_does_not_fit_the_drafts_is_refused(tiny_models, drafts, tmp_path, capsys, more, message):
+    assert refine(tiny_models, drafts, tmp_path / "out", *more) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_places_without_all_drafts_are_refused(tiny_models, drafts, generated, tmp_path, capsys):
+    assert refine(tiny_models, tmp_path / "nothing", tmp_path / "out") == 2
+    assert refine(tiny_models, generated, tmp_path / "out") == 2
+    entry = drafts / "manifest/00001.json"
+    kept = entry.read_bytes()
+    entry.unlink()
+    assert refine(tiny_models, drafts, tmp_path / "out") == 2
+    entry.write_bytes(kept)
+    said = capsys.readouterr().err
+    for part in ("job.json is missing", "is not that of drafts", "1 of 3 shards of"):
+        assert part in said
+    assert not (tmp_path / "out").exists()
