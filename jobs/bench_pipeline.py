@@ -25,9 +25,9 @@ from jobs.pipeline import Pipeline, Pool, StoredShard
 from jobs.progress import RunProgress, busy_shares, say
 from jobs.spec import Spec
 from tandem.config import PATCH_NUMS_256, Pyramid
-from tandem.errors import InputError
+from tandem.errors import InputError, JobError
 from workers.records import Span
-from workers.shards import PixelShard, PrefixShard, ShardPlan, ShardRows
+from workers.shards import FailedShard, PixelShard, PrefixShard, ShardPlan, ShardRows
 
 EXAMPLES = """examples:
   tandem bench pipeline --drafters 8 --refiners 4 --draft-s 1.4 --refine-s 0.7 --batch 64
@@ -111,19 +111,23 @@ def run(spec: BenchPipelineSpec) -> dict[str, Any]:
     tokens = Pyramid(PATCH_NUMS_256).offsets[spec.draft_steps]
     stage = partial(Simulated, jitter=spec.jitter, batch=spec.batch, prefix_tokens=tokens, image_size=spec.image_size)
     pools = [
-        Pool(ShardRows, [partial(stage, "draft", spec.draft_s)], spec.drafters),
-        Pool(PrefixShard, [partial(stage, "refine", spec.refine_s)], spec.refiners),
+        Pool("draft", ShardRows, [partial(stage, "draft", spec.draft_s)], spec.drafters),
+        Pool("refine", PrefixShard, [partial(stage, "refine", spec.refine_s)], spec.refiners),
     ]
     with open_session(None, gpus, 4) as session:
         check_gpus(gpus, session.num_gpus, f"{spec.drafters} drafters and {spec.refiners} refiners")
         say(f"{session.describe()}; stage times are simulated")
         began = time.time()
         done: list[tuple[float, StoredShard]] = []
-        with RunProgress(plan.num_rows) as progress:
-            for stored in Pipeline(plan, Rows(plan), pools, Consume(), 1).run(list(range(plan.num_shards))):
+        pipeline = Pipeline(plan, Rows(plan), pools, Consume(), 1)
+        flow = pipeline.flow(plan.num_shards)
+        with RunProgress(plan.num_rows, flow=flow) as progress:
+            for stored in pipeline.run(list(range(plan.num_shards)), flow):
+                if isinstance(stored, FailedShard):
+                    raise JobError(f"shard {stored.shard}: {stored.cause}")
                 done.append((max(s.end_s for s in stored.spans), stored))
                 progress.add(stored.num_rows)
-    result = report(spec, began, done)
+    result = report(spec, began, done) | flow.summary()
     print_report(result)
     print(json.dumps(result), flush=True)
     return result

@@ -85,7 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"hint: {error.hint}", file=sys.stderr)
         return 2 if isinstance(error, InputError) else 1
     except KeyboardInterrupt:
-        print("interrupted: what was committed is kept; the same command goes on from there", file=sys.stderr)
+        print("interrupted", file=sys.stderr)
         return 130
     return 0
 

@@ -70,12 +70,15 @@ def run_verify(spec: VerifySpec) -> dict[str, Any]:
         verdict = verify(store, progress.add)
     for problem in verdict.problems[:MAX_SHOWN]:
         say(problem)
-    table = Table("shards", "images", "files", "MB", "uncommitted files", "_SUCCESS", "problems", title=store.uri)
+    table = Table(
+        "shards", "images", "files", "MB", "failed shards", "uncommitted files", "_SUCCESS", "problems", title=store.uri
+    )
     table.add_row(
         str(verdict.shards),
         str(verdict.rows),
         str(verdict.files),
         f"{verdict.size_bytes / 1e6:.1f}",
+        str(len(verdict.failed)),
         str(verdict.uncommitted),
         "yes" if verdict.complete else "no",
         str(len(verdict.problems)),

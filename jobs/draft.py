@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from typing import Any, Literal
 
 import ray
@@ -13,6 +14,7 @@ from cluster.session import Session
 from jobs.options import DecodingOptions, PlaceOptions, RowOptions
 from jobs.pipeline import Pipeline, ReadLabels, Writer, draft_pool
 from jobs.running import (
+    Job,
     Work,
     choose_draft_steps,
     choose_sampling,
@@ -22,9 +24,9 @@ from jobs.running import (
     describe_models,
     plan_shards,
     read_rows,
-    run_shards,
 )
 from tandem.config import to_dict
+from workers.drafter import DecodeSettings
 from workers.drafts import KIND, DraftFormat
 from workers.manifest import Manifest
 from workers.models import resolve_models
@@ -58,18 +60,23 @@ def run(spec: DraftSpec) -> dict[str, Any]:
     store = open_store(spec.out)
     store.check()
 
-    def prepare(session: Session) -> Work:
-        placement = place_alone("draft", spec.placement, spec.drafters, session.num_gpus, session.simulated)
-        on_gpus = placement.mode != "cpu" and not session.simulated
-        settings = choose_settings(spec, spec.seed, draft_steps, sampling, on_gpus)
-        identity = {
+    def settings(on_real_gpus: bool) -> DecodeSettings:
+        return choose_settings(spec, spec.seed, draft_steps, sampling, on_real_gpus)
+
+    def identify(on_real_gpus: bool) -> dict[str, Any]:
+        return {
             "kind": KIND,
             "weights_sha256": models.hashes,
-            "decoding": decoding_identity(settings),
+            "decoding": decoding_identity(settings(on_real_gpus)),
             "rows": len(rows),
             "rows_sha256": rows.digest,
             "shard_size": plan.shard_size,
         }
+
+    def prepare(session: Session) -> tuple[Work, bool]:
+        placement = place_alone("draft", spec.placement, spec.drafters, session.num_gpus, session.simulated)
+        on_real_gpus = placement.mode != "cpu" and not session.simulated
+        decoding = settings(on_real_gpus)
         about = {
             "source": models.drafter.source,
             "config": to_dict(models.drafter_config),
@@ -78,16 +85,16 @@ def run(spec: DraftSpec) -> dict[str, Any]:
         pipeline = Pipeline(
             plan=plan,
             read=ReadLabels(ray.put(rows), plan),
-            pools=[draft_pool(models, settings, placement.num_drafters)],
+            pools=[draft_pool(models, decoding, placement.num_drafters)],
             write=Writer(None, DraftFormat(), plan, store),
             gpus_per_replica=placement.gpus_per_replica,
         )
-        lines = describe_models(models, settings, (models.drafter_config, None))
-        return Work(identity, pipeline, placement, lines, {"drafter": about})
+        lines = describe_models(models, decoding, (models.drafter_config, None))
+        return Work(pipeline, placement, lines, {"drafter": about}), on_real_gpus
 
-    summary = run_shards(spec, store, plan, 4 + (spec.drafters or 1), prepare)
-    Manifest(store).finish(plan.num_shards)
-    return close(summary, "drafts")
+    finish = partial(Manifest(store).finish, plan.num_shards)
+    job = Job(spec, store, plan, 4 + (spec.drafters or 1), identify, prepare, finish)
+    return close(job.run(), "drafts")
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from typing import Any
 
 import ray
@@ -14,6 +15,7 @@ from jobs.images import ImageJobOptions, image_identity, open_images
 from jobs.options import RowOptions
 from jobs.pipeline import Pipeline, ReadLabels, generate_pools
 from jobs.running import (
+    Job,
     Work,
     choose_draft_steps,
     choose_sampling,
@@ -23,8 +25,8 @@ from jobs.running import (
     describe_models,
     plan_shards,
     read_rows,
-    run_shards,
 )
+from workers.drafter import DecodeSettings
 from workers.models import resolve_models
 
 EXAMPLES = """examples:
@@ -63,32 +65,37 @@ def run(spec: GenerateSpec) -> dict[str, Any]:
     schema = None if rows.extra is None else rows.extra.schema
     images = open_images(spec, models, spec.seed, draft_steps, plan, schema)
 
-    def prepare(session: Session) -> Work:
-        placement = place(spec.placement, spec.drafters, spec.refiners, session.num_gpus, session.simulated)
-        on_gpus = placement.mode != "cpu" and not session.simulated
-        settings = choose_settings(spec, spec.seed, draft_steps, sampling, on_gpus)
-        identity = {
+    def settings(on_real_gpus: bool) -> DecodeSettings:
+        return choose_settings(spec, spec.seed, draft_steps, sampling, on_real_gpus)
+
+    def identify(on_real_gpus: bool) -> dict[str, Any]:
+        return {
             "weights_sha256": models.hashes,
-            "decoding": decoding_identity(settings),
+            "decoding": decoding_identity(settings(on_real_gpus)),
             "rows": len(rows),
             "rows_sha256": rows.digest,
             "shard_size": plan.shard_size,
             **image_identity(spec),
         }
+
+    def prepare(session: Session) -> tuple[Work, bool]:
+        placement = place(spec.placement, spec.drafters, spec.refiners, session.num_gpus, session.simulated)
+        on_real_gpus = placement.mode != "cpu" and not session.simulated
+        decoding = settings(on_real_gpus)
         pipeline = Pipeline(
             plan=plan,
             read=ReadLabels(ray.put(rows), plan),
-            pools=generate_pools(models, settings, spec.keep_tokens, placement),
+            pools=generate_pools(models, decoding, spec.keep_tokens, placement),
             write=images.writer,
             gpus_per_replica=placement.gpus_per_replica,
         )
-        lines = describe_models(models, settings, (models.drafter_config, models.refiner_config))
-        return Work(identity, pipeline, placement, lines, {})
+        lines = describe_models(models, decoding, (models.drafter_config, models.refiner_config))
+        return Work(pipeline, placement, lines, {}), on_real_gpus
 
     min_cpus = 4 + (spec.drafters or 1) + (spec.refiners or 1)
-    summary = run_shards(spec, images.store, plan, min_cpus, prepare)
-    images.finish(models, sampling)
-    return close(summary, "dataset, card and contact sheet")
+    finish = partial(images.finish, models, sampling)
+    job = Job(spec, images.store, plan, min_cpus, identify, prepare, finish)
+    return close(job.run(), "dataset, card and contact sheet")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,8 +36,8 @@ class ImageDataset:
     writer: Writer
     options: ImageJobOptions
 
-    def finish(self, models: ModelSet, sampling: SamplingConfig) -> None:
-        """Card, contact sheet and `_SUCCESS`, once every shard is committed."""
+    def finish(self, models: ModelSet, sampling: SamplingConfig, failed: Mapping[int, str]) -> None:
+        """Card, contact sheet and `_SUCCESS`, once every shard is committed or has failed."""
         settings = read_job(self.store)["identity"]["decoding"]
         decoding = to_dict(sampling) | {name: settings[name] for name in ("batch", "dtype")}
         info = CardInfo(
@@ -48,8 +49,8 @@ class ImageDataset:
             software=software(),
             tokens=self.options.keep_tokens,
         )
-        write_card(self.store, self.plan.num_shards, info)
-        Manifest(self.store).finish(self.plan.num_shards)
+        write_card(self.store, self.plan.num_shards, info, failed)
+        Manifest(self.store).finish(self.plan.num_shards, failed)
 
 
 def open_images(

@@ -76,6 +76,9 @@ class PlaceOptions(Spec):
         4, description="simulated GPUs offered where the machine has none: pinning as on real ones, CPU speed"
     )
     address: str | None = Field(None, description="Ray cluster to join (also RAY_ADDRESS); default: start Ray here")
+    max_failed_shards: NonNegativeInt = Field(
+        0, description="go on without up to so many shards that cannot be made, and list them at the end"
+    )
     out: str = Field(description="folder or s3://bucket/prefix of the dataset; the same command resumes there")
     overwrite: bool = Field(False, description="replace a job that stands in --out")
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Protocol
 
@@ -20,28 +20,39 @@ import ray.exceptions
 from ray.data import ActorPoolStrategy, DataContext
 
 from cluster.plan import Placement
+from jobs.flow import SHARDS_IN_FLIGHT, Flow, StageState, watch
 from jobs.labels import LabelRows
-from tandem.errors import JobError
+from tandem.errors import JobError, OutputError
 from workers.drafter import DecodeSettings, Drafter
 from workers.encoder import Encoder
 from workers.manifest import Format, Manifest, store_shard
 from workers.models import ModelSet
-from workers.records import Row, Span, Stage, StageActor, from_row, replica_name, to_row
+from workers.records import (
+    Row,
+    Span,
+    Stage,
+    StageActor,
+    failed_row,
+    from_row,
+    is_failed,
+    replica_name,
+    stage_metrics,
+    to_row,
+)
 from workers.refiner import Refiner
-from workers.shards import PixelShard, PrefixShard, ShardPlan, ShardRows
+from workers.shards import FailedShard, PixelShard, PrefixShard, ShardPlan, ShardRows
 from workers.store import Store
-
-# Shards that wait at one actor beside the one it works on: enough to never idle, few enough to hold back
-SHARDS_IN_FLIGHT = 2
 
 
 @dataclass(frozen=True)
 class Pool:
-    """One kind of actor: what comes in, the stages that it runs in order, and how many there are."""
+    """One kind of actor: what comes in, the stages that it runs in order, how many there are, and on which nodes."""
 
+    name: str
     takes: type[ShardRows]
     stages: list[Callable[[], Stage]]
     replicas: int
+    nodes: Mapping[str, str] = field(default_factory=dict)  # Ray labels, as a label selector
 
 
 @dataclass(frozen=True)
@@ -54,21 +65,33 @@ class Pipeline:
     write: ShardSink
     gpus_per_replica: int
 
-    def run(self, shards: list[int]) -> Iterator[StoredShard]:
-        """Make the given shards; yields each one as soon as it is committed, in any order."""
+    def flow(self, num_shards: int) -> Flow:
+        """The stages of a run of so many shards, to be watched while it lasts."""
+        pools = [StageState(pool.name, min(pool.replicas, num_shards)) for pool in self.pools]
+        return Flow([StageState("read", 0), *pools, StageState("write", 0)])
+
+    def run(self, shards: list[int], flow: Flow) -> Iterator[StoredShard | FailedShard]:
+        """Make the given shards; yields each one as soon as it is committed or has failed, in any order."""
         context = DataContext.get_current()
         context.enable_progress_bars = False
         context.target_max_block_size = None  # a shard's pixels may be larger than Ray's usual block
-        dataset = ray.data.range(len(shards), override_num_blocks=len(shards)).map_batches(
-            partial(read_shard, shards=shards, read=self.read), batch_size=1, batch_format="numpy"
+        watch(flow, context)
+        # blocks made here: a dataset of numbers that Ray reads would take a task more for each shard
+        dataset = ray.data.from_items(shards, override_num_blocks=len(shards)).map_batches(
+            partial(read_shard, read=self.read), batch_size=1, batch_format="numpy"
         )
-        for pool in self.pools:
+        for pool, state in zip(self.pools, flow.stages[1:], strict=False):
             dataset = dataset.map_batches(
                 StageActor,
                 fn_constructor_args=(pool.takes, pool.stages),
                 batch_size=1,
                 batch_format="numpy",
-                compute=ActorPoolStrategy(size=pool.replicas, max_tasks_in_flight_per_actor=SHARDS_IN_FLIGHT),
+                compute=ActorPoolStrategy(
+                    size=state.replicas,
+                    max_tasks_in_flight_per_actor=SHARDS_IN_FLIGHT,
+                    max_concurrent_calls_per_actor=SHARDS_IN_FLIGHT,  # the next one's rows arrive meanwhile
+                ),
+                label_selector=dict(pool.nodes) or None,
                 num_gpus=self.gpus_per_replica,
                 num_cpus=0,  # actors set their own threads; a CPU each could starve the reading tasks
             )
@@ -76,8 +99,7 @@ class Pipeline:
         dataset = dataset.map_batches(finish, batch_size=1, batch_format="numpy", num_cpus=1)
         try:
             for row in dataset.iter_batches(batch_size=1, batch_format="numpy", prefetch_batches=0):
-                _, spans = from_row(row, ShardRows)
-                yield StoredShard(int(row["shard"][0]), int(row["rows"][0]), tuple(spans))
+                yield outcome(row)
         except ray.exceptions.RayError as error:
             raise as_job_error(error) from error
 
@@ -91,9 +113,23 @@ class StoredShard:
     spans: tuple[Span, ...]
 
 
-def read_shard(batch: Row, shards: list[int], read: Callable[[int], ShardRows]) -> Row:
+def outcome(row: Row) -> StoredShard | FailedShard:
+    """What the last stage says of a shard."""
+    if is_failed(row):
+        return from_row(row, FailedShard)[0]
+    shard, spans = from_row(row, ShardRows)
+    return StoredShard(shard.shard, int(row["rows"][0]), tuple(spans))
+
+
+def read_shard(batch: Row, read: Callable[[int], ShardRows]) -> Row:
     """The head of a pipeline."""
-    return to_row(read(shards[int(batch["id"][0])]), [])
+    shard = int(batch["item"][0])
+    try:
+        return to_row(read(shard), [])
+    except OutputError:
+        raise
+    except Exception as error:
+        return failed_row(shard, "read", error)
 
 
 class ShardSink(Protocol):
@@ -109,20 +145,30 @@ class ShardSink(Protocol):
 
 def write_shard(row: Row, write: ShardSink) -> Row:
     """The end of a pipeline: puts the shard away and tells the driver."""
+    if is_failed(row):
+        return row
     shard, spans = from_row(row, write.takes)
-    write(shard, spans)
+    before = len(spans)
+    try:
+        write(shard, spans)
+    except OutputError:  # the place is at fault, not the shard
+        raise
+    except Exception as error:
+        return failed_row(shard.shard, "write", error)
+    for span in spans[before:]:
+        stage_metrics().observe(span, len(shard))
     empty = ShardRows(shard=shard.shard, index=np.zeros(0, np.int64), label=np.zeros(0, np.int32))
     return to_row(empty, spans) | {"rows": np.array([len(shard)])}
 
 
 def draft_pool(models: ModelSet, settings: DecodeSettings, replicas: int) -> Pool:
     """Drafters alone: labels in, prefixes out."""
-    return Pool(ShardRows, [partial(Drafter, models, settings)], replicas)
+    return Pool("draft", ShardRows, [partial(Drafter, models, settings)], replicas)
 
 
 def refine_pool(models: ModelSet, settings: DecodeSettings, keep_tokens: bool, replicas: int) -> Pool:
     """Refiners alone: prefixes in, pixels out."""
-    return Pool(PrefixShard, [partial(Refiner, models, settings, keep_tokens)], replicas)
+    return Pool("refine", PrefixShard, [partial(Refiner, models, settings, keep_tokens)], replicas)
 
 
 def generate_pools(models: ModelSet, settings: DecodeSettings, keep_tokens: bool, placement: Placement) -> list[Pool]:
@@ -130,7 +176,7 @@ def generate_pools(models: ModelSet, settings: DecodeSettings, keep_tokens: bool
     draft = draft_pool(models, settings, placement.num_drafters)
     refine = refine_pool(models, settings, keep_tokens, placement.num_refiners)
     if placement.mode == "colocated":
-        return [Pool(ShardRows, [*draft.stages, *refine.stages], placement.num_drafters)]
+        return [Pool("draft + refine", ShardRows, [*draft.stages, *refine.stages], placement.num_drafters)]
     return [draft, refine]
 
 

@@ -1,36 +1,50 @@
-"""What a run shows while it lasts and at its end: a bar on a terminal, lines elsewhere, a table, one JSON line."""
+"""What a run shows while it lasts and at its end: bar and stages on a terminal, lines elsewhere, a closing table."""
 
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, Group
+from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from jobs.flow import Flow, StageState
 from workers.records import Span
 
 LINE_EVERY_S = 2.0
+# Lines of a run that lasts hours: at most every so many seconds, and never more often than 1 % of the time so far
+LINE_SHARE = 0.01
+LACKING_S = 15.0  # so long a replica may take to start before anyone asks why
+REMIND_S = 60.0
 
 
 @dataclass
 class RunProgress:
-    """Counts images. Data goes to stdout, so everything here goes to stderr."""
+    """Counts images and shows the stages: a live table on a terminal, lines elsewhere.
+
+    Data goes to stdout, so everything here goes to stderr. `why_lacking` says in one line why replicas of a stage
+    are not there, or None if they are merely loading; it is asked when that lasts.
+    """
 
     total: int
     done: int = 0
-    bar: Progress | None = None
+    flow: Flow | None = None
+    why_lacking: Callable[[StageState], str | None] = lambda stage: None
     began: float = field(default_factory=time.monotonic)
-    last_line: float = 0.0
     made: int = 0
 
     def __enter__(self) -> RunProgress:
+        self.live: Live | None = None
+        self.last_line = 0.0
+        self.lacking_since: dict[str, float] = {}
         if sys.stderr.isatty():
             columns = (
                 TextColumn("images"),
@@ -39,28 +53,83 @@ class RunProgress:
                 TextColumn("{task.fields[rate]}"),
                 TimeRemainingColumn(),
             )
-            self.bar = Progress(*columns, console=Console(stderr=True))
-            self.bar.start()
+            self.bar = Progress(*columns)
             self.task = self.bar.add_task("images", total=self.total, completed=self.done, rate="")
+            self.live = Live(get_renderable=self.render, console=Console(stderr=True), refresh_per_second=2)
+            self.live.start()
+        self.over = threading.Event()
+        self.thread = threading.Thread(target=self.tick, daemon=True)
+        self.thread.start()
         return self
 
     def add(self, num_images: int) -> None:
         self.done += num_images
         self.made += num_images
-        seconds = time.monotonic() - self.began
-        rate = self.made / seconds
-        if self.bar is not None:
-            self.bar.update(self.task, completed=self.done, rate=f"{rate:.1f} images/s")
-        elif time.monotonic() - self.last_line >= LINE_EVERY_S or self.done == self.total:
-            self.last_line = time.monotonic()
-            left = (self.total - self.done) / rate
-            say(f"{self.done}/{self.total} images  {rate:.1f} images/s  {left:.0f} s left")
+        if self.live is not None:
+            self.bar.update(self.task, completed=self.done, rate=f"{self.rate:.1f} images/s")
+        elif self.done == self.total:
+            self.print_line()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self.bar is not None:
-            self.bar.stop()
+        self.over.set()
+        self.thread.join()
+        if self.live is not None:
+            self.live.stop()
+
+    @property
+    def rate(self) -> float:
+        return self.made / (time.monotonic() - self.began)
+
+    def tick(self) -> None:
+        """Lines while nothing else happens, and the reason when replicas do not come up."""
+        while not self.over.wait(0.5):
+            now = time.monotonic()
+            pause = max(LINE_EVERY_S, LINE_SHARE * (now - self.began))
+            if self.live is None and self.made and self.done < self.total and now - self.last_line >= pause:
+                self.print_line()
+            for stage in self.flow.stages if self.flow else ():
+                self.ask_why_lacking(stage, now)
+
+    def ask_why_lacking(self, stage: StageState, now: float) -> None:
+        if not stage.lacking:
+            self.lacking_since.pop(stage.name, None)
+        elif now - self.lacking_since.setdefault(stage.name, now) > LACKING_S:
+            self.lacking_since[stage.name] = now + REMIND_S - LACKING_S
+            if reason := self.why_lacking(stage):
+                say(f"waiting: {reason}")
+
+    def print_line(self) -> None:
+        self.last_line = time.monotonic()
+        left = f"{(self.total - self.done) / self.rate:.0f} s left" if self.rate else "..."
+        stages = "".join(f"  | {brief(stage)}" for stage in self.flow.stages[1:]) if self.flow else ""
+        say(f"{self.done}/{self.total} images  {self.rate:.1f} images/s  {left}{stages}")
+
+    def render(self) -> Group:
+        """The bar and, below it, the stages."""
+        return Group(self.bar, self.table()) if self.flow else Group(self.bar)
+
+    def table(self) -> Table:
+        assert self.flow is not None
+        table = Table("stage", box=None)
+        for name in ("replicas ready", "shards in hand", "waiting", "done", "images/s"):
+            table.add_column(name, justify="right")
+        seconds, shards = time.monotonic() - self.began, max(1, self.flow.stages[-1].done)
+        for stage in self.flow.stages[1:]:
+            ready = f"{stage.ready} of {stage.replicas}" if stage.replicas else "tasks"
+            rate = stage.done * self.made / shards / seconds
+            row = (ready, stage.in_flight, stage.waiting, stage.done, f"{rate:.1f}")
+            table.add_row(stage.name, *map(str, row))
+        used, limit = self.flow.object_store_bytes / 1e6, self.flow.object_store_limit_bytes / 1e6
+        table.caption = f"object store: {used:.0f} MB in use of {limit:.0f} MB"
+        return table
+
+
+def brief(stage: StageState) -> str:
+    """One stage in a line of progress."""
+    ready = f"{stage.ready}/{stage.replicas} ready, " if stage.lacking else ""
+    return f"{stage.name}: {ready}{stage.in_flight} in hand, {stage.waiting} waiting"
 
 
 def say(text: str) -> None:

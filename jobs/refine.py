@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 from pydantic import Field, PositiveInt
@@ -13,15 +14,16 @@ from cluster.session import Session
 from jobs.images import ImageJobOptions, image_identity, open_images
 from jobs.pipeline import Pipeline, refine_pool
 from jobs.running import (
+    Job,
     Work,
     choose_sampling,
     choose_settings,
     close,
     decoding_identity,
     describe_models,
-    run_shards,
 )
 from tandem.errors import InputError
+from workers.drafter import DecodeSettings
 from workers.drafts import Drafts, open_drafts
 from workers.models import resolve_models
 from workers.shards import PrefixShard
@@ -71,32 +73,37 @@ def run(spec: RefineSpec) -> dict[str, Any]:
     plan = drafts.plan
     images = open_images(spec, models, drafts.seed, draft_steps, plan, drafts.extra_schema())
 
-    def prepare(session: Session) -> Work:
-        placement = place_alone("refine", spec.placement, spec.refiners, session.num_gpus, session.simulated)
-        on_gpus = placement.mode != "cpu" and not session.simulated
-        settings = choose_settings(spec, drafts.seed, draft_steps, sampling, on_gpus)
-        identity = {
+    def settings(on_real_gpus: bool) -> DecodeSettings:
+        return choose_settings(spec, drafts.seed, draft_steps, sampling, on_real_gpus)
+
+    def identify(on_real_gpus: bool) -> dict[str, Any]:
+        return {
             "weights_sha256": models.hashes,
-            "decoding": decoding_identity(settings),
+            "decoding": decoding_identity(settings(on_real_gpus)),
             "drafts": drafts.identity,
             "rows": plan.num_rows,
             "shard_size": plan.shard_size,
             **image_identity(spec),
         }
+
+    def prepare(session: Session) -> tuple[Work, bool]:
+        placement = place_alone("refine", spec.placement, spec.refiners, session.num_gpus, session.simulated)
+        on_real_gpus = placement.mode != "cpu" and not session.simulated
+        decoding = settings(on_real_gpus)
         pipeline = Pipeline(
             plan=plan,
             read=ReadDrafts(drafts, draft_steps),
-            pools=[refine_pool(models, settings, spec.keep_tokens, placement.num_refiners)],
+            pools=[refine_pool(models, decoding, spec.keep_tokens, placement.num_refiners)],
             write=images.writer,
             gpus_per_replica=placement.gpus_per_replica,
         )
         lines = [f"drafts: {drafts.store.uri}, N = {drafts.draft_steps}"]
-        lines += describe_models(models, settings, (None, models.refiner_config))
-        return Work(identity, pipeline, placement, lines, {})
+        lines += describe_models(models, decoding, (None, models.refiner_config))
+        return Work(pipeline, placement, lines, {}), on_real_gpus
 
-    summary = run_shards(spec, images.store, plan, 4 + (spec.refiners or 1), prepare)
-    images.finish(models, sampling)
-    return close(summary, "dataset, card and contact sheet")
+    finish = partial(images.finish, models, sampling)
+    job = Job(spec, images.store, plan, 4 + (spec.refiners or 1), identify, prepare, finish)
+    return close(job.run(), "dataset, card and contact sheet")
 
 
 if __name__ == "__main__":

@@ -8,20 +8,26 @@ import platform
 import shlex
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any
 
 import tandem
+from cluster.nodes import num_unplaced, why_unplaced
 from cluster.plan import Placement
 from cluster.session import Session, open_session
+from jobs.flow import Flow, StageState
+from jobs.interrupt import stop_in_time
 from jobs.labels import LabelRows, choose_classes, read_label_file, rows_of_classes
 from jobs.options import DecodingOptions, PlaceOptions, RowOptions
-from jobs.pipeline import Pipeline
+from jobs.pipeline import Pipeline, StoredShard
 from jobs.progress import RunProgress, busy_shares, overlap_s, print_summary, say
 from tandem.config import Pyramid, SamplingConfig, VarConfig, to_dict
+from tandem.errors import JobError
+from workers import layout
 from workers.drafter import DecodeSettings
-from workers.manifest import open_job
+from workers.manifest import Manifest, as_json, open_job, read_job, reopen
 from workers.models import ModelSet
 from workers.records import Span
 from workers.shards import ShardPlan
@@ -33,33 +39,73 @@ SHARDS_AIMED_AT = 32
 
 @dataclass(frozen=True)
 class Work:
-    """A job that is ready to run: what makes it the same job, its pipeline, and what to say of it."""
+    """A job that has its place: its pipeline, and what to say of it."""
 
-    identity: dict[str, Any]
     pipeline: Pipeline
     placement: Placement
     lines: list[str]
     info: dict[str, Any]  # what else job.json keeps
 
 
-def run_shards(
-    options: PlaceOptions, store: Store, plan: ShardPlan, min_cpus: int, prepare: Callable[[Session], Work]
-) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Job:
+    """A job before it has a place to run.
+
+    Attributes:
+        identify: what makes it the same job, with the settings that real GPUs (True) or CPUs (False) imply.
+        prepare: what to do on the cluster that was found, and whether the devices there are real GPUs.
+        finish: what to do once every shard is committed or has failed, by cause.
+    """
+
+    options: PlaceOptions
+    store: Store
+    plan: ShardPlan
+    min_cpus: int
+    identify: Callable[[bool], dict[str, Any]]
+    prepare: Callable[[Session], tuple[Work, bool]]
+    finish: Callable[[Mapping[int, str]], object]
+
+    def run(self) -> dict[str, Any]:
+        """Make what is missing, finish the dataset, and return the summary. A finished one needs no cluster."""
+        if (summary := self.found_finished()) is None:
+            summary = run_shards(self)
+            self.finish(summary["failed_shards"])
+        return summary
+
+    def found_finished(self) -> dict[str, Any] | None:
+        """The summary of a job that was finished before. Reads names, and no shard."""
+        if self.options.overwrite or not self.store.exists(layout.SUCCESS):
+            return None
+        if read_job(self.store)["identity"] not in (as_json(self.identify(real)) for real in (True, False)):
+            return None
+        if len(Manifest(self.store).committed()) < self.plan.num_shards:
+            return None
+        say(f"{self.plan.num_rows} images in {self.plan.num_shards} shards: all of them done before")
+        empty = Flow([])
+        return summarise(0, 0.0, [], {}, empty) | self.about(self.plan.num_shards)
+
+    def about(self, resumed: int) -> dict[str, Any]:
+        return {"out": self.store.uri, "total_images": self.plan.num_rows, "resumed_shards": resumed}
+
+
+def run_shards(job: Job) -> dict[str, Any]:
     """Take the place, make the shards that are missing, and return the summary. The dataset is not finished yet."""
-    with open_session(options.address, options.logical_gpus, min_cpus) as session:
-        work = prepare(session)
+    options, store, plan = job.options, job.store, job.plan
+    with open_session(options.address, options.logical_gpus, job.min_cpus) as session:
+        work, on_real_gpus = job.prepare(session)
         info = {"command": command_line(), **versions(), **work.info}
-        job = open_job(store, work.identity, info, options.overwrite)
-        todo = [shard for shard in range(plan.num_shards) if shard not in job.committed]
+        record = open_job(store, job.identify(on_real_gpus), info, options.overwrite)
+        todo = [shard for shard in range(plan.num_shards) if shard not in record.committed]
+        if todo:
+            reopen(store)
         for line in (session.describe(), work.placement.describe(), *work.lines):
             say(line)
-        done = f", {len(job.committed)} of them done before" if job.committed else ""
+        done = f", {len(record.committed)} of them done before" if record.committed else ""
         say(f"{plan.num_rows} images in {plan.num_shards} shards{done} -> {store.uri}")
-        summary = make_shards(work.pipeline, todo, plan.num_rows)
+        with stop_in_time(command_line()):
+            summary = make_shards(work.pipeline, todo, plan.num_rows, options.max_failed_shards)
     return summary | {
-        "out": store.uri,
-        "total_images": plan.num_rows,
-        "resumed_shards": len(job.committed),
+        **job.about(len(record.committed)),
         "placement": work.placement.mode,
         "simulated_gpus": session.simulated and work.placement.mode != "cpu",
     }
@@ -73,25 +119,58 @@ def close(summary: dict[str, Any], what: str) -> dict[str, Any]:
     return summary
 
 
-def make_shards(pipeline: Pipeline, todo: list[int], total: int) -> dict[str, Any]:
-    """Run the pipeline over the shards that are left, with progress."""
+def make_shards(pipeline: Pipeline, todo: list[int], total: int, max_failed: int) -> dict[str, Any]:
+    """Run the pipeline over the shards that are left, with progress. JobError at one failed shard too many."""
     began = time.monotonic()
     spans: list[Span] = []
+    failed: dict[int, str] = {}
     todo_rows = sum(len(pipeline.plan.indices(shard)) for shard in todo)
-    with RunProgress(total, done=total - todo_rows) as progress:
-        for stored in pipeline.run(todo) if todo else ():
-            spans += stored.spans
-            progress.add(stored.num_rows)
-    seconds = time.monotonic() - began
+    flow = pipeline.flow(len(todo))
+    with RunProgress(total, total - todo_rows, flow, partial(why_lacking, pipeline)) as progress:
+        for shard in pipeline.run(todo, flow) if todo else ():
+            if isinstance(shard, StoredShard):
+                spans += shard.spans
+                progress.add(shard.num_rows)
+            else:
+                failed[shard.shard] = shard.cause
+                check_failures(failed, max_failed)
+    made = todo_rows - sum(len(pipeline.plan.indices(shard)) for shard in failed)
+    return summarise(made, time.monotonic() - began, spans, failed, flow)
+
+
+def summarise(
+    images: int, seconds: float, spans: Sequence[Span], failed: Mapping[int, str], flow: Flow
+) -> dict[str, Any]:
+    """A run in numbers."""
     drafts = [s for s in spans if s.stage == "draft"]
     refines = [s for s in spans if s.stage == "refine"]
     return {
-        "images": todo_rows,
+        "images": images,
         "seconds": round(seconds, 3),
-        "images_per_s": round(todo_rows / seconds, 3) if todo else 0.0,
+        "images_per_s": round(images / seconds, 3) if images else 0.0,
         "stages": busy_shares(spans),
         "draft_refine_overlap_s": round(overlap_s(drafts, refines), 3),
+        "failed_shards": dict(failed),
+        **flow.summary(),
     }
+
+
+def check_failures(failed: Mapping[int, str], max_failed: int) -> None:
+    """Say which shard failed, or raise JobError if it is one too many."""
+    shard, cause = list(failed.items())[-1]
+    if len(failed) > max_failed:
+        allowed = f"{len(failed)} shards failed, {max_failed} allowed; the last: " if max_failed else ""
+        hint = "what was committed is kept; the same command goes on from there"
+        raise JobError(f"{allowed}shard {shard}: {cause}", hint + ", --max-failed-shards leaves failures out")
+    say(f"shard {shard} failed ({len(failed)} of {max_failed} allowed): {cause}")
+
+
+def why_lacking(pipeline: Pipeline, stage: StageState) -> str | None:
+    """Why replicas of a stage are not there: no GPU for them. None where they are only loading."""
+    pool = next((pool for pool in pipeline.pools if pool.name == stage.name), None)
+    if pool is None or not pipeline.gpus_per_replica or not num_unplaced():
+        return None
+    return why_unplaced(f"{stage.lacking} of {stage.replicas} {stage.name} replicas", pool.nodes)
 
 
 def read_rows(options: RowOptions, class_names: tuple[str, ...]) -> LabelRows:

@@ -46,7 +46,7 @@ _FILES = {
 }
 _READING = {
     "webdataset": """import webdataset  # shards/ as seen from here
-samples = webdataset.WebDataset("shards/{{00000..{last:05d}}}.tar", shardshuffle=False).decode("pil")
+samples = webdataset.WebDataset({tars}, shardshuffle=False).decode("pil")
 for image, label, row in samples.to_tuple("{ext}", "cls", "json"):
     ...""",
     "parquet": """from datasets import load_dataset
@@ -90,26 +90,26 @@ class CardInfo:
     license: str = "other"
 
 
-def write_card(store: Store, num_shards: int, info: CardInfo) -> None:
+def write_card(store: Store, num_shards: int, info: CardInfo, failed: Mapping[int, str] | None = None) -> None:
     """Put contact sheet, card and, for an image folder, its table. To be called before `Manifest.finish`.
 
     Files that an earlier call has put stay as they are. JobError while shards are missing.
     """
     manifest = Manifest(store)
-    manifest.check_complete(num_shards)
+    manifest.check_complete(num_shards, failed)
     entries = manifest.entries()
     if info.fmt.name == "folder" and not store.exists(layout.IMAGE_TABLE):
         tables = [store.read(layout.rows_path(entry.shard)) for entry in entries]
         store.put_once(layout.IMAGE_TABLE, merge_tables(tables, info.fmt))
     if not store.exists(layout.CONTACT_SHEET):
         store.put_once(layout.CONTACT_SHEET, render_contact_sheet(store, entries, info.fmt))
-    store.put_once(layout.CARD, render_card(info, manifest.totals()).encode())
+    store.put_once(layout.CARD, render_card(info, manifest.totals(failed)).encode())
 
 
 def render_card(info: CardInfo, totals: Totals) -> str:
     """The dataset card: Markdown with the YAML front matter of the Hugging Face hub."""
-    fmt = info.fmt
-    values = {"ext": fmt.extension, "last": totals.shards - 1}
+    fmt, num_shards = info.fmt, totals.shards + len(totals.failed_shards)
+    values = {"ext": fmt.extension, "tars": tars(num_shards, totals.failed_shards)}
     names = [f"`{name}`" for name in ("index", "label", "class_name", "seed", "draft_steps")]
     if info.tokens:
         names.append("`tokens` (the refiner's token ids, coarse to fine)")
@@ -120,6 +120,7 @@ def render_card(info: CardInfo, totals: Totals) -> str:
         size_category=next(name for end, name in SIZE_CATEGORIES.items() if totals.rows < end),
         data_files=json.dumps(_DATA_FILES[fmt.name]),
         rows=f"{totals.rows:,}",
+        missing=missing(totals.failed_shards, num_shards),
         num_classes=len(totals.labels),
         image_size=info.image_size,
         codec={"png": "PNG", "jpeg": "JPEG", "webp": "WebP"}[fmt.codec],
@@ -135,6 +136,21 @@ def render_card(info: CardInfo, totals: Totals) -> str:
         files=_table((f"`{path}`".format(**values), what.format(**values)) for path, what in _FILES[fmt.name]),
         classes=_table((label, fmt.class_names[label], count) for label, count in totals.labels.items()),
     )
+
+
+def missing(failed: Mapping[int, str], num_shards: int) -> str:
+    """A paragraph on shards that are not there, if any."""
+    if not failed:
+        return ""
+    names = ", ".join(map(str, sorted(failed)))
+    return f"\n\n{len(failed)} of {num_shards} shards could not be made and are missing: {names} (`_SUCCESS` says why)."
+
+
+def tars(num_shards: int, failed: Mapping[int, str]) -> str:
+    """All shards as webdataset takes them: a range, or their names where some are missing."""
+    if not failed:
+        return f'"shards/{{00000..{num_shards - 1:05d}}}.tar"'
+    return f"""[f"shards/{{i:05d}}.tar" for i in range({num_shards}) if i not in {sorted(failed)}]"""
 
 
 def render_contact_sheet(store: Store, entries: Sequence[ManifestEntry], fmt: DatasetFormat) -> bytes:

@@ -11,7 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
 from tandem.errors import JobError, OutputError
@@ -54,13 +54,17 @@ class ManifestEntry:
 
 @dataclass(frozen=True)
 class Totals:
-    """Sums over all shards; the content of `_SUCCESS`. `seconds` adds up over replicas."""
+    """Sums over all shards; the content of `_SUCCESS`. `seconds` adds up over replicas.
+
+    `failed_shards` are those that could not be made, and why, where the job was allowed to go on without them.
+    """
 
     shards: int
     rows: int
     size_bytes: int
     labels: dict[int, int]
     seconds: dict[str, float]
+    failed_shards: dict[int, str] = field(default_factory=dict)
 
 
 class Manifest:
@@ -109,8 +113,8 @@ class Manifest:
         stored = self.store.put_once(layout.manifest_path(shard_id), entry.to_json())
         return entry if stored.created else self.entry(shard_id) or entry
 
-    def totals(self) -> Totals:
-        """Sums over the shards that are done."""
+    def totals(self, failed: Mapping[int, str] | None = None) -> Totals:
+        """Sums over the shards that are done, beside those that have failed."""
         entries = self.entries()
         labels: Counter[int] = Counter()
         seconds: Counter[str] = Counter()
@@ -124,11 +128,12 @@ class Manifest:
             size_bytes=sum(entry.size_bytes for entry in entries),
             labels=dict(sorted(labels.items())),
             seconds={stage: round(value, 4) for stage, value in seconds.items()},
+            failed_shards=dict(failed or {}),
         )
 
-    def check_complete(self, num_shards: int) -> None:
-        """JobError naming the shards that are not done."""
-        if missing := sorted(set(range(num_shards)) - self.committed()):
+    def check_complete(self, num_shards: int, failed: Mapping[int, str] | None = None) -> None:
+        """JobError naming the shards that are not done, failed ones apart."""
+        if missing := sorted(set(range(num_shards)) - self.committed() - set(failed or {})):
             more = ", ..." if len(missing) > MAX_NAMED else ""
             named = ", ".join(map(str, missing[:MAX_NAMED])) + more
             raise JobError(
@@ -136,10 +141,10 @@ class Manifest:
                 hint="run the same command again",
             )
 
-    def finish(self, num_shards: int) -> Totals:
+    def finish(self, num_shards: int, failed: Mapping[int, str] | None = None) -> Totals:
         """Write `_SUCCESS`, the last file of a dataset. JobError while shards are missing. Repeatable."""
-        self.check_complete(num_shards)
-        totals = self.totals()
+        self.check_complete(num_shards, failed)
+        totals = self.totals(failed)
         self.store.put_once(layout.SUCCESS, _dump(asdict(totals)))
         self.store.clean()
         return totals
@@ -193,7 +198,7 @@ def open_job(
             that is not ours. Overwriting needs a readable job.json too.
     """
     store.clean()
-    here = json.loads(json.dumps(dict(identity)))
+    here = as_json(identity)
     content = _dump({"identity": here, "info": dict(info or {})})
     if not store.exists(layout.JOB):
         foreign = store.list_files()
@@ -214,6 +219,11 @@ def open_job(
             hint="choose another --out, or replace that job with --overwrite",
         )
     return JobRecord(here, there["info"], Manifest(store).committed())
+
+
+def as_json(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """An identity as `job.json` gives it back."""
+    return dict(json.loads(json.dumps(dict(identity))))
 
 
 def diff_identity(there: Any, here: Any, name: str = "") -> list[tuple[str, Any, Any]]:
@@ -248,6 +258,13 @@ def read_job(store: Store) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError) as error:
         problem = repr(error)
     raise OutputError(f"job.json in {store.uri} is not a Tandem job: {problem}", hint="choose another --out")
+
+
+def reopen(store: Store) -> None:
+    """Take back what closes a dataset, where shards are to be added: those that had failed are tried again."""
+    for path in (layout.SUCCESS, layout.CARD, layout.CONTACT_SHEET, layout.IMAGE_TABLE):
+        if store.exists(path):
+            store.remove(path)
 
 
 def _remove_job(store: Store) -> None:

@@ -11,13 +11,16 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import pyarrow as pa
 import ray
+from ray.util.metrics import Counter, Histogram
 
-from workers.shards import ShardRows
+from tandem.errors import TandemError
+from workers.shards import FailedShard, ShardRows
 
 Row = dict[str, np.ndarray]
 ShardT = TypeVar("ShardT", bound=ShardRows)
@@ -53,6 +56,7 @@ def to_row(shard: ShardRows, spans: Sequence[Span]) -> Row:
     notes = {
         "type": type(shard).__name__,
         "draft_steps": getattr(shard, "draft_steps", None),
+        "cause": getattr(shard, "cause", None),
         "seconds": dict(shard.seconds),
         "spans": [asdict(span) for span in spans],
     }
@@ -67,10 +71,22 @@ def from_row(row: Row, kind: type[ShardT]) -> tuple[ShardT, list[Span]]:
     if notes["type"] != kind.__name__:
         raise TypeError(f"expected a row that holds a {kind.__name__}, got a {notes['type']}")
     values: dict[str, Any] = {name: np.array(row[name][0]) for name in ARRAYS if name in row}
-    if notes["draft_steps"] is not None:
-        values["draft_steps"] = notes["draft_steps"]
+    values |= {name: notes[name] for name in ("draft_steps", "cause") if notes[name] is not None}
     shard = kind(shard=int(row["shard"][0]), extra=bytes_table(row["extra"][0]), seconds=notes["seconds"], **values)
     return shard, [Span(**span) for span in notes["spans"]]
+
+
+def failed_row(shard: int, stage: str, error: Exception) -> Row:
+    """A shard that a stage could not make, as a row that later stages hand on."""
+    text = " ".join(str(error).split())
+    cause = text if isinstance(error, TandemError) else f"{type(error).__name__}: {text}"
+    none = np.zeros(0, np.int64)
+    return to_row(FailedShard(shard=shard, index=none, label=none.astype(np.int32), cause=f"{stage}: {cause}"), [])
+
+
+def is_failed(row: Row) -> bool:
+    """Whether a stage before has given this shard up."""
+    return bool(json.loads(row["notes"][0])["type"] == FailedShard.__name__)
 
 
 def table_bytes(columns: Any) -> bytes:
@@ -99,6 +115,29 @@ def replica_name() -> str:
     return f"{context.get_node_id()[:8]}/{place}"
 
 
+@cache
+def stage_metrics() -> StageMetrics:
+    """Those of this process."""
+    return StageMetrics()
+
+
+class StageMetrics:
+    """What Ray exports for Prometheus: `ray_tandem_images`, `_busy_seconds` and `_shard_seconds`, by stage."""
+
+    def __init__(self) -> None:
+        tags = ("stage",)
+        self.images = Counter("tandem_images", "Images that a stage has finished", tags)
+        self.busy = Counter("tandem_busy_seconds", "Seconds of work of a stage", tags)
+        bounds = [0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0]
+        self.shard = Histogram("tandem_shard_seconds", "Seconds of one shard in a stage", bounds, tags)
+
+    def observe(self, span: Span, images: int) -> None:
+        stage, seconds = span.stage, max(1e-9, span.end_s - span.start_s)
+        self.images.inc(images, {"stage": stage})
+        self.busy.inc(seconds, {"stage": stage})
+        self.shard.observe(seconds, {"stage": stage})
+
+
 class StageActor:
     """An actor of a pool: loads its stages once, then runs them in order on every shard that comes."""
 
@@ -108,9 +147,15 @@ class StageActor:
         self.replica = replica_name()
 
     def __call__(self, row: Row) -> Row:
+        if is_failed(row):
+            return row
         shard, spans = from_row(row, self.kind)
         for stage in self.stages:
             began = time.time()
-            shard = stage(shard)
+            try:
+                shard = stage(shard)
+            except Exception as error:  # the shard's fault or the model's: the driver decides how many are too many
+                return failed_row(shard.shard, stage.name, error)
             spans.append(Span(stage.name, self.replica, began, time.time()))
+            stage_metrics().observe(spans[-1], len(shard))
         return to_row(shard, spans)

@@ -132,6 +132,16 @@ class EncodedShard(ShardRows):
         self._check_length("images", len(self.images))
 
 
+@dataclass(kw_only=True)
+class FailedShard(ShardRows):
+    """A shard that could not be made; it has no rows and passes through the stages that are left.
+
+    `cause` is one line: the stage, and what it raised.
+    """
+
+    cause: str
+
+
 def _arrow(column: pa.Array | pa.ChunkedArray | Sequence[Any]) -> pa.Array:
     if isinstance(column, pa.ChunkedArray):
         return column.combine_chunks()

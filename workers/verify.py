@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -25,6 +26,7 @@ class Verdict:
     files: int = 0
     size_bytes: int = 0
     complete: bool = False
+    failed: list[int] = field(default_factory=list)  # shards that could not be made and that the job left out
     uncommitted: int = 0  # files of shards that no manifest entry names: left by a killed run, or being written
     problems: list[str] = field(default_factory=list)
 
@@ -47,7 +49,10 @@ def verify(store: Store, progress: Callable[[int], None] = lambda rows: None) ->
     committed = manifest.committed()
     if surplus := sorted(shard for shard in committed if shard >= plan.num_shards):
         verdict.problems.append(f"manifest names shards {surplus[:12]} of {plan.num_shards}")
-    if missing := sorted(set(range(plan.num_shards)) - committed):
+    verdict.complete = store.exists(layout.SUCCESS)
+    closing = json.loads(store.read(layout.SUCCESS)) if verdict.complete else {}
+    verdict.failed = sorted(map(int, closing.get("failed_shards", {})))
+    if missing := sorted(set(range(plan.num_shards)) - committed - set(verdict.failed)):
         verdict.problems.append(f"{len(missing)} of {plan.num_shards} shards are missing, such as {missing[:12]}")
     known: set[str] = set()
     with ThreadPoolExecutor(READS_AT_ONCE) as pool:
@@ -61,7 +66,6 @@ def verify(store: Store, progress: Callable[[int], None] = lambda rows: None) ->
                 progress(entry.rows)
     data = [p for p in store.list_files() if layout.is_ours(p) and p.split("/")[0] in ("shards", "images", "rows")]
     verdict.uncommitted = len(set(data) - known - {layout.IMAGE_TABLE})
-    verdict.complete = store.exists(layout.SUCCESS)
     if verdict.complete == bool(missing):
         verdict.problems.append("_SUCCESS is there too early" if missing else "_SUCCESS is missing")
     return verdict

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from tandem.blocks import KVCache
 from tandem.config import SamplingConfig
+from tandem.errors import JobError
 from tandem.prefix import Prefix
 from tandem.quantizer import Quantizer
 from tandem.sampling import guide, sample
@@ -91,7 +92,7 @@ def decode_scales(
     """Continue the given token maps up to scale `stop`: ids int64 [B, L'] of scales 1..stop.
 
     The prefix and the first new scale enter in one block-causal forward; every further scale is one forward on
-    the KV cache. Only positions that are sampled get logits.
+    the KV cache. Only positions that are sampled get logits. JobError for logits that are not finite.
     """
     pyramid, offsets = var.config.pyramid, var.config.pyramid.offsets
     start = len(quantizer.split(prefix_BL))
@@ -109,10 +110,13 @@ def decode_scales(
     mask = var.mask(offsets[start + 1]) if start > 0 else None
     cache = KVCache(var.config, batch * rows, offsets[stop - 1], x_RlC.dtype, x_RlC.device)
 
-    ids = [prefix_BL]
+    ids, total = [prefix_BL], torch.zeros((), device=labels_B.device)
     for scale in range(start, stop):
         h_RlC = var.hidden(x_RlC, condition, cache, mask)[:, -(pyramid.patch_nums[scale] ** 2) :]
         logits_BlV = guided_logits(var, h_RlC, condition, sampling, scale)
+        total = total + logits_BlV.sum(
+            dtype=torch.float32
+        )  # looked at once in the end: a GPU is not made to wait at every scale
         ids_Bl = sample(logits_BlV, uniforms_BL[:, offsets[scale] : offsets[scale + 1]], sampling, scale)
         ids.append(ids_Bl)
         if scale + 1 < stop:
@@ -120,6 +124,8 @@ def decode_scales(
             next_BlD = quantizer.next_input(f_hat_BChw, scale + 1)
             x_RlC = var.embed(next_BlD, start=offsets[scale + 1]).repeat(rows, 1, 1)
             mask = None
+    if not torch.isfinite(total):
+        raise JobError(f"logits of scales {start + 1} to {stop} are not finite: weights or dtype are unfit")
     return torch.cat(ids, dim=1)
 
 

@@ -61,11 +61,13 @@ def fixed_point(probability_BlV: Tensor) -> Tensor:
 def draw(probability_BlV: Tensor, uniform_Bl: Tensor) -> Tensor:
     """Inverse-CDF draw with the given integers in [0, 2^31): int64 [B, l].
 
-    A code of weight zero is never drawn; the result is exact for the rounded weights.
+    A code of weight zero is never drawn; the result is exact for the rounded weights. Of probabilities that are
+    NaN some code is drawn, so that the caller comes to report them.
     """
     cdf_BlV = fixed_point(probability_BlV).cumsum(dim=-1)
     target_Bl1 = (uniform_Bl[..., None] * cdf_BlV[..., -1:]) >> UNIFORM_BITS
-    return torch.searchsorted(cdf_BlV, target_Bl1, right=True).squeeze(-1)
+    drawn_Bl = torch.searchsorted(cdf_BlV, target_Bl1, right=True).squeeze(-1)
+    return drawn_Bl.clamp_(max=cdf_BlV.shape[-1] - 1)
 
 
 def sample(logits_BlV: Tensor, uniform_Bl: Tensor, sampling: SamplingConfig, scale: int) -> Tensor:

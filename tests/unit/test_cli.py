@@ -42,7 +42,7 @@ def test_an_unknown_command_is_named(argv, capsys):
     [
         (PlacementError("too many", "take fewer"), 2, "error: too many\nhint: take fewer\n"),
         (JobError("it broke"), 1, "error: it broke\n"),
-        (KeyboardInterrupt(), 130, "interrupted: "),
+        (KeyboardInterrupt(), 130, "interrupted"),
     ],
 )
 def test_errors_become_exit_codes(raised, code, printed, capsys, monkeypatch):

@@ -1,0 +1,119 @@
+"""How shards flow through Ray Data: a limit on what may wait between stages, and what can be seen of it meanwhile.
+
+Ray Data holds a stage back by bytes, from half of its share of the object store on. Prefixes are so small that
+thousands of shards would wait before that. Here a stage takes no new shard while as many as its replicas can have in
+flight, and a few more, are under way in it or wait behind it.
+
+The only hook that Ray Data has for this is its list of policies, which is internal: Ray's version is pinned.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from dataclasses import dataclass, field
+from typing import Any
+
+from ray.data import DataContext
+from ray.data._internal.execution.backpressure_policy import (
+    ENABLED_BACKPRESSURE_POLICIES,
+    ENABLED_BACKPRESSURE_POLICIES_CONFIG_KEY,
+    BackpressurePolicy,
+)
+from ray.data._internal.execution.operators.map_operator import MapOperator
+
+FLOW_KEY = "tandem.flow"
+LOOK_EVERY_S = 0.25
+# Shards that a replica has at hand: one that it works on, one whose rows are there, so that it never idles
+SHARDS_IN_FLIGHT = 2
+# Shards that may wait behind a stage while each of its replicas has its hands full
+SLACK = 2
+
+
+@dataclass
+class StageState:
+    """One stage at one moment. `waiting` counts shards that no replica has at hand yet."""
+
+    name: str
+    replicas: int  # wanted; 0 for tasks, which take any CPU that is free
+    ready: int = 0
+    in_flight: int = 0
+    waiting: int = 0
+    most_waiting: int = 0
+    done: int = 0
+
+    @property
+    def lacking(self) -> int:
+        """Replicas that are not there: not placed, or still loading their weights."""
+        return max(0, self.replicas - self.ready)
+
+
+@dataclass
+class Flow:
+    """What the executor of a run last saw, stage after stage. Its thread writes, others read."""
+
+    stages: list[StageState]
+    object_store_bytes: int = 0
+    most_object_store_bytes: int = 0
+    object_store_limit_bytes: int = 0
+    key: str = field(default_factory=lambda: uuid.uuid4().hex)
+
+    def limit(self, stage: int) -> int:
+        """Shards that may be under way in a stage or wait behind it. The stage after it has its own."""
+        ours, next_one = self.stages[stage], self.stages[stage + 1]
+        return SHARDS_IN_FLIGHT * ours.replicas + SLACK if ours.replicas else max(1, next_one.replicas) + SLACK
+
+    def summary(self) -> dict[str, Any]:
+        """What it came to: the longest queue in front of each stage, and the object store's fullest moment."""
+        return {
+            "most_waiting_shards": {stage.name: stage.most_waiting for stage in self.stages[1:]},
+            "most_object_store_mb": round(self.most_object_store_bytes / 1e6, 1),
+            "object_store_limit_mb": round(self.object_store_limit_bytes / 1e6, 1),
+        }
+
+
+_flows: dict[str, Flow] = {}  # executors are made by Ray Data and know only what a copy of the context says
+
+
+def watch(flow: Flow, context: DataContext) -> None:
+    """Let executors that are made with this context obey and fill `flow`."""
+    _flows.clear()  # one run at a time
+    _flows[flow.key] = flow
+    context.set_config(FLOW_KEY, flow.key)
+    context.set_config(ENABLED_BACKPRESSURE_POLICIES_CONFIG_KEY, [*ENABLED_BACKPRESSURE_POLICIES, ShardLimit])
+
+
+class ShardLimit(BackpressurePolicy):
+    """Ray Data asks it before every task, in the thread of the executor."""
+
+    def __init__(self, data_context: DataContext, topology: Any, resource_manager: Any) -> None:
+        super().__init__(data_context, topology, resource_manager)
+        self.flow = _flows[data_context.get_config(FLOW_KEY)]
+        self.ops = [op for op in topology if isinstance(op, MapOperator)]
+        self.looked_at = 0.0
+        if len(self.ops) != len(self.flow.stages):
+            names = [op.name for op in self.ops]
+            raise RuntimeError(f"expected one operator for each of {len(self.flow.stages)} stages, got {names}")
+
+    def can_add_input(self, op: Any) -> bool:
+        if time.monotonic() - self.looked_at > LOOK_EVERY_S:
+            self.look()
+        stage = self.ops.index(op) if op in self.ops else -1
+        if stage in (-1, len(self.ops) - 1):
+            return True
+        behind = self._topology[self.ops[stage + 1]].total_enqueued_input_blocks()
+        return bool(op.num_active_tasks() + behind < self.flow.limit(stage))
+
+    def look(self) -> None:
+        """Write down how things stand."""
+        self.looked_at = time.monotonic()
+        flow = self.flow
+        for op, stage in zip(self.ops, flow.stages, strict=True):
+            stage.ready = op.get_actor_info().running
+            stage.in_flight = op.num_active_tasks()
+            stage.waiting = self._topology[op].total_enqueued_input_blocks()
+            stage.most_waiting = max(stage.most_waiting, stage.waiting)
+            stage.done = op.metrics.num_tasks_finished
+        flow.object_store_bytes = int(self._resource_manager.get_global_usage().object_store_memory or 0)
+        flow.most_object_store_bytes = max(flow.most_object_store_bytes, flow.object_store_bytes)
+        flow.object_store_limit_bytes = int(self._resource_manager.get_global_limits().object_store_memory or 0)
