@@ -41,11 +41,12 @@ class StageState:
     waiting: int = 0
     most_waiting: int = 0
     done: int = 0
+    over: bool = False  # it has made its last shard
 
     @property
     def lacking(self) -> int:
         """Replicas that are not there: not placed, or still loading their weights."""
-        return max(0, self.replicas - self.ready)
+        return 0 if self.over else max(0, self.replicas - self.ready)
 
 
 @dataclass
@@ -114,6 +115,7 @@ class ShardLimit(BackpressurePolicy):
             stage.waiting = self._topology[op].total_enqueued_input_blocks()
             stage.most_waiting = max(stage.most_waiting, stage.waiting)
             stage.done = op.metrics.num_tasks_finished
+            stage.over = op.has_execution_finished()
         flow.object_store_bytes = int(self._resource_manager.get_global_usage().object_store_memory or 0)
         flow.most_object_store_bytes = max(flow.most_object_store_bytes, flow.object_store_bytes)
         flow.object_store_limit_bytes = int(self._resource_manager.get_global_limits().object_store_memory or 0)

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import ray
@@ -23,10 +23,8 @@ from cluster.plan import Placement
 from jobs.flow import SHARDS_IN_FLIGHT, Flow, StageState, watch
 from jobs.labels import LabelRows
 from tandem.errors import JobError, OutputError
-from workers.drafter import DecodeSettings, Drafter
 from workers.encoder import Encoder
 from workers.manifest import Format, Manifest, store_shard
-from workers.models import ModelSet
 from workers.records import (
     Row,
     Span,
@@ -39,9 +37,12 @@ from workers.records import (
     stage_metrics,
     to_row,
 )
-from workers.refiner import Refiner
 from workers.shards import FailedShard, PixelShard, PrefixShard, ShardPlan, ShardRows
 from workers.store import Store
+
+if TYPE_CHECKING:
+    from workers.drafter import DecodeSettings
+    from workers.models import ModelSet
 
 
 @dataclass(frozen=True)
@@ -163,11 +164,15 @@ def write_shard(row: Row, write: ShardSink) -> Row:
 
 def draft_pool(models: ModelSet, settings: DecodeSettings, replicas: int) -> Pool:
     """Drafters alone: labels in, prefixes out."""
+    from workers.drafter import Drafter  # torch: the tasks that read and write, in which this module is, have none
+
     return Pool("draft", ShardRows, [partial(Drafter, models, settings)], replicas)
 
 
 def refine_pool(models: ModelSet, settings: DecodeSettings, keep_tokens: bool, replicas: int) -> Pool:
     """Refiners alone: prefixes in, pixels out."""
+    from workers.refiner import Refiner
+
     return Pool("refine", PrefixShard, [partial(Refiner, models, settings, keep_tokens)], replicas)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -24,6 +24,7 @@ LINE_EVERY_S = 2.0
 LINE_SHARE = 0.01
 LACKING_S = 15.0  # so long a replica may take to start before anyone asks why
 REMIND_S = 60.0
+RECENT_S = 60.0
 
 
 @dataclass
@@ -40,6 +41,7 @@ class RunProgress:
     why_lacking: Callable[[StageState], str | None] = lambda stage: None
     began: float = field(default_factory=time.monotonic)
     made: int = 0
+    recent: deque[tuple[float, int]] = field(default_factory=deque)  # (time, images made) of the last RECENT_S
 
     def __enter__(self) -> RunProgress:
         self.live: Live | None = None
@@ -63,8 +65,12 @@ class RunProgress:
         return self
 
     def add(self, num_images: int) -> None:
+        now = time.monotonic()
         self.done += num_images
         self.made += num_images
+        self.recent.append((now, self.made))
+        while now - self.recent[0][0] > RECENT_S:
+            self.recent.popleft()
         if self.live is not None:
             self.bar.update(self.task, completed=self.done, rate=f"{self.rate:.1f} images/s")
         elif self.done == self.total:
@@ -80,7 +86,9 @@ class RunProgress:
 
     @property
     def rate(self) -> float:
-        return self.made / (time.monotonic() - self.began)
+        """Images a second lately; of the whole time until there are two moments to compare."""
+        (first, before), (last, after) = self.recent[0], self.recent[-1]
+        return (after - before) / (last - first) if last > first else after / (last - self.began)
 
     def tick(self) -> None:
         """Lines while nothing else happens, and the reason when replicas do not come up."""
@@ -102,9 +110,9 @@ class RunProgress:
 
     def print_line(self) -> None:
         self.last_line = time.monotonic()
-        left = f"{(self.total - self.done) / self.rate:.0f} s left" if self.rate else "..."
+        left = (self.total - self.done) / self.rate
         stages = "".join(f"  | {brief(stage)}" for stage in self.flow.stages[1:]) if self.flow else ""
-        say(f"{self.done}/{self.total} images  {self.rate:.1f} images/s  {left}{stages}")
+        say(f"{self.done}/{self.total} images  {self.rate:.1f} images/s  {left:.0f} s left{stages}")
 
     def render(self) -> Group:
         """The bar and, below it, the stages."""
@@ -113,13 +121,12 @@ class RunProgress:
     def table(self) -> Table:
         assert self.flow is not None
         table = Table("stage", box=None)
-        for name in ("replicas ready", "shards in hand", "waiting", "done", "images/s"):
+        for name in ("replicas ready", "shards in hand", "waiting", "done", "images"):
             table.add_column(name, justify="right")
-        seconds, shards = time.monotonic() - self.began, max(1, self.flow.stages[-1].done)
+        written = max(1, self.flow.stages[-1].done)
         for stage in self.flow.stages[1:]:
             ready = f"{stage.ready} of {stage.replicas}" if stage.replicas else "tasks"
-            rate = stage.done * self.made / shards / seconds
-            row = (ready, stage.in_flight, stage.waiting, stage.done, f"{rate:.1f}")
+            row = (ready, stage.in_flight, stage.waiting, stage.done, round(stage.done * self.made / written))
             table.add_row(stage.name, *map(str, row))
         used, limit = self.flow.object_store_bytes / 1e6, self.flow.object_store_limit_bytes / 1e6
         table.caption = f"object store: {used:.0f} MB in use of {limit:.0f} MB"

@@ -6,7 +6,9 @@
 Torch, numpy and Pillow only; the distributed system around it lives in the packages workers, jobs and cluster.
 """
 
-from tandem.collaborative import decode, draft, generate, generate_alone, refine
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from tandem.config import Pyramid, SamplingConfig, VarConfig, VqvaeConfig
 from tandem.errors import (
     CheckpointError,
@@ -17,12 +19,15 @@ from tandem.errors import (
     PlacementError,
     TandemError,
 )
-from tandem.prefix import Prefix
-from tandem.sampling import uniforms
-from tandem.var import Var
 from tandem.version import __version__
-from tandem.vqvae import Vqvae
-from tandem.weights import load_var, load_vqvae, open_checkpoint
+
+if TYPE_CHECKING:
+    from tandem.collaborative import decode, draft, generate, generate_alone, refine
+    from tandem.prefix import Prefix
+    from tandem.sampling import uniforms
+    from tandem.var import Var
+    from tandem.vqvae import Vqvae
+    from tandem.weights import load_var, load_vqvae, open_checkpoint
 
 __all__ = [
     "CheckpointError",
@@ -50,3 +55,19 @@ __all__ = [
     "refine",
     "uniforms",
 ]
+
+# Imported at first use: torch takes seconds and 180 MB, which processes that only encode and store can do without
+_WHERE = {
+    **dict.fromkeys(("decode", "draft", "generate", "generate_alone", "refine"), "collaborative"),
+    **dict.fromkeys(("load_var", "load_vqvae", "open_checkpoint"), "weights"),
+    "Prefix": "prefix",
+    "uniforms": "sampling",
+    "Var": "var",
+    "Vqvae": "vqvae",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"module 'tandem' has no attribute {name!r}")
+    return getattr(import_module(f"tandem.{_WHERE[name]}"), name)
