@@ -32,7 +32,7 @@ SLACK = 2
 
 @dataclass
 class StageState:
-    """One stage at one moment. `waiting` counts shards that no replica has at hand yet."""
+    """One stage at one moment. `waiting` counts shards that no replica has at hand yet: at the first, all to come."""
 
     name: str
     replicas: int  # wanted; 0 for tasks, which take any CPU that is free
@@ -60,12 +60,11 @@ class Flow:
     key: str = field(default_factory=lambda: uuid.uuid4().hex)
 
     def limit(self, stage: int) -> int:
-        """Shards that may be under way in a stage or wait behind it. The stage after it has its own."""
-        ours, next_one = self.stages[stage], self.stages[stage + 1]
-        return SHARDS_IN_FLIGHT * ours.replicas + SLACK if ours.replicas else max(1, next_one.replicas) + SLACK
+        """Shards that may be under way in a stage or wait behind it."""
+        return SHARDS_IN_FLIGHT * self.stages[stage].replicas + SLACK
 
     def summary(self) -> dict[str, Any]:
-        """What it came to: the longest queue in front of each stage, and the object store's fullest moment."""
+        """What it came to: the longest queue between stages, and the object store's fullest moment."""
         return {
             "most_waiting_shards": {stage.name: stage.most_waiting for stage in self.stages[1:]},
             "most_object_store_mb": round(self.most_object_store_bytes / 1e6, 1),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -26,10 +26,12 @@ from tandem.errors import JobError, OutputError
 from workers.encoder import Encoder
 from workers.manifest import Format, Manifest, store_shard
 from workers.records import (
+    Read,
     Row,
     Span,
     Stage,
     StageActor,
+    empty_shard,
     failed_row,
     from_row,
     is_failed,
@@ -58,7 +60,7 @@ class Pool:
 
 @dataclass(frozen=True)
 class Pipeline:
-    """How shards are made: read by a task, worked on by pools of actors, stored by a task."""
+    """How shards are made: read and worked on by pools of actors, stored by a task."""
 
     plan: ShardPlan
     read: Callable[[int], ShardRows]  # by shard id
@@ -69,7 +71,7 @@ class Pipeline:
     def flow(self, num_shards: int) -> Flow:
         """The stages of a run of so many shards, to be watched while it lasts."""
         pools = [StageState(pool.name, min(pool.replicas, num_shards)) for pool in self.pools]
-        return Flow([StageState("read", 0), *pools, StageState("write", 0)])
+        return Flow([*pools, StageState("write", 0)])
 
     def run(self, shards: list[int], flow: Flow) -> Iterator[StoredShard | FailedShard]:
         """Make the given shards; yields each one as soon as it is committed or has failed, in any order."""
@@ -77,13 +79,14 @@ class Pipeline:
         context.enable_progress_bars = False
         context.target_max_block_size = None  # a shard's pixels may be larger than Ray's usual block
         watch(flow, context)
-        # blocks made here: a dataset of numbers that Ray reads would take a task more for each shard
-        dataset = ray.data.from_items(shards, override_num_blocks=len(shards)).map_batches(
-            partial(read_shard, read=self.read), batch_size=1, batch_format="numpy"
-        )
-        for pool, state in zip(self.pools, flow.stages[1:], strict=False):
+        # Numbers alone go in. Rows are read by the first actors: a task of its own for each shard would cost more
+        # than it does, and would run ahead while actors load their weights.
+        dataset: ray.data.Dataset = ray.data.from_items(shards, override_num_blocks=len(shards))
+        first, *others = self.pools
+        pools = [replace(first, stages=[partial(Read, self.read), *first.stages]), *others]
+        for pool, state in zip(pools, flow.stages, strict=False):
             dataset = dataset.map_batches(
-                StageActor,
+                type(pool.name, (StageActor,), {}),  # Ray's views and process titles show the name
                 fn_constructor_args=(pool.takes, pool.stages),
                 batch_size=1,
                 batch_format="numpy",
@@ -122,17 +125,6 @@ def outcome(row: Row) -> StoredShard | FailedShard:
     return StoredShard(shard.shard, int(row["rows"][0]), tuple(spans))
 
 
-def read_shard(batch: Row, read: Callable[[int], ShardRows]) -> Row:
-    """The head of a pipeline."""
-    shard = int(batch["item"][0])
-    try:
-        return to_row(read(shard), [])
-    except OutputError:
-        raise
-    except Exception as error:
-        return failed_row(shard, "read", error)
-
-
 class ShardSink(Protocol):
     """What becomes of a shard in the end. May be called twice for the same shard."""
 
@@ -158,8 +150,7 @@ def write_shard(row: Row, write: ShardSink) -> Row:
         return failed_row(shard.shard, "write", error)
     for span in spans[before:]:
         stage_metrics().observe(span, len(shard))
-    empty = ShardRows(shard=shard.shard, index=np.zeros(0, np.int64), label=np.zeros(0, np.int32))
-    return to_row(empty, spans) | {"rows": np.array([len(shard)])}
+    return to_row(empty_shard(shard.shard), spans) | {"rows": np.array([len(shard)])}
 
 
 def draft_pool(models: ModelSet, settings: DecodeSettings, replicas: int) -> Pool:

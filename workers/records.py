@@ -19,7 +19,7 @@ import pyarrow as pa
 import ray
 from ray.util.metrics import Counter, Histogram
 
-from tandem.errors import TandemError
+from tandem.errors import OutputError, TandemError
 from workers.shards import FailedShard, ShardRows
 
 Row = dict[str, np.ndarray]
@@ -80,8 +80,7 @@ def failed_row(shard: int, stage: str, error: Exception) -> Row:
     """A shard that a stage could not make, as a row that later stages hand on."""
     text = " ".join(str(error).split())
     cause = text if isinstance(error, TandemError) else f"{type(error).__name__}: {text}"
-    none = np.zeros(0, np.int64)
-    return to_row(FailedShard(shard=shard, index=none, label=none.astype(np.int32), cause=f"{stage}: {cause}"), [])
+    return to_row(FailedShard.of(empty_shard(shard), cause=f"{stage}: {cause}"), [])
 
 
 def is_failed(row: Row) -> bool:
@@ -138,6 +137,17 @@ class StageMetrics:
         self.shard.observe(seconds, {"stage": stage})
 
 
+@dataclass
+class Read:
+    """The first stage of a pipeline: the number of a shard becomes its rows."""
+
+    rows: Callable[[int], ShardRows]
+    name: str = "read"
+
+    def __call__(self, shard: ShardRows) -> ShardRows:
+        return self.rows(shard.shard)
+
+
 class StageActor:
     """An actor of a pool: loads its stages once, then runs them in order on every shard that comes."""
 
@@ -147,15 +157,27 @@ class StageActor:
         self.replica = replica_name()
 
     def __call__(self, row: Row) -> Row:
-        if is_failed(row):
+        shard: ShardRows
+        spans: list[Span]
+        if "item" in row:  # the head of a pipeline: a number
+            shard, spans = empty_shard(int(row["item"][0])), []
+        elif is_failed(row):
             return row
-        shard, spans = from_row(row, self.kind)
+        else:
+            shard, spans = from_row(row, self.kind)
         for stage in self.stages:
             began = time.time()
             try:
                 shard = stage(shard)
+            except OutputError:  # a place is at fault, and would be for every other shard
+                raise
             except Exception as error:  # the shard's fault or the model's: the driver decides how many are too many
                 return failed_row(shard.shard, stage.name, error)
             spans.append(Span(stage.name, self.replica, began, time.time()))
             stage_metrics().observe(spans[-1], len(shard))
         return to_row(shard, spans)
+
+
+def empty_shard(shard: int) -> ShardRows:
+    """A shard of which nothing is known but its number."""
+    return ShardRows(shard=shard, index=np.zeros(0, np.int64), label=np.zeros(0, np.int32))

@@ -55,7 +55,7 @@ def test_a_split_run_pins_stages_to_disjoint_gpus_that_work_at_once(reference_ru
     assert drafters.isdisjoint(refiners)
     assert summary["images"] == IMAGES
     assert summary["simulated_gpus"] is True
-    assert set(summary["stages"]) == {"draft", "refine", "encode", "store"}
+    assert set(summary["stages"]) == {"read", "draft", "refine", "encode", "store"}
 
 
 def test_the_dataset_is_whole(reference_run):

@@ -1,0 +1,138 @@
+"""What happens to a run when its parts die or misbehave. Nothing is lost, nothing doubled, bytes stay the same."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from runs import IMAGES, committed, digests, job, kill_workers, start, wait_until
+from tiny_models import CLASS_NAMES, tiny_var
+
+from jobs.cli import main
+from jobs.pipeline import Pipeline, Pool
+from jobs.running import make_shards
+from tandem.errors import JobError
+from tandem.weights import save_checkpoint
+from workers.manifest import Manifest
+from workers.shards import PixelShard, ShardPlan, ShardRows
+from workers.store import open_store
+from workers.verify import verify
+
+pytestmark = pytest.mark.usefixtures("ray_cluster")
+SPLIT = ("--placement", "split", "--drafters", "1", "--refiners", "1")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tiny_models, tmp_path_factory) -> dict[str, str]:
+    out = tmp_path_factory.mktemp("undisturbed") / "out"
+    assert main(job(tiny_models, out)) == 0
+    return digests(out)
+
+
+@pytest.mark.parametrize("stage", ["draft", "refine"])
+def test_a_killed_actor_is_started_again_and_its_shards_are_made_again(
+    stage, undisturbed, tiny_models, out, record_property, capsys
+):
+    recovery_s: list[float] = []
+
+    def strike() -> None:
+        wait_until(lambda: committed(out) >= 3, "three shards")
+        assert kill_workers(stage) == 1
+        before = committed(out)
+        recovery_s.append(wait_until(lambda: committed(out) > before + 5, "shards after the fault"))
+
+    striker = threading.Thread(target=strike)
+    striker.start()
+    assert main(job(tiny_models, out, *SPLIT)) == 0
+    striker.join()
+    record_property("recovery_s", recovery_s[0])
+    with capsys.disabled():
+        print(f"\n{stage} killed: {recovery_s[0]:.1f} s")
+    assert digests(out) == undisturbed
+    assert not verify(open_store(out)).problems
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_run_that_is_told_to_stop_says_how_to_go_on_and_ends_within_three_seconds(
+    number, undisturbed, tiny_models, out, tmp_path
+):
+    run = start(job(tiny_models, out), tmp_path / "log")
+    wait_until(lambda: committed(out) >= 3, "three shards")
+    run.send_signal(number)
+    told = time.monotonic()
+    assert run.wait(timeout=20) == 130
+    assert time.monotonic() - told < 3
+    log = (tmp_path / "log").read_text()
+    assert "To go on from there:\n  tandem generate --drafter" in log
+    assert "Traceback" not in log
+    assert 3 <= committed(out) < IMAGES
+    assert main(job(tiny_models, out)) == 0
+    assert digests(out) == undisturbed
+
+
+@pytest.fixture
+def poisoned(tiny_models, tmp_path) -> dict[str, str]:
+    """Models whose drafter knows nothing of the first class but NaN."""
+    drafter = tiny_var(3, seed=1)
+    drafter.class_emb.weight[0] = torch.nan
+    save_checkpoint(tmp_path / "poisoned.safetensors", drafter, {"classes": list(CLASS_NAMES)}, torch.float32)
+    return {**tiny_models, "drafter": str(tmp_path / "poisoned.safetensors")}
+
+
+def command(models: dict[str, str], out: str, *more: str) -> list[str]:
+    """Eight images in four shards, the first class in the first."""
+    files = [part for role, path in models.items() for part in (f"--{role}", path)]
+    labels = Path(out).with_name("labels.csv")
+    labels.write_text("label,count\n" + "".join(f"{label},2\n" for label in range(4)))
+    return ["generate", *files, "--labels", str(labels), "--batch", "2", "--shard-size", "2", "--out", out, *more]
+
+
+def test_logits_that_are_no_numbers_end_the_run_with_one_line(poisoned, out, capsys):
+    assert main(command(poisoned, out)) == 1
+    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
+    assert errors == ["error: shard 0: draft: logits of scales 1 to 3 are not finite: weights or dtype are unfit"]
+
+
+def test_shards_that_cannot_be_made_are_left_out_and_listed_if_that_is_allowed(poisoned, out, capsys):
+    argv = command(poisoned, out, "--max-failed-shards", "1")
+    assert main(argv) == 0
+    assert '"failed_shards": {"0": "draft: logits' in capsys.readouterr().out
+    assert sorted(digests(out)) == ["00001.tar", "00002.tar", "00003.tar"]
+    closing = Manifest(open_store(out)).totals()
+    assert (closing.shards, closing.rows) == (3, 6)
+    assert "1 of 4 shards could not be made and are missing: 0" in Path(out, "README.md").read_text()
+    verdict = verify(open_store(out))
+    assert (verdict.failed, verdict.complete, verdict.problems) == ([0], True, [])
+    before = digests(out)
+    assert main(argv) == 0  # tried again, and it fails again
+    assert digests(out) == before
+    assert main(["verify", out]) == 0
+
+
+def test_an_actor_that_cannot_start_ends_the_run_with_the_cause():
+    class Unfit:  # in here, so that it travels to the workers, which have no tests
+        name = "draft"
+
+        def __init__(self) -> None:
+            raise OSError("no device answers")
+
+        def __call__(self, shard: ShardRows) -> PixelShard:
+            raise NotImplementedError
+
+    class Nowhere:
+        takes = PixelShard
+
+        def __call__(self, shard: PixelShard, spans: list) -> None:
+            raise NotImplementedError
+
+    def read(shard: int) -> ShardRows:
+        return ShardRows(shard=shard, index=np.array([shard]), label=np.zeros(1, np.int32))
+
+    pipeline = Pipeline(ShardPlan(4, 1), read, [Pool("draft", ShardRows, [Unfit], 1)], Nowhere(), 0)
+    with pytest.raises(JobError, match="OSError: no device answers"):
+        make_shards(pipeline, [0, 1, 2, 3], 4, max_failed=0)

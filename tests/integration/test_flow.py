@@ -1,0 +1,66 @@
+"""Queues between stages stay short, and the driver stays small, however many rows go through."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import ray
+
+from jobs.bench_pipeline import Consume, Simulated
+from jobs.cli import main
+from jobs.labels import read_label_file
+from jobs.pipeline import Pipeline, Pool, ReadLabels
+from jobs.running import make_shards
+from workers.shards import PrefixShard, ShardPlan, ShardRows
+
+pytestmark = pytest.mark.usefixtures("ray_cluster")
+SMALL = ("--batch", "4", "--image-size", "16", "--shards", "40", "--warm-up", "5", "--window", "30")
+
+
+def bench(capsys, *argv: str) -> dict:
+    assert main(["bench", "pipeline", *SMALL, *argv]) == 0
+    return json.loads(capsys.readouterr().out.splitlines()[-1])
+
+
+def test_drafts_do_not_pile_up_before_slow_refiners(capsys):
+    result = bench(capsys, "--drafters", "3", "--refiners", "1", "--draft-s", "0.01", "--refine-s", "0.2")
+    assert result["simulated"] is True
+    assert result["most_waiting_shards"]["refine"] <= 3 * 2 + 2
+    assert result["busy"]["draft"] < 0.3
+
+
+def test_slow_drafters_leave_refiners_idle_and_nothing_waits(capsys):
+    result = bench(capsys, "--drafters", "1", "--refiners", "2", "--draft-s", "0.2", "--refine-s", "0.01")
+    assert result["most_waiting_shards"]["refine"] <= 2
+    assert result["busy"]["refine"] < 0.3
+
+
+def resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+
+
+@pytest.mark.slow
+def test_a_hundred_thousand_label_rows_stream_through_a_small_driver(tmp_path, capsys):
+    count = 100_000
+    table = pa.table({"label": [i % 12 for i in range(count)], "note": [f"row {i}" for i in range(count)]})
+    pq.write_table(table, tmp_path / "labels.parquet")
+    before = resident_bytes()
+    rows = read_label_file(str(tmp_path / "labels.parquet"), [str(label) for label in range(12)])
+    plan = ShardPlan(len(rows), 512)
+    stage = partial(Simulated, seconds=0.02, jitter=0.0, batch=512, prefix_tokens=20, image_size=16)
+    pools = [
+        Pool("draft", ShardRows, [partial(stage, "draft")], 2),
+        Pool("refine", PrefixShard, [partial(stage, "refine")], 2),
+    ]
+    pipeline = Pipeline(plan, ReadLabels(ray.put(rows), plan), pools, Consume(), 1)
+    summary = make_shards(pipeline, list(range(plan.num_shards)), count, max_failed=0)
+    grown = resident_bytes() - before
+    with capsys.disabled():
+        print(f"\n{count} rows: the driver grew by {grown / 1e6:.0f} MB in {summary['seconds']:.0f} s")
+    assert summary["images"] == count
+    assert grown < 200e6

@@ -1,0 +1,66 @@
+"""Runs of the command line in processes of their own, and ways to disturb them."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+IMAGES = 48  # one image a shard: time enough to disturb a run
+
+
+def job(models: dict[str, str], out: Path | str, *more: str) -> list[str]:
+    """Arguments of `tandem generate` for a job of many small shards."""
+    files = [part for role, path in models.items() for part in (f"--{role}", path)]
+    size = ["--classes", "all", "--images", str(IMAGES), "--batch", "1", "--shard-size", "1", "--seed", "3"]
+    return ["generate", *files, *size, "--out", str(out), *more]
+
+
+def start(argv: Sequence[str], log: Path) -> subprocess.Popen[bytes]:
+    """The command in a process group of its own; stderr goes to the log, stdout beside it."""
+    environment = os.environ | {"PYTHONPATH": f"{ROOT / 'code'}:{ROOT}"}
+    with log.open("wb") as errors, log.with_suffix(".out").open("wb") as output:
+        command = [sys.executable, "-m", "jobs.cli", *argv]
+        return subprocess.Popen(command, stdout=output, stderr=errors, env=environment, start_new_session=True)
+
+
+def digests(out: Path | str) -> dict[str, str]:
+    """Hash of every shard file."""
+    return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(Path(out, "shards").iterdir())}
+
+
+def committed(out: Path | str) -> int:
+    """Shards that are done."""
+    folder = Path(out, "manifest")
+    return len(list(folder.iterdir())) if folder.is_dir() else 0
+
+
+def wait_until(holds: Callable[[], bool], what: str, seconds: float = 120) -> float:
+    """Seconds until it holds."""
+    began = time.monotonic()
+    while not holds():
+        assert time.monotonic() - began < seconds, f"not within {seconds} s: {what}"
+        time.sleep(0.02)
+    return time.monotonic() - began
+
+
+def kill_workers(stage: str) -> int:
+    """SIGKILL the actors of a stage; how many there were."""
+    pids = []
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit():
+            try:
+                title = (folder / "cmdline").read_bytes().decode(errors="replace")
+            except OSError:  # it has ended
+                continue
+            if title.startswith(f"ray::MapWorker(MapBatches({stage}))"):
+                pids.append(int(folder.name))
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+    return len(pids)
