@@ -22,7 +22,7 @@ from workers.records import Span
 LINE_EVERY_S = 2.0
 # Lines of a run that lasts hours: at most every so many seconds, and never more often than 1 % of the time so far
 LINE_SHARE = 0.01
-LACKING_S = 15.0  # so long a replica may take to start before anyone asks why
+LACKING_S = 5.0  # so long replicas may be missing before anyone asks why
 REMIND_S = 60.0
 RECENT_S = 60.0
 

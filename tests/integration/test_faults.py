@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import os
+import re
 import signal
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -10,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from runs import IMAGES, committed, digests, job, kill_workers, start, wait_until
+from runs import IMAGES, ROOT, committed, digests, job, kill_workers, start, wait_until
 from tiny_models import CLASS_NAMES, tiny_var
 
 from jobs.cli import main
@@ -73,6 +78,24 @@ def test_a_run_that_is_told_to_stop_says_how_to_go_on_and_ends_within_three_seco
     assert 3 <= committed(out) < IMAGES
     assert main(job(tiny_models, out)) == 0
     assert digests(out) == undisturbed
+
+
+@pytest.mark.slow
+def test_a_run_outlives_a_lost_node_and_says_what_it_waits_for(undisturbed, tiny_models, out, tmp_path, capsys):
+    argv = json.dumps(job(tiny_models, out, *SPLIT))
+    script = [sys.executable, str(ROOT / "tests/lost_node.py"), argv, out, str(tmp_path / "log")]
+    environment = os.environ | {"PYTHONPATH": f"{ROOT / 'code'}:{ROOT}:{ROOT / 'tests'}"}
+    done = subprocess.run(script, capture_output=True, text=True, env=environment, timeout=400, check=True)
+    found = json.loads(done.stdout.splitlines()[-1])
+    with capsys.disabled():
+        print(f"\nnode lost: reported after {found['reported_s']:.0f} s, recovery {found['recovery_s']:.0f} s")
+    assert found["exit_code"] == 0
+    assert found["reported_s"] < 30
+    assert re.search(
+        r"1 of 1 (draft|refine) replicas: each needs a GPU, and there are 2 nodes with 1 GPUs, 0 of them", found["line"]
+    )
+    assert digests(out) == undisturbed
+    assert not verify(open_store(out)).problems
 
 
 @pytest.fixture
