@@ -17,7 +17,8 @@ import ray
 
 from tandem.errors import JobError, PlacementError
 
-OBJECT_STORE_BYTES = 1 << 30
+MIN_OBJECT_STORE_BYTES = 1 << 30
+OBJECT_STORE_SHARE = 0.3  # of the memory, as Ray itself would take
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ class Session:
     num_gpus: int
     simulated: bool
     address: str
+    object_store_bytes: int = 0
 
     def describe(self) -> str:
         nodes = f"{self.num_nodes} node{'s' if self.num_nodes > 1 else ''}"
@@ -37,11 +39,14 @@ class Session:
 
 
 @contextmanager
-def open_session(address: str | None, logical_gpus: int, min_cpus: int) -> Iterator[Session]:
+def open_session(
+    address: str | None, logical_gpus: int, min_cpus: int, object_store_bytes: int = 0
+) -> Iterator[Session]:
     """Join the cluster at `address` (or RAY_ADDRESS), else start one here, stopped at the end.
 
     `logical_gpus` are offered by a local cluster on a machine without GPUs; `min_cpus` is the least number of
-    logical CPUs it gets, so that reading and writing tasks are never starved by actors.
+    logical CPUs it gets, so that writing tasks are never starved by actors; its object store has `object_store_bytes`
+    or as much of that as the memory allows.
     A session that is already open in this process is used as it is.
     """
     address = address or os.environ.get("RAY_ADDRESS")
@@ -55,7 +60,7 @@ def open_session(address: str | None, logical_gpus: int, min_cpus: int) -> Itera
             if address:
                 ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
             else:
-                start_local(logical_gpus, min_cpus)
+                start_local(logical_gpus, min_cpus, object_store_bytes)
     except ConnectionError as error:
         raise PlacementError(
             f"no Ray cluster answers at {address}", "start one with: ray start --head, or drop --address"
@@ -88,13 +93,14 @@ def without_log_level_line() -> Iterator[None]:
                     os.write(2, line)
 
 
-def start_local(logical_gpus: int, min_cpus: int) -> None:
+def start_local(logical_gpus: int, min_cpus: int, object_store_bytes: int) -> None:
     real_gpus = count_real_gpus()
+    most = int(OBJECT_STORE_SHARE * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
     ray.init(
         address="local",
         num_cpus=max(os.cpu_count() or 1, min_cpus),
         num_gpus=real_gpus or logical_gpus,
-        object_store_memory=OBJECT_STORE_BYTES,
+        object_store_memory=max(MIN_OBJECT_STORE_BYTES, min(object_store_bytes, most)),
         include_dashboard=False,
         log_to_driver=False,
         logging_level=logging.ERROR,
@@ -114,4 +120,5 @@ def describe_cluster(address: str) -> Session:
     num_gpus = int(resources.get("GPU", 0))
     # a node whose GPUs are real has an accelerator type among its resources
     typed = any(name.startswith("accelerator_type:") for name in resources)
-    return Session(len(nodes), resources.get("CPU", 0), num_gpus, num_gpus > 0 and not typed, address)
+    store = int(resources.get("object_store_memory", 0))
+    return Session(len(nodes), resources.get("CPU", 0), num_gpus, num_gpus > 0 and not typed, address, store)

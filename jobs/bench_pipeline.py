@@ -21,6 +21,7 @@ from rich.table import Table
 
 from cluster.plan import check_gpus
 from cluster.session import open_session
+from jobs.flow import wanted_object_store
 from jobs.pipeline import Pipeline, Pool, StoredShard
 from jobs.progress import RunProgress, busy_shares, say
 from jobs.spec import Spec
@@ -114,12 +115,13 @@ def run(spec: BenchPipelineSpec) -> dict[str, Any]:
         Pool("draft", ShardRows, [partial(stage, "draft", spec.draft_s)], spec.drafters),
         Pool("refine", PrefixShard, [partial(stage, "refine", spec.refine_s)], spec.refiners),
     ]
-    with open_session(None, gpus, 4) as session:
+    shard_bytes = plan.shard_size * 3 * spec.image_size**2
+    with open_session(None, gpus, 4, wanted_object_store(spec.refiners, shard_bytes)) as session:
         check_gpus(gpus, session.num_gpus, f"{spec.drafters} drafters and {spec.refiners} refiners")
         say(f"{session.describe()}; stage times are simulated")
         began = time.time()
         done: list[tuple[float, StoredShard]] = []
-        pipeline = Pipeline(plan, Rows(plan), pools, Consume(), 1)
+        pipeline = Pipeline(plan, Rows(plan), pools, Consume(), 1, shard_bytes)
         flow = pipeline.flow(plan.num_shards)
         with RunProgress(plan.num_rows, flow=flow) as progress:
             for stored in pipeline.run(list(range(plan.num_shards)), flow):

@@ -11,6 +11,7 @@ from pydantic import Field, PositiveInt
 
 from cluster.plan import place_alone
 from cluster.session import Session
+from jobs.flow import wanted_object_store
 from jobs.options import DecodingOptions, PlaceOptions, RowOptions
 from jobs.pipeline import Pipeline, ReadLabels, Writer, draft_pool
 from jobs.running import (
@@ -57,6 +58,7 @@ def run(spec: DraftSpec) -> dict[str, Any]:
     sampling = choose_sampling(spec, models.sampling)
     rows = read_rows(spec, models.class_names)
     plan = plan_shards(spec, len(rows), spec.batch)
+    shard_bytes = plan.shard_size * 2 * models.drafter_config.pyramid.offsets[draft_steps]
     store = open_store(spec.out)
     store.check()
 
@@ -88,12 +90,14 @@ def run(spec: DraftSpec) -> dict[str, Any]:
             pools=[draft_pool(models, decoding, placement.num_drafters)],
             write=Writer(None, DraftFormat(), plan, store),
             gpus_per_replica=placement.gpus_per_replica,
+            shard_bytes=shard_bytes,
         )
         lines = describe_models(models, decoding, (models.drafter_config, None))
         return Work(pipeline, placement, lines, {"drafter": about}), on_real_gpus
 
     finish = partial(Manifest(store).finish, plan.num_shards)
-    job = Job(spec, store, plan, 4 + (spec.drafters or 1), identify, prepare, finish)
+    object_store = wanted_object_store(spec.drafters or spec.logical_gpus, shard_bytes)
+    job = Job(spec, store, plan, 4 + (spec.drafters or 1), object_store, identify, prepare, finish)
     return close(job.run(), "drafts")
 
 

@@ -28,6 +28,7 @@ LOOK_EVERY_S = 0.25
 SHARDS_IN_FLIGHT = 2
 # Shards that may wait behind a stage while each of its replicas has its hands full
 SLACK = 2
+USABLE_SHARE = 0.25  # of the object store: Ray Data takes half, and divides that among stages
 
 
 @dataclass
@@ -42,6 +43,11 @@ class StageState:
     most_waiting: int = 0
     done: int = 0
     over: bool = False  # it has made its last shard
+
+    @property
+    def limit(self) -> int:
+        """Shards that may be under way in the stage or wait behind it."""
+        return SHARDS_IN_FLIGHT * self.replicas + SLACK
 
     @property
     def lacking(self) -> int:
@@ -59,10 +65,6 @@ class Flow:
     object_store_limit_bytes: int = 0
     key: str = field(default_factory=lambda: uuid.uuid4().hex)
 
-    def limit(self, stage: int) -> int:
-        """Shards that may be under way in a stage or wait behind it."""
-        return SHARDS_IN_FLIGHT * self.stages[stage].replicas + SLACK
-
     def summary(self) -> dict[str, Any]:
         """What it came to: the longest queue between stages, and the object store's fullest moment."""
         return {
@@ -70,6 +72,11 @@ class Flow:
             "most_object_store_mb": round(self.most_object_store_bytes / 1e6, 1),
             "object_store_limit_mb": round(self.object_store_limit_bytes / 1e6, 1),
         }
+
+
+def wanted_object_store(replicas: int, shard_bytes: int) -> int:
+    """Bytes of an object store in which so many replicas never wait for room."""
+    return int(StageState("", replicas).limit * shard_bytes / USABLE_SHARE)
 
 
 _flows: dict[str, Flow] = {}  # executors are made by Ray Data and know only what a copy of the context says
@@ -102,7 +109,7 @@ class ShardLimit(BackpressurePolicy):
         if stage in (-1, len(self.ops) - 1):
             return True
         behind = self._topology[self.ops[stage + 1]].total_enqueued_input_blocks()
-        return bool(op.num_active_tasks() + behind < self.flow.limit(stage))
+        return bool(op.num_active_tasks() + behind < self.flow.stages[stage].limit)
 
     def look(self) -> None:
         """Write down how things stand."""

@@ -11,6 +11,7 @@ from pydantic import Field, PositiveInt
 
 from cluster.plan import PlacementMode, place
 from cluster.session import Session
+from jobs.flow import wanted_object_store
 from jobs.images import ImageJobOptions, image_identity, open_images
 from jobs.options import RowOptions
 from jobs.pipeline import Pipeline, ReadLabels, generate_pools
@@ -88,13 +89,15 @@ def run(spec: GenerateSpec) -> dict[str, Any]:
             pools=generate_pools(models, decoding, spec.keep_tokens, placement),
             write=images.writer,
             gpus_per_replica=placement.gpus_per_replica,
+            shard_bytes=images.shard_bytes,
         )
         lines = describe_models(models, decoding, (models.drafter_config, models.refiner_config))
         return Work(pipeline, placement, lines, {}), on_real_gpus
 
     min_cpus = 4 + (spec.drafters or 1) + (spec.refiners or 1)
+    object_store = wanted_object_store(spec.refiners or spec.logical_gpus, images.shard_bytes)
     finish = partial(images.finish, models, sampling)
-    job = Job(spec, images.store, plan, min_cpus, identify, prepare, finish)
+    job = Job(spec, images.store, plan, min_cpus, object_store, identify, prepare, finish)
     return close(job.run(), "dataset, card and contact sheet")
 
 

@@ -35,6 +35,12 @@ class ImageDataset:
     plan: ShardPlan
     writer: Writer
     options: ImageJobOptions
+    image_size: int
+
+    @property
+    def shard_bytes(self) -> int:
+        """Of the pixels of a whole shard."""
+        return self.plan.shard_size * 3 * self.image_size**2
 
     def finish(self, models: ModelSet, sampling: SamplingConfig, failed: Mapping[int, str]) -> None:
         """Card, contact sheet and `_SUCCESS`, once every shard is committed or has failed."""
@@ -71,7 +77,7 @@ def open_images(
     encoder = Encoder(options.codec, options.quality, provenance, models.class_names)
     store = open_store(options.out)
     store.check()
-    return ImageDataset(store, fmt, plan, Writer(encoder, fmt, plan, store), options)
+    return ImageDataset(store, fmt, plan, Writer(encoder, fmt, plan, store), options, models.image_size)
 
 
 def image_identity(options: ImageOptions) -> dict[str, Any]:

@@ -67,6 +67,12 @@ class Pipeline:
     pools: list[Pool]
     write: ShardSink
     gpus_per_replica: int
+    shard_bytes: int  # of what the last pool hands to the sink
+
+    @property
+    def most_bytes(self) -> int:
+        """What may wait for the sink, however slow it is."""
+        return self.flow(self.plan.num_shards).stages[-2].limit * self.shard_bytes
 
     def flow(self, num_shards: int) -> Flow:
         """The stages of a run of so many shards, to be watched while it lasts."""

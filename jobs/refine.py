@@ -11,6 +11,7 @@ from pydantic import Field, PositiveInt
 
 from cluster.plan import place_alone
 from cluster.session import Session
+from jobs.flow import wanted_object_store
 from jobs.images import ImageJobOptions, image_identity, open_images
 from jobs.pipeline import Pipeline, refine_pool
 from jobs.running import (
@@ -96,13 +97,15 @@ def run(spec: RefineSpec) -> dict[str, Any]:
             pools=[refine_pool(models, decoding, spec.keep_tokens, placement.num_refiners)],
             write=images.writer,
             gpus_per_replica=placement.gpus_per_replica,
+            shard_bytes=images.shard_bytes,
         )
         lines = [f"drafts: {drafts.store.uri}, N = {drafts.draft_steps}"]
         lines += describe_models(models, decoding, (None, models.refiner_config))
         return Work(pipeline, placement, lines, {}), on_real_gpus
 
     finish = partial(images.finish, models, sampling)
-    job = Job(spec, images.store, plan, 4 + (spec.refiners or 1), identify, prepare, finish)
+    object_store = wanted_object_store(spec.refiners or spec.logical_gpus, images.shard_bytes)
+    job = Job(spec, images.store, plan, 4 + (spec.refiners or 1), object_store, identify, prepare, finish)
     return close(job.run(), "dataset, card and contact sheet")
 
 

@@ -17,7 +17,7 @@ import tandem
 from cluster.nodes import num_unplaced, why_unplaced
 from cluster.plan import Placement
 from cluster.session import Session, open_session
-from jobs.flow import Flow, StageState
+from jobs.flow import USABLE_SHARE, Flow, StageState
 from jobs.interrupt import stop_in_time
 from jobs.labels import LabelRows, choose_classes, read_label_file, rows_of_classes
 from jobs.options import DecodingOptions, PlaceOptions, RowOptions
@@ -33,7 +33,7 @@ from workers.records import Span
 from workers.shards import ShardPlan
 from workers.store import Store
 
-MAX_SHARD_BATCHES = 32
+MAX_SHARD_BATCHES = 16
 SHARDS_AIMED_AT = 32
 
 
@@ -61,6 +61,7 @@ class Job:
     store: Store
     plan: ShardPlan
     min_cpus: int
+    object_store_bytes: int
     identify: Callable[[bool], dict[str, Any]]
     prepare: Callable[[Session], tuple[Work, bool]]
     finish: Callable[[Mapping[int, str]], object]
@@ -91,14 +92,14 @@ class Job:
 def run_shards(job: Job) -> dict[str, Any]:
     """Take the place, make the shards that are missing, and return the summary. The dataset is not finished yet."""
     options, store, plan = job.options, job.store, job.plan
-    with open_session(options.address, options.logical_gpus, job.min_cpus) as session:
+    with open_session(options.address, options.logical_gpus, job.min_cpus, job.object_store_bytes) as session:
         work, on_real_gpus = job.prepare(session)
         info = {"command": command_line(), **versions(), **work.info}
         record = open_job(store, job.identify(on_real_gpus), info, options.overwrite)
         todo = [shard for shard in range(plan.num_shards) if shard not in record.committed]
         if todo:
             reopen(store)
-        for line in (session.describe(), work.placement.describe(), *work.lines):
+        for line in (session.describe(), work.placement.describe(), *work.lines, describe_store(session, work)):
             say(line)
         done = f", {len(record.committed)} of them done before" if record.committed else ""
         say(f"{plan.num_rows} images in {plan.num_shards} shards{done} -> {store.uri}")
@@ -117,6 +118,13 @@ def close(summary: dict[str, Any], what: str) -> dict[str, Any]:
     say(f"{what}: {summary['out']}")
     print(json.dumps(summary), flush=True)
     return summary
+
+
+def describe_store(session: Session, work: Work) -> str:
+    """How much of the object store the pipeline can fill."""
+    most, there = work.pipeline.most_bytes / 1e6, session.object_store_bytes / 1e6
+    tight = ": it will hold replicas back; smaller shards would not" if most > there * USABLE_SHARE else ""
+    return f"at most {most:.0f} MB wait for the sink; the object store has {there:.0f} MB{tight}"
 
 
 def make_shards(pipeline: Pipeline, todo: list[int], total: int, max_failed: int) -> dict[str, Any]:
@@ -181,7 +189,7 @@ def read_rows(options: RowOptions, class_names: tuple[str, ...]) -> LabelRows:
 
 
 def plan_shards(options: RowOptions, num_rows: int, batch: int) -> ShardPlan:
-    """Whole batches: some 32 shards for a small job, 32 batches a shard for a large one. Depends on the job alone."""
+    """Whole batches: some 32 shards for a small job, 16 batches a shard for a large one. Depends on the job alone."""
     batches = min(MAX_SHARD_BATCHES, max(1, num_rows // (batch * SHARDS_AIMED_AT)))
     return ShardPlan(num_rows, options.shard_size or batch * batches)
 

@@ -156,6 +156,6 @@ def test_an_actor_that_cannot_start_ends_the_run_with_the_cause():
     def read(shard: int) -> ShardRows:
         return ShardRows(shard=shard, index=np.array([shard]), label=np.zeros(1, np.int32))
 
-    pipeline = Pipeline(ShardPlan(4, 1), read, [Pool("draft", ShardRows, [Unfit], 1)], Nowhere(), 0)
+    pipeline = Pipeline(ShardPlan(4, 1), read, [Pool("draft", ShardRows, [Unfit], 1)], Nowhere(), 0, 1)
     with pytest.raises(JobError, match="OSError: no device answers"):
         make_shards(pipeline, [0, 1, 2, 3], 4, max_failed=0)

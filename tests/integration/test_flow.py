@@ -57,7 +57,7 @@ def test_a_hundred_thousand_label_rows_stream_through_a_small_driver(tmp_path, c
         Pool("draft", ShardRows, [partial(stage, "draft")], 2),
         Pool("refine", PrefixShard, [partial(stage, "refine")], 2),
     ]
-    pipeline = Pipeline(plan, ReadLabels(ray.put(rows), plan), pools, Consume(), 1)
+    pipeline = Pipeline(plan, ReadLabels(ray.put(rows), plan), pools, Consume(), 1, 512 * 3 * 16**2)
     summary = make_shards(pipeline, list(range(plan.num_shards)), count, max_failed=0)
     grown = resident_bytes() - before
     with capsys.disabled():
