@@ -150,6 +150,7 @@ def report(spec: BenchPipelineSpec, began: float, done: list[tuple[float, Stored
         "images_per_s": round(spec.window * images / window_s, 2),
         "bound_images_per_s": round(images / shard_s, 2),
         "whole_run_efficiency": round(len(ends) * shard_s / (ends[-1] - began), 4),
+        "backlog_shards": [backlog(spans, ends[i - 1]) for i in (spec.warm_up, spec.warm_up + spec.window)],
         "start_up_s": round(first_start - began, 2),
         "fill_s": round(ends[0] - first_start, 2),
         "drain_s": round(ends[-1] - last, 2),
@@ -159,6 +160,12 @@ def report(spec: BenchPipelineSpec, began: float, done: list[tuple[float, Stored
         "driver_cpu_s": round(resource.getrusage(resource.RUSAGE_SELF).ru_utime, 2),
         "options": spec.model_dump(mode="json", exclude={"spec"}),
     }
+
+
+def backlog(spans: list[Span], at_s: float) -> int:
+    """Shards drafted and not refined at a moment: if fewer at a window's end, it was fed by drafts from before it."""
+    drafted, refined = (sum(s.stage == stage and s.end_s <= at_s for s in spans) for stage in ("draft", "refine"))
+    return drafted - refined
 
 
 def print_report(result: dict[str, Any]) -> None:

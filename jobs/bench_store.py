@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import statistics
 import sys
 import tempfile
@@ -154,13 +155,13 @@ def upload_plainly(spec: BenchStoreSpec, images: list[bytes], place: str) -> Non
 
 
 def write_with_webdataset(spec: BenchStoreSpec, images: list[bytes], place: str) -> None:
-    """The same samples by the writer of the webdataset library."""
+    """The same samples by the writer of the webdataset library, a shard each."""
     import webdataset
 
     Path(place).mkdir(parents=True)
 
     def write(shard: int) -> None:
-        with Path(place, f"{shard:05d}.tar").open("wb") as file, webdataset.TarWriter(file) as sink:
+        with webdataset.ShardWriter(f"{place}/{shard:05d}-%d.tar", spec.images, maxsize=math.inf, verbose=0) as sink:
             for i, image in enumerate(images):
                 row = {"index": shard * spec.images + i, "label": 0, "class_name": NAMES[0], "seed": 0}
                 key = f"{row['index']:09d}"
