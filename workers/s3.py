@@ -6,6 +6,7 @@ Credentials, region and endpoint come from the standard AWS chain, AWS_ENDPOINT_
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import io
 import re
@@ -26,7 +27,8 @@ from botocore.exceptions import BotoCoreError, ClientError
 from tandem.errors import InputError, OutputError
 from workers.store import TEMPORARY, TEMPORARY_LIFE_S, Store, Stored
 
-PART_BYTES = 32 << 20
+SINGLE_BYTES = 256 << 20  # larger files go in parts
+PART_BYTES = 64 << 20
 PUTS_AT_ONCE = 16  # of one shard in folder format; a client keeps as many connections
 # Waits of up to 1, 2, 4, 8, 16, 20, 20, ... s, half of it on average: about 70 s in all, which outlasts a restart
 WRITE_ATTEMPTS = 11
@@ -93,7 +95,8 @@ class S3Store(Store):
 
     def replace(self, path: str, data: bytes) -> None:
         with self.named("write", path):
-            self.client().put_object(Bucket=self.bucket, Key=self.key(path), Body=data, Metadata=hashed(data))
+            found = hash_of(data)
+            self.client().put_object(**self.described(path, found), **body(data, found))
 
     def exists(self, path: str) -> bool:
         with self.named("read", path):
@@ -152,23 +155,26 @@ class S3Store(Store):
         return f"{key}/" if (key := self.key(folder)) else ""
 
     def _put(self, path: str, data: bytes) -> Stored:
+        found = hash_of(data)
         with self.named("write", path):
             try:
-                if len(data) > PART_BYTES:
-                    self._put_parts(path, data)
+                if len(data) > SINGLE_BYTES:
+                    self._put_parts(path, data, found)
                 else:
-                    self.client().put_object(
-                        Bucket=self.bucket, Key=self.key(path), Body=data, Metadata=hashed(data), IfNoneMatch="*"
-                    )
+                    self.client().put_object(**self.described(path, found), **body(data, found), IfNoneMatch="*")
             except ClientError as error:
                 if code_of(error) not in TAKEN:
                     raise
                 return self._measure(path)
-        return Stored(path, len(data), hashed(data)[HASH])
+        return Stored(path, len(data), found.hex())
 
-    def _put_parts(self, path: str, data: bytes) -> None:
+    def described(self, path: str, found: bytes) -> dict[str, Any]:
+        """What names an object and tells its hash."""
+        return {"Bucket": self.bucket, "Key": self.key(path), "Metadata": {HASH: found.hex()}}
+
+    def _put_parts(self, path: str, data: bytes, found: bytes) -> None:
         client, place = self.client(), {"Bucket": self.bucket, "Key": self.key(path)}
-        upload = client.create_multipart_upload(**place, Metadata=hashed(data))["UploadId"]
+        upload = client.create_multipart_upload(**self.described(path, found))["UploadId"]
 
         def put_part(number: int) -> dict[str, Any]:
             body = memoryview(data)[(number - 1) * PART_BYTES : number * PART_BYTES]
@@ -244,8 +250,13 @@ class S3Store(Store):
             ) from error
 
 
-def hashed(data: bytes) -> dict[str, str]:
-    return {HASH: hashlib.sha256(data).hexdigest()}
+def hash_of(data: bytes) -> bytes:
+    return hashlib.sha256(data).digest()
+
+
+def body(data: bytes, found: bytes) -> dict[str, Any]:
+    """The bytes, and the hash by which the server checks what arrived."""
+    return {"Body": data, "ChecksumSHA256": base64.b64encode(found).decode()}
 
 
 def code_of(error: ClientError) -> str:

@@ -59,6 +59,7 @@ def test_an_object_put_by_another_tool_is_hashed_by_reading(bucket, store):
 
 @pytest.mark.parametrize("size", [10, 11 << 20], ids=["one put", "three parts"])
 def test_of_racing_writers_of_different_bytes_one_wins_and_all_report_the_winner(bucket, size, monkeypatch):
+    monkeypatch.setattr(s3, "SINGLE_BYTES", 5 << 20)
     monkeypatch.setattr(s3, "PART_BYTES", 5 << 20)  # the smallest that servers take
     start = threading.Barrier(4)
 
