@@ -6,8 +6,8 @@
 Torch, numpy and Pillow only; the distributed system around it lives in the packages workers, jobs and cluster.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+import importlib
+import typing
 
 from tandem.config import Pyramid, SamplingConfig, VarConfig, VqvaeConfig
 from tandem.errors import (
@@ -21,7 +21,7 @@ from tandem.errors import (
 )
 from tandem.version import __version__
 
-if TYPE_CHECKING:
+if typing.TYPE_CHECKING:
     from tandem.collaborative import decode, draft, generate, generate_alone, refine
     from tandem.prefix import Prefix
     from tandem.sampling import uniforms
@@ -67,7 +67,7 @@ _WHERE = {
 }
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> typing.Any:
     if name not in _WHERE:
         raise AttributeError(f"module 'tandem' has no attribute {name!r}")
-    return getattr(import_module(f"tandem.{_WHERE[name]}"), name)
+    return getattr(importlib.import_module(f"tandem.{_WHERE[name]}"), name)

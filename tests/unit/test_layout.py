@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import code
+import os
 import pdb
 import subprocess
 import sys
@@ -97,3 +98,9 @@ def test_the_public_names_are_there_and_in_order():
 def test_files_stay_small(package):
     longest = max(FOLDERS[package].rglob("*.py"), key=lambda p: len(p.read_text().splitlines()))
     assert len(longest.read_text().splitlines()) <= 320, longest
+
+
+def test_tasks_that_read_encode_and_store_do_without_torch():
+    script = "import sys, jobs.pipeline, workers.encoder, workers.formats, tandem; sys.exit('torch' in sys.modules)"
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT / 'code'}:{ROOT}"}
+    assert subprocess.run([sys.executable, "-c", script], env=environment, check=False).returncode == 0
