@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from cluster.nodes import Labels, Node, count_gpus, gpus_by_kind, selector
+from cluster.planner import Option
 from tandem.errors import PlacementError
 
 PlacementMode = Literal["auto", "split", "colocated", "cpu"]
@@ -23,6 +26,8 @@ class Placement:
     num_drafters: int
     num_refiners: int
     reason: str
+    drafter_nodes: tuple[Labels, ...] = ()  # of each replica; none: anywhere
+    refiner_nodes: tuple[Labels, ...] = ()
 
     @property
     def gpus_per_replica(self) -> int:
@@ -86,6 +91,52 @@ def place_automatically(
         return Placement("split", drafters, refiners, "auto: numbers of drafters or refiners were given")
     reason = "auto: on equal GPUs, both models on each is never slower than a split"
     return Placement("colocated", num_gpus, num_gpus, reason)
+
+
+def place_on(
+    nodes: Sequence[Node], drafters_on: Labels, refiners_on: Labels, num_drafters: int | None, num_refiners: int | None
+) -> Placement:
+    """Split with each role on the nodes of given labels, by default on all of their GPUs. Raises PlacementError."""
+    draft_nodes = [node for node in nodes if node.matches(drafters_on)]
+    refine_nodes = [node for node in nodes if node.matches(refiners_on)]
+    both = [node for node in draft_nodes if node in refine_nodes]
+    if both and not draft_nodes == refine_nodes == both:
+        # Ray knows one label selector a role and could put refiners where alone drafters fit
+        raise PlacementError(
+            f"--drafters-on and --refiners-on: expected the same nodes or different ones, {len(both)} are in both"
+        )
+    if both and (num_drafters is None or num_refiners is None):
+        raise PlacementError("--drafters-on and --refiners-on name the same nodes: expected --drafters and --refiners")
+    drafters, refiners = num_drafters or count_gpus(draft_nodes), num_refiners or count_gpus(refine_nodes)
+    for role, count, labels, found in (
+        ("drafters", drafters, drafters_on, draft_nodes),
+        ("refiners", refiners, refiners_on, refine_nodes),
+    ):
+        named = ", ".join(f"{name}={value}" for name, value in labels.items())
+        if not count_gpus(found):
+            raise PlacementError(f"{role}: expected nodes of {named} with GPUs, found none")
+        check_gpus(count, count_gpus(found), f"{count} {role} on nodes of {named}")
+    if both:
+        check_gpus(drafters + refiners, count_gpus(both), f"{drafters} drafters and {refiners} refiners")
+    return Placement("split", drafters, refiners, "as asked", (drafters_on,) * drafters, (refiners_on,) * refiners)
+
+
+def place_by_plan(option: Option, nodes: Sequence[Node]) -> Placement:
+    """The placement that the planner has chosen, each kind of GPU addressed by its label."""
+    reason = f"planned: {option.images_per_s:.1f} images/s predicted"
+    if option.mode == "colocated":
+        count = sum(option.drafters.values())
+        return Placement("colocated", count, count, reason, wanted_nodes(option.drafters, nodes))
+    drafters, refiners = sum(option.drafters.values()), sum(option.refiners.values())
+    roles = (wanted_nodes(role, nodes) for role in (option.drafters, option.refiners))
+    return Placement("split", drafters, refiners, reason, *roles)
+
+
+def wanted_nodes(counts: Mapping[str, int], nodes: Sequence[Node]) -> tuple[Labels, ...]:
+    """A selector for each replica; none are needed where all GPUs are alike."""
+    if len(gpus_by_kind(nodes)) == 1:
+        return ()
+    return tuple(selector(kind, nodes) for kind, count in counts.items() for _ in range(count))
 
 
 def place_alone(

@@ -6,7 +6,7 @@ import logging
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -14,7 +14,9 @@ from dataclasses import dataclass
 os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
 
 import ray
+from ray.autoscaler.v2.sdk import get_cluster_status
 
+from cluster.nodes import ACCELERATOR_LABEL, Labels, Node
 from tandem.errors import JobError, PlacementError
 
 MIN_OBJECT_STORE_BYTES = 1 << 30
@@ -122,3 +124,35 @@ def describe_cluster(address: str) -> Session:
     typed = any(name.startswith("accelerator_type:") for name in resources)
     store = int(resources.get("object_store_memory", 0))
     return Session(len(nodes), resources.get("CPU", 0), num_gpus, num_gpus > 0 and not typed, address, store)
+
+
+def living_nodes() -> list[Node]:
+    """All nodes that answer."""
+    status = get_cluster_status(ray.get_runtime_context().gcs_address)
+    nodes = []
+    for info in (*status.active_nodes, *status.idle_nodes):
+        usage = info.resource_usage.usage if info.resource_usage else []
+        total, used = next(((u.total, u.used) for u in usage if u.resource_name == "GPU"), (0, 0))
+        labels = dict(info.labels or {})
+        typed = (u.resource_name.partition("accelerator_type:")[2] for u in usage)
+        if name := next(filter(None, typed), ""):
+            labels.setdefault(ACCELERATOR_LABEL, name)
+        nodes.append(Node(str(info.node_id), int(total), int(total - used), labels))
+    return nodes
+
+
+def num_unplaced() -> int:
+    """Actors and tasks that wait for a GPU on some node."""
+    demands = get_cluster_status(ray.get_runtime_context().gcs_address).resource_demands
+    bundles = (b for demand in demands.ray_task_actor_demand for b in demand.bundles_by_count)
+    return sum(b.count for b in bundles if b.bundle.get("GPU"))
+
+
+def why_unplaced(what: str, wanted: Sequence[Labels]) -> str:
+    """One line: which nodes would do, and what they have. Any of `wanted` will do; none: any node."""
+    nodes = [node for node in living_nodes() if not wanted or any(node.matches(labels) for labels in wanted)]
+    names = sorted({f"{name}={value}" for labels in wanted for name, value in labels.items()})
+    labels = f" of {', '.join(names)}" if names else ""
+    gpus, free = sum(n.gpus for n in nodes), sum(n.gpus_free for n in nodes)
+    there = f"{len(nodes)} node{'s' * (len(nodes) != 1)}{labels} with {gpus} GPUs, {free} of them free"
+    return f"{what}: each needs a GPU, and there are {there}"

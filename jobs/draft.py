@@ -87,7 +87,7 @@ def run(spec: DraftSpec) -> dict[str, Any]:
         pipeline = Pipeline(
             plan=plan,
             read=ReadLabels(ray.put(rows), plan),
-            pools=[draft_pool(models, decoding, placement.num_drafters)],
+            pools=[draft_pool(models, decoding, placement)],
             write=Writer(None, DraftFormat(), plan, store),
             gpus_per_replica=placement.gpus_per_replica,
             shard_bytes=shard_bytes,

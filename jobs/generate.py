@@ -7,10 +7,13 @@ from functools import partial
 from typing import Any
 
 import ray
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveInt, model_validator
 
-from cluster.plan import PlacementMode, place
-from cluster.session import Session
+from cluster.nodes import gpus_by_kind, parse_labels
+from cluster.plan import Placement, PlacementMode, place, place_by_plan, place_on
+from cluster.planner import Request, make_plan
+from cluster.profile import read_profile
+from cluster.session import Session, living_nodes
 from jobs.flow import wanted_object_store
 from jobs.images import ImageJobOptions, image_identity, open_images
 from jobs.options import RowOptions
@@ -27,6 +30,7 @@ from jobs.running import (
     plan_shards,
     read_rows,
 )
+from tandem.errors import InputError
 from workers.drafter import DecodeSettings
 from workers.models import resolve_models
 
@@ -54,6 +58,23 @@ class GenerateSpec(ImageJobOptions, RowOptions):
     )
     drafters: PositiveInt | None = Field(None, description="drafter replicas")
     refiners: PositiveInt | None = Field(None, description="refiner replicas")
+    profile: tuple[str, ...] | None = Field(
+        None, description="profile of each kind of GPU there is: with --placement auto the planner chooses by them"
+    )
+    drafters_on: str | None = Field(
+        None, description="Ray labels of the nodes for drafters: ray.io/accelerator-type=H100; with --placement split"
+    )
+    refiners_on: str | None = Field(None, description="the same for refiners; both or neither")
+
+    @model_validator(mode="after")
+    def check_placement(self) -> GenerateSpec:
+        if (self.drafters_on is None) != (self.refiners_on is None):
+            raise ValueError("expected --drafters-on and --refiners-on together, got one of them")
+        if self.drafters_on and self.placement != "split":
+            raise ValueError(f"expected --placement split beside --drafters-on, got {self.placement}")
+        if self.profile and (self.placement != "auto" or self.drafters or self.refiners):
+            raise ValueError("expected --profile with --placement auto and without --drafters and --refiners")
+        return self
 
 
 def run(spec: GenerateSpec) -> dict[str, Any]:
@@ -80,7 +101,7 @@ def run(spec: GenerateSpec) -> dict[str, Any]:
         }
 
     def prepare(session: Session) -> tuple[Work, bool]:
-        placement = place(spec.placement, spec.drafters, spec.refiners, session.num_gpus, session.simulated)
+        placement, plan_lines = choose_placement(spec, session, draft_steps, len(rows))
         on_real_gpus = placement.mode != "cpu" and not session.simulated
         decoding = settings(on_real_gpus)
         pipeline = Pipeline(
@@ -91,7 +112,7 @@ def run(spec: GenerateSpec) -> dict[str, Any]:
             gpus_per_replica=placement.gpus_per_replica,
             shard_bytes=images.shard_bytes,
         )
-        lines = describe_models(models, decoding, (models.drafter_config, models.refiner_config))
+        lines = describe_models(models, decoding, (models.drafter_config, models.refiner_config)) + plan_lines
         return Work(pipeline, placement, lines, {}), on_real_gpus
 
     min_cpus = 4 + (spec.drafters or 1) + (spec.refiners or 1)
@@ -99,6 +120,29 @@ def run(spec: GenerateSpec) -> dict[str, Any]:
     finish = partial(images.finish, models, sampling)
     job = Job(spec, images.store, plan, min_cpus, object_store, identify, prepare, finish)
     return close(job.run(), "dataset, card and contact sheet")
+
+
+def choose_placement(
+    spec: GenerateSpec, session: Session, draft_steps: int, num_images: int
+) -> tuple[Placement, list[str]]:
+    """By labels, by profiles, or by number alone; and what to say of it."""
+    if spec.drafters_on and spec.refiners_on:
+        on = parse_labels("--drafters-on", spec.drafters_on), parse_labels("--refiners-on", spec.refiners_on)
+        return place_on(living_nodes(), *on, spec.drafters, spec.refiners), []
+    if not spec.profile:
+        return place(spec.placement, spec.drafters, spec.refiners, session.num_gpus, session.simulated), []
+    profiles, nodes = [read_profile(source) for source in spec.profile], living_nodes()
+    counts, known = gpus_by_kind(nodes), {profile.kind for profile in profiles}
+    if not counts or not set(counts) <= known:
+        there = ", ".join(f"{count} {kind}" for kind, count in sorted(counts.items())) or "no GPUs"
+        raise InputError(
+            f"--profile: expected profiles of what the cluster has ({there}), got those of {', '.join(sorted(known))}",
+            "made by: tandem profile --kind KIND",
+        )
+    wish = Request(counts, num_images, draft_steps=draft_steps, batch=spec.batch)
+    plan = make_plan(profiles, wish)
+    lines = [f"next best: {option.mode}, {option.images_per_s:.1f} images/s" for option in plan.runners_up[:1]]
+    return place_by_plan(plan.best, nodes), lines
 
 
 if __name__ == "__main__":

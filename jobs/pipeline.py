@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
+from itertools import cycle
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -55,7 +57,7 @@ class Pool:
     takes: type[ShardRows]
     stages: list[Callable[[], Stage]]
     replicas: int
-    nodes: Mapping[str, str] = field(default_factory=dict)  # Ray labels, as a label selector
+    nodes: Sequence[Mapping[str, str]] = ()  # for each replica the Ray labels of its node; none: anywhere
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,7 @@ class Pipeline:
                     max_tasks_in_flight_per_actor=SHARDS_IN_FLIGHT,
                     max_concurrent_calls_per_actor=SHARDS_IN_FLIGHT,  # the next one's rows arrive meanwhile
                 ),
-                label_selector=dict(pool.nodes) or None,
+                **where(pool),
                 num_gpus=self.gpus_per_replica,
                 num_cpus=0,  # actors set their own threads; a CPU each could starve the reading tasks
             )
@@ -112,6 +114,17 @@ class Pipeline:
                 yield outcome(row)
         except ray.exceptions.RayError as error:
             raise as_job_error(error) from error
+
+
+def where(pool: Pool) -> dict[str, Any]:
+    """What tells Ray Data on which nodes a pool's actors belong."""
+    kinds = {tuple(sorted(labels.items())) for labels in pool.nodes}
+    if len(kinds) <= 1:
+        return {"label_selector": dict(pool.nodes[0]) if pool.nodes and pool.nodes[0] else None}
+    # Ray Data 2.60 has no other way to tell actors of one pool apart, and drops this one in 2.64
+    warnings.filterwarnings("ignore", "`ray_remote_args_fn` is deprecated")
+    turns = cycle(pool.nodes)
+    return {"ray_remote_args_fn": lambda: {"label_selector": dict(next(turns))}}
 
 
 @dataclass(frozen=True)
@@ -159,26 +172,34 @@ def write_shard(row: Row, write: ShardSink) -> Row:
     return to_row(empty_shard(shard.shard), spans) | {"rows": np.array([len(shard)])}
 
 
-def draft_pool(models: ModelSet, settings: DecodeSettings, replicas: int) -> Pool:
+def draft_pool(models: ModelSet, settings: DecodeSettings, placement: Placement) -> Pool:
     """Drafters alone: labels in, prefixes out."""
     from workers.drafter import Drafter  # torch: the tasks that read and write, in which this module is, have none
 
-    return Pool("draft", ShardRows, [partial(Drafter, models, settings)], replicas)
+    return Pool(
+        "draft", ShardRows, [partial(Drafter, models, settings)], placement.num_drafters, placement.drafter_nodes
+    )
 
 
-def refine_pool(models: ModelSet, settings: DecodeSettings, keep_tokens: bool, replicas: int) -> Pool:
+def refine_pool(models: ModelSet, settings: DecodeSettings, keep_tokens: bool, placement: Placement) -> Pool:
     """Refiners alone: prefixes in, pixels out."""
     from workers.refiner import Refiner
 
-    return Pool("refine", PrefixShard, [partial(Refiner, models, settings, keep_tokens)], replicas)
+    return Pool(
+        "refine",
+        PrefixShard,
+        [partial(Refiner, models, settings, keep_tokens)],
+        placement.num_refiners,
+        placement.refiner_nodes,
+    )
 
 
 def generate_pools(models: ModelSet, settings: DecodeSettings, keep_tokens: bool, placement: Placement) -> list[Pool]:
     """Both stages: two pools, or colocated one whose actors run both."""
-    draft = draft_pool(models, settings, placement.num_drafters)
-    refine = refine_pool(models, settings, keep_tokens, placement.num_refiners)
+    draft = draft_pool(models, settings, placement)
+    refine = refine_pool(models, settings, keep_tokens, placement)
     if placement.mode == "colocated":
-        return [Pool("draft + refine", ShardRows, [*draft.stages, *refine.stages], placement.num_drafters)]
+        return [Pool("draft + refine", ShardRows, [*draft.stages, *refine.stages], draft.replicas, draft.nodes)]
     return [draft, refine]
 
 

@@ -94,7 +94,7 @@ def run(spec: RefineSpec) -> dict[str, Any]:
         pipeline = Pipeline(
             plan=plan,
             read=ReadDrafts(drafts, draft_steps),
-            pools=[refine_pool(models, decoding, spec.keep_tokens, placement.num_refiners)],
+            pools=[refine_pool(models, decoding, spec.keep_tokens, placement)],
             write=images.writer,
             gpus_per_replica=placement.gpus_per_replica,
             shard_bytes=images.shard_bytes,

@@ -14,9 +14,8 @@ from functools import partial
 from typing import Any
 
 import tandem
-from cluster.nodes import num_unplaced, why_unplaced
 from cluster.plan import Placement
-from cluster.session import Session, open_session
+from cluster.session import Session, num_unplaced, open_session, why_unplaced
 from jobs.flow import USABLE_SHARE, Flow, StageState
 from jobs.interrupt import stop_in_time
 from jobs.labels import LabelRows, choose_classes, read_label_file, rows_of_classes

@@ -4,8 +4,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.plan import place
-from tandem.errors import PlacementError
+from cluster.nodes import Node, parse_labels
+from cluster.plan import place, place_by_plan, place_on
+from cluster.planner import Option
+from jobs.pipeline import Pool, where
+from tandem.errors import InputError, PlacementError
+from workers.shards import ShardRows
 
 counts = st.none() | st.integers(1, 8)
 
@@ -63,3 +67,57 @@ def test_choices(arguments, expected):
 def test_what_does_not_fit_is_named(arguments, message):
     with pytest.raises(PlacementError, match=message):
         place(*arguments)
+
+
+LABEL = "ray.io/accelerator-type"
+BIG = Node("a", 2, 2, {LABEL: "H100"})
+SMALL = Node("b", 6, 6, {LABEL: "L20"})
+
+
+def test_roles_take_all_gpus_of_the_nodes_they_are_given():
+    placement = place_on([BIG, SMALL], {LABEL: "H100"}, {LABEL: "L20"}, None, 3)
+    assert (placement.mode, placement.num_drafters, placement.num_refiners) == ("split", 2, 3)
+    assert placement.drafter_nodes == ({LABEL: "H100"},) * 2
+    assert placement.refiner_nodes == ({LABEL: "L20"},) * 3
+
+
+@pytest.mark.parametrize(
+    ("drafters_on", "refiners_on", "numbers", "line"),
+    [
+        ({LABEL: "B200"}, {LABEL: "L20"}, (1, 1), f"drafters: expected nodes of {LABEL}=B200 with GPUs, found none"),
+        ({LABEL: "H100"}, {LABEL: "L20"}, (3, 1), "3 drafters on nodes of .*: expected at most 2 GPUs, got 3 replicas"),
+        ({LABEL: "L20"}, {LABEL: "L20"}, (4, None), "expected --drafters and --refiners"),
+        ({LABEL: "L20"}, {LABEL: "L20"}, (4, 3), "expected at most 6 GPUs, got 7 replicas"),
+        ({}, {LABEL: "L20"}, (1, 1), "expected the same nodes or different ones, 1 are in both"),
+    ],
+)
+def test_what_the_labelled_nodes_do_not_have_is_refused(drafters_on, refiners_on, numbers, line):
+    with pytest.raises(PlacementError, match=line):
+        place_on([BIG, SMALL], drafters_on, refiners_on, *numbers)
+
+
+def test_a_plan_with_a_kind_in_both_roles_gives_each_replica_its_own_labels():
+    option = Option("split", 5, 32, {"h100": 2, "l20": 1}, {"l20": 5}, 90.0, {}, 0.0)
+    placement = place_by_plan(option, [BIG, SMALL])
+    assert [labels[LABEL] for labels in placement.drafter_nodes] == ["H100", "H100", "L20"]
+    assert [labels[LABEL] for labels in placement.refiner_nodes] == ["L20"] * 5
+    mixed = where(Pool("draft", ShardRows, [], 3, placement.drafter_nodes))["ray_remote_args_fn"]
+    assert [mixed()["label_selector"][LABEL] for _ in range(4)] == ["H100", "H100", "L20", "H100"]
+    assert where(Pool("refine", ShardRows, [], 5, placement.refiner_nodes)) == {"label_selector": {LABEL: "L20"}}
+
+
+def test_equal_gpus_need_no_labels():
+    option = Option("colocated", 5, 32, {"l20": 6}, {"l20": 6}, 90.0, {}, 0.0)
+    placement = place_by_plan(option, [SMALL])
+    assert (placement.mode, placement.num_actors, placement.drafter_nodes) == ("colocated", 6, ())
+    assert where(Pool("draft", ShardRows, [], 6)) == {"label_selector": None}
+
+
+@pytest.mark.parametrize("text", ["", "a", "a=", "=b", "a=b c", "a=in(b,c)", "a=b,,c=d"])
+def test_labels_are_checked(text):
+    with pytest.raises(InputError, match="--drafters-on: expected NAME=VALUE of a Ray node label"):
+        parse_labels("--drafters-on", text)
+
+
+def test_labels_are_read():
+    assert parse_labels("--drafters-on", "pool=big, ray.io/region=eu-1") == {"pool": "big", "ray.io/region": "eu-1"}
