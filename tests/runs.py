@@ -22,9 +22,9 @@ def job(models: dict[str, str], out: Path | str, *more: str) -> list[str]:
     return ["generate", *files, *size, "--out", str(out), *more]
 
 
-def start(argv: Sequence[str], log: Path) -> subprocess.Popen[bytes]:
+def start(argv: Sequence[str], log: Path, **variables: str) -> subprocess.Popen[bytes]:
     """The command in a process group of its own; stderr goes to the log, stdout beside it."""
-    environment = os.environ | {"PYTHONPATH": f"{ROOT / 'code'}:{ROOT}"}
+    environment = os.environ | {"PYTHONPATH": f"{ROOT / 'code'}:{ROOT}"} | variables
     with log.open("wb") as errors, log.with_suffix(".out").open("wb") as output:
         command = [sys.executable, "-m", "jobs.cli", *argv]
         return subprocess.Popen(command, stdout=output, stderr=errors, env=environment, start_new_session=True)

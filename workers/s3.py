@@ -21,6 +21,7 @@ from typing import Any, BinaryIO, cast
 import boto3
 import pyarrow as pa
 import pyarrow.fs
+from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
@@ -33,6 +34,7 @@ PUTS_AT_ONCE = 16  # of one shard in folder format; a client keeps as many conne
 # Waits of up to 1, 2, 4, 8, 16, 20, 20, ... s, half of it on average: about 70 s in all, which outlasts a restart
 WRITE_ATTEMPTS = 11
 CHECK_ATTEMPTS = 3  # before a job starts, a person waits
+IN_ONE_PIECE = TransferConfig(use_threads=False, multipart_threshold=1 << 40, num_download_attempts=WRITE_ATTEMPTS)
 CLAIM_LIFE_S = 10.0  # a completion takes less than a second
 BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 HASH = "sha256"  # metadata of every object we put, so that finding it needs no reading
@@ -119,9 +121,11 @@ class S3Store(Store):
             return cast(BinaryIO, self._files.open_input_file(f"{self.bucket}/{self.key(path)}"))
 
     def read(self, path: str) -> bytes:
+        data = io.BytesIO()
         with self.named("read", path):
-            try:
-                return bytes(self.client().get_object(Bucket=self.bucket, Key=self.key(path))["Body"].read())
+            try:  # tries again too when the connection breaks within the body, which get_object alone does not
+                self.client().download_fileobj(self.bucket, self.key(path), data, Config=IN_ONE_PIECE)
+                return data.getvalue()
             except ClientError as error:
                 if code_of(error) in MISSING:
                     raise FileNotFoundError(f"{self.uri}/{path}") from None

@@ -1,0 +1,164 @@
+"""What happens to a run when its storage fails: a server that goes away, throttles or forgets keys, and a full disk."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import boto3
+import pytest
+from runs import committed, digests, job, start, wait_until
+from s3_proxy import S3Proxy
+from s3_server import S3Server, free_port
+
+from jobs.cli import main
+from workers.store import open_store
+from workers.verify import verify
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_cluster")]
+BUCKET = "faults"
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tiny_models, tmp_path_factory) -> dict[str, str]:
+    out = tmp_path_factory.mktemp("undisturbed") / "out"
+    assert main(job(tiny_models, out)) == 0
+    return digests(out)
+
+
+@pytest.fixture
+def server(tmp_path, monkeypatch) -> Iterator[S3Server]:
+    """A server of its own, which a test may stop; this process and those that it starts talk to it."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_port()}")
+    names = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_DEFAULT_REGION", "AWS_ENDPOINT_URL")
+    (tmp_path / "s3").mkdir()
+    server = S3Server(tmp_path / "s3", {name: os.environ[name] for name in names})
+    server.start()
+    boto3.client("s3").create_bucket(Bucket=BUCKET)
+    yield server
+    server.stop()
+
+
+def objects(prefix: str) -> list[str]:
+    pages = boto3.client("s3").get_paginator("list_objects_v2").paginate(Bucket=BUCKET, Prefix=prefix)
+    return [item["Key"] for page in pages for item in page.get("Contents", [])]
+
+
+def stored(out: str) -> dict[str, str]:
+    """Hash of every shard object."""
+    store = open_store(out)
+    return {p.split("/")[1]: hashlib.sha256(store.read(p)).hexdigest() for p in store.list_files("shards")}
+
+
+def wait_for_shards(prefix: str, count: int) -> float:
+    return wait_until(lambda: len(objects(f"{prefix}/manifest/")) >= count, f"{count} shards")
+
+
+def test_a_server_that_is_away_for_twenty_seconds_is_waited_for(server, undisturbed, tiny_models, tmp_path, capsys):
+    out = f"s3://{BUCKET}/away"
+    run = start(job(tiny_models, out), tmp_path / "log")
+    wait_for_shards("away", 3)
+    server.stop()
+    time.sleep(20)  # the fault itself
+    server.start()
+    before = len(objects("away/manifest/"))
+    recovery_s = wait_for_shards("away", before + 1)
+    assert run.wait(timeout=120) == 0, (tmp_path / "log").read_text()
+    with capsys.disabled():
+        print(f"\nS3 away for 20 s: recovery {recovery_s:.1f} s")
+    assert stored(out) == undisturbed
+    assert not verify(open_store(out)).problems
+
+
+def test_a_server_that_throttles_and_hangs_up_is_asked_again(server, undisturbed, tiny_models, tmp_path, capsys):
+    def fault(number: int, method: str, path: str):
+        return "slow down" if number % 3 == 0 else "reset" if number % 17 == 0 else None
+
+    out = f"s3://{BUCKET}/throttled"
+    with S3Proxy(server.environment["AWS_ENDPOINT_URL"], fault) as proxy:
+        run = start(job(tiny_models, out), tmp_path / "log", AWS_ENDPOINT_URL=proxy.endpoint)
+        assert run.wait(timeout=300) == 0, (tmp_path / "log").read_text()
+        assert proxy.faults["slow down"] > 50
+        assert proxy.faults["reset"] > 5
+    with capsys.disabled():
+        print(f"\nS3 through a bad line: {dict(proxy.faults)} of {proxy.number} requests")
+    assert stored(out) == undisturbed
+    assert not verify(open_store(out)).problems
+
+
+def test_keys_that_stop_working_end_the_run_in_one_line_and_nothing_is_lost(
+    server, undisturbed, tiny_models, tmp_path, capsys
+):
+    out = f"s3://{BUCKET}/keys"
+    run = start(job(tiny_models, out), tmp_path / "log")
+    wait_for_shards("keys", 3)
+    server.stop()
+    server.start(secret="another-secret-2b7e")
+    changed = time.monotonic()
+    assert run.wait(timeout=120) == 2
+    with capsys.disabled():
+        print(f"\nwrong keys: the run ended after {time.monotonic() - changed:.1f} s")
+    errors = [line for line in (tmp_path / "log").read_text().splitlines() if line.startswith("error:")]
+    assert len(errors) == 1
+    assert f"bucket {BUCKET}, key keys/" in errors[0]
+    assert "SignatureDoesNotMatch" in errors[0]
+    server.stop()
+    server.start()
+    assert 3 <= len(objects("keys/manifest/")) < len(undisturbed)
+    again = start(job(tiny_models, out), tmp_path / "log")
+    assert again.wait(timeout=200) == 0, (tmp_path / "log").read_text()
+    assert stored(out) == undisturbed
+
+
+def test_a_body_that_breaks_off_is_read_again(server):
+    store = open_store(f"s3://{BUCKET}/body")
+    data = bytes(range(256)) * 2000
+    store.put_once("shards/00000.tar", data)
+    broken = []
+
+    def fault(number: int, method: str, path: str):
+        if method == "GET" and path.endswith("00000.tar") and len(broken) < 3:
+            broken.append(number)
+            return "cut body"
+        return None
+
+    with S3Proxy(server.environment["AWS_ENDPOINT_URL"], fault) as proxy, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
+        assert open_store(store.uri).read("shards/00000.tar") == data
+        assert proxy.faults["cut body"] == 3
+        with pytest.raises(FileNotFoundError):
+            open_store(store.uri).read("shards/00001.tar")
+
+
+@pytest.fixture
+def small_disk(tmp_path) -> Iterator[Path]:
+    """A file system of 4 MB."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(place)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip(f"a small file system cannot be mounted here: {mounted.stderr.decode().strip()}")
+    yield place
+    subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+def test_a_full_disk_ends_the_run_in_one_line_and_the_same_command_goes_on(
+    small_disk, undisturbed, tiny_models, capsys
+):
+    out = small_disk / "out"
+    room = 10 * max(len(undisturbed), 1) * 4096  # for some of the shards, each of which takes pages of 4 KiB
+    (small_disk / "ballast").write_bytes(bytes((4 << 20) - room // 4))
+    assert main(job(tiny_models, out)) == 2
+    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
+    assert len(errors) == 1
+    assert "No space left on device" in errors[0]
+    assert 0 < committed(out) < len(undisturbed)
+    assert digests(out).items() <= undisturbed.items()  # whole files only
+    (small_disk / "ballast").unlink()
+    assert main(job(tiny_models, out)) == 0
+    assert digests(out) == undisturbed
+    assert not verify(open_store(str(out))).problems
