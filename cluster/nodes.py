@@ -29,7 +29,14 @@ class Node:
 
     def matches(self, wanted: Labels) -> bool:
         """Whether it has all the labels that are wanted."""
-        return all(self.labels.get(name) == value for name, value in wanted.items())
+        return all(is_selected(self.labels.get(name), value) for name, value in wanted.items())
+
+
+def is_selected(label: str | None, wanted: str) -> bool:
+    """Ray's rule for a value, in(a,b) or !in(a,b)."""
+    if wanted.startswith("!"):
+        return not is_selected(label, wanted[1:])
+    return label in (wanted[3:-1].split(",") if wanted.startswith("in(") else [wanted])
 
 
 def parse_labels(flag: str, text: str) -> dict[str, str]:
@@ -39,6 +46,8 @@ def parse_labels(flag: str, text: str) -> dict[str, str]:
         name, found, value = (piece.strip() for piece in part.partition("="))
         if not found or not re.fullmatch(r"[\w./-]+", name) or not re.fullmatch(r"[\w.-]+", value):
             raise InputError(f"{flag}: expected NAME=VALUE of a Ray node label, got {part!r}")
+        if name in labels:
+            raise InputError(f"{flag}: expected each label once, got {name} twice")
         labels[name] = value
     return labels
 
@@ -57,6 +66,9 @@ def count_gpus(nodes: Sequence[Node]) -> int:
 
 
 def selector(kind: str, nodes: Sequence[Node]) -> dict[str, str]:
-    """Labels of the nodes whose GPUs are of a kind; none where no label tells them."""
-    label = next((n.labels.get(ACCELERATOR_LABEL) for n in nodes if n.gpus and n.kind == kind), None)
-    return {ACCELERATOR_LABEL: label} if label else {}
+    """Ray's label selector of the nodes whose GPUs are of a kind, however they spell it."""
+    spelt = {name for node in nodes if node.gpus and (name := node.labels.get(ACCELERATOR_LABEL))}
+    mine = {name for name in spelt if name.lower() == kind}
+    if mine:
+        return {ACCELERATOR_LABEL: mine.pop() if len(mine) == 1 else f"in({','.join(sorted(mine))})"}
+    return {ACCELERATOR_LABEL: f"!in({','.join(sorted(spelt))})"} if spelt else {}

@@ -97,8 +97,8 @@ def place_on(
     nodes: Sequence[Node], drafters_on: Labels, refiners_on: Labels, num_drafters: int | None, num_refiners: int | None
 ) -> Placement:
     """Split with each role on the nodes of given labels, by default on all of their GPUs. Raises PlacementError."""
-    draft_nodes = [node for node in nodes if node.matches(drafters_on)]
-    refine_nodes = [node for node in nodes if node.matches(refiners_on)]
+    draft_nodes = [node for node in nodes if node.gpus and node.matches(drafters_on)]
+    refine_nodes = [node for node in nodes if node.gpus and node.matches(refiners_on)]
     both = [node for node in draft_nodes if node in refine_nodes]
     if both and not draft_nodes == refine_nodes == both:
         # Ray knows one label selector a role and could put refiners where alone drafters fit

@@ -123,6 +123,8 @@ def make_plan(profiles: Sequence[Profile], request: Request, num_runners_up: int
 def check_kinds(profiles: Sequence[Profile], request: Request) -> dict[str, Profile]:
     """The profile of each kind of GPU asked for."""
     by_kind = {profile.kind: profile for profile in profiles}
+    if len(by_kind) < len(profiles):
+        raise InputError(f"--profile: expected one of each kind, got {', '.join(p.kind for p in profiles)}")
     if unknown := sorted(set(request.gpus) - set(by_kind)):
         raise InputError(f"--gpus: expected kinds with a profile ({', '.join(sorted(by_kind))}), got {unknown[0]}")
     if unknown := sorted(set(request.price_per_h) - set(request.gpus)):
@@ -147,7 +149,8 @@ def settings(profiles: Sequence[Profile], request: Request) -> Iterator[tuple[in
         steps = {n for n in steps if all(p.fid.get(n, math.inf) <= request.max_fid for p in profiles)}
     if not steps or not batches:
         known = ", ".join(f"{p.name}: N {p.draft_steps}, batch {p.batches}, FID {p.fid}" for p in profiles)
-        raise InputError(f"no N and batch in the profiles that fit the wishes; measured are: {known}")
+        asked = f"N = {request.draft_steps}, batch {request.batch or 'any'}, FID {request.max_fid or 'any'}"
+        raise InputError(f"no N and batch in the profiles that fit the wishes ({asked}); measured are: {known}")
     yield from product(sorted(steps), sorted(batches))
 
 

@@ -7,7 +7,16 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    StringConstraints,
+    ValidationError,
+    model_validator,
+)
 
 from tandem.errors import InputError
 
@@ -42,7 +51,9 @@ class Profile(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
-    kind: str = Field(description="kind of device, as --gpus names it")
+    kind: Annotated[str, StringConstraints(to_lower=True, strip_whitespace=True, min_length=1)] = Field(
+        description="kind of device, as --gpus names it"
+    )
     num_scales: PositiveInt
     models: dict[str, str] = Field(default_factory=dict)
     dtype: str = ""

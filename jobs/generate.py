@@ -12,7 +12,7 @@ from pydantic import Field, PositiveInt, model_validator
 from cluster.nodes import gpus_by_kind, parse_labels
 from cluster.plan import Placement, PlacementMode, place, place_by_plan, place_on
 from cluster.planner import Request, make_plan
-from cluster.profile import read_profile
+from cluster.profile import Profile, read_profile
 from cluster.session import Session, living_nodes
 from jobs.flow import wanted_object_store
 from jobs.images import ImageJobOptions, image_identity, open_images
@@ -70,6 +70,9 @@ class GenerateSpec(ImageJobOptions, RowOptions):
     def check_placement(self) -> GenerateSpec:
         if (self.drafters_on is None) != (self.refiners_on is None):
             raise ValueError("expected --drafters-on and --refiners-on together, got one of them")
+        for flag, text in (("--drafters-on", self.drafters_on), ("--refiners-on", self.refiners_on)):
+            if text is not None:
+                parse_labels(flag, text)
         if self.drafters_on and self.placement != "split":
             raise ValueError(f"expected --placement split beside --drafters-on, got {self.placement}")
         if self.profile and (self.placement != "auto" or self.drafters or self.refiners):
@@ -82,6 +85,7 @@ def run(spec: GenerateSpec) -> dict[str, Any]:
     models = resolve_models(spec.drafter, spec.refiner, spec.vqvae, spec.random_weights)
     draft_steps = choose_draft_steps(spec.draft_steps, models.drafter_config.pyramid)
     sampling = choose_sampling(spec, models.sampling)
+    profiles = [read_profile(source) for source in spec.profile or ()]
     rows = read_rows(spec, models.class_names)
     plan = plan_shards(spec, len(rows), spec.batch)
     schema = None if rows.extra is None else rows.extra.schema
@@ -101,7 +105,7 @@ def run(spec: GenerateSpec) -> dict[str, Any]:
         }
 
     def prepare(session: Session) -> tuple[Work, bool]:
-        placement, plan_lines = choose_placement(spec, session, draft_steps, len(rows))
+        placement, plan_lines = choose_placement(spec, profiles, session, draft_steps, len(rows))
         on_real_gpus = placement.mode != "cpu" and not session.simulated
         decoding = settings(on_real_gpus)
         pipeline = Pipeline(
@@ -123,15 +127,15 @@ def run(spec: GenerateSpec) -> dict[str, Any]:
 
 
 def choose_placement(
-    spec: GenerateSpec, session: Session, draft_steps: int, num_images: int
+    spec: GenerateSpec, profiles: list[Profile], session: Session, draft_steps: int, num_images: int
 ) -> tuple[Placement, list[str]]:
     """By labels, by profiles, or by number alone; and what to say of it."""
     if spec.drafters_on and spec.refiners_on:
         on = parse_labels("--drafters-on", spec.drafters_on), parse_labels("--refiners-on", spec.refiners_on)
         return place_on(living_nodes(), *on, spec.drafters, spec.refiners), []
-    if not spec.profile:
+    if not profiles:
         return place(spec.placement, spec.drafters, spec.refiners, session.num_gpus, session.simulated), []
-    profiles, nodes = [read_profile(source) for source in spec.profile], living_nodes()
+    nodes = living_nodes()
     counts, known = gpus_by_kind(nodes), {profile.kind for profile in profiles}
     if not counts or not set(counts) <= known:
         there = ", ".join(f"{count} {kind}" for kind, count in sorted(counts.items())) or "no GPUs"

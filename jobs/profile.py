@@ -175,11 +175,12 @@ def profile_batch(
 
 
 def device_kind(device: torch.device) -> str:
-    """A short name of the device: 'NVIDIA L20' -> 'l20'."""
+    """A short name of the device, that of Ray's accelerator types: 'NVIDIA H100 80GB HBM3' -> 'h100'."""
     if device.type != "cuda":
         return "cpu"
-    words = re.findall(r"[a-z0-9]+", torch.cuda.get_device_name(device).lower())
-    return "-".join(word for word in words if word not in ("nvidia", "geforce", "rtx", "tesla")) or "gpu"
+    name = torch.cuda.get_device_name(device)
+    match = re.match(r"\w+\s+([A-Z0-9]+)", name)  # Ray's own rule, in its accelerator manager for NVIDIA
+    return (match[1] if match else name).lower()
 
 
 def print_profile(profile: Profile) -> None:

@@ -12,11 +12,12 @@ import io
 import re
 import time
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import datetime, timedelta, timezone
-from typing import Any, BinaryIO, cast
+from functools import partial
+from typing import Any, BinaryIO
 
 import boto3
 import pyarrow as pa
@@ -33,6 +34,7 @@ PART_BYTES = 64 << 20
 PUTS_AT_ONCE = 16  # of one shard in folder format; a client keeps as many connections
 # Waits of up to 1, 2, 4, 8, 16, 20, 20, ... s, half of it on average: about 70 s in all, which outlasts a restart
 WRITE_ATTEMPTS = 11
+READ_BYTES = 1 << 20  # at once: a tar is read header by header
 CHECK_ATTEMPTS = 3  # before a job starts, a person waits
 IN_ONE_PIECE = TransferConfig(use_threads=False, multipart_threshold=1 << 40, num_download_attempts=WRITE_ATTEMPTS)
 CLAIM_LIFE_S = 10.0  # a completion takes less than a second
@@ -118,7 +120,8 @@ class S3Store(Store):
             raise FileNotFoundError(f"{self.uri}/{path}")
         with self.named("read", path):
             self._files = self._files or file_system(self.client())
-            return cast(BinaryIO, self._files.open_input_file(f"{self.bucket}/{self.key(path)}"))
+            file = self._files.open_input_file(f"{self.bucket}/{self.key(path)}")
+        return io.BufferedReader(NamedReader(file, partial(self.named, "read", path)), READ_BYTES)
 
     def read(self, path: str) -> bytes:
         data = io.BytesIO()
@@ -246,12 +249,41 @@ class S3Store(Store):
             detail = error.response.get("Error", {})
             cause = f"{detail.get('Code', '?')}: {detail.get('Message', error)}"
             raise OutputError(f"cannot {verb} bucket {self.bucket}, key {self.key(path) or '-'}: {cause}") from error
-        except (BotoCoreError, pa.ArrowException) as error:
+        except FileNotFoundError:
+            raise
+        except (BotoCoreError, OSError, pa.ArrowException) as error:
             cause = " ".join(str(error).split())
             hint = "credentials, region and endpoint come from the standard AWS variables and files"
             raise OutputError(
                 f"cannot {verb} bucket {self.bucket}, key {self.key(path) or '-'}: {cause}", hint
             ) from error
+
+
+class NamedReader(io.RawIOBase):
+    """A file of pyarrow's whose errors tell bucket and key."""
+
+    def __init__(self, file: Any, named: Callable[[], AbstractContextManager[None]]) -> None:
+        self.file, self.named = file, named
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return int(self.file.tell())
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        return int(self.file.seek(offset, whence))
+
+    def readinto(self, buffer: Any) -> int:
+        with self.named():
+            return int(self.file.readinto(buffer))
+
+    def close(self) -> None:
+        self.file.close()
+        super().close()
 
 
 def hash_of(data: bytes) -> bytes:
@@ -271,4 +303,5 @@ def file_system(client: Any) -> pyarrow.fs.S3FileSystem:
     """pyarrow's view of the server that a boto3 client uses."""
     endpoint = client.meta.endpoint_url
     ours = None if endpoint.endswith((".amazonaws.com", ".amazonaws.com.cn")) else endpoint
-    return pyarrow.fs.S3FileSystem(region=client.meta.region_name, endpoint_override=ours)
+    retries = pyarrow.fs.AwsStandardS3RetryStrategy(max_attempts=WRITE_ATTEMPTS)
+    return pyarrow.fs.S3FileSystem(region=client.meta.region_name, endpoint_override=ours, retry_strategy=retries)

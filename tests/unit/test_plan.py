@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.nodes import Node, parse_labels
+from cluster.nodes import Node, parse_labels, selector
 from cluster.plan import place, place_by_plan, place_on
 from cluster.planner import Option
 from jobs.pipeline import Pool, where
@@ -113,10 +113,25 @@ def test_equal_gpus_need_no_labels():
     assert where(Pool("draft", ShardRows, [], 6)) == {"label_selector": None}
 
 
-@pytest.mark.parametrize("text", ["", "a", "a=", "=b", "a=b c", "a=in(b,c)", "a=b,,c=d"])
+@pytest.mark.parametrize("text", ["", "a", "a=b,a=c", "a=", "=b", "a=b c", "a=in(b,c)", "a=b,,c=d"])
 def test_labels_are_checked(text):
-    with pytest.raises(InputError, match="--drafters-on: expected NAME=VALUE of a Ray node label"):
+    with pytest.raises(InputError, match=r"--drafters-on: expected (NAME=VALUE of a Ray node label|each label once)"):
         parse_labels("--drafters-on", text)
+
+
+def test_unlabelled_gpus_are_told_from_labelled_ones_and_spellings_from_kinds():
+    bare, lower = Node("c", 2, 2, {}), Node("d", 2, 2, {LABEL: "h100"})
+    assert selector("gpu", [BIG, SMALL, bare]) == {LABEL: "!in(H100,L20)"}
+    assert selector("h100", [BIG, lower, bare]) == {LABEL: "in(H100,h100)"}
+    assert selector("gpu", [bare]) == {}
+    assert [node.matches(selector("gpu", [BIG, bare])) for node in (BIG, bare)] == [False, True]
+    assert [node.matches(selector("h100", [BIG, lower])) for node in (BIG, lower, SMALL)] == [True, True, False]
+
+
+def test_nodes_without_gpus_do_not_count():
+    head = Node("h", 0, 0, {LABEL: "L20", "pool": "big"})
+    placement = place_on([head, Node("a", 1, 1, {"pool": "big"}), SMALL], {"pool": "big"}, {LABEL: "L20"}, None, None)
+    assert (placement.num_drafters, placement.num_refiners) == (1, 6)
 
 
 def test_labels_are_read():
