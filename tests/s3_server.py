@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -56,7 +57,9 @@ class S3Server:
         weed = Path(sys.executable).with_name("weed")
         command = [str(weed), "mini", *(f"-{name}={value}" for name, value in options.items())]
         with (self.folder / "log").open("w") as log:
-            self.process = subprocess.Popen(command, stdout=log, stderr=log)
+            # with AWS variables about, it would take the clients' keys for those of an administrator
+            environ = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
+            self.process = subprocess.Popen(command, stdout=log, stderr=log, env=environ)
         self._wait(environment)
 
     def stop(self) -> None:

@@ -32,8 +32,8 @@ from workers.store import TEMPORARY, TEMPORARY_LIFE_S, Store, Stored
 SINGLE_BYTES = 256 << 20  # larger files go in parts
 PART_BYTES = 64 << 20
 PUTS_AT_ONCE = 16  # of one shard in folder format; a client keeps as many connections
-# Waits of up to 1, 2, 4, 8, 16, 20, 20, ... s, half of it on average: about 70 s in all, which outlasts a restart
-WRITE_ATTEMPTS = 11
+# botocore waits up to 0.05, 0.1, 0.2, ... and from the tenth time on 20 s, half of it on average: some 85 s in all
+WRITE_ATTEMPTS = 18
 READ_BYTES = 1 << 20  # at once: a tar is read header by header
 CHECK_ATTEMPTS = 3  # before a job starts, a person waits
 IN_ONE_PIECE = TransferConfig(use_threads=False, multipart_threshold=1 << 40, num_download_attempts=WRITE_ATTEMPTS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import subprocess
 import time
 from collections.abc import Iterator
@@ -76,7 +77,7 @@ def test_a_server_that_is_away_for_twenty_seconds_is_waited_for(server, undistur
 
 def test_a_server_that_throttles_and_hangs_up_is_asked_again(server, undisturbed, tiny_models, tmp_path, capsys):
     def fault(number: int, method: str, path: str):
-        return "slow down" if number % 3 == 0 else "reset" if number % 17 == 0 else None
+        return "slow down" if number % 5 == 0 else "reset" if number % 23 == 0 else None
 
     out = f"s3://{BUCKET}/throttled"
     with S3Proxy(server.environment["AWS_ENDPOINT_URL"], fault) as proxy:
@@ -105,7 +106,7 @@ def test_keys_that_stop_working_end_the_run_in_one_line_and_nothing_is_lost(
     errors = [line for line in (tmp_path / "log").read_text().splitlines() if line.startswith("error:")]
     assert len(errors) == 1
     assert f"bucket {BUCKET}, key keys/" in errors[0]
-    assert "SignatureDoesNotMatch" in errors[0]
+    assert re.search("SignatureDoesNotMatch|403: Forbidden", errors[0])  # a HEAD has no body to say more
     server.stop()
     server.start()
     assert 3 <= len(objects("keys/manifest/")) < len(undisturbed)
