@@ -1,0 +1,64 @@
+"""A job of ten thousand shards that is finished is recognised from names, without Ray."""
+
+from __future__ import annotations
+
+import json
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import boto3
+import numpy as np
+import pytest
+from runs import start
+from s3_proxy import S3Proxy
+
+from jobs import generate
+from jobs.spec import parse
+from workers import layout
+from workers.manifest import Manifest, open_job
+from workers.shards import ShardRows
+from workers.store import Stored, open_store
+
+SHARDS = 10_000
+
+
+@pytest.mark.slow
+def test_a_finished_job_is_recognised_by_listing_names(s3_server, tiny_models, tmp_path, monkeypatch, capsys):
+    boto3.client("s3").create_bucket(Bucket="finished")
+    files = [part for role, path in tiny_models.items() for part in (f"--{role}", path)]
+    size = ["--classes", "all", "--images", str(SHARDS), "--batch", "1", "--shard-size", "1"]
+    argv = [*files, *size, "--out", "s3://finished/job"]
+    found = []
+
+    class Kept(generate.Job):
+        def run(self) -> dict:
+            found.append(self.identify(False))
+            return {}
+
+    with monkeypatch.context() as patch:
+        patch.setattr(generate, "Job", Kept)
+        patch.setattr(generate, "close", lambda summary, what: summary)
+        generate.run(parse(generate.GenerateSpec, argv, "tandem generate"))
+    store = open_store("s3://finished/job")
+    open_job(store, found[0])
+    manifest = Manifest(store)
+
+    def commit(shard: int) -> None:
+        rows = ShardRows(shard=shard, index=np.array([shard]), label=np.zeros(1, np.int32))
+        manifest.commit_shard(shard, [Stored(layout.shard_path(shard, "tar"), 1, "0" * 64)], rows, {})
+
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(commit, range(SHARDS)))
+    store.put_once(layout.SUCCESS, b"{}")
+    with S3Proxy(s3_server) as proxy:
+        began = time.monotonic()
+        run = start(["generate", *argv], tmp_path / "log", AWS_ENDPOINT_URL=proxy.endpoint)
+        assert run.wait(timeout=120) == 0, (tmp_path / "log").read_text()
+        seconds = time.monotonic() - began
+        bodies = [path for method, path in proxy.seen if method == "GET" and "/job/" in path]
+    with capsys.disabled():
+        print(f"\n{SHARDS} finished shards recognised in {seconds:.1f} s, {proxy.number} requests")
+    summary = json.loads((tmp_path / "log.out").read_text())
+    assert (summary["resumed_shards"], summary["images"]) == (SHARDS, 0)
+    assert bodies == ["/finished/job/job.json"]
+    assert proxy.number < 40
