@@ -17,9 +17,13 @@ generate: $(VENV)/.run ## install into .venv and synthesise 64 labelled images i
 	  --placement split --drafters 1 --refiners 1 --out $(OUT)
 	@echo "==> look at $(OUT)/contact_sheet.png and $(OUT)/README.md"
 
-test: $(VENV)/.test ## install into .venv and run all tests
+test: $(VENV)/.test ## install into .venv and run the tests, those of minutes apart
 	@echo "==> running the tests"
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m "not slow"
+
+test-slow: $(VENV)/.test ## the tests of minutes: lost nodes, storage that fails, ten thousand shards
+	@echo "==> running the slow tests"
+	$(BIN)/python -m pytest -m slow
 
 lint: $(VENV)/.dev ## ruff: lint and format
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
@@ -55,4 +59,4 @@ $(VENV)/.dev: $(VENV)/.test
 	@$(PIP) install -c constraints.txt -e '.[test,dev]'
 	@touch $@
 
-.PHONY: help generate test lint types lock clean
+.PHONY: help generate test test-slow lint types lock clean
