@@ -126,7 +126,13 @@ class RunProgress:
         written = max(1, self.flow.stages[-1].done)
         for stage in self.flow.stages[1:]:
             ready = f"{stage.ready} of {stage.replicas}" if stage.replicas else "tasks"
-            row = (ready, stage.in_flight, stage.waiting, stage.done, round(stage.done * self.made / written))
+            row = (
+                ready,
+                stage.in_flight,
+                stage.waiting,
+                stage.done,
+                min(self.total, round(stage.done * self.made / written)),
+            )
             table.add_row(stage.name, *map(str, row))
         used, limit = self.flow.object_store_bytes / 1e6, self.flow.object_store_limit_bytes / 1e6
         table.caption = f"object store: {used:.0f} MB in use of {limit:.0f} MB"
