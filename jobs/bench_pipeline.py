@@ -12,6 +12,7 @@ import sys
 import time
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -120,6 +121,7 @@ def run(spec: BenchPipelineSpec) -> dict[str, Any]:
         check_gpus(gpus, session.num_gpus, f"{spec.drafters} drafters and {spec.refiners} refiners")
         say(f"{session.describe()}; stage times are simulated")
         began = time.time()
+        ticks: list[tuple[int, int]] = []
         done: list[tuple[float, StoredShard]] = []
         pipeline = Pipeline(plan, Rows(plan), pools, Consume(), 1, shard_bytes)
         flow = pipeline.flow(plan.num_shards)
@@ -128,8 +130,12 @@ def run(spec: BenchPipelineSpec) -> dict[str, Any]:
                 if isinstance(stored, FailedShard):
                     raise JobError(f"shard {stored.shard}: {stored.cause}")
                 done.append((max(s.end_s for s in stored.spans), stored))
+                if len(done) in (spec.warm_up, spec.warm_up + spec.window):
+                    ticks.append(cpu_ticks())
                 progress.add(stored.num_rows)
-    result = report(spec, began, done) | flow.summary()
+    (idle, total), (idle_after, total_after) = ticks
+    cores = {"cores_busy_share": round(1 - (idle_after - idle) / max(1, total_after - total), 3)}
+    result = report(spec, began, done) | cores | flow.summary()
     print_report(result)
     print(json.dumps(result), flush=True)
     return result
@@ -160,6 +166,12 @@ def report(spec: BenchPipelineSpec, began: float, done: list[tuple[float, Stored
         "driver_cpu_s": round(resource.getrusage(resource.RUSAGE_SELF).ru_utime, 2),
         "options": spec.model_dump(mode="json", exclude={"spec"}),
     }
+
+
+def cpu_ticks() -> tuple[int, int]:
+    """(idle, all) time of this machine's cores so far: near 1 busy in the window, the cores were the limit."""
+    values = [int(value) for value in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
+    return values[3] + values[4], sum(values)
 
 
 def backlog(spans: list[Span], at_s: float) -> int:
