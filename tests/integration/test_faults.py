@@ -145,13 +145,13 @@ def test_an_actor_that_cannot_start_ends_the_run_with_the_cause():
             raise OSError("no device answers")
 
         def __call__(self, shard: ShardRows) -> PixelShard:
-            raise NotImplementedError
+            raise AssertionError("nothing may come here")
 
     class Nowhere:
         takes = PixelShard
 
         def __call__(self, shard: PixelShard, spans: list) -> None:
-            raise NotImplementedError
+            raise AssertionError("nothing may come here")
 
     def read(shard: int) -> ShardRows:
         return ShardRows(shard=shard, index=np.array([shard]), label=np.zeros(1, np.int32))
