@@ -22,8 +22,8 @@ def stop_in_time(resume: str) -> Iterator[None]:
 
     Shards in hand are dropped: what is not committed is made again, alike. If Ray has not let go after GRACE_S, or
     at a second signal, the process ends at once, which is safe for the same reason. A thread sees to that, since the
-    main thread may be deep in a call that no handler interrupts. To be entered after `ray.init`, which puts its own
-    handlers in place.
+    main thread may be deep in a call that no handler interrupts. Not to be entered around `ray.init`, which puts
+    its own handlers in place.
     """
     if threading.current_thread() is not threading.main_thread():
         yield  # only the main thread may handle signals

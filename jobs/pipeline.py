@@ -105,7 +105,7 @@ class Pipeline:
                 ),
                 **where(pool),
                 num_gpus=self.gpus_per_replica,
-                num_cpus=0,  # actors set their own threads; a CPU each could starve the reading tasks
+                num_cpus=0,  # actors set their own threads; a CPU each could starve the writing tasks
             )
         finish = partial(write_shard, write=self.write)
         dataset = dataset.map_batches(finish, batch_size=1, batch_format="numpy", num_cpus=1)

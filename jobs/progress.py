@@ -104,8 +104,9 @@ class RunProgress:
         if not stage.lacking:
             self.lacking_since.pop(stage.name, None)
         elif now - self.lacking_since.setdefault(stage.name, now) > LACKING_S:
-            self.lacking_since[stage.name] = now + REMIND_S - LACKING_S
+            self.lacking_since[stage.name] = now  # loading so far: asked again soon
             if reason := self.why_lacking(stage):
+                self.lacking_since[stage.name] += REMIND_S - LACKING_S
                 say(f"waiting: {reason}")
 
     def print_line(self) -> None:

@@ -69,20 +69,20 @@ class Job:
         """Make what is missing, finish the dataset, and return the summary. A finished one needs no cluster."""
         if (summary := self.found_finished()) is None:
             summary = run_shards(self)
-            self.finish(summary["failed_shards"])
+            with stop_in_time(command_line()):
+                self.finish(summary["failed_shards"])
         return summary
 
     def found_finished(self) -> dict[str, Any] | None:
         """The summary of a job that was finished before. Reads names, and no shard."""
-        if self.options.overwrite or not self.store.exists(layout.SUCCESS):
+        if self.options.overwrite or not (self.store.exists(layout.SUCCESS) and self.store.exists(layout.JOB)):
             return None
         if read_job(self.store)["identity"] not in (as_json(self.identify(real)) for real in (True, False)):
             return None
         if len(Manifest(self.store).committed()) < self.plan.num_shards:
             return None
         say(f"{self.plan.num_rows} images in {self.plan.num_shards} shards: all of them done before")
-        empty = Flow([])
-        return summarise(0, 0.0, [], {}, empty) | self.about(self.plan.num_shards)
+        return summarise(0, 0.0, [], {}, Flow([])) | self.about(self.plan.num_shards)
 
     def about(self, resumed: int) -> dict[str, Any]:
         return {"out": self.store.uri, "total_images": self.plan.num_rows, "resumed_shards": resumed}

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from tiny_models import PATCH_NUMS
+from tiny_models import PATCH_NUMS, VOCAB
 
 from jobs.cli import main
 from tandem.config import Pyramid
@@ -98,3 +100,20 @@ def test_places_without_all_drafts_are_refused(tiny_models, drafts, generated, t
     for part in ("job.json is missing", "is not that of drafts", "1 of 3 shards of"):
         assert part in said
     assert not (tmp_path / "out").exists()
+
+
+def test_damaged_drafts_end_the_run_in_one_line_or_are_left_out(tiny_models, drafts, tmp_path, capsys):
+    mine = tmp_path / "drafts"
+    shutil.copytree(drafts, mine)
+    path = mine / "shards/00001.parquet"
+    table = pq.read_table(path)
+    tokens = [[60_000, *row[1:]] for row in table["tokens"].to_pylist()]
+    column = pa.array(tokens, table["tokens"].type)
+    pq.write_table(table.set_column(table.column_names.index("tokens"), "tokens", column), path)
+    assert refine(tiny_models, mine, tmp_path / "out") == 1
+    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
+    assert errors == [f"error: shard 1: refine: prefix: expected token ids below {VOCAB}, got 60000"]
+    path.write_bytes(path.read_bytes()[:100])
+    assert refine(tiny_models, mine, tmp_path / "out", "--max-failed-shards", "1") == 0
+    assert '"failed_shards": {"1": "read: ArrowInvalid' in capsys.readouterr().out
+    assert sorted(p.name for p in (tmp_path / "out/shards").iterdir()) == ["00000.tar", "00002.tar"]

@@ -75,6 +75,19 @@ def test_a_server_that_is_away_for_twenty_seconds_is_waited_for(server, undistur
     assert not verify(open_store(out)).problems
 
 
+def test_a_driver_killed_in_the_middle_is_completed_by_the_same_command(server, undisturbed, tiny_models, tmp_path):
+    out = f"s3://{BUCKET}/killed"
+    run = start(job(tiny_models, out), tmp_path / "log")
+    wait_for_shards("killed", 3)
+    run.kill()
+    run.wait()
+    assert 3 <= len(objects("killed/manifest/")) < len(undisturbed)
+    again = start(job(tiny_models, out), tmp_path / "log")
+    assert again.wait(timeout=200) == 0, (tmp_path / "log").read_text()
+    assert stored(out) == undisturbed
+    assert not verify(open_store(out)).problems
+
+
 def test_a_server_that_throttles_and_hangs_up_is_asked_again(server, undisturbed, tiny_models, tmp_path, capsys):
     def fault(number: int, method: str, path: str):
         return "slow down" if number % 5 == 0 else "reset" if number % 23 == 0 else None

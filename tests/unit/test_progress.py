@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobs.progress import busy_shares, overlap_s
+from jobs.flow import StageState
+from jobs.progress import RunProgress, busy_shares, overlap_s
 from workers.records import Span
 
 
@@ -32,3 +33,19 @@ def test_a_stage_is_busy_for_its_work_over_its_replicas_time():
     assert shares["draft"] == {"replicas": ["n/gpu0", "n/gpu1"], "busy_s": 6.0, "busy_share": 0.3}
     assert shares["refine"]["busy_share"] == pytest.approx(0.6)
     assert busy_shares([]) == {}
+
+
+def test_what_is_lacking_is_asked_until_there_is_a_reason_and_then_said_once_a_minute(capsys):
+    answers = iter([None, "no GPU is free", "no GPU is free"])
+    progress = RunProgress(10, why_lacking=lambda stage: next(answers))
+    progress.lacking_since = {}
+    stage = StageState("draft", replicas=2, ready=1)
+    said = []
+    for second in (0, 4, 6, 10, 12, 30, 60, 74):
+        progress.ask_why_lacking(stage, float(second))
+        said.append((second, capsys.readouterr().err))
+    assert [second for second, line in said if line] == [12, 74]
+    assert said[4][1] == "waiting: no GPU is free\n"
+    stage.over = True
+    progress.ask_why_lacking(stage, 200.0)
+    assert (stage.lacking, progress.lacking_since) == (0, {})
