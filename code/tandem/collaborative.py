@@ -7,6 +7,9 @@ its author says that this only keeps the random stream aligned, so it is left ou
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Iterator, Sequence
+
 import torch
 from torch import Tensor
 
@@ -15,8 +18,8 @@ from tandem.config import SamplingConfig
 from tandem.errors import JobError
 from tandem.prefix import Prefix
 from tandem.quantizer import Quantizer
-from tandem.sampling import guide, sample
-from tandem.var import Conditioning, Var
+from tandem.sampling import group_rows, guide, sample
+from tandem.var import Var
 from tandem.vqvae import Vqvae
 
 
@@ -30,8 +33,8 @@ def draft(
 ) -> Prefix:
     """Scales 1..N: token ids of the low frequencies, as a Prefix of B images."""
     none_B0 = uniforms_BL[:, :0]
-    ids_BL = decode_scales(drafter, quantizer, labels_B, uniforms_BL, none_B0, draft_steps, sampling)
-    return Prefix.from_ids(ids_BL, draft_steps)
+    scales = decode_scales(drafter, quantizer, labels_B, uniforms_BL, none_B0, draft_steps, sampling)
+    return Prefix.from_ids(last(scales), draft_steps)
 
 
 def refine(
@@ -45,7 +48,7 @@ def refine(
     """Scales N+1..K behind a prefix: token ids of all scales, int64 [B, L]."""
     pyramid = refiner.config.pyramid
     ids_BL = prefix.check(pyramid, refiner.config.vocab_size).ids(labels_B.device)
-    return decode_scales(refiner, quantizer, labels_B, uniforms_BL, ids_BL, pyramid.num_scales, sampling)
+    return last(decode_scales(refiner, quantizer, labels_B, uniforms_BL, ids_BL, pyramid.num_scales, sampling))
 
 
 def generate(
@@ -68,7 +71,7 @@ def generate_alone(
 ) -> tuple[Tensor, Tensor]:
     """Plain VAR, one model for all scales: the yardstick of CoDe. Returns what `generate` returns."""
     none_B0, num_scales = uniforms_BL[:, :0], var.config.pyramid.num_scales
-    ids_BL = decode_scales(var, vqvae.quantize, labels_B, uniforms_BL, none_B0, num_scales, sampling)
+    ids_BL = last(decode_scales(var, vqvae.quantize, labels_B, uniforms_BL, none_B0, num_scales, sampling))
     return decode(vqvae, ids_BL), ids_BL
 
 
@@ -87,17 +90,19 @@ def decode_scales(
     uniforms_BL: Tensor,
     prefix_BL: Tensor,
     stop: int,
-    sampling: SamplingConfig,
-) -> Tensor:
-    """Continue the given token maps up to scale `stop`: ids int64 [B, L'] of scales 1..stop.
+    sampling: SamplingConfig | Sequence[SamplingConfig],
+) -> Iterator[Tensor]:
+    """Continue the given token maps up to scale `stop`; after each new scale k: ids int64 [B, L'] of scales 1..k.
 
     The prefix and the first new scale enter in one block-causal forward; every further scale is one forward on
-    the KV cache. Only positions that are sampled get logits. JobError for logits that are not finite.
+    the KV cache. Only positions that are sampled get logits. `sampling` may differ from image to image. JobError
+    in the end, before the last scale is given out, for logits that are not finite.
     """
     pyramid, offsets = var.config.pyramid, var.config.pyramid.offsets
     start = len(quantizer.split(prefix_BL))
     batch = len(labels_B)
-    guided = sampling.cfg > 0
+    groups = group_rows(sampling, labels_B.device)
+    guided = any(config.cfg > 0 for config, _ in groups)
     labels_R = torch.cat([labels_B, torch.full_like(labels_B, var.config.num_classes)]) if guided else labels_B
     rows = 2 if guided else 1  # CFG: conditional rows first, then the same images without class
 
@@ -110,29 +115,38 @@ def decode_scales(
     mask = var.mask(offsets[start + 1]) if start > 0 else None
     cache = KVCache(var.config, batch * rows, offsets[stop - 1], x_RlC.dtype, x_RlC.device)
 
-    ids, total = [prefix_BL], torch.zeros((), device=labels_B.device)
+    ids_BL, total = prefix_BL, torch.zeros((), device=labels_B.device)
     for scale in range(start, stop):
         h_RlC = var.hidden(x_RlC, condition, cache, mask)[:, -(pyramid.patch_nums[scale] ** 2) :]
-        logits_BlV = guided_logits(var, h_RlC, condition, sampling, scale)
-        total = total + logits_BlV.sum(
-            dtype=torch.float32
-        )  # looked at once in the end: a GPU is not made to wait at every scale
-        ids_Bl = sample(logits_BlV, uniforms_BL[:, offsets[scale] : offsets[scale + 1]], sampling, scale)
-        ids.append(ids_Bl)
+        logits_RlV = var.logits(h_RlC, condition)
+        # looked at once in the end: a GPU is not made to wait at every scale
+        total = total + logits_RlV.sum(dtype=torch.float32)
+        noise_Bl = uniforms_BL[:, offsets[scale] : offsets[scale + 1]]
+        ids_Bl = torch.empty_like(noise_Bl)
+        for config, chosen in groups:
+            logits_BlV = guided_logits(logits_RlV, guided, chosen, config.cfg, scale, pyramid.num_scales)
+            ids_Bl[chosen] = sample(logits_BlV, noise_Bl[chosen], config, scale)
+        ids_BL = torch.cat([ids_BL, ids_Bl], dim=1)
+        if scale + 1 == stop and not torch.isfinite(total):
+            raise JobError(f"logits of scales {start + 1} to {stop} are not finite: weights or dtype are unfit")
+        yield ids_BL
         if scale + 1 < stop:
             f_hat_BChw = f_hat_BChw + quantizer.residual(ids_Bl, scale)
             next_BlD = quantizer.next_input(f_hat_BChw, scale + 1)
             x_RlC = var.embed(next_BlD, start=offsets[scale + 1]).repeat(rows, 1, 1)
             mask = None
-    if not torch.isfinite(total):
-        raise JobError(f"logits of scales {start + 1} to {stop} are not finite: weights or dtype are unfit")
-    return torch.cat(ids, dim=1)
 
 
-def guided_logits(var: Var, h_RlC: Tensor, condition: Conditioning, sampling: SamplingConfig, scale: int) -> Tensor:
-    """Logits of one scale after CFG: float32 [B, l, V]."""
-    logits_RlV = var.logits(h_RlC, condition)
-    if sampling.cfg == 0:
-        return logits_RlV
+def guided_logits(
+    logits_RlV: Tensor, guided: bool, chosen: Tensor | slice, cfg: float, scale: int, num_scales: int
+) -> Tensor:
+    """Logits of the chosen images after CFG: float32 [B, l, V]."""
+    if not guided:
+        return logits_RlV[chosen]
     cond_BlV, uncond_BlV = logits_RlV.chunk(2)
-    return guide(cond_BlV, uncond_BlV, sampling.cfg, scale, var.config.pyramid.num_scales)
+    return guide(cond_BlV[chosen], uncond_BlV[chosen], cfg, scale, num_scales)
+
+
+def last(scales: Iterator[Tensor]) -> Tensor:
+    """The ids of all scales, where nobody looks at them on the way."""
+    return deque(scales, maxlen=1).pop()

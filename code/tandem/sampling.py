@@ -6,6 +6,8 @@ Source: VAR (arXiv 2404.02905) and the published CoDe code, which divides by tem
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -27,6 +29,20 @@ def uniforms(seed: int, index_B: np.ndarray, num_tokens: int) -> Tensor:
     ]
     bits = np.stack(streams) >> np.uint64(64 - UNIFORM_BITS)
     return torch.from_numpy(bits.astype(np.int64))
+
+
+def group_rows(
+    sampling: SamplingConfig | Sequence[SamplingConfig], device: torch.device
+) -> list[tuple[SamplingConfig, Tensor | slice]]:
+    """The images of a batch that are sampled alike: each setting with the rows int64 [b] that have it."""
+    if isinstance(sampling, SamplingConfig):
+        return [(sampling, slice(None))]
+    if len(set(sampling)) == 1:
+        return [(sampling[0], slice(None))]
+    rows: dict[SamplingConfig, list[int]] = {}
+    for row, config in enumerate(sampling):
+        rows.setdefault(config, []).append(row)
+    return [(config, torch.tensor(mine, device=device)) for config, mine in rows.items()]
 
 
 def guide(cond_BlV: Tensor, uncond_BlV: Tensor, cfg: float, scale: int, num_scales: int) -> Tensor:

@@ -1,0 +1,170 @@
+"""Dynamic batching: rows of many requests meet in one forward.
+
+A batch is cut when the model is free, never before, so that whatever has arrived by then goes together. (Ray Serve's
+own decorator cuts batches while the model works, which makes small ones of a steady stream, and knows neither keys
+nor requests that have to run alone.) Rows of one batch share a key; the oldest row decides which. Pure asyncio.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Hashable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Generic, Protocol, TypeVar
+
+RowT = TypeVar("RowT")
+ValueT = TypeVar("ValueT")
+
+
+class Work(Protocol[RowT, ValueT]):
+    """What is done to a batch: yields (position in the batch, value), as often for each row as it likes."""
+
+    def __call__(self, rows: Sequence[RowT], size: int) -> Iterator[tuple[int, ValueT]]:
+        """`size` >= len(rows) is the padded batch size."""
+
+
+@dataclass(frozen=True)
+class BatchReport:
+    """One batch, for metrics: rows, the size they were padded to, and seconds waited by the oldest and worked."""
+
+    rows: int
+    size: int
+    wait_s: float
+    work_s: float
+
+
+@dataclass(eq=False)
+class Ticket(Generic[RowT]):
+    """One request in the queue. Its rows may go in several batches."""
+
+    rows: Sequence[RowT]
+    key: Hashable
+    alone: bool
+    arrived: float
+    events: asyncio.Queue[tuple[int, object]]
+    next: int = 0  # the first row that has not been put into a batch
+    left: int = 0  # rows that are not finished
+    cancelled: bool = False
+    wait_s: float = 0.0  # of the last batch it took part in
+
+    @property
+    def waiting(self) -> int:
+        return 0 if self.cancelled else len(self.rows) - self.next
+
+
+FINISHED = -1  # position that stands for the end of a request
+
+
+@dataclass(eq=False)
+class Batcher(Generic[RowT, ValueT]):
+    """Runs `work` in a thread of its own on batches of at most `most` rows, padded to a power of two.
+
+    Args:
+        wait_s: so long an incomplete batch waits for company before it starts, counted from its oldest row.
+        observe: told of every batch.
+
+    A request that is `alone` shares no batch with others, and its batches all have the size `most`: what comes out
+    then depends on the request alone. To be used within one event loop.
+    """
+
+    work: Work[RowT, ValueT]
+    most: int
+    wait_s: float
+    observe: Callable[[BatchReport], None] = lambda report: None
+    queue: deque[Ticket[RowT]] = field(default_factory=deque)
+
+    def __post_init__(self) -> None:
+        self.pool = ThreadPoolExecutor(1, thread_name_prefix="model")
+        self.changed = asyncio.Event()
+        self.loop_task: asyncio.Task[None] | None = None
+
+    @property
+    def waiting(self) -> int:
+        """Rows that are in no batch yet."""
+        return sum(ticket.waiting for ticket in self.queue)
+
+    async def run(self, rows: Sequence[RowT], key: Hashable, alone: bool = False) -> AsyncIterator[tuple[int, ValueT]]:
+        """Yields (position in `rows`, value) as the work makes them. Raises what the work raises.
+
+        If the consumer goes away, rows that wait leave the queue, and values of rows under way are dropped.
+        """
+        ticket: Ticket[RowT] = Ticket(rows, key, alone, time.monotonic(), asyncio.Queue(), left=len(rows))
+        self.queue.append(ticket)
+        self.changed.set()
+        if self.loop_task is None:
+            self.loop_task = asyncio.create_task(self.serve())
+        try:
+            while True:
+                position, value = await ticket.events.get()
+                if isinstance(value, BaseException):
+                    raise value
+                if position == FINISHED:
+                    return
+                yield position, value  # type: ignore[misc]
+        finally:
+            ticket.cancelled = True
+            if ticket in self.queue:
+                self.queue.remove(ticket)
+
+    async def serve(self) -> None:
+        """Cuts batches and works on them, one after the other, for ever."""
+        loop = asyncio.get_running_loop()
+        while True:
+            batch, size = await self.next_batch()
+            began = time.monotonic()
+            wait_s = began - min(ticket.arrived for ticket, _ in batch)
+            for ticket, _ in batch:
+                ticket.wait_s = began - ticket.arrived
+            try:
+                await loop.run_in_executor(self.pool, self.work_on, batch, size, loop)
+                outcome: BaseException | None = None
+            except Exception as error:
+                outcome = error
+            for ticket, _ in batch:
+                ticket.left -= 1
+                if outcome is not None:
+                    ticket.events.put_nowait((FINISHED, outcome))
+                elif ticket.left == 0:
+                    ticket.events.put_nowait((FINISHED, None))
+            self.observe(BatchReport(len(batch), size, wait_s, time.monotonic() - began))
+
+    def work_on(self, batch: list[tuple[Ticket[RowT], int]], size: int, loop: asyncio.AbstractEventLoop) -> None:
+        """In the model's thread: hands every value to its request as soon as it is there."""
+        rows = [ticket.rows[position] for ticket, position in batch]
+        for place, value in self.work(rows, size):
+            ticket, position = batch[place]
+            loop.call_soon_threadsafe(ticket.events.put_nowait, (position, value))
+
+    async def next_batch(self) -> tuple[list[tuple[Ticket[RowT], int]], int]:
+        """Wait until there is a full batch, or an incomplete one that has waited long enough; take it."""
+        while True:
+            self.changed.clear()
+            if not self.queue:
+                await self.changed.wait()
+                continue
+            oldest = self.queue[0]
+            chosen = self.choose(oldest)
+            patience = oldest.arrived + self.wait_s - time.monotonic()
+            if len(chosen) == self.most or oldest.alone or patience <= 0:
+                for ticket, _ in chosen:
+                    ticket.next += 1
+                self.queue = deque(ticket for ticket in self.queue if ticket.waiting)
+                return chosen, self.most if oldest.alone else padded(len(chosen), self.most)
+            try:
+                await asyncio.wait_for(self.changed.wait(), patience)
+            except asyncio.TimeoutError:
+                continue
+
+    def choose(self, oldest: Ticket[RowT]) -> list[tuple[Ticket[RowT], int]]:
+        """The rows that go together with the oldest one, in order of arrival."""
+        company = [oldest] if oldest.alone else [t for t in self.queue if t.key == oldest.key and not t.alone]
+        waiting = ((ticket, position) for ticket in company for position in range(ticket.next, len(ticket.rows)))
+        return [pair for pair, _ in zip(waiting, range(self.most), strict=False)]
+
+
+def padded(rows: int, most: int) -> int:
+    """Batch size for so many rows: the next power of two, at most `most`. Few shapes, to be compiled or captured."""
+    return min(most, 1 << (rows - 1).bit_length())

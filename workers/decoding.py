@@ -1,0 +1,149 @@
+"""What the replicas of the endpoint compute: batches of rows from many requests, through drafter or refiner.
+
+The models are those of a job (`workers.drafter`, `workers.refiner`); here each row has its own seed and sampling,
+and what has been decoded so far is given out after the scales that somebody wants to see.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from tandem.collaborative import decode, decode_scales
+from tandem.errors import JobError
+from tandem.prefix import to_tokens
+from tandem.sampling import uniforms
+from tandem.var import Var
+from tandem.vqvae import Vqvae
+from workers.endpoint_types import ImageRequest
+from workers.models import DTYPES, ModelSet, load_tokenizer, load_transformer, pick_device
+from workers.refiner import to_uint8
+
+
+@dataclass(frozen=True)
+class Row:
+    """One image of a request, and the ids of the scales that are there already: uint16 [L']."""
+
+    request: ImageRequest
+    index: int
+    prefix: NDArray[np.uint16]
+
+
+@dataclass(frozen=True)
+class Look:
+    """Pixels uint8 [H, W, 3] after `scale` scales."""
+
+    scale: int
+    pixels: NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """What the drafter made of a row: uint16 [L'], and the seconds its batch took."""
+
+    ids: NDArray[np.uint16]
+    seconds: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """A finished image, uint8 [H, W, 3], and the seconds its batch took."""
+
+    pixels: NDArray[np.uint8]
+    seconds: dict[str, float]
+
+
+@dataclass(frozen=True)
+class RowBatch:
+    """Rows padded to `size` with the last of them, as the models take them."""
+
+    rows: Sequence[Row]
+    labels_B: Tensor
+    uniforms_BL: Tensor
+    prefix_BL: Tensor
+
+    @classmethod
+    def of(cls, rows: Sequence[Row], size: int, num_tokens: int, device: torch.device) -> RowBatch:
+        filled = [*rows, *[rows[-1]] * (size - len(rows))]
+        noise = [uniforms(row.request.seed, np.array([row.index]), num_tokens) for row in filled]
+        prefix = np.stack([row.prefix for row in filled]).astype(np.int64)
+        return cls(
+            filled,
+            torch.tensor([row.request.label for row in filled], device=device),
+            torch.cat(noise).to(device),
+            torch.from_numpy(prefix).to(device),
+        )
+
+
+class Decoding:
+    """One transformer and the VQVAE on one device."""
+
+    def __init__(self, models: ModelSet, role: str, dtype: str, threads: int):
+        torch.set_num_threads(threads)
+        self.device = pick_device()
+        ref = models.drafter if role == "drafter" else models.ref("refiner")
+        self.var: Var = load_transformer(ref, DTYPES[dtype], self.device)
+        patch_nums = models.drafter_config.patch_nums
+        self.vqvae: Vqvae = load_tokenizer(models.vqvae, patch_nums, DTYPES[dtype], self.device)
+        self.pyramid = self.var.config.pyramid
+
+    def scales(self, batch: RowBatch, num_rows: int, stop: int) -> Iterator[tuple[int, Look] | Tensor]:
+        """Decode up to scale `stop`: looks at the rows that want them, and the ids [B, L'] in the end."""
+        start = len(self.vqvae.quantize.split(batch.prefix_BL))
+        sampling = [row.request.sampling for row in batch.rows]
+        ids_BL = batch.prefix_BL
+        scales = decode_scales(
+            self.var, self.vqvae.quantize, batch.labels_B, batch.uniforms_BL, batch.prefix_BL, stop, sampling
+        )
+        for scale, ids_BL in enumerate(scales if stop > start else (), start + 1):
+            wanted = [i for i in range(num_rows) if scale in batch.rows[i].request.preview_scales]
+            if wanted:
+                pixels = to_uint8(decode(self.vqvae, ids_BL[wanted]))
+                yield from ((i, Look(scale, image)) for i, image in zip(wanted, pixels, strict=True))
+        yield ids_BL
+
+
+class DraftWork(Decoding):
+    """Scales 1..N. All rows of a batch have the same N."""
+
+    def __init__(self, models: ModelSet, dtype: str, threads: int):
+        super().__init__(models, "drafter", dtype, threads)
+
+    def __call__(self, rows: Sequence[Row], size: int) -> Iterator[tuple[int, Look | Tokens]]:
+        began = time.perf_counter()
+        batch = RowBatch.of(rows, size, self.pyramid.num_tokens, self.device)
+        for made in self.scales(batch, len(rows), rows[0].request.draft_steps):
+            if isinstance(made, Tensor):
+                tokens = to_tokens(made)
+                seconds = {"draft": time.perf_counter() - began}
+                yield from ((i, Tokens(tokens[i], seconds)) for i in range(len(rows)))
+            else:
+                yield made
+
+
+class RefineWork(Decoding):
+    """Scales N+1..K behind the rows' prefixes, and pixels."""
+
+    def __init__(self, models: ModelSet, dtype: str, threads: int):
+        super().__init__(models, "refiner", dtype, threads)
+
+    def __call__(self, rows: Sequence[Row], size: int) -> Iterator[tuple[int, Look | Pixels]]:
+        began = time.perf_counter()
+        batch = RowBatch.of(rows, size, self.pyramid.num_tokens, self.device)
+        for made in self.scales(batch, len(rows), self.pyramid.num_scales):
+            if isinstance(made, Tensor):
+                refined = time.perf_counter()
+                pixels_B3HW = decode(self.vqvae, made)[: len(rows)]
+                if not torch.isfinite(pixels_B3HW).all():
+                    raise JobError("the decoder made pixels that are not finite")
+                pixels = to_uint8(pixels_B3HW)
+                seconds = {"refine": refined - began, "decode": time.perf_counter() - refined}
+                yield from ((i, Pixels(pixels[i], seconds)) for i in range(len(rows)))
+            else:
+                yield made

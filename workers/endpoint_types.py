@@ -1,0 +1,59 @@
+"""What travels between the deployments of the endpoint. No torch here: the ingress does without."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tandem.config import SamplingConfig
+from tandem.images import Codec
+
+
+@dataclass(frozen=True)
+class ImageRequest:
+    """One checked request: n images of one class. Image i is the one with index i of the job with this seed.
+
+    Attributes:
+        draft_steps: N, 0 to K: 0 is the refiner alone, K the drafter alone.
+        preview_scales: how many scales are decoded at each preview, 1 to K - 1.
+        deterministic: decoded alone, in batches of one fixed shape.
+    """
+
+    label: int
+    seed: int
+    n: int
+    draft_steps: int
+    sampling: SamplingConfig
+    codec: Codec = "png"
+    quality: int = 92
+    deterministic: bool = False
+    preview_scales: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True)
+class Drafted:
+    """From a drafter to a refiner: uint16 [n, L'] ids of the first `draft_steps` scales, and seconds so far."""
+
+    request: ImageRequest
+    tokens: NDArray[np.uint16]
+    seconds: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Preview:
+    """An image file of what is decoded after `scale` scales."""
+
+    image: int
+    scale: int
+    made_by: str
+    data: bytes
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """The n image files of a request, and the seconds that each stage took, waiting for company apart."""
+
+    files: list[bytes]
+    seconds: dict[str, float] = field(default_factory=dict)
