@@ -25,6 +25,7 @@ class Command:
 
 COMMANDS = {
     "generate": Command("jobs.generate", "GenerateSpec", "run", "synthesise a labelled image dataset"),
+    "serve": Command("jobs.serve", "ServeSpec", "run", "the models behind an HTTP endpoint, with a page"),
     "draft": Command("jobs.draft", "DraftSpec", "run", "make and keep the coarse token maps alone"),
     "refine": Command("jobs.refine", "RefineSpec", "run", "finish drafted images"),
     "profile": Command("jobs.profile", "ProfileSpec", "run", "measure seconds per batch of every stage"),
@@ -52,6 +53,7 @@ commands:
 
 examples:
   tandem generate --classes all --per-class 20 --out out     a dataset from the embedded model
+  tandem serve                                               an endpoint and a page at http://127.0.0.1:8000/
   tandem plan --profile paper-l20 --gpus l20:3 --images 1e6  which GPUs draft and which refine
   tandem bench store                                         how fast files are written here
   tandem models                                              what models there are

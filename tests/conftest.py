@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from s3_server import S3Server, free_port
+from served import Served, serve
 from tiny_models import save_tiny_models
 
 
@@ -62,3 +63,12 @@ def s3_server(s3_environment: dict[str, str], tmp_path_factory: pytest.TempPathF
     server.start()
     yield s3_environment["AWS_ENDPOINT_URL"]
     server.stop()
+
+
+@pytest.fixture(scope="session")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """`tandem serve` with the embedded model: one drafter and one refiner on simulated GPUs."""
+    log = tmp_path_factory.mktemp("served") / "log"
+    server = serve(log, "--placement", "split", "--drafters", "1", "--refiners", "1")
+    yield server
+    assert server.stop() == 0, log.read_text()

@@ -17,23 +17,26 @@ from typing import Generic, Protocol, TypeVar
 
 RowT = TypeVar("RowT")
 ValueT = TypeVar("ValueT")
+InT = TypeVar("InT", contravariant=True)
+OutT = TypeVar("OutT", covariant=True)
 
 
-class Work(Protocol[RowT, ValueT]):
+class Work(Protocol[InT, OutT]):
     """What is done to a batch: yields (position in the batch, value), as often for each row as it likes."""
 
-    def __call__(self, rows: Sequence[RowT], size: int) -> Iterator[tuple[int, ValueT]]:
+    def __call__(self, rows: Sequence[InT], size: int) -> Iterator[tuple[int, OutT]]:
         """`size` >= len(rows) is the padded batch size."""
 
 
 @dataclass(frozen=True)
 class BatchReport:
-    """One batch, for metrics: rows, the size they were padded to, and seconds waited by the oldest and worked."""
+    """One batch: rows, the size they were padded to, seconds waited by the oldest and worked, and what went wrong."""
 
     rows: int
     size: int
     wait_s: float
     work_s: float
+    error: Exception | None = None
 
 
 @dataclass(eq=False)
@@ -48,7 +51,6 @@ class Ticket(Generic[RowT]):
     next: int = 0  # the first row that has not been put into a batch
     left: int = 0  # rows that are not finished
     cancelled: bool = False
-    wait_s: float = 0.0  # of the last batch it took part in
 
     @property
     def waiting(self) -> int:
@@ -94,14 +96,14 @@ class Batcher(Generic[RowT, ValueT]):
         ticket: Ticket[RowT] = Ticket(rows, key, alone, time.monotonic(), asyncio.Queue(), left=len(rows))
         self.queue.append(ticket)
         self.changed.set()
-        if self.loop_task is None:
+        if self.loop_task is None or self.loop_task.done():
             self.loop_task = asyncio.create_task(self.serve())
         try:
             while True:
                 position, value = await ticket.events.get()
-                if isinstance(value, BaseException):
-                    raise value
                 if position == FINISHED:
+                    if isinstance(value, Exception):
+                        raise value
                     return
                 yield position, value  # type: ignore[misc]
         finally:
@@ -116,20 +118,16 @@ class Batcher(Generic[RowT, ValueT]):
             batch, size = await self.next_batch()
             began = time.monotonic()
             wait_s = began - min(ticket.arrived for ticket, _ in batch)
-            for ticket, _ in batch:
-                ticket.wait_s = began - ticket.arrived
+            fault: Exception | None = None
             try:
                 await loop.run_in_executor(self.pool, self.work_on, batch, size, loop)
-                outcome: BaseException | None = None
             except Exception as error:
-                outcome = error
+                fault = error
             for ticket, _ in batch:
                 ticket.left -= 1
-                if outcome is not None:
-                    ticket.events.put_nowait((FINISHED, outcome))
-                elif ticket.left == 0:
-                    ticket.events.put_nowait((FINISHED, None))
-            self.observe(BatchReport(len(batch), size, wait_s, time.monotonic() - began))
+                if fault is not None or ticket.left == 0:
+                    ticket.events.put_nowait((FINISHED, fault))
+            self.observe(BatchReport(len(batch), size, wait_s, time.monotonic() - began, fault))
 
     def work_on(self, batch: list[tuple[Ticket[RowT], int]], size: int, loop: asyncio.AbstractEventLoop) -> None:
         """In the model's thread: hands every value to its request as soon as it is there."""

@@ -1,0 +1,99 @@
+"""A Ray Serve application's life: a free port, up, drained, down."""
+
+from __future__ import annotations
+
+import logging
+import re
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+import ray
+from ray import serve
+from ray.serve import Application
+from ray.serve.config import ProxyLocation
+from ray.serve.schema import LoggingConfig
+
+from tandem.errors import InputError, JobError
+
+POLL_S = 0.2
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+def find_port(host: str, port: int) -> int:
+    """The port asked for, or a free one for 0. InputError if somebody listens there already."""
+    try:
+        with socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+            return int(probe.getsockname()[1])
+    except OSError as error:
+        hint = "--port 0 takes a free one" if port else None
+        raise InputError(f"--host, --port: cannot listen on {host}:{port}: {error.strerror or error}", hint) from None
+
+
+def start(app: Application, name: str, host: str, port: int, access_log: bool = False) -> None:
+    """Deploy and wait until all replicas run. JobError with the cause if one does not come up."""
+    logs = LoggingConfig(enable_access_log=access_log)
+    where = ProxyLocation.HeadOnly if host in LOOPBACK else ProxyLocation.EveryNode
+    logging.getLogger("ray.serve").setLevel(logging.ERROR)  # the driver's own; replicas write to files
+    try:
+        serve.start(proxy_location=where, http_options={"host": host, "port": port}, logging_config=logs)
+        serve.run(app, name=name, route_prefix="/", logging_config=logs)
+    except RuntimeError as error:
+        cause = failed_replica(name) or " ".join(str(error).split())
+        serve.shutdown()
+        raise JobError(
+            f"the endpoint did not come up: {cause}", "its logs are in /tmp/ray/session_latest/logs"
+        ) from None
+
+
+def failed_replica(name: str) -> str | None:
+    """What the first unhealthy deployment says of itself, as one line: the last error of its traceback."""
+    deployments = serve.status().applications[name].deployments
+    for deployment, status in deployments.items():
+        if raised := re.findall(r"^(?:ray\.\S+: )?((?:[\w.]+(?:Error|Exception)): .+)$", status.message, re.M):
+            return f"{deployment}: {raised[-1]}"
+    return None
+
+
+def drain(name: str, ingress: str, timeout_s: float, tell: Callable[[int], None] = lambda images: None) -> None:
+    """Let no new work in, wait until what is in hand is answered, and take the application down."""
+    handle = serve.get_deployment_handle(ingress, name)
+    until = time.monotonic() + timeout_s
+    while (images := sum(handle.broadcast("drain").results(timeout_s=10))) and time.monotonic() < until:
+        tell(images)
+        time.sleep(POLL_S)
+    serve.delete(name)  # the rest of Serve goes with Ray, or serves others on the cluster that was joined
+
+
+def metrics_addresses() -> list[str]:
+    """Where each node tells Prometheus what it counts."""
+    return [
+        f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
+        for node in ray.nodes()
+        if node["Alive"]
+    ]
+
+
+@contextmanager
+def until_told() -> Iterator[threading.Event]:
+    """An event that the first SIGINT or SIGTERM sets; a second one raises KeyboardInterrupt.
+
+    To be entered after `ray.init`, which puts its own handlers in place.
+    """
+    told = threading.Event()
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        if told.is_set():
+            raise KeyboardInterrupt
+        told.set()
+
+    kept = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield told
+    finally:
+        for number, handler in kept.items():
+            signal.signal(number, handler)

@@ -1,0 +1,219 @@
+"""`tandem serve`: the models behind HTTP, on Ray Serve; and `app`, the same for `serve run` and config files."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from ray.serve import Application
+
+from cluster.nodes import gpus_by_kind
+from cluster.plan import Placement, place, place_by_plan
+from cluster.planner import Request, make_plan
+from cluster.profile import read_profile
+from cluster.server import LOOPBACK, drain, find_port, metrics_addresses, start, until_told
+from cluster.session import Session, describe_cluster, living_nodes, open_session
+from jobs.options import DecodingOptions
+from jobs.progress import say
+from jobs.running import choose_draft_steps, choose_sampling, software
+from tandem.errors import InputError, PlacementError
+from tandem.images import Provenance
+from workers.api_models import About
+from workers.decoding import DraftWork, RefineWork
+from workers.endpoint import INGRESS, Parts, Publisher, Scale, build_app
+from workers.endpoint_types import ImageRequest
+from workers.gateway import GatewaySettings
+from workers.guard import digest
+from workers.models import ModelSet, resolve_models
+from workers.replicas import FileEncoder, ReplicaSettings
+from workers.store import open_store
+
+APP = "tandem"
+KEYS = "TANDEM_API_KEYS"
+MIN_KEY = 16  # characters: only digests of keys leave this process, and short keys could be found from them
+
+EXAMPLES = """examples:
+  tandem serve                                   then open http://127.0.0.1:8000/
+  tandem serve --drafters 2 --refiners 1 --placement split --port 9000
+  tandem serve --drafter var_d30.pth --refiner var_d16.pth --vqvae vae_ch160v4096z32.pth --batch 32
+  TANDEM_API_KEYS=... tandem serve --host 0.0.0.0 --store s3://bucket/served
+
+  curl -s http://127.0.0.1:8000/v1/images/generations -H 'Content-Type: application/json' \\
+      -d '{"prompt": "face", "seed": 1}'
+
+Clients written for the OpenAI images API work with the base address http://127.0.0.1:8000/v1. Ctrl-C and SIGTERM let
+running requests finish. API keys come from the environment alone: TANDEM_API_KEYS, separated by commas."""
+
+
+class AppSpec(DecodingOptions):
+    """What the application is: models, batches, limits. Also the `args` of a Ray Serve config file."""
+
+    drafter: str = Field("embedded", description="'embedded', a file, an s3:// address, or a preset (d16 to d36)")
+    refiner: str = Field("embedded", description="like --drafter; the smaller model")
+    model_id: str = Field("", description="what clients call the pair; default: tandem-embedded, or from its files")
+    batch: PositiveInt = Field(8, description="most images of one forward, and the size of deterministic ones")
+    batch_wait_ms: float = Field(5.0, ge=0, le=1000, description="so long an incomplete batch waits for company")
+    placement: Literal["auto", "split", "colocated", "cpu"] = Field(
+        "auto", description="split: a GPU each; colocated: drafter and refiner share one, half each; cpu; auto"
+    )
+    drafters: PositiveInt | None = Field(None, description="drafter replicas; the most with --autoscale")
+    refiners: PositiveInt | None = Field(None, description="refiner replicas; the most with --autoscale")
+    ingresses: PositiveInt = Field(1, description="replicas of the HTTP API; each has its own queue")
+    autoscale: bool = Field(False, description="start with one replica of each and let Ray Serve follow the load")
+    profile: tuple[str, ...] | None = Field(
+        None, description="profile of each kind of GPU: the planner says how many draft and how many refine"
+    )
+    max_images: PositiveInt = Field(256, description="images in flight of one ingress; more are answered 429")
+    max_n: PositiveInt = Field(10, description="images of one request")
+    timeout_s: PositiveFloat = Field(120.0, description="time limit of a request, then 503")
+    store: str | None = Field(None, description="s3://bucket/prefix for response_format url")
+    url_seconds: PositiveInt = Field(3600, le=7 * 24 * 3600, description="how long such a link is good")
+    cors_origins: tuple[str, ...] = Field((), description="other sites whose pages may call: https://a.example")
+
+    @model_validator(mode="after")
+    def check_together(self) -> AppSpec:
+        if self.profile and (self.placement not in ("auto", "split") or self.drafters or self.refiners):
+            raise ValueError("expected --profile with --placement auto or split and without --drafters and --refiners")
+        if self.max_n > self.max_images:
+            raise ValueError(f"expected --max-n of at most --max-images {self.max_images}, got {self.max_n}")
+        if self.store is not None and not self.store.startswith("s3://"):
+            raise ValueError(f"expected --store s3://bucket/prefix, got {self.store!r}")
+        return self
+
+
+class ServeSpec(AppSpec):
+    """Serve images over HTTP: drafters and refiners on Ray Serve behind the OpenAI images API, and a page."""
+
+    host: str = Field("127.0.0.1", description="address to listen on; 0.0.0.0 is every network")
+    port: int = Field(8000, ge=0, le=65535, description="0 takes a free one")
+    access_log: bool = Field(False, description="log every request, in Ray's files")
+    logical_gpus: NonNegativeInt = Field(4, description="simulated GPUs offered where the machine has none")
+    address: str | None = Field(None, description="Ray cluster to join (also RAY_ADDRESS); default: start Ray here")
+
+
+def app(args: AppSpec) -> Application:
+    """For `serve run jobs.serve:app` and config files; `args` are the options of `tandem serve` that say what it is."""
+    return make_app(args, describe_cluster("this"))[0]
+
+
+def make_app(spec: AppSpec, session: Session) -> tuple[Application, Placement, About]:
+    """Check everything, choose the placement, and bind the deployments."""
+    models = resolve_models(spec.drafter, spec.refiner, spec.vqvae, spec.random_weights)
+    about = describe(spec, models)
+    publish = None
+    if spec.store is not None:
+        store = open_store(spec.store)
+        store.check()
+        publish = Publisher(store, spec.url_seconds)
+    gateway = GatewaySettings(
+        max_images=spec.max_images,
+        max_n=spec.max_n,
+        timeout_s=spec.timeout_s,
+        key_digests=tuple(map(digest, api_keys())),
+        origins=spec.cors_origins,
+        publish=publish,
+    )
+    placement = choose_placement(spec, session, about.draft_steps)
+    on_real_gpus = placement.mode != "cpu" and not session.simulated
+    dtype = spec.dtype if spec.dtype != "auto" else "bfloat16" if on_real_gpus else "float32"
+    warm_up = ImageRequest(0, 0, 1, about.draft_steps, about.sampling)
+    sha256 = models.hashes
+    provenance = Provenance(software(), sha256["drafter"], sha256["refiner"], sha256["vqvae"], 0, about.draft_steps)
+    parts = Parts(
+        partial(DraftWork, models, dtype, spec.threads),
+        partial(RefineWork, models, dtype, spec.threads),
+        FileEncoder(provenance, about.class_names),
+    )
+    warm_prefix = models.drafter_config.pyramid.offsets[about.draft_steps]
+    replica = ReplicaSettings(spec.batch, spec.batch_wait_ms / 1000, warm_up, warm_prefix)
+    bound = build_app(parts, about, gateway, replica, *scales(spec, placement), spec.ingresses)
+    return bound, placement, about
+
+
+def describe(spec: AppSpec, models: ModelSet) -> About:
+    """What the API tells of the models."""
+    draft_steps = choose_draft_steps(spec.draft_steps, models.drafter_config.pyramid)
+    embedded = spec.drafter == spec.refiner == "embedded"
+    name = "tandem-embedded" if embedded else f"tandem-{Path(spec.drafter).stem}-{Path(spec.refiner).stem}"
+    return About(
+        model_id=spec.model_id or name,
+        image_size=models.image_size,
+        patch_nums=models.drafter_config.patch_nums,
+        vocab_size=models.drafter_config.vocab_size,
+        class_names=models.class_names,
+        draft_steps=draft_steps,
+        sampling=choose_sampling(spec, models.sampling),
+        created=int(time.time()),
+        sha256=models.hashes,
+    )
+
+
+def choose_placement(spec: AppSpec, session: Session, draft_steps: int) -> Placement:
+    """By profiles, or by number alone. One of each on CPUs and on simulated GPUs unless more are asked for."""
+    if spec.profile:
+        nodes = living_nodes()
+        wish = Request(gpus_by_kind(nodes), images=1, draft_steps=draft_steps, batch=None)
+        plan = make_plan([read_profile(source) for source in spec.profile], wish)
+        options = [option for option in (plan.best, *plan.runners_up) if option.mode == "split"]
+        if not options:
+            raise PlacementError("--profile: expected GPUs enough for a split, found none that serves")
+        return place_by_plan(options[0], nodes)
+    return place(spec.placement, spec.drafters, spec.refiners, session.num_gpus, session.simulated)
+
+
+def scales(spec: AppSpec, placement: Placement) -> tuple[Scale, Scale]:
+    """Replicas of both deployments, and how each follows the load.
+
+    A request is in hand at a drafter until its refiner has answered, so a drafter has 1 + R / D times the requests
+    in hand that a refiner has when both are as busy; with targets in this ratio both grow in the plan's.
+    """
+    gpus = {"split": 1.0, "colocated": 0.5, "cpu": 0.0}[placement.mode]
+    cpus = float(spec.threads) if placement.mode == "cpu" else 0.0
+    drafters, refiners = placement.num_drafters, placement.num_refiners
+    least = (1, 1) if spec.autoscale else (drafters, refiners)
+    at_once = float(spec.batch)
+    return (
+        Scale(least[0], drafters, cpus, gpus, at_once * (1 + refiners / drafters)),
+        Scale(least[1], refiners, cpus, gpus, at_once),
+    )
+
+
+def api_keys() -> list[str]:
+    """From the environment. InputError for keys that could be guessed."""
+    keys = [key.strip() for key in os.environ.get(KEYS, "").split(",") if key.strip()]
+    if short := [key for key in keys if len(key) < MIN_KEY]:
+        raise InputError(f"{KEYS}: expected keys of {MIN_KEY} characters or more, got one of {len(short[0])}")
+    return keys
+
+
+def run(spec: ServeSpec) -> None:
+    """Serve until ctrl-C or SIGTERM, then let running requests finish."""
+    if spec.host not in LOOPBACK and not api_keys():
+        say(f"warning: {spec.host} can be reached from other machines, and no {KEYS} are set")
+    port = find_port(spec.host, spec.port)
+    replicas = (spec.drafters or 1) + (spec.refiners or 1)
+    with open_session(spec.address, spec.logical_gpus, 2 + replicas * spec.threads) as session:
+        began = time.monotonic()
+        bound, placement, about = make_app(spec, session)
+        say(session.describe())
+        say(placement.describe())
+        say(f"{about.model_id}: {about.size} px, {len(about.class_names)} classes, N = {about.draft_steps}; loading")
+        start(bound, APP, spec.host, port, spec.access_log)
+        with until_told() as told:
+            say(f"loaded in {time.monotonic() - began:.0f} s; metrics for Prometheus: {metrics_addresses()[0]}")
+            say(f"serving http://{spec.host}:{port}/ and the API below /v1; ctrl-C lets running requests finish")
+            told.wait()
+            say("draining: running requests finish, new ones are refused")
+            drain(APP, INGRESS, spec.timeout_s, lambda images: None)
+    say("stopped")
+
+
+if __name__ == "__main__":
+    from jobs.cli import main
+
+    sys.exit(main(["serve", *sys.argv[1:]]))

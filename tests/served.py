@@ -1,0 +1,87 @@
+"""A running `tandem serve` in a process of its own, and ways to ask it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from runs import start, wait_until
+from s3_server import free_port
+
+MARK = "TANDEM_TEST_SERVER"  # in the environment of all processes of one server: its port
+
+
+@dataclass
+class Served:
+    """`url` is where it listens, `key` what it asks for."""
+
+    process: subprocess.Popen[bytes]
+    url: str
+    log: Path
+    key: str = ""
+
+    def post(self, timeout: float = 120, **body: Any) -> tuple[int, dict[str, Any]]:
+        """Status and JSON of a request for images."""
+        headers = {"Content-Type": "application/json", "Authorization": f"Bearer {self.key}"}
+        data = json.dumps(body).encode()
+        request = urllib.request.Request(f"{self.url}/v1/images/generations", data, headers)
+        try:
+            with urllib.request.urlopen(request, timeout=timeout) as answer:
+                return answer.status, json.load(answer)
+        except urllib.error.HTTPError as error:
+            return error.code, json.load(error)
+
+    def is_ready(self) -> bool:
+        try:
+            with urllib.request.urlopen(f"{self.url}/readyz", timeout=5) as answer:
+                return bool(answer.status == 200)
+        except OSError:
+            assert self.process.poll() is None, self.log.read_text()
+            return False
+
+    def stop(self) -> int:
+        """SIGTERM; the exit code."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(timeout=60)
+
+
+def serve(log: Path, *options: str, key: str = "", **variables: str) -> Served:
+    """Start a server, and wait until it is ready."""
+    port = free_port()
+    process = start(
+        ["serve", "--port", str(port), *options], log, TANDEM_API_KEYS=key, **{MARK: str(port)}, **variables
+    )
+    served = Served(process, f"http://127.0.0.1:{port}", log, key)
+    wait_until(served.is_ready, "the server is ready")
+    return served
+
+
+def replicas(deployment: str, served: Served) -> list[int]:
+    """Process ids of the replicas of one deployment ("Drafter", "Refiner", "Ingress") of this server."""
+    mark = f"{MARK}={served.url.rpartition(':')[2]}".encode()
+    found = []
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit():
+            try:
+                title = (folder / "cmdline").read_bytes().decode(errors="replace")
+                marked = mark in (folder / "environ").read_bytes().split(b"\0")
+            except OSError:  # it has ended
+                continue
+            if title.startswith(f"ray::ServeReplica:tandem:{deployment}") and marked:
+                found.append(int(folder.name))
+    return found
+
+
+def kill_replicas(deployment: str, served: Served) -> int:
+    """SIGKILL the replicas of one deployment of this server; how many there were."""
+    pids = replicas(deployment, served)
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+    return len(pids)

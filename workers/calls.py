@@ -1,0 +1,55 @@
+"""Calls between deployments that outlive the loss of a replica.
+
+Decoding has no side effects, so a request whose replica is lost is simply asked again of another one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+from ray.exceptions import ObjectLostError, RayActorError, WorkerCrashedError
+from ray.serve.exceptions import ReplicaUnavailableError
+
+from workers.endpoint_types import Preview
+
+LOST = (RayActorError, ReplicaUnavailableError, WorkerCrashedError, ObjectLostError)
+ATTEMPTS = 4
+
+
+async def ask(call: Callable[[], Any]) -> Any:
+    """The answer of `call()`, a Serve response. If the caller goes away, so does the request."""
+    for attempt in range(ATTEMPTS):
+        response = call()
+        try:
+            return await response
+        except LOST:
+            if attempt + 1 == ATTEMPTS:
+                raise
+        except asyncio.CancelledError:
+            response.cancel()
+            raise
+    raise AssertionError("unreachable")
+
+
+async def ask_stream(call: Callable[[], Any]) -> AsyncIterator[Any]:
+    """The events of `call()`, a streaming Serve response. A preview that a lost replica had sent is not sent again."""
+    seen: set[tuple[int, int]] = set()
+    for attempt in range(ATTEMPTS):
+        response, complete = call(), False
+        try:
+            async for event in response:
+                if isinstance(event, Preview):
+                    if (event.image, event.scale) in seen:
+                        continue
+                    seen.add((event.image, event.scale))
+                yield event
+            complete = True
+            return
+        except LOST:
+            if attempt + 1 == ATTEMPTS:
+                raise
+        finally:
+            if not complete:
+                response.cancel()

@@ -1,0 +1,165 @@
+"""The Ray Serve application: ingress -> drafters -> refiners, each deployment calling the next one's handle."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, cast
+
+from fastapi import FastAPI
+from ray import serve
+from ray.serve import Application, Deployment
+from ray.serve.config import BackpressureConfig
+from ray.serve.handle import DeploymentHandle
+
+from workers.api import create_api
+from workers.api_errors import ApiError
+from workers.api_models import About
+from workers.calls import LOST, ask, ask_stream
+from workers.endpoint_metrics import RequestMetrics
+from workers.endpoint_types import ImageRequest, Pictures, Preview
+from workers.gateway import Gateway, GatewaySettings, Watcher
+from workers.replicas import DraftReplica, RefineReplica, ReplicaSettings
+from workers.store import Store
+
+INGRESS = "Ingress"
+QUEUE_PER_ROW = 4  # requests that a replica may hold for each row of a batch: one under way, the rest to choose from
+INGRESS_REQUESTS = 1024  # that one ingress holds at most; it refuses by images long before
+
+
+@dataclass(frozen=True)
+class Publisher:
+    """Puts image files under the hash of their bytes, and tells an address that expires."""
+
+    store: Store
+    seconds: int
+
+    def __call__(self, extension: str, data: bytes) -> str:
+        digest = hashlib.sha256(data).hexdigest()
+        path = f"served/{digest[:2]}/{digest}.{extension}"
+        self.store.put_once(path, data)
+        return self.store.presign(path, self.seconds)
+
+
+class ServeEngine:
+    """Drafters by their handle. What Ray says of lost replicas becomes an answer of the API."""
+
+    def __init__(self, drafter: DeploymentHandle[Any]):
+        self.drafter = drafter
+
+    async def generate(self, request: ImageRequest) -> Pictures:
+        try:
+            pictures: Pictures = await ask(partial(self.drafter.generate.remote, request))
+            return pictures
+        except LOST as error:
+            raise replicas_lost() from error
+
+    async def stream(self, request: ImageRequest) -> AsyncIterator[Preview | Pictures]:
+        try:
+            async for event in ask_stream(partial(self.drafter.options(stream=True).stream.remote, request)):
+                yield event
+        except LOST as error:
+            raise replicas_lost() from error
+
+    async def ready(self) -> bool:
+        return bool(await ask(self.drafter.ready.remote))
+
+
+def replicas_lost() -> ApiError:
+    return ApiError(503, "the replicas that had the request were lost", code="replicas_lost", retry_after_s=5)
+
+
+@serve.ingress()
+class Ingress:
+    """The HTTP API on a replica. Holds no model."""
+
+    def __init__(self, drafter: DeploymentHandle[Any], about: About, settings: GatewaySettings):
+        metrics = RequestMetrics()
+        watcher = Watcher(
+            answered=lambda path, status: metrics.requests.inc(1, {"endpoint": path, "status": str(status)}),
+            took=metrics.seconds.observe,
+            first_preview=metrics.first.observe,
+            in_flight=metrics.in_flight.set,
+        )
+        self.gateway = Gateway(ServeEngine(drafter), about, settings, watcher)
+
+    def __serve_build_asgi_app__(self) -> FastAPI:
+        return create_api(self.gateway)
+
+    def drain(self) -> int:
+        """Take no more requests for images; how many are in flight."""
+        self.gateway.admission.draining = True
+        return self.gateway.admission.in_flight
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Replicas of one deployment, and what each asks of Ray.
+
+    With `least` < `most` Ray Serve scales between them by requests in hand: one replica for each `target_requests`.
+    """
+
+    least: int
+    most: int
+    num_cpus: float
+    num_gpus: float
+    target_requests: float
+
+    def options(self, batch: int) -> dict[str, Any]:
+        """As Ray Serve's deployments take them."""
+        asked: dict[str, Any] = {
+            "ray_actor_options": {"num_cpus": self.num_cpus, "num_gpus": self.num_gpus},
+            "max_ongoing_requests": QUEUE_PER_ROW * batch,
+        }
+        if self.least == self.most:
+            return asked | {"num_replicas": self.most}
+        scaling = {
+            "min_replicas": self.least,
+            "max_replicas": self.most,
+            "target_ongoing_requests": self.target_requests,
+        }
+        return asked | {"autoscaling_config": scaling}
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What the deployments are made of: works are built on the replicas, where the models are loaded."""
+
+    draft: Callable[[], Any]
+    refine: Callable[[], Any]
+    encode: Callable[..., bytes]
+
+
+def build_app(
+    parts: Parts,
+    about: About,
+    gateway: GatewaySettings,
+    replica: ReplicaSettings,
+    drafters: Scale,
+    refiners: Scale,
+    ingresses: int = 1,
+) -> Application:
+    """Bind the three deployments to each other."""
+    patience = {"graceful_shutdown_timeout_s": gateway.timeout_s, "graceful_shutdown_wait_loop_s": 0.5}
+    health = {"health_check_period_s": 5, "health_check_timeout_s": 30}
+    refine = deployment(RefineReplica, name="Refiner", **refiners.options(replica.batch), **patience, **health)
+    draft = deployment(DraftReplica, name="Drafter", **drafters.options(replica.batch), **patience, **health)
+    ingress = deployment(
+        Ingress,
+        name=INGRESS,
+        num_replicas=ingresses,
+        ray_actor_options={"num_cpus": 0},
+        max_ongoing_requests=INGRESS_REQUESTS,
+        max_queued_requests=INGRESS_REQUESTS,
+        backpressure_config=BackpressureConfig(status_code=503, retry_after_s=5),
+        **patience,
+    )
+    refiner = refine.bind(parts.refine, parts.encode, replica)
+    drafter = draft.bind(parts.draft, parts.encode, replica, refiner)
+    return ingress.bind(drafter, about, replace(gateway, batch=replica.batch))
+
+
+def deployment(kind: type, **options: Any) -> Deployment:
+    return cast("Deployment", serve.deployment(kind, **options))

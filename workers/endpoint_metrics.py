@@ -1,0 +1,46 @@
+"""What the endpoint counts, for Prometheus through Ray: names begin with `ray_tandem_serve_`.
+
+Ray Serve adds the tags deployment, replica and application.
+"""
+
+from __future__ import annotations
+
+from ray.serve.metrics import Counter, Gauge, Histogram
+
+from workers.batching import BatchReport
+
+SECONDS = [0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0]
+SIZES = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0]
+
+
+class StageMetrics:
+    """Of one replica of a drafter or refiner."""
+
+    def __init__(self, stage: str) -> None:
+        tags = ("stage",)
+        self.tags = {"stage": stage}
+        self.batch_size = Histogram("tandem_serve_batch_size", "Images of a batch", SIZES, tags)
+        self.padding = Counter("tandem_serve_padded_rows", "Rows that only fill a batch up", tags)
+        self.seconds = Histogram("tandem_serve_batch_seconds", "Seconds of a batch in a stage", SECONDS, tags)
+        self.wait = Histogram("tandem_serve_wait_seconds", "Seconds that a batch's oldest row waited", SECONDS, tags)
+        self.waiting = Gauge("tandem_serve_waiting_images", "Images that wait for a batch", tags)
+        self.images = Counter("tandem_serve_images", "Images made")
+
+    def observe(self, report: BatchReport, waiting: int) -> None:
+        """One batch, and the rows that wait after it."""
+        self.batch_size.observe(report.rows, self.tags)
+        if report.size > report.rows:
+            self.padding.inc(report.size - report.rows, self.tags)
+        self.seconds.observe(report.work_s, self.tags)
+        self.wait.observe(report.wait_s, self.tags)
+        self.waiting.set(waiting, self.tags)
+
+
+class RequestMetrics:
+    """Of one replica of the ingress."""
+
+    def __init__(self) -> None:
+        self.requests = Counter("tandem_serve_requests", "Requests answered", ("endpoint", "status"))  # type: ignore[arg-type]
+        self.seconds = Histogram("tandem_serve_request_seconds", "Seconds of a request for images", SECONDS)
+        self.first = Histogram("tandem_serve_first_preview_seconds", "Seconds to the first preview", SECONDS)
+        self.in_flight = Gauge("tandem_serve_images_in_flight", "Images that are asked for and not answered yet")

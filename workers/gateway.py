@@ -1,0 +1,244 @@
+"""Between the HTTP API and the models: checks a request, waits for its images, and says how they were made.
+
+Knows neither Ray nor torch.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import random
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import asdict, dataclass, field, replace
+from difflib import get_close_matches
+from typing import Any, Protocol
+
+from tandem.images import EXTENSIONS
+from workers.api_errors import ApiError, wrong_value
+from workers.api_models import (
+    MAX_SEED,
+    About,
+    CompletedEvent,
+    ImageBody,
+    ImageData,
+    ImagesResponse,
+    InputTokens,
+    PartialImageEvent,
+    Settings,
+    Usage,
+)
+from workers.endpoint_types import ImageRequest, Pictures, Preview
+from workers.guard import Admission
+
+DEFAULT_PREVIEWS = 3  # the most that the OpenAI API sends
+READY_TIMEOUT_S = 2.0
+
+
+class Engine(Protocol):
+    """What makes the images."""
+
+    async def generate(self, request: ImageRequest) -> Pictures: ...
+
+    def stream(self, request: ImageRequest) -> AsyncIterator[Preview | Pictures]: ...
+
+    async def ready(self) -> bool: ...
+
+
+@dataclass(frozen=True)
+class GatewaySettings:
+    """Limits and doors.
+
+    Attributes:
+        batch: what a replica decodes at once; told to clients.
+        max_images: images in flight before more are refused; max_n: images of one request.
+        key_digests: SHA-256 of the API keys; none: nobody is asked for one.
+        origins: of other sites whose pages may call.
+        publish: puts an image file (name, data) and tells its address; None: there is no object store.
+    """
+
+    batch: int = 8
+    max_images: int = 256
+    max_n: int = 10
+    max_body_bytes: int = 64 << 10
+    timeout_s: float = 120.0
+    key_digests: tuple[str, ...] = ()
+    origins: tuple[str, ...] = ()
+    publish: Callable[[str, bytes], str] | None = None
+
+
+@dataclass
+class Watcher:
+    """What wants to know of requests; the metrics of Ray in a cluster."""
+
+    answered: Callable[[str, int], None] = lambda path, status: None
+    took: Callable[[float], None] = lambda seconds: None
+    first_preview: Callable[[float], None] = lambda seconds: None
+    in_flight: Callable[[int], None] = lambda images: None
+
+
+@dataclass
+class Gateway:
+    """One ingress: settings, models, and what is under way."""
+
+    engine: Engine
+    about: About
+    settings: GatewaySettings
+    watcher: Watcher = field(default_factory=Watcher)
+
+    def __post_init__(self) -> None:
+        self.admission = Admission(self.settings.max_images, self.watcher.in_flight)
+
+    async def answer(self, request: ImageRequest, by_url: bool) -> ImagesResponse:
+        """All images at once. To be called within `admission`."""
+        began = time.monotonic()
+        pictures = await self.in_time(self.engine.generate(request), began)
+        images = [await self.image_data(request, data, by_url) for data in pictures.files]
+        self.watcher.took(time.monotonic() - began)
+        return ImagesResponse(
+            created=int(time.time()),
+            data=images,
+            output_format=request.codec,
+            size=self.about.size,
+            usage=self.usage(request.n),
+            tandem=self.how(request, pictures, time.monotonic() - began),
+        )
+
+    async def events(self, request: ImageRequest, by_url: bool) -> AsyncIterator[PartialImageEvent | CompletedEvent]:
+        """Previews, then the images one by one. To be consumed within `admission`."""
+        began, count = time.monotonic(), 0
+        stream = self.engine.stream(request)
+        while True:
+            event = await self.in_time(anext(stream), began)
+            if isinstance(event, Pictures):
+                break
+            if count == 0:
+                self.watcher.first_preview(time.monotonic() - began)
+            yield self.partial(request, event, count)
+            count += 1
+        self.watcher.took(time.monotonic() - began)
+        for index, data in enumerate(event.files):
+            image = await self.image_data(request, data, by_url)
+            yield CompletedEvent(
+                b64_json=image.b64_json,
+                url=image.url,
+                created_at=int(time.time()),
+                size=self.about.size,
+                output_format=request.codec,
+                usage=self.usage(1),
+                image_index=index,
+                tandem=self.how(request, event, time.monotonic() - began),
+            )
+
+    async def check_ready(self) -> None:
+        """ApiError 503 unless images would be made now."""
+        try:
+            ready = not self.admission.draining and await asyncio.wait_for(self.engine.ready(), READY_TIMEOUT_S)
+        except asyncio.TimeoutError:
+            ready = False
+        if not ready:
+            raise ApiError(503, "models are loading, or the server drains", code="not_ready", retry_after_s=2)
+
+    async def in_time(self, work: Awaitable[Any], began: float) -> Any:
+        """ApiError 503 if it is not there within the time limit of a request."""
+        left = began + self.settings.timeout_s - time.monotonic()
+        try:
+            return await asyncio.wait_for(work, left)
+        except asyncio.TimeoutError:
+            message = f"not made within {self.settings.timeout_s:g} s"
+            raise ApiError(503, message, code="timeout", retry_after_s=self.admission.wait_s(0)) from None
+
+    def partial(self, request: ImageRequest, preview: Preview, count: int) -> PartialImageEvent:
+        return PartialImageEvent(
+            b64_json=base64.b64encode(preview.data).decode(),
+            partial_image_index=count,
+            created_at=int(time.time()),
+            size=self.about.size,
+            output_format=request.codec,
+            image_index=preview.image,
+            scale=preview.scale,
+            num_scales=self.about.num_scales,
+            made_by=preview.made_by,
+        )
+
+    async def image_data(self, request: ImageRequest, data: bytes, by_url: bool) -> ImageData:
+        if not by_url:
+            return ImageData(b64_json=base64.b64encode(data).decode())
+        assert self.settings.publish is not None  # checked before
+        return ImageData(url=await asyncio.to_thread(self.settings.publish, EXTENSIONS[request.codec], data))
+
+    def usage(self, n: int) -> Usage:
+        """One class token in, the tokens of all scales out."""
+        made = n * self.about.num_tokens
+        details = InputTokens(text_tokens=1, image_tokens=0)
+        return Usage(input_tokens=1, output_tokens=made, total_tokens=made + 1, input_tokens_details=details)
+
+    def how(self, request: ImageRequest, pictures: Pictures, total_s: float) -> Settings:
+        seconds = {name: round(value, 4) for name, value in pictures.seconds.items()}
+        wait = max(0.0, total_s - sum(pictures.seconds.values()))
+        return Settings(
+            model=self.about.model_id,
+            label=request.label,
+            class_name=self.about.class_names[request.label],
+            seed=request.seed,
+            draft_steps=request.draft_steps,
+            **sampling_fields(request.sampling),
+            deterministic=request.deterministic,
+            seconds={"wait": round(wait, 4), **seconds, "total": round(total_s, 4)},
+        )
+
+    def check(self, body: ImageBody) -> ImageRequest:
+        """The request in our own terms. ApiError for what the schema cannot tell."""
+        if body.model not in (None, self.about.model_id):
+            raise wrong_value("model", repr(self.about.model_id), body.model, "model_not_found")
+        if body.response_format == "url" and self.settings.publish is None:
+            expected = "b64_json, as this server has no object store (tandem serve --store s3://bucket/prefix)"
+            raise wrong_value("response_format", expected, "url")
+        if body.preview_scales and not body.stream:
+            raise wrong_value("preview_scales", "stream: true beside it", body.preview_scales)
+        if body.preview_scales is not None and body.partial_images is not None:
+            raise wrong_value("preview_scales", "either it or partial_images", body.preview_scales)
+        given = {name: getattr(body, name) for name in ("cfg", "top_k", "top_p") if getattr(body, name) is not None}
+        if body.temperatures is not None:
+            given["temperatures"] = tuple(body.temperatures)
+        return ImageRequest(
+            label=find_class(body.prompt, self.about.class_names),
+            seed=random.randint(0, MAX_SEED) if body.seed is None else body.seed,
+            n=body.n or 1,
+            draft_steps=self.about.draft_steps if body.draft_steps is None else body.draft_steps,
+            sampling=replace(self.about.sampling, **given),
+            codec=body.output_format or "png",
+            quality=body.output_compression or 92,
+            deterministic=bool(body.deterministic),
+            preview_scales=preview_scales(body, self.about.num_scales) if body.stream else frozenset(),
+        )
+
+
+def sampling_fields(sampling: Any) -> dict[str, Any]:
+    return asdict(sampling) | {"temperatures": list(sampling.temperatures)}
+
+
+def preview_scales(body: ImageBody, num_scales: int) -> frozenset[int]:
+    """The scales after which a preview is sent: those asked for, or as many as asked for, evenly spread."""
+    if body.preview_scales is not None:
+        return frozenset(body.preview_scales)
+    asked = DEFAULT_PREVIEWS if body.partial_images is None else body.partial_images
+    count = min(asked, num_scales - 1)
+    return frozenset(1 + round(i * (num_scales - 2) / max(1, count - 1)) for i in range(count))
+
+
+def find_class(prompt: str, names: tuple[str, ...]) -> int:
+    """The label of a name (or one of the names that commas separate), or of a number. ApiError with the nearest."""
+    wanted = " ".join(prompt.split()).casefold()
+    known: dict[str, int] = {}
+    for label, name in enumerate(names):
+        for spelling in (name, *name.split(",")):
+            known.setdefault(" ".join(spelling.split()).casefold(), label)
+    if wanted in known:
+        return known[wanted]
+    if wanted.isascii() and wanted.isdigit() and int(wanted[:12]) < len(names):
+        return int(wanted[:12])
+    near = get_close_matches(wanted, known, n=3)
+    hint = f"; nearest: {', '.join(near)}" if near else ""
+    expected = f"a class name or a number from 0 to {len(names) - 1} (GET /v1/classes lists them{hint})"
+    raise wrong_value("prompt", expected, prompt, "class_not_found")

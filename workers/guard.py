@@ -1,0 +1,121 @@
+"""What stands before the models: API keys, a limit of images in flight, a limit of body size."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from workers.api_errors import ApiError
+
+RATE_WINDOW_S = 30.0
+FIRST_GUESS_S = 2.0  # to wait, while nothing is known of the speed
+LONGEST_S = 60.0
+
+
+def digest(key: str) -> str:
+    """What a server keeps of an API key: enough to recognise it, of no use to anybody else."""
+    return hashlib.sha256(key.encode()).hexdigest()
+
+
+def is_known(authorization: str | None, digests: tuple[str, ...]) -> bool:
+    """Whether a header 'Bearer KEY' holds one of the keys. Takes as long for a wrong key as for a right one."""
+    scheme, _, key = (authorization or "").partition(" ")
+    found = digest(key.strip())
+    matches = [hmac.compare_digest(found, known) for known in digests]  # all of them, whatever the first ones say
+    return scheme.lower() == "bearer" and any(matches)
+
+
+class Admission:
+    """Images that are asked for and not answered yet, at most `limit` of them."""
+
+    def __init__(self, limit: int, report: Callable[[int], None] = lambda in_flight: None):
+        self.limit, self.report = limit, report
+        self.in_flight = 0
+        self.done: list[tuple[float, int]] = []  # (when, images) of the last RATE_WINDOW_S
+        self.draining = False
+
+    @contextmanager
+    def admit(self, images: int) -> Iterator[None]:
+        """Within, the images count. ApiError 429 if they are too many, 503 while the server drains."""
+        if self.draining:
+            raise ApiError(503, "the server is shutting down", code="draining", retry_after_s=5)
+        if self.in_flight + images > self.limit:
+            message = f"expected at most {self.limit} images in flight, {self.in_flight} are and {images} more came"
+            raise ApiError(429, message, code="queue_full", retry_after_s=self.wait_s(images))
+        self.in_flight += images
+        self.report(self.in_flight)
+        try:
+            yield
+            self.done.append((time.monotonic(), images))
+        finally:
+            self.in_flight -= images
+            self.report(self.in_flight)
+
+    def wait_s(self, images: int) -> float:
+        """How long it will take until there is room for so many, at the speed of late."""
+        now = time.monotonic()
+        self.done = [(at, count) for at, count in self.done if now - at <= RATE_WINDOW_S]
+        made = sum(count for _, count in self.done)
+        if not made:
+            return FIRST_GUESS_S
+        rate = made / max(1.0, now - self.done[0][0])
+        return min(LONGEST_S, (self.in_flight + images - self.limit) / rate)
+
+
+class LimitBody:
+    """ASGI middleware: 413 for a body of more than `max_bytes`, before it is read as a whole."""
+
+    def __init__(self, app: ASGIApp, max_bytes: int):
+        self.app, self.max_bytes = app, max_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        body, more = b"", True
+        while more:
+            message = await receive()
+            if message["type"] != "http.request":
+                return  # the client has gone
+            body += message.get("body", b"")
+            more = message.get("more_body", False)
+            if len(body) > self.max_bytes:
+                error = ApiError(413, f"body: expected at most {self.max_bytes} bytes, got more", code="body_too_large")
+                await error.response()(scope, receive, send)
+                return
+        pending: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+        async def replay() -> Message:
+            return pending.pop() if pending else await receive()
+
+        await self.app(scope, replay, send)
+
+
+class CountRequests:
+    """ASGI middleware: tells `count` method, path and status of every answer."""
+
+    def __init__(self, app: ASGIApp, count: Callable[[str, int], None]):
+        self.app, self.count = app, count
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        status = 499  # the client went away before there was an answer
+
+        async def watch(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            await self.app(scope, receive, watch)
+        finally:
+            route = scope.get("route")  # known paths only: a scanner's would fill the memory of the metrics
+            self.count(getattr(route, "path", "other"), status)

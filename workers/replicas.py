@@ -1,0 +1,174 @@
+"""The two model deployments of the endpoint: a drafter drafts and hands the prefix straight on to a refiner."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from ray.serve.handle import DeploymentHandle
+
+from tandem.errors import TandemError
+from tandem.images import Provenance, encode_image
+from workers.batching import Batcher, BatchReport, Work
+from workers.calls import ask, ask_stream
+from workers.decoding import Look, Pixels, Row, Tokens
+from workers.endpoint_metrics import StageMetrics
+from workers.endpoint_types import Drafted, ImageRequest, Pictures, Preview
+
+ENCODERS = 2  # threads; encoders of images let go of the interpreter's lock
+
+
+@dataclass(frozen=True)
+class FileEncoder:
+    """Pixels to image files with provenance, as a job writes them."""
+
+    provenance: Provenance
+    class_names: tuple[str, ...]
+
+    def __call__(self, pixels: NDArray[np.uint8], request: ImageRequest, index: int) -> bytes:
+        job = replace(self.provenance, seed=request.seed, draft_steps=request.draft_steps)
+        about = job.for_image(index, request.label, self.class_names[request.label])
+        return encode_image(pixels, request.codec, request.quality, about)
+
+
+@dataclass(frozen=True)
+class ReplicaSettings:
+    """How batches are cut.
+
+    Attributes:
+        batch: most rows of a batch, and the fixed size of deterministic ones.
+        batch_wait_s: so long an incomplete batch waits for company.
+        warm_up: a request that every new replica decodes before it takes others.
+        warm_prefix: tokens of its drafted scales.
+    """
+
+    batch: int
+    batch_wait_s: float
+    warm_up: ImageRequest
+    warm_prefix: int
+
+
+class Replica:
+    """What drafters and refiners have in common: a model behind a batcher, encoders of files, health."""
+
+    name: str
+
+    def warm_prefix(self) -> NDArray[np.uint16]:
+        """What a row brings along to this stage."""
+        return np.zeros(self.settings.warm_prefix if self.name == "refiner" else 0, np.uint16)
+
+    def __init__(
+        self,
+        work: Callable[[], Work[Row, Any]],
+        encode: Callable[[NDArray[np.uint8], ImageRequest, int], bytes],
+        settings: ReplicaSettings,
+    ):
+        self.encode, self.settings = encode, settings
+        self.metrics = StageMetrics(self.name)
+        model = work()
+        for _ in model([Row(settings.warm_up, 0, self.warm_prefix())], settings.batch):
+            pass
+        self.batcher: Batcher[Row, Any] = Batcher(model, settings.batch, settings.batch_wait_s, self.observe)
+        self.encoders = ThreadPoolExecutor(ENCODERS, thread_name_prefix="encode")
+        self.fault: Exception | None = None
+
+    def observe(self, report: BatchReport) -> None:
+        self.metrics.observe(report, self.batcher.waiting)
+        # a wrong input is refused before it comes here, so anything else is the process's or the device's fault
+        if report.error is not None and not isinstance(report.error, TandemError):
+            self.fault = report.error
+
+    def check_health(self) -> None:
+        """Asked by Ray Serve, which replaces a replica that raises: after a CUDA error nothing works any more."""
+        if self.fault is not None:
+            raise RuntimeError(f"{self.name}: {self.fault!r}")
+
+    async def file(self, pixels: NDArray[np.uint8], request: ImageRequest, index: int) -> bytes:
+        return await asyncio.get_running_loop().run_in_executor(self.encoders, self.encode, pixels, request, index)
+
+    async def decode(
+        self, request: ImageRequest, prefix: NDArray[np.uint16], results: list[Any]
+    ) -> AsyncIterator[Preview]:
+        """Runs the rows of a request through the model: gives previews out, and fills `results`, one a row."""
+        rows = [Row(request, index, tokens) for index, tokens in enumerate(prefix)]
+        async for index, value in self.batcher.run(rows, key=request.draft_steps, alone=request.deterministic):
+            if isinstance(value, Look):
+                data = await self.file(value.pixels, request, index)
+                yield Preview(index, value.scale, self.name, data)
+            else:
+                results[index] = value
+
+
+class DraftReplica(Replica):
+    """Makes scales 1..N, hands them to a refiner, and passes on what that makes."""
+
+    name = "drafter"
+
+    def __init__(self, work: Any, encode: Any, settings: ReplicaSettings, refiner: DeploymentHandle[Any]):
+        super().__init__(work, encode, settings)
+        self.refiner = refiner
+
+    async def ready(self) -> bool:
+        """Whether a refiner answers too."""
+        return bool(await self.refiner.ready.remote())
+
+    async def generate(self, request: ImageRequest) -> Pictures:
+        """The images alone."""
+        drafted = [event async for event in self.draft(request)][-1]
+        assert isinstance(drafted, Drafted)
+        pictures: Pictures = await ask(lambda: self.refiner.generate.remote(drafted))
+        return pictures
+
+    async def stream(self, request: ImageRequest) -> AsyncIterator[Preview | Pictures]:
+        """Previews as they come, and in the end the images."""
+        async for event in self.draft(request):
+            if isinstance(event, Drafted):
+                refine = partial(self.refiner.options(stream=True).stream.remote, event)
+            else:
+                yield event
+        async for event in ask_stream(refine):
+            yield event
+
+    async def draft(self, request: ImageRequest) -> AsyncIterator[Preview | Drafted]:
+        tokens = np.zeros((request.n, 0), np.uint16)
+        seconds: dict[str, float] = {}
+        if request.draft_steps:
+            results: list[Tokens] = [Tokens(tokens[0], {})] * request.n
+            async for preview in self.decode(request, tokens, results):
+                yield preview
+            tokens = np.stack([result.ids for result in results])
+            seconds = results[-1].seconds
+        yield Drafted(request, tokens, seconds)
+
+
+class RefineReplica(Replica):
+    """Makes the other scales, pixels and files."""
+
+    name = "refiner"
+
+    async def ready(self) -> bool:
+        return True
+
+    async def generate(self, drafted: Drafted) -> Pictures:
+        """The images alone."""
+        pictures = [event async for event in self.stream(drafted)][-1]
+        assert isinstance(pictures, Pictures)
+        return pictures
+
+    async def stream(self, drafted: Drafted) -> AsyncIterator[Preview | Pictures]:
+        """Previews as they come, and in the end the images."""
+        request = drafted.request
+        results: list[Pixels] = [Pixels(np.zeros((0, 0, 3), np.uint8), {})] * request.n
+        async for preview in self.decode(request, drafted.tokens, results):
+            yield preview
+        began = asyncio.get_running_loop().time()
+        files = await asyncio.gather(*(self.file(made.pixels, request, i) for i, made in enumerate(results)))
+        self.metrics.images.inc(request.n)
+        encode = {"encode": asyncio.get_running_loop().time() - began}
+        yield Pictures(list(files), drafted.seconds | results[-1].seconds | encode)
