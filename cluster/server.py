@@ -34,14 +34,14 @@ def find_port(host: str, port: int) -> int:
         raise InputError(f"--host, --port: cannot listen on {host}:{port}: {error.strerror or error}", hint) from None
 
 
-def start(app: Application, name: str, host: str, port: int, access_log: bool = False) -> None:
+def start(app: Application, name: str, host: str, port: int, access_log: bool = False, route: str = "/") -> None:
     """Deploy and wait until all replicas run. JobError with the cause if one does not come up."""
     logs = LoggingConfig(enable_access_log=access_log)
     where = ProxyLocation.HeadOnly if host in LOOPBACK else ProxyLocation.EveryNode
     logging.getLogger("ray.serve").setLevel(logging.ERROR)  # the driver's own; replicas write to files
     try:
         serve.start(proxy_location=where, http_options={"host": host, "port": port}, logging_config=logs)
-        serve.run(app, name=name, route_prefix="/", logging_config=logs)
+        serve.run(app, name=name, route_prefix=route, logging_config=logs)
     except RuntimeError as error:
         cause = failed_replica(name) or " ".join(str(error).split())
         serve.shutdown()

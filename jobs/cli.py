@@ -31,6 +31,7 @@ COMMANDS = {
     "profile": Command("jobs.profile", "ProfileSpec", "run", "measure seconds per batch of every stage"),
     "plan": Command("jobs.plan", "PlanSpec", "run", "choose a placement from measured stage times"),
     "bench pipeline": Command("jobs.bench_pipeline", "BenchPipelineSpec", "run", "efficiency of the Ray pipeline"),
+    "bench serve": Command("jobs.bench_serve", "BenchServeSpec", "run", "throughput and latency of the endpoint"),
     "bench store": Command("jobs.bench_store", "BenchStoreSpec", "run", "encode and write throughput"),
     "ls": Command("jobs.dataset", "LsSpec", "run_ls", "list the files of a dataset, or presigned addresses"),
     "verify": Command("jobs.dataset", "VerifySpec", "run_verify", "check every file of a dataset"),

@@ -155,11 +155,18 @@ def summarise(
         "images": images,
         "seconds": round(seconds, 3),
         "images_per_s": round(images / seconds, 3) if images else 0.0,
+        "steady_images_per_s": round(steady_rate(images, spans), 3),
         "stages": busy_shares(spans),
         "draft_refine_overlap_s": round(overlap_s(drafts, refines), 3),
         "failed_shards": dict(failed),
         **flow.summary(),
     }
+
+
+def steady_rate(images: int, spans: Sequence[Span]) -> float:
+    """Images a second from the first stored shard to the last: without the start. 0 where one shard is all."""
+    ends = sorted(span.end_s for span in spans if span.stage == "store")
+    return images * (1 - 1 / len(ends)) / (ends[-1] - ends[0]) if len(ends) > 1 else 0.0
 
 
 def check_failures(failed: Mapping[int, str], max_failed: int) -> None:

@@ -68,7 +68,8 @@ class AppSpec(DecodingOptions):
     profile: tuple[str, ...] | None = Field(
         None, description="profile of each kind of GPU: the planner says how many draft and how many refine"
     )
-    max_images: PositiveInt = Field(256, description="images in flight of one ingress; more are answered 429")
+    max_requests: PositiveInt = Field(64, description="requests in flight of one ingress; more are answered 429")
+    max_images: PositiveInt = Field(512, description="the same for their images")
     max_n: PositiveInt = Field(10, description="images of one request")
     timeout_s: PositiveFloat = Field(120.0, description="time limit of a request, then 503")
     store: str | None = Field(None, description="s3://bucket/prefix for response_format url")
@@ -101,8 +102,8 @@ def app(args: AppSpec) -> Application:
     return make_app(args, describe_cluster("this"))[0]
 
 
-def make_app(spec: AppSpec, session: Session) -> tuple[Application, Placement, About]:
-    """Check everything, choose the placement, and bind the deployments."""
+def make_app(spec: AppSpec, session: Session, parts: Parts | None = None) -> tuple[Application, Placement, About]:
+    """Check everything, choose the placement, and bind the deployments, of other parts if some are given."""
     models = resolve_models(spec.drafter, spec.refiner, spec.vqvae, spec.random_weights)
     about = describe(spec, models)
     publish = None
@@ -111,6 +112,7 @@ def make_app(spec: AppSpec, session: Session) -> tuple[Application, Placement, A
         store.check()
         publish = Publisher(store, spec.url_seconds)
     gateway = GatewaySettings(
+        max_requests=spec.max_requests,
         max_images=spec.max_images,
         max_n=spec.max_n,
         timeout_s=spec.timeout_s,
@@ -124,7 +126,7 @@ def make_app(spec: AppSpec, session: Session) -> tuple[Application, Placement, A
     warm_up = ImageRequest(0, 0, 1, about.draft_steps, about.sampling)
     sha256 = models.hashes
     provenance = Provenance(software(), sha256["drafter"], sha256["refiner"], sha256["vqvae"], 0, about.draft_steps)
-    parts = Parts(
+    parts = parts or Parts(
         partial(DraftWork, models, dtype, spec.threads),
         partial(RefineWork, models, dtype, spec.threads),
         FileEncoder(provenance, about.class_names),

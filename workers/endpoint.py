@@ -26,7 +26,9 @@ from workers.store import Store
 
 INGRESS = "Ingress"
 QUEUE_PER_ROW = 4  # requests that a replica may hold for each row of a batch: one under way, the rest to choose from
-INGRESS_REQUESTS = 1024  # that one ingress holds at most; it refuses by images long before
+# Beside the requests for images that it admits, one ingress answers so many others and refusals at a time, and so
+# many wait for it; beyond that the proxy refuses, which costs a fraction.
+OTHER_REQUESTS = 32
 
 
 @dataclass(frozen=True)
@@ -151,8 +153,8 @@ def build_app(
         name=INGRESS,
         num_replicas=ingresses,
         ray_actor_options={"num_cpus": 0},
-        max_ongoing_requests=INGRESS_REQUESTS,
-        max_queued_requests=INGRESS_REQUESTS,
+        max_ongoing_requests=gateway.max_requests + OTHER_REQUESTS,
+        max_queued_requests=OTHER_REQUESTS,
         backpressure_config=BackpressureConfig(status_code=503, retry_after_s=5),
         **patience,
     )

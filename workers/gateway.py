@@ -51,14 +51,16 @@ class GatewaySettings:
 
     Attributes:
         batch: what a replica decodes at once; told to clients.
-        max_images: images in flight before more are refused; max_n: images of one request.
+        max_requests, max_images: in flight before more are refused.
+        max_n: images of one request.
         key_digests: SHA-256 of the API keys; none: nobody is asked for one.
         origins: of other sites whose pages may call.
         publish: puts an image file (name, data) and tells its address; None: there is no object store.
     """
 
     batch: int = 8
-    max_images: int = 256
+    max_requests: int = 64
+    max_images: int = 512
     max_n: int = 10
     max_body_bytes: int = 64 << 10
     timeout_s: float = 120.0
@@ -87,7 +89,7 @@ class Gateway:
     watcher: Watcher = field(default_factory=Watcher)
 
     def __post_init__(self) -> None:
-        self.admission = Admission(self.settings.max_images, self.watcher.in_flight)
+        self.admission = Admission(self.settings.max_requests, self.settings.max_images, self.watcher.in_flight)
 
     async def answer(self, request: ImageRequest, by_url: bool) -> ImagesResponse:
         """All images at once. To be called within `admission`."""

@@ -31,11 +31,11 @@ def is_known(authorization: str | None, digests: tuple[str, ...]) -> bool:
 
 
 class Admission:
-    """Images that are asked for and not answered yet, at most `limit` of them."""
+    """Requests that are not answered yet and their images, at most `max_requests` and `max_images` of them."""
 
-    def __init__(self, limit: int, report: Callable[[int], None] = lambda in_flight: None):
-        self.limit, self.report = limit, report
-        self.in_flight = 0
+    def __init__(self, max_requests: int, max_images: int, report: Callable[[int], None] = lambda in_flight: None):
+        self.max_requests, self.max_images, self.report = max_requests, max_images, report
+        self.requests = self.in_flight = 0
         self.done: list[tuple[float, int]] = []  # (when, images) of the last RATE_WINDOW_S
         self.draining = False
 
@@ -44,27 +44,29 @@ class Admission:
         """Within, the images count. ApiError 429 if they are too many, 503 while the server drains."""
         if self.draining:
             raise ApiError(503, "the server is shutting down", code="draining", retry_after_s=5)
-        if self.in_flight + images > self.limit:
-            message = f"expected at most {self.limit} images in flight, {self.in_flight} are and {images} more came"
+        if self.requests == self.max_requests or self.in_flight + images > self.max_images:
+            most = f"{self.max_requests} requests and {self.max_images} images in flight"
+            message = f"expected at most {most}, got {images} more beside {self.requests} and {self.in_flight}"
             raise ApiError(429, message, code="queue_full", retry_after_s=self.wait_s(images))
+        self.requests += 1
         self.in_flight += images
         self.report(self.in_flight)
         try:
             yield
             self.done.append((time.monotonic(), images))
         finally:
+            self.requests -= 1
             self.in_flight -= images
             self.report(self.in_flight)
 
     def wait_s(self, images: int) -> float:
-        """How long it will take until there is room for so many, at the speed of late."""
+        """How long so many images take at the speed of late: by then there is room for them."""
         now = time.monotonic()
         self.done = [(at, count) for at, count in self.done if now - at <= RATE_WINDOW_S]
         made = sum(count for _, count in self.done)
         if not made:
             return FIRST_GUESS_S
-        rate = made / max(1.0, now - self.done[0][0])
-        return min(LONGEST_S, (self.in_flight + images - self.limit) / rate)
+        return min(LONGEST_S, images * max(1.0, now - self.done[0][0]) / made)
 
 
 class LimitBody:

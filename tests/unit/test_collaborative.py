@@ -1,12 +1,14 @@
 """Drafter and refiner together: prefixes, batches, caches and what is not computed."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
 from tiny_models import NUM_CLASSES, PATCH_NUMS, VOCAB, tiny_var, tiny_vqvae
 
 from tandem.blocks import KVCache
-from tandem.collaborative import draft, generate, generate_alone, refine
+from tandem.collaborative import decode_scales, draft, generate, generate_alone, refine
 from tandem.config import SamplingConfig
 from tandem.errors import InputError
 from tandem.prefix import Prefix
@@ -87,6 +89,19 @@ def test_without_guidance_no_unconditional_rows_are_computed(models):
     draft(drafter, vqvae.quantize, LABELS, NOISE, 1, SamplingConfig(cfg=1.0))
     hook.remove()
     assert seen == [5, 10]
+
+
+def test_images_of_one_batch_may_differ_in_sampling(models):
+    """With and without guidance side by side, each as in a batch of its own; the ids come scale by scale."""
+    drafter, _, vqvae = models
+    mixed = [SamplingConfig(cfg=0.0), SAMPLING, SamplingConfig(cfg=0.0), SamplingConfig(cfg=4.0, top_k=1), SAMPLING]
+    scales = list(decode_scales(drafter, vqvae.quantize, LABELS, NOISE, NOISE[:, :0], len(PATCH_NUMS), mixed))
+    assert [ids.shape[1] for ids in scales] == np.cumsum([n * n for n in PATCH_NUMS]).tolist()
+    for earlier, later in pairwise(scales):
+        assert torch.equal(later[:, : earlier.shape[1]], earlier)
+    for row, sampling in enumerate(mixed):
+        one = slice(row, row + 1)
+        assert torch.equal(scales[-1][one], generate_alone(drafter, vqvae, LABELS[one], NOISE[one], sampling)[1])
 
 
 def test_the_cache_ends_before_the_last_scale(models, monkeypatch):

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from tandem.config import SamplingConfig
-from tandem.sampling import UNIFORM_BITS, draw, fixed_point, guide, probabilities, sample, uniforms
+from tandem.sampling import UNIFORM_BITS, draw, fixed_point, group_rows, guide, probabilities, sample, uniforms
 
 FILTERED = SamplingConfig(top_k=12, top_p=0.9)
 
@@ -111,3 +111,14 @@ def test_guidance_grows_linearly_from_nothing():
 def test_the_last_temperature_repeats():
     sampling = SamplingConfig()
     assert [sampling.temperature(k) for k in (0, 6, 7, 9)] == [1.1, 1.1, 1.0, 1.0]
+
+
+def test_rows_that_are_sampled_alike_are_grouped_and_every_row_is_in_one_group():
+    free, guided = SamplingConfig(cfg=0.0), SamplingConfig(cfg=3.0)
+    groups = group_rows([free, guided, SamplingConfig(cfg=0.0), guided, FILTERED], torch.device("cpu"))
+    assert [(config, rows.tolist()) for config, rows in groups] == [(free, [0, 2]), (guided, [1, 3]), (FILTERED, [4])]
+
+
+@pytest.mark.parametrize("sampling", [FILTERED, [FILTERED] * 3, [FILTERED, SamplingConfig(top_k=12, top_p=0.9)]])
+def test_a_batch_that_is_sampled_alike_is_one_group_and_is_not_gathered(sampling):
+    assert group_rows(sampling, torch.device("cpu")) == [(FILTERED, slice(None))]
