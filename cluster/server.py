@@ -8,7 +8,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -59,12 +59,11 @@ def failed_replica(name: str) -> str | None:
     return None
 
 
-def drain(name: str, ingress: str, timeout_s: float, tell: Callable[[int], None] = lambda images: None) -> None:
+def drain(name: str, ingress: str, timeout_s: float) -> None:
     """Let no new work in, wait until what is in hand is answered, and take the application down."""
     handle = serve.get_deployment_handle(ingress, name)
     until = time.monotonic() + timeout_s
-    while (images := sum(handle.broadcast("drain").results(timeout_s=10))) and time.monotonic() < until:
-        tell(images)
+    while any(handle.broadcast("drain").results(timeout_s=10)) and time.monotonic() < until:
         time.sleep(POLL_S)
     serve.delete(name)  # the rest of Serve goes with Ray, or serves others on the cluster that was joined
 
@@ -78,22 +77,31 @@ def metrics_addresses() -> list[str]:
     ]
 
 
-@contextmanager
-def until_told() -> Iterator[threading.Event]:
-    """An event that the first SIGINT or SIGTERM sets; a second one raises KeyboardInterrupt.
+class Signals:
+    """SIGINT and SIGTERM: the first one ends `wait`; any other, and one at another time, is a KeyboardInterrupt."""
 
-    To be entered after `ray.init`, which puts its own handlers in place.
-    """
-    told = threading.Event()
+    def __init__(self) -> None:
+        self.told = threading.Event()
+        self.waiting = False
 
-    def stop(number: int, frame: FrameType | None) -> None:
-        if told.is_set():
+    def wait(self) -> None:
+        """Until a signal comes."""
+        self.waiting = True
+        self.told.wait()
+
+    def handle(self, number: int, frame: FrameType | None) -> None:
+        if not self.waiting or self.told.is_set():
             raise KeyboardInterrupt
-        told.set()
+        self.told.set()
 
-    kept = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+
+@contextmanager
+def signals() -> Iterator[Signals]:
+    """To be entered after `ray.init`, which puts its own handlers in place."""
+    mine = Signals()
+    kept = {number: signal.signal(number, mine.handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield told
+        yield mine
     finally:
         for number, handler in kept.items():
             signal.signal(number, handler)

@@ -7,20 +7,21 @@ import sys
 import time
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError, model_validator
 from ray.serve import Application
 
 from cluster.nodes import gpus_by_kind
 from cluster.plan import Placement, place, place_by_plan
 from cluster.planner import Request, make_plan
 from cluster.profile import read_profile
-from cluster.server import LOOPBACK, drain, find_port, metrics_addresses, start, until_told
+from cluster.server import LOOPBACK, drain, find_port, metrics_addresses, signals, start
 from cluster.session import Session, describe_cluster, living_nodes, open_session
 from jobs.options import DecodingOptions
 from jobs.progress import say
 from jobs.running import choose_draft_steps, choose_sampling, software
+from jobs.spec import explain
 from tandem.errors import InputError, PlacementError
 from tandem.images import Provenance
 from workers.api_models import About
@@ -34,6 +35,8 @@ from workers.replicas import FileEncoder, ReplicaSettings
 from workers.store import open_store
 
 APP = "tandem"
+QUEUED_BATCHES = 6  # of one image each for every drafter: two under way, two to choose from, two on their way
+QUEUED_IMAGES = 8  # of a request in flight, on average
 KEYS = "TANDEM_API_KEYS"
 MIN_KEY = 16  # characters: only digests of keys leave this process, and short keys could be found from them
 
@@ -68,8 +71,10 @@ class AppSpec(DecodingOptions):
     profile: tuple[str, ...] | None = Field(
         None, description="profile of each kind of GPU: the planner says how many draft and how many refine"
     )
-    max_requests: PositiveInt = Field(64, description="requests in flight of one ingress; more are answered 429")
-    max_images: PositiveInt = Field(512, description="the same for their images")
+    max_requests: PositiveInt | None = Field(
+        None, description="requests in flight of one ingress, more are answered 429; default: 6 x --batch x drafters"
+    )
+    max_images: PositiveInt | None = Field(None, description="the same for their images; default: 8 x --max-requests")
     max_n: PositiveInt = Field(10, description="images of one request")
     timeout_s: PositiveFloat = Field(120.0, description="time limit of a request, then 503")
     store: str | None = Field(None, description="s3://bucket/prefix for response_format url")
@@ -80,7 +85,7 @@ class AppSpec(DecodingOptions):
     def check_together(self) -> AppSpec:
         if self.profile and (self.placement not in ("auto", "split") or self.drafters or self.refiners):
             raise ValueError("expected --profile with --placement auto or split and without --drafters and --refiners")
-        if self.max_n > self.max_images:
+        if self.max_images is not None and self.max_n > self.max_images:
             raise ValueError(f"expected --max-n of at most --max-images {self.max_images}, got {self.max_n}")
         if self.store is not None and not self.store.startswith("s3://"):
             raise ValueError(f"expected --store s3://bucket/prefix, got {self.store!r}")
@@ -97,9 +102,16 @@ class ServeSpec(AppSpec):
     address: str | None = Field(None, description="Ray cluster to join (also RAY_ADDRESS); default: start Ray here")
 
 
-def app(args: AppSpec) -> Application:
-    """For `serve run jobs.serve:app` and config files; `args` are the options of `tandem serve` that say what it is."""
-    return make_app(args, describe_cluster("this"))[0]
+def app(args: dict[str, Any]) -> Application:
+    """For `serve run jobs.serve:app` and config files; `args` are the options of `tandem serve` that say what it is.
+
+    Raises InputError with one line for every wrong value.
+    """
+    try:
+        spec = AppSpec(**args)
+    except ValidationError as error:
+        raise InputError("\n".join(explain(error, AppSpec)), "tandem serve --help shows every option") from None
+    return make_app(spec, describe_cluster("this"))[0]
 
 
 def make_app(spec: AppSpec, session: Session, parts: Parts | None = None) -> tuple[Application, Placement, About]:
@@ -111,16 +123,17 @@ def make_app(spec: AppSpec, session: Session, parts: Parts | None = None) -> tup
         store = open_store(spec.store)
         store.check()
         publish = Publisher(store, spec.url_seconds)
+    placement = choose_placement(spec, session, about.draft_steps)
+    max_requests = spec.max_requests or QUEUED_BATCHES * spec.batch * placement.num_drafters
     gateway = GatewaySettings(
-        max_requests=spec.max_requests,
-        max_images=spec.max_images,
+        max_requests=max_requests,
+        max_images=spec.max_images or max(spec.max_n, QUEUED_IMAGES * max_requests),
         max_n=spec.max_n,
         timeout_s=spec.timeout_s,
         key_digests=tuple(map(digest, api_keys())),
         origins=spec.cors_origins,
         publish=publish,
     )
-    placement = choose_placement(spec, session, about.draft_steps)
     on_real_gpus = placement.mode != "cpu" and not session.simulated
     dtype = spec.dtype if spec.dtype != "auto" else "bfloat16" if on_real_gpus else "float32"
     warm_up = ImageRequest(0, 0, 1, about.draft_steps, about.sampling)
@@ -199,19 +212,18 @@ def run(spec: ServeSpec) -> None:
         say(f"warning: {spec.host} can be reached from other machines, and no {KEYS} are set")
     port = find_port(spec.host, spec.port)
     replicas = (spec.drafters or 1) + (spec.refiners or 1)
-    with open_session(spec.address, spec.logical_gpus, 2 + replicas * spec.threads) as session:
+    with open_session(spec.address, spec.logical_gpus, 2 + replicas * spec.threads) as session, signals() as told:
         began = time.monotonic()
         bound, placement, about = make_app(spec, session)
         say(session.describe())
         say(placement.describe())
         say(f"{about.model_id}: {about.size} px, {len(about.class_names)} classes, N = {about.draft_steps}; loading")
         start(bound, APP, spec.host, port, spec.access_log)
-        with until_told() as told:
-            say(f"loaded in {time.monotonic() - began:.0f} s; metrics for Prometheus: {metrics_addresses()[0]}")
-            say(f"serving http://{spec.host}:{port}/ and the API below /v1; ctrl-C lets running requests finish")
-            told.wait()
-            say("draining: running requests finish, new ones are refused")
-            drain(APP, INGRESS, spec.timeout_s, lambda images: None)
+        say(f"loaded in {time.monotonic() - began:.0f} s; metrics for Prometheus: {' '.join(metrics_addresses())}")
+        say(f"serving http://{spec.host}:{port}/ and the API below /v1; ctrl-C lets running requests finish")
+        told.wait()
+        say("draining: running requests finish, new ones are refused")
+        drain(APP, INGRESS, spec.timeout_s)
     say("stopped")
 
 

@@ -38,12 +38,22 @@ class Served:
         except urllib.error.HTTPError as error:
             return error.code, json.load(error)
 
+    def stream(self, **body: Any) -> list[tuple[str, dict[str, Any]]]:
+        """The server-sent events of a request, by name."""
+        headers = {"Content-Type": "application/json", "Authorization": f"Bearer {self.key}"}
+        data = json.dumps(body | {"stream": True}).encode()
+        request = urllib.request.Request(f"{self.url}/v1/images/generations", data, headers)
+        with urllib.request.urlopen(request, timeout=120) as answer:
+            events = answer.read().decode().strip().split("\n\n")
+        pairs = [event.split("\n", 1) for event in events]
+        return [(name.removeprefix("event: "), json.loads(text.removeprefix("data: "))) for name, text in pairs]
+
     def is_ready(self) -> bool:
+        assert self.process.poll() is None, self.log.read_text()
         try:
             with urllib.request.urlopen(f"{self.url}/readyz", timeout=5) as answer:
                 return bool(answer.status == 200)
         except OSError:
-            assert self.process.poll() is None, self.log.read_text()
             return False
 
     def stop(self) -> int:
@@ -59,7 +69,7 @@ def serve(log: Path, *options: str, key: str = "", **variables: str) -> Served:
         ["serve", "--port", str(port), *options], log, TANDEM_API_KEYS=key, **{MARK: str(port)}, **variables
     )
     served = Served(process, f"http://127.0.0.1:{port}", log, key)
-    wait_until(served.is_ready, "the server is ready")
+    wait_until(lambda: served.is_ready() and "serving http" in log.read_text(), "the server is ready")
     return served
 
 
