@@ -25,6 +25,7 @@ from workers.replicas import DraftReplica, RefineReplica, ReplicaSettings
 from workers.store import Store
 
 INGRESS = "Ingress"
+UPSCALE_DELAY_S = 5.0  # of more load than the replicas there are should take, before one is added
 QUEUE_PER_ROW = 4  # requests that a replica may hold for each row of a batch: one under way, the rest to choose from
 # Beside the requests for images that it admits, one ingress answers so many others and refusals at a time, and so
 # many wait for it; beyond that the proxy refuses, which costs a fraction.
@@ -121,6 +122,7 @@ class Scale:
             "min_replicas": self.least,
             "max_replicas": self.most,
             "target_ongoing_requests": self.target_requests,
+            "upscale_delay_s": UPSCALE_DELAY_S,
         }
         return asked | {"autoscaling_config": scaling}
 
