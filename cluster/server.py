@@ -8,19 +8,22 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 import ray
 from ray import serve
 from ray.serve import Application
 from ray.serve.config import ProxyLocation
+from ray.serve.context import _get_global_client
 from ray.serve.schema import LoggingConfig
 
 from tandem.errors import InputError, JobError
 
 POLL_S = 0.2
+SLOW_START_S = 30.0
+Tell = Callable[[str], None]
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -34,20 +37,54 @@ def find_port(host: str, port: int) -> int:
         raise InputError(f"--host, --port: cannot listen on {host}:{port}: {error.strerror or error}", hint) from None
 
 
-def start(app: Application, name: str, host: str, port: int, access_log: bool = False, route: str = "/") -> None:
-    """Deploy and wait until all replicas run. JobError with the cause if one does not come up."""
+def start(
+    app: Application, name: str, host: str, port: int, access_log: bool = False, route: str = "/", tell: Tell = print
+) -> None:
+    """Deploy and wait until all replicas run; `tell` hears what holds them up.
+
+    Raises:
+        InputError: Serve runs on this cluster already, and listens elsewhere.
+        JobError: a replica does not come up; with the cause.
+    """
     logs = LoggingConfig(enable_access_log=access_log)
     where = ProxyLocation.HeadOnly if host in LOOPBACK else ProxyLocation.EveryNode
     logging.getLogger("ray.serve").setLevel(logging.ERROR)  # the driver's own; replicas write to files
     try:
         serve.start(proxy_location=where, http_options={"host": host, "port": port}, logging_config=logs)
-        serve.run(app, name=name, route_prefix=route, logging_config=logs)
+        client = _get_global_client()
+        assert client is not None  # it has just started
+        there = f"{client.http_config.host}:{client.http_config.port}"
+        if there != f"{host}:{port}":
+            raise InputError(f"--host, --port: expected {there}, as Serve runs on this cluster, got {host}:{port}")
+        with telling_what_waits(name, tell):
+            serve.run(app, name=name, route_prefix=route, logging_config=logs)
     except RuntimeError as error:
         cause = failed_replica(name) or " ".join(str(error).split())
         serve.shutdown()
         raise JobError(
             f"the endpoint did not come up: {cause}", "its logs are in /tmp/ray/session_latest/logs"
         ) from None
+
+
+@contextmanager
+def telling_what_waits(name: str, tell: Tell) -> Iterator[None]:
+    """Within, says what Serve says of deployments that are not up for long: above all, GPUs that are not there."""
+    over = threading.Event()
+
+    def look() -> None:
+        while not over.wait(SLOW_START_S):
+            with suppress(Exception):  # the application is not known yet, or Ray is going down
+                for deployment, status in serve.status().applications[name].deployments.items():
+                    if status.message:
+                        tell(f"waiting for {deployment}: {' '.join(status.message.split())}")
+
+    thread = threading.Thread(target=look, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 def failed_replica(name: str) -> str | None:

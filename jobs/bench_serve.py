@@ -112,10 +112,10 @@ def deploy(spec: BenchServeSpec, session: Session) -> tuple[str, str]:
     app, placement, about = make_app(spec, session)
     say(session.describe())
     say(placement.describe())
-    start(app, APP, HOST, port)
+    start(app, APP, HOST, port, tell=say)
     tokens = sum(n * n for n in about.patch_nums[: about.draft_steps])
     nothing = Parts(partial(NoopDraft, tokens), NoopRefine, noop_file)
-    start(make_app(spec, session, nothing)[0], NOOP, HOST, port, route=f"/{NOOP}")
+    start(make_app(spec, session, nothing)[0], NOOP, HOST, port, route=f"/{NOOP}", tell=say)
     return f"http://{HOST}:{port}", f"http://{HOST}:{port}/{NOOP}"
 
 

@@ -210,7 +210,8 @@ def run(spec: ServeSpec) -> None:
     """Serve until ctrl-C or SIGTERM, then let running requests finish."""
     if spec.host not in LOOPBACK and not api_keys():
         say(f"warning: {spec.host} can be reached from other machines, and no {KEYS} are set")
-    port = find_port(spec.host, spec.port)
+    joins = spec.address or os.environ.get("RAY_ADDRESS")  # then the proxies need not be on this machine
+    port = spec.port if joins else find_port(spec.host, spec.port)
     replicas = (spec.drafters or 1) + (spec.refiners or 1)
     with open_session(spec.address, spec.logical_gpus, 2 + replicas * spec.threads) as session, signals() as told:
         began = time.monotonic()
@@ -218,7 +219,7 @@ def run(spec: ServeSpec) -> None:
         say(session.describe())
         say(placement.describe())
         say(f"{about.model_id}: {about.size} px, {len(about.class_names)} classes, N = {about.draft_steps}; loading")
-        start(bound, APP, spec.host, port, spec.access_log)
+        start(bound, APP, spec.host, port, spec.access_log, tell=say)
         say(f"loaded in {time.monotonic() - began:.0f} s; metrics for Prometheus: {' '.join(metrics_addresses())}")
         say(f"serving http://{spec.host}:{port}/ and the API below /v1; ctrl-C lets running requests finish")
         told.wait()

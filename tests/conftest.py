@@ -67,8 +67,8 @@ def s3_server(s3_environment: dict[str, str], tmp_path_factory: pytest.TempPathF
 
 @pytest.fixture(scope="session")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """`tandem serve` with the embedded model: one drafter and one refiner on simulated GPUs."""
+    """`tandem serve` with the embedded model: one drafter and one refiner on simulated GPUs, on the default port."""
     log = tmp_path_factory.mktemp("served") / "log"
-    server = serve(log, "--placement", "split", "--drafters", "1", "--refiners", "1")
+    server = serve(log, "--placement", "split", "--drafters", "1", "--refiners", "1", port=8000)
     yield server
     assert server.stop() == 0, log.read_text()

@@ -62,9 +62,9 @@ class Served:
         return self.process.wait(timeout=60)
 
 
-def serve(log: Path, *options: str, key: str = "", **variables: str) -> Served:
-    """Start a server, and wait until it is ready."""
-    port = free_port()
+def serve(log: Path, *options: str, port: int = 0, key: str = "", **variables: str) -> Served:
+    """Start a server, by default on a free port, and wait until it is ready."""
+    port = port or free_port()
     process = start(
         ["serve", "--port", str(port), *options], log, TANDEM_API_KEYS=key, **{MARK: str(port)}, **variables
     )

@@ -3,6 +3,7 @@
 # No postponed annotations here: FastAPI has to see the request model that `create_api` builds.
 import json
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
@@ -56,8 +57,9 @@ class EventStream(StreamingResponse):
 
     async def send(self) -> AsyncIterator[str]:
         try:
-            async for event in self.gateway.events(self.request, self.by_url):
-                yield f"event: {event.type}\ndata: {event.model_dump_json(exclude_none=True)}\n\n"
+            async with aclosing(self.gateway.events(self.request, self.by_url)) as events:
+                async for event in events:
+                    yield f"event: {event.type}\ndata: {event.model_dump_json(exclude_none=True)}\n\n"
         except Exception as error:
             yield f"event: error\ndata: {json.dumps(as_api_error(error).body())}\n\n"
 

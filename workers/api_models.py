@@ -80,7 +80,7 @@ class ImageBody(BaseModel):
     # of no effect here
     user: str | None = None
     safety_identifier: str | None = None
-    quality: Literal["low", "medium", "high", "auto", "standard", "hd"] | None = "auto"
+    quality: Literal["low", "medium", "high", "xhigh", "max", "auto", "standard", "hd"] | None = "auto"
     style: Literal["vivid", "natural"] | None = None
     background: Literal["opaque", "auto"] | None = "auto"
     moderation: Literal["low", "auto"] | None = "auto"
@@ -160,7 +160,6 @@ class ImagesResponse(BaseModel):
     output_format: Codec
     size: str
     background: Literal["opaque"] = "opaque"
-    quality: Literal["auto"] = "auto"
     usage: Usage
     tandem: Settings
 

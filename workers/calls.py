@@ -6,7 +6,7 @@ Decoding has no side effects, so a request whose replica is lost is simply asked
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from typing import Any
 
 from ray.exceptions import ObjectLostError, RayActorError, WorkerCrashedError
@@ -33,7 +33,7 @@ async def ask(call: Callable[[], Any]) -> Any:
     raise AssertionError("unreachable")
 
 
-async def ask_stream(call: Callable[[], Any]) -> AsyncIterator[Any]:
+async def ask_stream(call: Callable[[], Any]) -> AsyncGenerator[Any, None]:
     """The events of `call()`, a streaming Serve response. A preview that a lost replica had sent is not sent again."""
     seen: set[tuple[int, int]] = set()
     for attempt in range(ATTEMPTS):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, cast
@@ -59,10 +60,13 @@ class ServeEngine:
         except LOST as error:
             raise replicas_lost() from error
 
-    async def stream(self, request: ImageRequest) -> AsyncIterator[Preview | Pictures]:
+    async def stream(self, request: ImageRequest) -> AsyncGenerator[Preview | Pictures, None]:
         try:
-            async for event in ask_stream(partial(self.drafter.options(stream=True).stream.remote, request)):
-                yield event
+            async with aclosing(
+                ask_stream(partial(self.drafter.options(stream=True).stream.remote, request))
+            ) as events:
+                async for event in events:
+                    yield event
         except LOST as error:
             raise replicas_lost() from error
 

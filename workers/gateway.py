@@ -9,7 +9,8 @@ import asyncio
 import base64
 import random
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
 from dataclasses import asdict, dataclass, field, replace
 from difflib import get_close_matches
 from typing import Any, Protocol
@@ -31,8 +32,10 @@ from workers.api_models import (
 from workers.endpoint_types import ImageRequest, Pictures, Preview
 from workers.guard import Admission
 
+Event = PartialImageEvent | CompletedEvent
 DEFAULT_PREVIEWS = 3  # the most that the OpenAI API sends
 READY_TIMEOUT_S = 2.0
+MAX_DIGITS = 9  # of a class number
 
 
 class Engine(Protocol):
@@ -40,7 +43,7 @@ class Engine(Protocol):
 
     async def generate(self, request: ImageRequest) -> Pictures: ...
 
-    def stream(self, request: ImageRequest) -> AsyncIterator[Preview | Pictures]: ...
+    def stream(self, request: ImageRequest) -> AsyncGenerator[Preview | Pictures, None]: ...
 
     async def ready(self) -> bool: ...
 
@@ -106,18 +109,15 @@ class Gateway:
             tandem=self.how(request, pictures, time.monotonic() - began),
         )
 
-    async def events(self, request: ImageRequest, by_url: bool) -> AsyncIterator[PartialImageEvent | CompletedEvent]:
+    async def events(self, request: ImageRequest, by_url: bool) -> AsyncGenerator[Event, None]:
         """Previews, then the images one by one. To be consumed within `admission`."""
         began, count = time.monotonic(), 0
-        stream = self.engine.stream(request)
-        while True:
-            event = await self.in_time(anext(stream), began)
-            if isinstance(event, Pictures):
-                break
-            if count == 0:
-                self.watcher.first_preview(time.monotonic() - began)
-            yield self.partial(request, event, count)
-            count += 1
+        async with aclosing(self.engine.stream(request)) as stream:  # closed at once if the client goes away
+            while not isinstance(event := await self.in_time(anext(stream), began), Pictures):
+                if count == 0:
+                    self.watcher.first_preview(time.monotonic() - began)
+                yield self.partial(request, event, count)
+                count += 1
         self.watcher.took(time.monotonic() - began)
         for index, data in enumerate(event.files):
             image = await self.image_data(request, data, by_url)
@@ -238,8 +238,8 @@ def find_class(prompt: str, names: tuple[str, ...]) -> int:
             known.setdefault(" ".join(spelling.split()).casefold(), label)
     if wanted in known:
         return known[wanted]
-    if wanted.isascii() and wanted.isdigit() and int(wanted[:12]) < len(names):
-        return int(wanted[:12])
+    if wanted.isascii() and wanted.isdigit() and len(wanted) <= MAX_DIGITS and int(wanted) < len(names):
+        return int(wanted)
     near = get_close_matches(wanted, known, n=3)
     hint = f"; nearest: {', '.join(near)}" if near else ""
     expected = f"a class name or a number from 0 to {len(names) - 1} (GET /v1/classes lists them{hint})"

@@ -1,11 +1,16 @@
 """What the README shows works as printed."""
 
+import base64
+import io
+import json
 import re
 import shlex
+import subprocess
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from jobs.cli import COMMANDS, split_command
 from jobs.spec import parse
@@ -19,6 +24,7 @@ COMMAND_LINES = [
     for line in block.replace("\\\n", " ").splitlines()
     if line.startswith("tandem ")
 ]
+CURL_LINES = [line for _, block in BLOCKS for line in block.splitlines() if line.startswith("curl ")]
 
 
 def test_the_python_example_makes_images():
@@ -29,6 +35,18 @@ def test_the_python_example_makes_images():
     assert pixels.shape == (3, 3, 64, 64)
     assert torch.isfinite(pixels).all()
     assert 0 <= pixels.min() < pixels.max() <= 1
+
+
+@pytest.mark.parametrize("line", CURL_LINES)
+def test_every_curl_line_runs_as_printed(line, served):
+    assert served.url == "http://127.0.0.1:8000"
+    ran = subprocess.run(["bash", "-c", f"{line} --fail"], capture_output=True, text=True, check=True)
+    answer = ran.stdout.strip().rpartition("data: ")[2]  # of events the last one
+    values = json.loads(answer)
+    images = [row["b64_json"] for row in values.get("data", [values]) if "b64_json" in row]
+    assert len(images) == ("generations" in line)
+    for image in images:
+        assert Image.open(io.BytesIO(base64.b64decode(image))).size == (64, 64)
 
 
 @pytest.mark.parametrize("line", COMMAND_LINES)
