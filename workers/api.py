@@ -2,7 +2,7 @@
 
 # No postponed annotations here: FastAPI has to see the request model that `create_api` builds.
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from pathlib import Path
 from typing import Annotated, Any, get_args
@@ -48,14 +48,16 @@ class EventStream(StreamingResponse):
     queue is a status and no event."""
 
     def __init__(self, gateway: Gateway, request: ImageRequest, by_url: bool):
-        super().__init__(self.send(), media_type="text/event-stream", headers={"Cache-Control": "no-store"})
         self.gateway, self.request, self.by_url = gateway, request, by_url
+        self.events = self.send()
+        super().__init__(self.events, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         with self.gateway.admission.admit(self.request.n):
-            await super().__call__(scope, receive, send)
+            async with aclosing(self.events):  # also where the client went away between two events
+                await super().__call__(scope, receive, send)
 
-    async def send(self) -> AsyncIterator[str]:
+    async def send(self) -> AsyncGenerator[str, None]:
         try:
             async with aclosing(self.gateway.events(self.request, self.by_url)) as events:
                 async for event in events:

@@ -12,7 +12,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from tandem.errors import InputError, JobError, TandemError
+from tandem.errors import InputError, JobError, OutputError, TandemError
 from workers.api_models import ErrorBody, ErrorDetail
 
 log = logging.getLogger("ray.serve")
@@ -65,6 +65,9 @@ def as_api_error(error: Exception) -> ApiError:
     """What a client is told of an error: all of ours, and nothing of what was not foreseen."""
     if isinstance(error, ApiError):
         return error
+    if isinstance(error, OutputError):  # its place is the server's, and nobody else's business
+        log.error("the object store failed", exc_info=error)
+        return ApiError(503, "the object store did not take the image", code="store_failed", retry_after_s=5)
     if isinstance(error, InputError):
         return ApiError(400, str(error), str(error).partition(":")[0], "invalid_value")
     log.error("a request failed", exc_info=error)

@@ -50,11 +50,10 @@ class Ticket(Generic[RowT]):
     events: asyncio.Queue[tuple[int, object]]
     next: int = 0  # the first row that has not been put into a batch
     left: int = 0  # rows that are not finished
-    cancelled: bool = False
 
     @property
     def waiting(self) -> int:
-        return 0 if self.cancelled else len(self.rows) - self.next
+        return len(self.rows) - self.next
 
 
 FINISHED = -1  # position that stands for the end of a request
@@ -107,9 +106,8 @@ class Batcher(Generic[RowT, ValueT]):
                     return
                 yield position, value  # type: ignore[misc]
         finally:
-            ticket.cancelled = True
-            if ticket in self.queue:
-                self.queue.remove(ticket)
+            ticket.next = len(rows)
+            self.tidy()
 
     async def serve(self) -> None:
         """Cuts batches and works on them, one after the other, for ever."""
@@ -125,8 +123,11 @@ class Batcher(Generic[RowT, ValueT]):
                 fault = error
             for ticket, _ in batch:
                 ticket.left -= 1
+                if fault is not None:
+                    ticket.next = len(ticket.rows)  # its other rows are of no use any more
                 if fault is not None or ticket.left == 0:
                     ticket.events.put_nowait((FINISHED, fault))
+            self.tidy()
             self.observe(BatchReport(len(batch), size, wait_s, time.monotonic() - began, fault))
 
     def work_on(self, batch: list[tuple[Ticket[RowT], int]], size: int, loop: asyncio.AbstractEventLoop) -> None:
@@ -149,12 +150,16 @@ class Batcher(Generic[RowT, ValueT]):
             if len(chosen) == self.most or oldest.alone or patience <= 0:
                 for ticket, _ in chosen:
                     ticket.next += 1
-                self.queue = deque(ticket for ticket in self.queue if ticket.waiting)
+                self.tidy()
                 return chosen, self.most if oldest.alone else padded(len(chosen), self.most)
             try:
                 await asyncio.wait_for(self.changed.wait(), patience)
             except asyncio.TimeoutError:
                 continue
+
+    def tidy(self) -> None:
+        """Requests without a waiting row leave the queue."""
+        self.queue = deque(ticket for ticket in self.queue if ticket.waiting)
 
     def choose(self, oldest: Ticket[RowT]) -> list[tuple[Ticket[RowT], int]]:
         """The rows that go together with the oldest one, in order of arrival."""

@@ -233,9 +233,10 @@ def find_class(prompt: str, names: tuple[str, ...]) -> int:
     """The label of a name (or one of the names that commas separate), or of a number. ApiError with the nearest."""
     wanted = " ".join(prompt.split()).casefold()
     known: dict[str, int] = {}
-    for label, name in enumerate(names):
-        for spelling in (name, *name.split(",")):
-            known.setdefault(" ".join(spelling.split()).casefold(), label)
+    whole = enumerate(names)
+    parts = ((label, part) for label, name in enumerate(names) for part in name.split(","))
+    for label, spelling in (*whole, *parts):  # the name of one class goes before a synonym of another
+        known.setdefault(" ".join(spelling.split()).casefold(), label)
     if wanted in known:
         return known[wanted]
     if wanted.isascii() and wanted.isdigit() and len(wanted) <= MAX_DIGITS and int(wanted) < len(names):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -15,6 +16,7 @@ from workers.api_errors import ApiError
 RATE_WINDOW_S = 30.0
 FIRST_GUESS_S = 2.0  # to wait, while nothing is known of the speed
 LONGEST_S = 60.0
+GONE = 499  # the status that is counted where the client went away before there was an answer
 
 
 def digest(key: str) -> str:
@@ -36,7 +38,7 @@ class Admission:
     def __init__(self, max_requests: int, max_images: int, report: Callable[[int], None] = lambda in_flight: None):
         self.max_requests, self.max_images, self.report = max_requests, max_images, report
         self.requests = self.in_flight = 0
-        self.done: list[tuple[float, int]] = []  # (when, images) of the last RATE_WINDOW_S
+        self.done: deque[tuple[float, int]] = deque()  # (when, images) of the last RATE_WINDOW_S
         self.draining = False
 
     @contextmanager
@@ -54,6 +56,7 @@ class Admission:
         try:
             yield
             self.done.append((time.monotonic(), images))
+            self.forget()
         finally:
             self.requests -= 1
             self.in_flight -= images
@@ -61,12 +64,16 @@ class Admission:
 
     def wait_s(self, images: int) -> float:
         """How long so many images take at the speed of late: by then there is room for them."""
-        now = time.monotonic()
-        self.done = [(at, count) for at, count in self.done if now - at <= RATE_WINDOW_S]
+        self.forget()
         made = sum(count for _, count in self.done)
         if not made:
             return FIRST_GUESS_S
-        return min(LONGEST_S, images * max(1.0, now - self.done[0][0]) / made)
+        return min(LONGEST_S, images * max(1.0, time.monotonic() - self.done[0][0]) / made)
+
+    def forget(self) -> None:
+        """Drop what was done before the window."""
+        while self.done and time.monotonic() - self.done[0][0] > RATE_WINDOW_S:
+            self.done.popleft()
 
 
 class LimitBody:
@@ -108,7 +115,7 @@ class CountRequests:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        status = 499  # the client went away before there was an answer
+        status = GONE
 
         async def watch(message: Message) -> None:
             nonlocal status
@@ -118,6 +125,9 @@ class CountRequests:
 
         try:
             await self.app(scope, receive, watch)
+        except Exception:  # answered further out
+            status = 500 if status == GONE else status
+            raise
         finally:
             route = scope.get("route")  # known paths only: a scanner's would fill the memory of the metrics
             self.count(getattr(route, "path", "other"), status)
