@@ -26,7 +26,7 @@ from cluster.server import find_port, start
 from cluster.session import Session, open_session
 from jobs.generate import GenerateSpec
 from jobs.generate import run as generate
-from jobs.http_load import Answer, closed_loop, images_per_s, median_ms, open_loop, statuses
+from jobs.http_load import Answer, closed_loop, images_per_s, median_ms, overload, statuses
 from jobs.progress import say
 from jobs.serve import APP, AppSpec, make_app
 from tandem.errors import JobError
@@ -96,7 +96,7 @@ def run(spec: BenchServeSpec) -> dict[str, Any]:
         result = {
             **{f"n{n}": summary(n, rounds) for n in spec.counts},
             "latency": latency(real),
-            "overload": overload(spec, real, statistics.median(r["real"][spec.counts[0]] for r in rounds)),
+            "overload": under_overload(spec, real, statistics.median(r["real"][spec.counts[0]] for r in rounds)),
             "batch": spec.batch,
             "clients": spec.clients,
             "rounds": spec.rounds,
@@ -175,36 +175,24 @@ def latency(url: str) -> dict[str, Any]:
     return {"requests": len(answers), "total_ms": total, "stages_ms": median_ms(worked), "added_ms": median_ms(added)}
 
 
-def overload(spec: BenchServeSpec, url: str, images_per_s: float) -> dict[str, Any]:
-    """Many times more than the server can do; what becomes of it, and how soon all is well again."""
+def under_overload(spec: BenchServeSpec, url: str, images_per_s: float) -> dict[str, Any]:
+    """Many times more than the server can do; what becomes of it, and how soon a new request is answered again."""
     rate = spec.overload * images_per_s
     say(f"overload: {rate:.0f} requests/s for {spec.overload_s:.0f} s")
-    answers = open_loop(url, partial(body, 1), rate, spec.overload_s)
+    answers, probes = overload(url, partial(body, 1), rate, spec.overload_s)
     ended = max(answer.began_s for answer in answers)
-    undeclared = [answer for answer in answers if answer.status not in DECLARED]
-    silent = [answer for answer in answers if answer.status in (429, 503) and not answer.retry_after]
-    calm = latency_again(url)
+    refused = [answer for answer in (*answers, *probes) if answer.status in (429, 503)]
+    recovery_s = probes[-1].ended_s - ended
     return {
         "requests_per_s": round(rate, 1),
         "statuses": statuses(answers),
-        "undeclared": len(undeclared),
-        "without_retry_after": len(silent),
+        "undeclared": sum(answer.status not in DECLARED for answer in (*answers, *probes)),
+        "without_retry_after": sum(not answer.retry_after for answer in refused),
         "cause": first_cause(answers),
-        "answered_200_per_s": round(
-            sum(a.status == 200 for a in answers) / (answers[-1].ended_s - answers[0].began_s), 2
-        ),
         "last_answer_s": round(max(answer.ended_s for answer in answers) - ended, 2),
-        "first_calm_answer_s": round(calm - ended, 2),
-        "recovered": calm - ended <= RECOVERED_WITHIN_S,
+        "recovery_s": round(recovery_s, 2),
+        "recovered": recovery_s <= RECOVERED_WITHIN_S,
     }
-
-
-def latency_again(url: str) -> float:
-    """When the first request after an overload was answered."""
-    while True:
-        answer = closed_loop(url, partial(body, 1), clients=1, seconds=0.001)[0]
-        if answer.status == 200:
-            return answer.ended_s
 
 
 def first_cause(answers: list[Answer]) -> str:
@@ -220,7 +208,7 @@ def print_report(result: dict[str, Any]) -> None:
             table.add_row(name[1:], *(f"{rate:.1f}" for rate in rates), f"{row['efficiency']:.2f}")
     console.print(table)
     say("one client: {total_ms} ms a request, {added_ms} ms of it added by the way there".format(**result["latency"]))
-    say("overload: {statuses}; calm again after {first_calm_answer_s} s".format(**result["overload"]))
+    say("overload: {statuses}; images again after {recovery_s} s".format(**result["overload"]))
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ import aiohttp
 
 Body = Callable[[int], dict[str, Any]]  # of the request with this number
 TIMEOUT_S = 120.0
+PROBE_EVERY_S = 0.1
 
 
 @dataclass
@@ -51,17 +52,21 @@ def closed_loop(url: str, body: Body, clients: int, seconds: float) -> list[Answ
     return run(work)
 
 
-def open_loop(url: str, body: Body, per_s: float, seconds: float) -> list[Answer]:
-    """Requests at a steady rate, whatever becomes of them."""
+def overload(url: str, body: Body, per_s: float, seconds: float) -> tuple[list[Answer], list[Answer]]:
+    """Requests at a steady rate, whatever becomes of them; then one client that asks on until it gets images."""
+    probes: list[Answer] = []
 
     async def work(session: aiohttp.ClientSession) -> list[Answer]:
         began, tasks = time.monotonic(), []
         for number in range(round(per_s * seconds)):
             await asyncio.sleep(max(0.0, began + number / per_s - time.monotonic()))
             tasks.append(asyncio.create_task(send(session, url, body(number))))
+        while not probes or probes[-1].status != 200:
+            probes.append(await send(session, url, body(len(probes))))
+            await asyncio.sleep(PROBE_EVERY_S)
         return list(await asyncio.gather(*tasks))
 
-    return run(work)
+    return run(work), probes
 
 
 def run(work: Callable[[aiohttp.ClientSession], Coroutine[Any, Any, list[Answer]]]) -> list[Answer]:

@@ -35,7 +35,7 @@ from workers.replicas import FileEncoder, ReplicaSettings
 from workers.store import open_store
 
 APP = "tandem"
-QUEUED_BATCHES = 6  # of one image each for every drafter: two under way, two to choose from, two on their way
+QUEUED_BATCHES = 5  # of one image each for every drafter: two under way, two to choose from, one on its way
 QUEUED_IMAGES = 8  # of a request in flight, on average
 KEYS = "TANDEM_API_KEYS"
 MIN_KEY = 16  # characters: only digests of keys leave this process, and short keys could be found from them
@@ -72,7 +72,7 @@ class AppSpec(DecodingOptions):
         None, description="profile of each kind of GPU: the planner says how many draft and how many refine"
     )
     max_requests: PositiveInt | None = Field(
-        None, description="requests in flight of one ingress, more are answered 429; default: 6 x --batch x drafters"
+        None, description="requests in flight of one ingress, more are answered 429; default: 5 x --batch x drafters"
     )
     max_images: PositiveInt | None = Field(None, description="the same for their images; default: 8 x --max-requests")
     max_n: PositiveInt = Field(10, description="images of one request")

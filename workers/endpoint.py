@@ -28,9 +28,9 @@ from workers.store import Store
 INGRESS = "Ingress"
 UPSCALE_DELAY_S = 5.0  # of more load than the replicas there are should take, before one is added
 QUEUE_PER_ROW = 4  # requests that a replica may hold for each row of a batch: one under way, the rest to choose from
-# Beside the requests for images that it admits, one ingress answers so many others and refusals at a time, and so
-# many wait for it; beyond that the proxy refuses, which costs a fraction.
-OTHER_REQUESTS = 32
+# Beside the requests for images that it admits, one ingress answers so many others and refusals at a time; as many
+# may wait for it. Beyond that the proxy refuses, which costs a fraction.
+OTHER_REQUESTS = 16
 
 
 @dataclass(frozen=True)
@@ -160,7 +160,7 @@ def build_app(
         num_replicas=ingresses,
         ray_actor_options={"num_cpus": 0},
         max_ongoing_requests=gateway.max_requests + OTHER_REQUESTS,
-        max_queued_requests=OTHER_REQUESTS,
+        max_queued_requests=gateway.max_requests + OTHER_REQUESTS,  # all of them may come in one moment
         backpressure_config=BackpressureConfig(status_code=503, retry_after_s=5),
         **patience,
     )
