@@ -57,6 +57,7 @@ class Ticket(Generic[RowT]):
 
 
 FINISHED = -1  # position that stands for the end of a request
+MORE_PATIENCE = 5.0
 
 
 @dataclass(eq=False)
@@ -65,7 +66,10 @@ class Batcher(Generic[RowT, ValueT]):
 
     Args:
         wait_s: so long an incomplete batch waits for company before it starts, counted from its oldest row.
+        elsewhere: requests that others work on meanwhile. Where load is that high more will come soon: the wait is up
+            to 1 + MORE_PATIENCE times as long, in full for as many as a batch has rows.
         observe: told of every batch.
+        initializer: called in the model's thread before it works.
 
     A request that is `alone` shares no batch with others, and its batches all have the size `most`: what comes out
     then depends on the request alone. To be used within one event loop.
@@ -75,10 +79,12 @@ class Batcher(Generic[RowT, ValueT]):
     most: int
     wait_s: float
     observe: Callable[[BatchReport], None] = lambda report: None
+    elsewhere: Callable[[], int] = lambda: 0
+    initializer: Callable[[], None] = lambda: None
     queue: deque[Ticket[RowT]] = field(default_factory=deque)
 
     def __post_init__(self) -> None:
-        self.pool = ThreadPoolExecutor(1, thread_name_prefix="model")
+        self.pool = ThreadPoolExecutor(1, thread_name_prefix="model", initializer=self.initializer)
         self.changed = asyncio.Event()
         self.loop_task: asyncio.Task[None] | None = None
 
@@ -146,7 +152,7 @@ class Batcher(Generic[RowT, ValueT]):
                 continue
             oldest = self.queue[0]
             chosen = self.choose(oldest)
-            patience = oldest.arrived + self.wait_s - time.monotonic()
+            patience = oldest.arrived + self.wait_s * self.stretch() - time.monotonic()
             if len(chosen) == self.most or oldest.alone or patience <= 0:
                 for ticket, _ in chosen:
                     ticket.next += 1
@@ -156,6 +162,10 @@ class Batcher(Generic[RowT, ValueT]):
                 await asyncio.wait_for(self.changed.wait(), patience)
             except asyncio.TimeoutError:
                 continue
+
+    def stretch(self) -> float:
+        """By how much the load makes waiting for company longer."""
+        return 1 + MORE_PATIENCE * min(1.0, self.elsewhere() / self.most)
 
     def tidy(self) -> None:
         """Requests without a waiting row leave the queue."""

@@ -14,25 +14,36 @@ SIZES = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0]
 
 
 class StageMetrics:
-    """Of one replica of a drafter or refiner."""
+    """Of one replica of a drafter or refiner. Means come from the counters: the sums that Ray tells of its histograms
+    are made of the middles of their buckets."""
 
     def __init__(self, stage: str) -> None:
         tags = ("stage",)
         self.tags = {"stage": stage}
-        self.batch_size = Histogram("tandem_serve_batch_size", "Images of a batch", SIZES, tags)
+        self.batches = Counter("tandem_serve_batches", "Batches of a stage", tags)
+        self.rows = Counter("tandem_serve_rows", "Images in the batches of a stage", tags)
         self.padding = Counter("tandem_serve_padded_rows", "Rows that only fill a batch up", tags)
-        self.seconds = Histogram("tandem_serve_batch_seconds", "Seconds of a batch in a stage", SECONDS, tags)
-        self.wait = Histogram("tandem_serve_wait_seconds", "Seconds that a batch's oldest row waited", SECONDS, tags)
+        self.busy = Counter("tandem_serve_busy_seconds", "Seconds that a stage worked on batches", tags)
+        self.waited = Counter("tandem_serve_waited_seconds", "Seconds that the oldest image of each batch waited", tags)
+        self.batch_size = Histogram("tandem_serve_batch_size", "Images of a batch", SIZES, tags)
+        self.batch_seconds = Histogram("tandem_serve_batch_seconds", "Seconds of a batch in a stage", SECONDS, tags)
         self.waiting = Gauge("tandem_serve_waiting_images", "Images that wait for a batch", tags)
         self.images = Counter("tandem_serve_images", "Images made")
 
     def observe(self, report: BatchReport, waiting: int) -> None:
         """One batch, and the rows that wait after it."""
+        counts = (
+            (self.batches, 1),
+            (self.rows, report.rows),
+            (self.padding, report.size - report.rows),
+            (self.busy, report.work_s),
+            (self.waited, report.wait_s),
+        )
+        for counter, value in counts:
+            if value > 0:
+                counter.inc(value, self.tags)
         self.batch_size.observe(report.rows, self.tags)
-        if report.size > report.rows:
-            self.padding.inc(report.size - report.rows, self.tags)
-        self.seconds.observe(report.work_s, self.tags)
-        self.wait.observe(report.wait_s, self.tags)
+        self.batch_seconds.observe(report.work_s, self.tags)
         self.waiting.set(waiting, self.tags)
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+import os
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -20,7 +22,9 @@ from workers.calls import ask, ask_stream
 from workers.decoding import Look, Pixels, Row, Tokens
 from workers.endpoint_metrics import StageMetrics
 from workers.endpoint_types import Drafted, ImageRequest, Pictures, Preview
+from workers.models import pick_device
 
+LOWEST = 19  # priority
 ENCODERS = 2  # threads; encoders of images let go of the interpreter's lock
 
 
@@ -54,6 +58,12 @@ class ReplicaSettings:
     warm_prefix: int
 
 
+def give_way() -> None:
+    """The thread that computes gives way to those that answer: on a busy CPU, requests come in and fill batches."""
+    if pick_device().type == "cpu":
+        os.nice(LOWEST - os.nice(0))  # Linux: of this thread alone, and of those that it starts
+
+
 class Replica:
     """What drafters and refiners have in common: a model behind a batcher, encoders of files, health."""
 
@@ -70,11 +80,14 @@ class Replica:
         settings: ReplicaSettings,
     ):
         self.encode, self.settings = encode, settings
+        self.handed_on = 0  # requests that the next stage works on
         self.metrics = StageMetrics(self.name)
         model = work()
         for _ in model([Row(settings.warm_up, 0, self.warm_prefix())], settings.batch):
             pass
-        self.batcher: Batcher[Row, Any] = Batcher(model, settings.batch, settings.batch_wait_s, self.observe)
+        self.batcher: Batcher[Row, Any] = Batcher(
+            model, settings.batch, settings.batch_wait_s, self.observe, lambda: self.handed_on, give_way
+        )
         self.encoders = ThreadPoolExecutor(ENCODERS, thread_name_prefix="encode")
         self.fault: Exception | None = None
 
@@ -105,6 +118,12 @@ class Replica:
                 results[index] = value
 
 
+def seconds_of(results: Sequence[Tokens] | Sequence[Pixels]) -> dict[str, float]:
+    """Seconds of each stage, over all batches that the rows of a request were in."""
+    batches = {id(result.seconds): result.seconds for result in results}.values()  # rows of one batch share them
+    return {stage: sum(batch[stage] for batch in batches) for stage in results[0].seconds}
+
+
 class DraftReplica(Replica):
     """Makes scales 1..N, hands them to a refiner, and passes on what that makes."""
 
@@ -122,7 +141,8 @@ class DraftReplica(Replica):
         """The images alone."""
         drafted = [event async for event in self.draft(request)][-1]
         assert isinstance(drafted, Drafted)
-        pictures: Pictures = await ask(lambda: self.refiner.generate.remote(drafted))
+        with self.handing_on():
+            pictures: Pictures = await ask(lambda: self.refiner.generate.remote(drafted))
         return pictures
 
     async def stream(self, request: ImageRequest) -> AsyncIterator[Preview | Pictures]:
@@ -132,8 +152,17 @@ class DraftReplica(Replica):
                 refine = partial(self.refiner.options(stream=True).stream.remote, event)
             else:
                 yield event
-        async for event in ask_stream(refine):
-            yield event
+        with self.handing_on():
+            async for event in ask_stream(refine):
+                yield event
+
+    @contextmanager
+    def handing_on(self) -> Iterator[None]:
+        self.handed_on += 1
+        try:
+            yield
+        finally:
+            self.handed_on -= 1
 
     async def draft(self, request: ImageRequest) -> AsyncIterator[Preview | Drafted]:
         tokens = np.zeros((request.n, 0), np.uint16)
@@ -143,7 +172,7 @@ class DraftReplica(Replica):
             async for preview in self.decode(request, tokens, results):
                 yield preview
             tokens = np.stack([result.ids for result in results])
-            seconds = results[-1].seconds
+            seconds = seconds_of(results)
         yield Drafted(request, tokens, seconds)
 
 
@@ -171,4 +200,4 @@ class RefineReplica(Replica):
         files = await asyncio.gather(*(self.file(made.pixels, request, i) for i, made in enumerate(results)))
         self.metrics.images.inc(request.n)
         encode = {"encode": asyncio.get_running_loop().time() - began}
-        yield Pictures(list(files), drafted.seconds | results[-1].seconds | encode)
+        yield Pictures(list(files), drafted.seconds | seconds_of(results) | encode)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -45,13 +46,14 @@ class FakeWork:
         self.calls += 1
         if self.fault and self.calls > 1:
             raise self.fault
+        seconds = {"refine": 0.2, "decode": 0.1} if self.refines else {"draft": 0.3}
         for i, row in enumerate(rows):
             assert len(row.prefix) == (5 if self.refines else 0)
             yield i, Look(3 if self.refines else 1, np.zeros((2, 2, 3), np.uint8))
             if self.refines:
-                yield i, Pixels(np.full((2, 2, 3), row.index, np.uint8), {"refine": 0.2, "decode": 0.1})
+                yield i, Pixels(np.full((2, 2, 3), row.index, np.uint8), seconds)
             else:
-                yield i, Tokens(np.full(5, row.index, np.uint16), {"draft": 0.3})
+                yield i, Tokens(np.full(5, row.index, np.uint16), seconds)
 
 
 def encode(pixels, request, index):
@@ -126,6 +128,15 @@ def test_the_prefix_goes_straight_to_the_refiner():
     (drafted,) = refiner.asked
     assert drafted.request == REQUEST
     np.testing.assert_array_equal(drafted.tokens, [[0] * 5, [1] * 5])
+
+
+def test_the_seconds_of_all_batches_of_a_request_count():
+    refiner = FakeRefiner()
+
+    async def test():
+        return await drafter(refiner).generate(replace(REQUEST, n=9))  # batches of 4, 4 and 1
+
+    assert asyncio.run(test()).seconds["draft"] == pytest.approx(0.9)
 
 
 def test_without_draft_steps_nothing_is_drafted():
