@@ -41,6 +41,14 @@ PAGE_HEADERS = {
     "Cache-Control": "no-cache",
 }
 MAX_CLASSES = 1000
+EVENT_SCHEMA = {  # of one server-sent event, as OpenAPI 3.2 describes streams
+    "type": "object",
+    "required": ["event", "data"],
+    "properties": {
+        "event": {"enum": ["image_generation.partial_image", "image_generation.completed", "error"]},
+        "data": {"type": "string", "contentMediaType": "application/json"},
+    },
+}
 
 
 class EventStream(StreamingResponse):
@@ -107,7 +115,7 @@ def create_api(gateway: Gateway) -> FastAPI:
         response_model=ImagesResponse,
         response_model_exclude_none=True,
         responses={
-            200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}, "description": "images, or events"},
+            200: {"content": {"text/event-stream": {"itemSchema": EVENT_SCHEMA}}, "description": "images, or events"},
             **declared(401, 429, 503),
         },
     )

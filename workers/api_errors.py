@@ -69,7 +69,8 @@ def as_api_error(error: Exception) -> ApiError:
         log.error("the object store failed", exc_info=error)
         return ApiError(503, "the object store did not take the image", code="store_failed", retry_after_s=5)
     if isinstance(error, InputError):
-        return ApiError(400, str(error), str(error).partition(":")[0], "invalid_value")
+        param, named, _ = str(error).partition(":")
+        return ApiError(400, str(error), param if named else None, "invalid_value")
     log.error("a request failed", exc_info=error)
     if isinstance(error, JobError):
         return ApiError(500, str(error), code="decoding_failed")
@@ -88,7 +89,9 @@ def explain(errors: Sequence[Any]) -> ApiError:
         where = [str(part) for part in error["loc"][1:]]
         param = ".".join(where) or None
         expected = error["msg"].replace("Input should be", "expected").removeprefix("Value error, ")
-        if error["type"] == "json_invalid":
+        if not where and isinstance(error.get("input"), bytes):
+            messages.append("body: expected JSON, and Content-Type: application/json")
+        elif error["type"] == "json_invalid":
             messages.append(f"body: expected JSON, {error['ctx']['error']}")
             param = None
         elif error["type"] == "missing":
@@ -116,6 +119,8 @@ def install_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def http(request: Request, error: HTTPException) -> JSONResponse:
+        if error.status_code == 400:  # the one thing that Starlette itself finds wrong with a body
+            return ApiError(400, "body: expected JSON in UTF-8", code="invalid_json").response()
         response = ApiError(error.status_code, f"{request.method} {request.url.path}: {error.detail}").response()
         response.headers.update(error.headers or {})
         return response

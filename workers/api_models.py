@@ -10,13 +10,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
-from tandem.config import SamplingConfig
+from tandem.config import MIN_TEMPERATURE, SamplingConfig
 from tandem.images import Codec
 
 MAX_SEED = 2**53 - 1  # what JSON numbers of any client hold exactly
 MAX_PROMPT = 200
 
-Positive = Annotated[float, Field(gt=0, le=10, allow_inf_nan=False)]
+Temperature = Annotated[float, Field(ge=MIN_TEMPERATURE, le=10, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 
 
@@ -72,7 +72,7 @@ class ImageBody(BaseModel):
     cfg: float | None = Field(None, ge=0, le=20, allow_inf_nan=False, description="guidance at the last scale")
     top_k: int | None = Field(None, ge=0, description="keep the k likeliest codes; 0 keeps all")
     top_p: Share | None = Field(None, description="keep codes up to this probability")
-    temperatures: list[Positive] | None = Field(None, min_length=1, description="one a scale, the last repeats")
+    temperatures: list[Temperature] | None = Field(None, min_length=1, description="one a scale, the last repeats")
     deterministic: bool | None = Field(
         False, description="decode this request alone, at one fixed shape: the same bytes at any load"
     )
@@ -112,7 +112,7 @@ def body_of(about: About, max_n: int) -> type[ImageBody]:
         ),
         "top_k": (int | None, Field(None, ge=0, le=about.vocab_size, description="keep the k likeliest codes; 0: all")),
         "temperatures": (
-            list[Positive] | None,
+            list[Temperature] | None,
             Field(None, min_length=1, max_length=last, description="one a scale, the last repeats"),
         ),
     }

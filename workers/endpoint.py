@@ -71,7 +71,10 @@ class ServeEngine:
             raise replicas_lost() from error
 
     async def ready(self) -> bool:
-        return bool(await ask(self.drafter.ready.remote))
+        try:
+            return bool(await ask(self.drafter.ready.remote))
+        except LOST:
+            return False
 
 
 def replicas_lost() -> ApiError:

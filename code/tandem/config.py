@@ -13,6 +13,7 @@ from typing import Any
 from tandem.errors import InputError
 
 PATCH_NUMS_256 = (1, 2, 3, 4, 5, 6, 8, 10, 13, 16)
+MIN_TEMPERATURE = 0.01  # logits divided by much less leave the range of float32
 PATCH_NUMS_512 = (1, 2, 3, 4, 6, 9, 13, 18, 24, 32)
 
 
@@ -145,8 +146,8 @@ class SamplingConfig:
             raise InputError(f"top_k: expected >= 0 (0 keeps all), got {self.top_k}")
         if not 0 <= self.top_p <= 1:
             raise InputError(f"top_p: expected 0 to 1, got {self.top_p}")
-        if not self.temperatures or min(self.temperatures) <= 0:
-            raise InputError(f"temperatures: expected one or more values > 0, got {self.temperatures}")
+        if not self.temperatures or not min(self.temperatures) >= MIN_TEMPERATURE:
+            raise InputError(f"temperatures: expected one or more values >= {MIN_TEMPERATURE}, got {self.temperatures}")
 
     def temperature(self, scale: int) -> float:
         """Temperature of a scale (0-based)."""

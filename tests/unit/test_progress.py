@@ -1,7 +1,7 @@
 """Busy shares and overlap, from spans."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jobs.flow import StageState
@@ -16,6 +16,7 @@ def spans(stage: str, *intervals: tuple[float, float], replica: str = "n/gpu0") 
 whole = st.lists(st.tuples(st.integers(0, 30), st.integers(1, 10)), max_size=6)
 
 
+@settings(deadline=None)
 @given(whole, whole)
 def test_overlap_is_what_counting_seconds_gives(first, second):
     ours = spans("a", *[(s, s + d) for s, d in first])

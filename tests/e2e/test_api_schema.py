@@ -1,0 +1,98 @@
+"""The server and its own OpenAPI document: every answer is one that the document declares, whatever is asked."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import requests
+import schemathesis
+from hypothesis import HealthCheck, Phase, given
+from hypothesis import settings as examples
+from hypothesis import strategies as st
+from PIL import Image
+from schemathesis import Case
+
+IMAGES = "/v1/images/generations"
+NAMES = ("face", "Flag", "11", " 0 ")
+
+
+def test_whatever_is_asked_the_answer_is_declared_and_no_fault(served, tmp_path):
+    """All default checks but `positive_data_acceptance`, which takes every string for a prompt: the document cannot
+    list a thousand class names, nor say which settings go only together. Such requests are the 400 that it declares;
+    the next test names classes."""
+    report = tmp_path / "requests.har"
+    tool = Path(sys.executable).with_name("schemathesis")
+    bounds = ["--max-examples", "40", "--seed", "1", "--request-timeout", "60", "--continue-on-failure"]
+    checks = ["--exclude-checks", "positive_data_acceptance"]
+    command = [str(tool), "run", f"{served.url}/openapi.json", *checks, *bounds, "--report-har-path", str(report)]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout[-5000:]
+    asked = Counter()
+    for entry in json.loads(report.read_text())["log"]["entries"]:
+        path = entry["request"]["url"].removeprefix(served.url).partition("?")[0]
+        asked[path, entry["response"]["status"]] += 1
+    assert asked[IMAGES, 200] >= 20 and asked[IMAGES, 400] >= 100  # valid and wrong ones, both
+    assert {path for path, status in asked if status == 200} >= {IMAGES, "/v1/models", "/v1/classes", "/healthz"}
+    assert not [status for _, status in asked if status >= 500]
+
+
+def whole(value: Any) -> Any:
+    if isinstance(value, list):
+        return [whole(part) for part in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def allowed(body: dict[str, Any], name: str, stream: bool) -> dict[str, Any]:
+    """The request with what the document leaves open decided: a class, and settings that go together.
+
+    Whole numbers are written as such: for JSON Schema 1.0 is an integer too, and the server refuses it.
+    """
+    body = {key: whole(value) for key, value in body.items()} | {"prompt": name, "stream": stream}
+    body.pop("model", None)
+    if body.get("response_format") == "url":
+        del body["response_format"]
+    if not stream:
+        body.pop("preview_scales", None)
+    elif body.get("preview_scales") is not None:
+        body.pop("partial_images", None)
+    return body
+
+
+def test_what_the_document_allows_is_answered_with_images(served):
+    operation = schemathesis.openapi.from_url(f"{served.url}/openapi.json")[IMAGES]["POST"]
+    made = Counter()
+
+    @examples(
+        max_examples=40,
+        deadline=None,
+        derandomize=True,
+        database=None,
+        phases=[Phase.generate],  # a failure is not made smaller: each try costs a second
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(case=operation.as_strategy(), name=st.sampled_from(NAMES), stream=st.booleans())
+    def check(case: Case, name: str, stream: bool) -> None:
+        case.body = body = allowed(case.body, name, stream)
+        answer = requests.request(**case.as_transport_kwargs(base_url=served.url), timeout=60)
+        assert answer.status_code == 200, answer.text
+        case.validate_response(answer)
+        if stream:
+            events = [json.loads(block.split("\ndata: ")[1]) for block in answer.text.strip().split("\n\n")]
+            images = [event for event in events if event["type"] == "image_generation.completed"]
+        else:
+            images = answer.json()["data"]
+        assert len(images) == (body.get("n") or 1)
+        for image in images:
+            with Image.open(io.BytesIO(base64.b64decode(image["b64_json"]))) as opened:
+                assert opened.size == (64, 64) and opened.format.lower() == (body.get("output_format") or "png")
+        made["streams" if stream else "answers"] += 1
+
+    check()
+    assert min(made["streams"], made["answers"]) >= 10

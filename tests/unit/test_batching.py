@@ -1,0 +1,317 @@
+"""Rows of many requests meet in one batch, and each request gets its own back. A work of plain Python stands in."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Coroutine, Hashable, Iterator, Sequence
+from itertools import chain
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import settings as examples
+from hypothesis import strategies as st
+
+from workers.batching import Batcher, BatchReport, padded
+
+PATIENCE_S = 20.0  # of a test that would hang otherwise
+FOREVER_S = 3600.0
+
+
+class FakeWork:
+    """Remembers its batches. Held, it lets none through; a row named 'bad...' fails its batch."""
+
+    def __init__(self, held: bool = False) -> None:
+        self.batches: list[list[str]] = []
+        self.sizes: list[int] = []
+        self.begun = threading.Semaphore(0)
+        self.gate = threading.Event()
+        if not held:
+            self.gate.set()
+
+    def __call__(self, rows: Sequence[str], size: int) -> Iterator[tuple[int, str]]:
+        self.batches.append(list(rows))
+        self.sizes.append(size)
+        self.begun.release()
+        assert self.gate.wait(PATIENCE_S)
+        for place, row in enumerate(rows):
+            if row.startswith("bad"):
+                raise ValueError(row)
+            yield place, f"made {row}"
+
+    async def has_begun(self) -> None:
+        assert await asyncio.to_thread(self.begun.acquire, timeout=PATIENCE_S)
+
+
+def run(test: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    asyncio.run(asyncio.wait_for(test(), PATIENCE_S))
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    while not holds():
+        await asyncio.sleep(0)
+
+
+async def ask(batcher: Batcher, *rows: str, key: Hashable = "k", alone: bool = False) -> list[str]:
+    """What one request gets, by position."""
+    found: list[str | None] = [None] * len(rows)
+    async for position, value in batcher.run(rows, key, alone):
+        assert found[position] is None, "a row came twice"
+        found[position] = value
+    return found
+
+
+async def queued(batcher: Batcher, *rows: str, **how: Any) -> asyncio.Task[list[str]]:
+    """A request that stands in the queue when this returns."""
+    before = batcher.waiting
+    task = asyncio.create_task(ask(batcher, *rows, **how))
+    await until(lambda: batcher.waiting == before + len(rows))
+    return task
+
+
+async def occupied(work: FakeWork, most: int, wait_s: float = 0.0) -> Batcher:
+    """A batcher whose model is at work on something else until the gate opens."""
+    batcher = Batcher(work, most, wait_s)
+    batcher.occupant = asyncio.create_task(ask(batcher, *(f"o{i}" for i in range(most)), key="occupant"))
+    await work.has_begun()
+    return batcher
+
+
+def test_a_full_batch_starts_at_once_and_an_incomplete_one_does_not():
+    async def test() -> None:
+        work = FakeWork()
+        batcher = Batcher(work, most=4, wait_s=FOREVER_S)
+        first = await queued(batcher, "a", "b", "c")
+        await asyncio.sleep(0.05)
+        assert work.batches == []
+        assert await ask(batcher, "d") == ["made d"]
+        assert await first == ["made a", "made b", "made c"]
+        assert work.batches == [["a", "b", "c", "d"]]
+
+    run(test)
+
+
+def test_an_incomplete_batch_starts_when_its_oldest_row_has_waited_long_enough():
+    async def test() -> None:
+        reports: list[BatchReport] = []
+        batcher = Batcher(FakeWork(), 4, 0.1, reports.append)
+        began = time.monotonic()
+        assert await ask(batcher, "a") == ["made a"]
+        assert time.monotonic() - began >= 0.1
+        assert 0.1 <= reports[0].wait_s < 5
+        assert (reports[0].rows, reports[0].size, reports[0].error) == (1, 1, None)
+
+    run(test)
+
+
+def test_rows_that_keep_coming_do_not_put_the_oldest_off():
+    async def test() -> None:
+        batcher = Batcher(FakeWork(), most=100_000, wait_s=0.1)
+        oldest = await queued(batcher, "oldest")
+        others = []
+        while not oldest.done():  # for ever, if each row began the wait anew
+            others.append(asyncio.create_task(ask(batcher, f"row {len(others)}")))
+            await asyncio.sleep(0.01)
+        assert len(others) > 1
+        await asyncio.gather(*others)
+
+    run(test)
+
+
+def test_batches_are_cut_only_when_the_model_is_free():
+    """Waiting for company is over for each of them long before; cut at arrival, they would be three batches."""
+
+    async def test() -> None:
+        work = FakeWork(held=True)
+        batcher = await occupied(work, most=4)
+        tasks = [await queued(batcher, name) for name in "abc"]
+        assert len(work.batches) == 1
+        work.gate.set()
+        await asyncio.gather(*tasks)
+        assert work.batches[1:] == [["a", "b", "c"]]
+
+    run(test)
+
+
+def test_keys_are_never_mixed_and_the_oldest_row_decides():
+    async def test() -> None:
+        work = FakeWork(held=True)
+        batcher = await occupied(work, most=4)
+        tasks = [await queued(batcher, name, key=name[0]) for name in ("a1", "b1", "a2", "b2", "c1", "a3")]
+        work.gate.set()
+        await asyncio.gather(*tasks)
+        assert work.batches[1:] == [["a1", "a2", "a3"], ["b1", "b2"], ["c1"]]
+
+    run(test)
+
+
+def test_a_single_row_is_not_starved_by_full_batches_of_another_key():
+    async def test() -> None:
+        work = FakeWork(held=True)
+        batcher = await occupied(work, most=4)
+        tasks = [await queued(batcher, "lonely", key="rare")]
+        tasks += [await queued(batcher, *(f"{name}{i}" for i in range(4)), key="common") for name in "abc"]
+        work.gate.set()
+        await asyncio.gather(*tasks)
+        assert work.batches[1] == ["lonely"]
+
+    run(test)
+
+
+def test_rows_of_one_request_may_go_in_several_batches_and_come_back_in_their_positions():
+    async def test() -> None:
+        work = FakeWork(held=True)
+        batcher = await occupied(work, most=4)
+        names = [[f"{name}{i}" for i in range(count)] for name, count in (("a", 3), ("b", 6), ("c", 1))]
+        tasks = [await queued(batcher, *rows) for rows in names]
+        work.gate.set()
+        assert await asyncio.gather(*tasks) == [[f"made {row}" for row in rows] for rows in names]
+        assert work.batches[1:] == [["a0", "a1", "a2", "b0"], ["b1", "b2", "b3", "b4"], ["b5", "c0"]]
+
+    run(test)
+
+
+def test_a_request_that_is_alone_shares_with_nobody_and_always_has_the_whole_size():
+    async def test() -> None:
+        work = FakeWork(held=True)
+        batcher = await occupied(work, most=4, wait_s=FOREVER_S)
+        tasks = [
+            await queued(batcher, "a0", "a1"),
+            await queued(batcher, "x0", alone=True),
+            await queued(batcher, *(f"y{i}" for i in range(5)), alone=True),
+            await queued(batcher, "b0", "b1"),
+        ]
+        work.gate.set()
+        await asyncio.gather(*tasks)
+        assert work.batches[1:] == [["a0", "a1", "b0", "b1"], ["x0"], ["y0", "y1", "y2", "y3"], ["y4"]]
+        assert work.sizes == [4] * 5
+
+    run(test)
+
+
+@pytest.mark.parametrize(("most", "sizes"), [(8, [1, 2, 4, 4, 8, 8, 8, 8]), (6, [1, 2, 4, 4, 6, 6])])
+def test_sizes_are_padded_to_the_next_power_of_two_and_never_beyond_the_most(most, sizes):
+    async def test() -> None:
+        work = FakeWork()
+        batcher = Batcher(work, most, wait_s=0.0)
+        for rows in range(1, most + 1):
+            await ask(batcher, *(str(i) for i in range(rows)))
+        assert work.sizes == sizes == [padded(rows, most) for rows in range(1, most + 1)]
+
+    run(test)
+
+
+def test_a_consumer_that_goes_away_takes_its_waiting_rows_along_and_nobody_elses():
+    async def test() -> None:
+        work = FakeWork(held=True)
+        batcher = await occupied(work, most=4)
+        gone, stays = await queued(batcher, "g0", "g1"), await queued(batcher, "s0", "s1", "s2")
+        gone.cancel()
+        await until(gone.done)
+        assert batcher.waiting == 3
+        work.gate.set()
+        assert await stays == ["made s0", "made s1", "made s2"]
+        assert work.batches[1:] == [["s0", "s1", "s2"]]
+
+    run(test)
+
+
+def test_a_consumer_that_goes_away_during_its_batch_leaves_the_others_of_the_batch_alone():
+    async def test() -> None:
+        work = FakeWork(held=True)
+        batcher = Batcher(work, most=4, wait_s=FOREVER_S)
+        gone, stays = await queued(batcher, "g0", "g1"), await queued(batcher, "s0")
+        also = asyncio.create_task(ask(batcher, "t0"))
+        await work.has_begun()
+        gone.cancel()
+        await until(gone.done)
+        work.gate.set()
+        assert (await stays, await also) == (["made s0"], ["made t0"])
+        assert work.batches == [["g0", "g1", "s0", "t0"]]
+
+    run(test)
+
+
+def test_an_error_reaches_exactly_the_requests_of_its_batch_and_the_next_batch_is_made():
+    async def test() -> None:
+        work, reports = FakeWork(held=True), []
+        batcher = await occupied(work, most=4)
+        batcher.observe = reports.append
+        tasks = [await queued(batcher, *rows) for rows in (("bad1",), ("near1", "near2", "near3"), ("far1", "far2"))]
+        work.gate.set()
+        done = await asyncio.gather(*tasks, return_exceptions=True)
+        assert [str(error) for error in done[:2]] == ["bad1", "bad1"]
+        assert all(isinstance(error, ValueError) for error in done[:2])
+        assert done[2] == ["made far1", "made far2"]
+        assert await ask(batcher, "later") == ["made later"]
+        assert [str(report.error) for report in reports] == ["None", "bad1", "None", "None"]
+
+    run(test)
+
+
+def test_what_is_left_of_a_request_that_failed_is_not_put_beside_others():
+    """Its other rows would be for nothing, and could fail whoever is beside them as well."""
+
+    async def test() -> None:
+        work = FakeWork(held=True)
+        batcher = await occupied(work, most=4)
+        fails = await queued(batcher, "bad0", "f1", "f2", "f3", "bad4")
+        other = await queued(batcher, "o0", "o1")
+        work.gate.set()
+        with pytest.raises(ValueError, match="bad0"):
+            await fails
+        assert await other == ["made o0", "made o1"]
+        assert work.batches[1:] == [["bad0", "f1", "f2", "f3"], ["o0", "o1"]]
+
+    run(test)
+
+
+def test_several_values_of_a_row_come_in_order_and_before_the_batch_is_done():
+    async def test() -> None:
+        gate = threading.Event()
+
+        def work(rows: Sequence[str], size: int) -> Iterator[tuple[int, int]]:
+            for value in range(3):
+                for place in reversed(range(len(rows))):
+                    yield place, value
+            assert gate.wait(PATIENCE_S)
+            for place in range(len(rows)):
+                yield place, 3
+
+        found: dict[int, list[int]] = {0: [], 1: []}
+        batcher: Batcher[str, int] = Batcher(work, most=2, wait_s=0.0)
+        async for position, value in batcher.run(["a", "b"], "k"):
+            found[position].append(value)
+            if found == {0: [0, 1, 2], 1: [0, 1, 2]}:
+                gate.set()  # only now: the values above did not wait for the end
+        assert found == {0: [0, 1, 2, 3], 1: [0, 1, 2, 3]}
+
+    run(test)
+
+
+REQUESTS = st.lists(st.tuples(st.integers(1, 7), st.sampled_from("ab"), st.booleans()), min_size=1, max_size=8)
+
+
+@examples(max_examples=60, deadline=None)
+@given(requests=REQUESTS, most=st.integers(1, 5), wait_s=st.sampled_from([0.0, 0.002]))
+def test_any_mix_of_requests_gets_every_row_exactly_once(requests, most, wait_s):
+    async def test() -> None:
+        work = FakeWork()
+        batcher = Batcher(work, most, wait_s)
+        asked = [
+            ([f"{number}/{i}/{key}/{alone}" for i in range(count)], key, alone)
+            for number, (count, key, alone) in enumerate(requests)
+        ]
+        answers = await asyncio.gather(*(ask(batcher, *rows, key=key, alone=alone) for rows, key, alone in asked))
+        assert answers == [[f"made {row}" for row in rows] for rows, _, _ in asked]
+        assert sorted(chain(*work.batches)) == sorted(row for rows, _, _ in asked for row in rows)
+        assert batcher.waiting == 0
+        for batch, size in zip(work.batches, work.sizes, strict=True):
+            numbers, _, keys, alone = map(set, zip(*(row.split("/") for row in batch), strict=True))
+            assert len(keys) == len(alone) == 1 and len(batch) <= size <= most
+            if alone == {"True"}:
+                assert len(numbers) == 1 and size == most
+
+    run(test)

@@ -1,0 +1,196 @@
+"""Options of `tandem serve`: what does not go together is refused in one line, before anything is started."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+
+import pytest
+
+from cluster.plan import Placement
+from cluster.server import find_port
+from cluster.session import Session
+from jobs.serve import MIN_KEY, ServeSpec, api_keys, app, describe, make_app, run, scales
+from jobs.spec import parse
+from tandem.errors import InputError, OutputError, PlacementError
+from workers.models import resolve_models
+
+SIMULATED = Session(num_nodes=1, num_cpus=8, num_gpus=4, simulated=True, address="none")
+
+
+@pytest.fixture(autouse=True)
+def no_variables(monkeypatch) -> None:
+    for name in [name for name in os.environ if name.startswith("TANDEM_")]:
+        monkeypatch.delenv(name)
+
+
+def spec_of(*argv: str) -> ServeSpec:
+    return parse(ServeSpec, argv, "tandem serve")
+
+
+@pytest.mark.parametrize(
+    ("argv", "line"),
+    [
+        (("--max-n", "20", "--max-images", "10"), "expected --max-n of at most --max-images 10, got 20"),
+        (("--store", "folder"), "expected --store s3://bucket/prefix, got 'folder'"),
+        (("--port", "65536"), "--port: expected less than or equal to 65535, got '65536'"),
+        (("--batch", "0"), "--batch: expected greater than 0, got '0'"),
+        (("--drafters", "0"), "--drafters: expected greater than 0, got '0'"),
+        (("--batch-wait-ms", "-1"), "--batch-wait-ms: expected greater than or equal to 0, got '-1'"),
+        (("--timeout-s", "0"), "--timeout-s: expected greater than 0, got '0'"),
+        (("--url-seconds", "604801"), "--url-seconds: expected less than or equal to 604800, got '604801'"),
+        (
+            ("--placement", "disjoint"),
+            "--placement: expected 'auto', 'split', 'colocated' or 'cpu', got 'disjoint'",
+        ),
+        *(
+            (
+                ("--profile", "a.json", *more),
+                "expected --profile with --placement auto or split and without --drafters and --refiners",
+            )
+            for more in (("--drafters", "1"), ("--refiners", "1"), ("--placement", "cpu"))
+        ),
+    ],
+)
+def test_what_does_not_go_together_is_one_line(argv, line):
+    with pytest.raises(InputError) as caught:
+        spec_of(*argv)
+    assert str(caught.value).splitlines() == [line]
+    assert caught.value.hint == "tandem serve --help shows every option"
+
+
+def test_the_defaults_listen_to_this_machine_alone():
+    spec = spec_of()
+    assert (spec.host, spec.port, spec.cors_origins, spec.store) == ("127.0.0.1", 8000, (), None)
+    assert spec_of("--profile", "a.json", "--placement", "split").profile == ("a.json",)
+
+
+@pytest.mark.parametrize(
+    ("args", "line"),
+    [
+        ({"max_n": 20, "max_images": 10}, "expected --max-n of at most --max-images 10, got 20"),
+        ({"batch": 0}, "--batch: expected greater than 0, got 0"),
+        ({"bach": 8}, "--bach: "),
+        ({"port": 9000}, "--port: "),
+    ],
+)
+def test_a_config_file_is_checked_as_the_flags_are(args, line):
+    """Where to listen is said elsewhere in a file for `serve run`."""
+    with pytest.raises(InputError) as caught:
+        app(args)
+    (found,) = str(caught.value).splitlines()
+    assert found.startswith(line)
+
+
+def test_keys_come_from_the_environment_and_are_told_apart_by_commas(monkeypatch):
+    assert api_keys() == []
+    monkeypatch.setenv("TANDEM_API_KEYS", f" {'a' * MIN_KEY} ,{'b' * 40},, ")
+    assert api_keys() == ["a" * MIN_KEY, "b" * 40]
+
+
+def test_a_key_that_could_be_guessed_is_refused_and_not_printed(monkeypatch):
+    monkeypatch.setenv("TANDEM_API_KEYS", f"{'a' * MIN_KEY},hunter2")
+    with pytest.raises(InputError, match=rf"expected keys of {MIN_KEY} characters or more, got one of 7") as caught:
+        api_keys()
+    assert "hunter2" not in str(caught.value)
+    with pytest.raises(InputError, match="TANDEM_API_KEYS"):
+        make_app(spec_of(), SIMULATED)
+
+
+@pytest.fixture
+def taken_port() -> Iterator[int]:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield server.getsockname()[1]
+
+
+def test_a_port_that_somebody_listens_on_is_refused_with_a_way_out(taken_port):
+    with pytest.raises(InputError, match=rf"cannot listen on 127\.0\.0\.1:{taken_port}: .*in use") as caught:
+        find_port("127.0.0.1", taken_port)
+    assert caught.value.hint == "--port 0 takes a free one"
+
+
+def test_an_address_that_is_not_this_machines_is_refused():
+    with pytest.raises(InputError, match=r"cannot listen on 192\.0\.2\.1:0"):  # reserved for documentation
+        find_port("192.0.2.1", 0)
+
+
+def test_a_free_port_is_taken_as_it_is_and_0_finds_one():
+    port = find_port("127.0.0.1", 0)
+    assert 1024 <= port <= 65535
+    assert find_port("127.0.0.1", port) == port
+
+
+@pytest.mark.parametrize(
+    ("host", "keys", "warned"), [("0.0.0.0", "", True), ("0.0.0.0", "k" * MIN_KEY, False), ("127.0.0.1", "", False)]
+)
+def test_a_server_for_every_network_without_keys_is_warned_of(host, keys, warned, monkeypatch, capsys, taken_port):
+    """A port in use ends the run before anything is started."""
+    monkeypatch.setenv("TANDEM_API_KEYS", keys)
+    with pytest.raises(InputError, match="cannot listen"):
+        run(spec_of("--host", host, "--port", str(taken_port)))
+    assert ("warning: 0.0.0.0 can be reached from other machines" in capsys.readouterr().err) is warned
+
+
+@pytest.mark.parametrize(
+    ("argv", "error", "message"),
+    [
+        (("--placement", "split", "--drafters", "4", "--refiners", "1"), PlacementError, "expected at most 4 GPUs"),
+        (("--draft-steps", "7"), InputError, "draft_steps: expected 1 to 6"),
+        (("--top-k", "1", "--temperatures", "0"), InputError, "temperatures: expected one or more values > 0"),
+        (("--drafter", "d30"), InputError, "d30 is a preset, which has no weights"),
+        (("--drafter", "none.pth"), InputError, "none.pth"),
+    ],
+)
+def test_what_cannot_be_served_is_said_before_anything_is_loaded(argv, error, message):
+    with pytest.raises(error) as caught:
+        make_app(spec_of(*argv), SIMULATED)
+    assert message in str(caught.value) and len(str(caught.value).splitlines()) == 1
+
+
+def test_a_store_that_cannot_be_written_is_said_before_anything_is_loaded(monkeypatch):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")  # nobody is there
+    with pytest.raises(OutputError) as caught:
+        make_app(spec_of("--store", "s3://bucket/served"), SIMULATED)
+    assert "bucket" in str(caught.value) and len(str(caught.value).splitlines()) == 1
+
+
+def test_the_model_is_named_after_its_files_unless_it_has_a_name(tiny_models):
+    embedded = describe(spec_of(), resolve_models("embedded", "embedded", "embedded", False))
+    assert (embedded.model_id, embedded.size, embedded.draft_steps) == ("tandem-embedded", "64x64", 5)
+    assert len(embedded.class_names) == 12 and set(embedded.sha256) == {"drafter", "refiner", "vqvae"}
+    files = tuple(part for role, path in tiny_models.items() for part in (f"--{role}", path))
+    models = resolve_models(*tiny_models.values(), random_weights=False)
+    assert describe(spec_of(*files), models).model_id == "tandem-drafter-refiner"
+    assert describe(spec_of(*files, "--model-id", "ants", "--draft-steps", "1"), models).model_id == "ants"
+
+
+@pytest.mark.parametrize(
+    ("mode", "drafters", "refiners", "targets", "gpus", "cpus"),
+    [
+        ("split", 2, 1, (12.0, 8.0), 1.0, 0.0),
+        ("split", 1, 3, (32.0, 8.0), 1.0, 0.0),
+        ("colocated", 4, 4, (16.0, 8.0), 0.5, 0.0),
+        ("cpu", 1, 1, (16.0, 8.0), 0.0, 3.0),
+    ],
+)
+def test_replicas_get_their_devices_and_grow_in_the_ratio_of_the_placement(
+    mode, drafters, refiners, targets, gpus, cpus
+):
+    """A request is in hand at its drafter while a refiner works on it: drafters hold D + R where refiners hold R."""
+    spec = spec_of("--batch", "8", "--threads", "3")
+    placement = Placement(mode, drafters, refiners, "as asked")
+    draft, refine = scales(spec, placement)
+    assert (draft.target_requests, refine.target_requests) == targets
+    assert draft.target_requests * drafters / (refine.target_requests * refiners) == (drafters + refiners) / refiners
+    for scale, count in ((draft, drafters), (refine, refiners)):
+        assert (scale.num_gpus, scale.num_cpus, scale.least, scale.most) == (gpus, cpus, count, count)
+        assert scale.options(8)["num_replicas"] == count
+    grows = scales(spec_of("--autoscale"), placement)
+    assert [(scale.least, scale.most) for scale in grows] == [(1, drafters), (1, refiners)]
+    if drafters > 1:
+        options = grows[0].options(8)
+        assert "num_replicas" not in options
+        limits = options["autoscaling_config"]
+        assert (limits["min_replicas"], limits["max_replicas"]) == (1, drafters)
+        assert limits["target_ongoing_requests"] == targets[0] < options["max_ongoing_requests"]
