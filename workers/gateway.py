@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import math
 import random
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
@@ -35,6 +36,7 @@ from workers.guard import Admission
 Event = PartialImageEvent | CompletedEvent
 DEFAULT_PREVIEWS = 3  # the most that the OpenAI API sends
 READY_TIMEOUT_S = 2.0
+READY_FOR_S = 10.0  # after images were made
 MAX_DIGITS = 9  # of a class number
 
 
@@ -92,6 +94,7 @@ class Gateway:
     watcher: Watcher = field(default_factory=Watcher)
 
     def __post_init__(self) -> None:
+        self.made_at_s = -math.inf
         self.admission = Admission(self.settings.max_requests, self.settings.max_images, self.watcher.in_flight)
 
     async def answer(self, request: ImageRequest, by_url: bool) -> ImagesResponse:
@@ -99,7 +102,7 @@ class Gateway:
         began = time.monotonic()
         pictures = await self.in_time(self.engine.generate(request), began)
         images = [await self.image_data(request, data, by_url) for data in pictures.files]
-        self.watcher.took(time.monotonic() - began)
+        self.note_made(time.monotonic() - began)
         return ImagesResponse(
             created=int(time.time()),
             data=images,
@@ -118,7 +121,7 @@ class Gateway:
                     self.watcher.first_preview(time.monotonic() - began)
                 yield self.partial(request, event, count)
                 count += 1
-        self.watcher.took(time.monotonic() - began)
+        self.note_made(time.monotonic() - began)
         for index, data in enumerate(event.files):
             image = await self.image_data(request, data, by_url)
             yield CompletedEvent(
@@ -134,12 +137,22 @@ class Gateway:
 
     async def check_ready(self) -> None:
         """ApiError 503 unless images would be made now."""
-        try:
-            ready = not self.admission.draining and await asyncio.wait_for(self.engine.ready(), READY_TIMEOUT_S)
-        except asyncio.TimeoutError:
-            ready = False
-        if not ready:
+        if self.admission.draining or not (self.has_just_made() or await self.engine_answers()):
             raise ApiError(503, "models are loading, or the server drains", code="not_ready", retry_after_s=2)
+
+    def note_made(self, seconds: float) -> None:
+        self.made_at_s = time.monotonic()
+        self.watcher.took(seconds)
+
+    def has_just_made(self) -> bool:
+        """Whether images came of late: then the models are there, however long their queue is."""
+        return time.monotonic() - self.made_at_s < READY_FOR_S
+
+    async def engine_answers(self) -> bool:
+        try:
+            return await asyncio.wait_for(self.engine.ready(), READY_TIMEOUT_S)
+        except asyncio.TimeoutError:
+            return False
 
     async def in_time(self, work: Awaitable[Any], began: float) -> Any:
         """ApiError 503 if it is not there within the time limit of a request."""

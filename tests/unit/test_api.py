@@ -166,6 +166,16 @@ def test_a_server_that_drains_is_alive_and_not_ready_and_takes_no_images():
     assert api.get("/healthz").status_code == 200
 
 
+def test_a_server_that_has_just_made_images_is_ready_however_long_its_queue(monkeypatch):
+    engine = FakeEngine()
+    gateway = make_gateway(engine)
+    assert ask(gateway).status_code == 200
+    engine.is_ready = False
+    assert client(gateway).get("/readyz").status_code == 200
+    monkeypatch.setattr("workers.gateway.READY_FOR_S", 0.0)
+    error_of(client(gateway).get("/readyz"), 503)
+
+
 @pytest.mark.parametrize("engine", [FakeEngine(is_ready=False), FakeEngine(hang=True)])
 def test_a_server_whose_models_do_not_answer_is_alive_and_not_ready(engine, monkeypatch):
     monkeypatch.setattr("workers.gateway.READY_TIMEOUT_S", 0.05)
