@@ -35,7 +35,7 @@ from workers.replicas import FileEncoder, ReplicaSettings
 from workers.store import open_store
 
 APP = "tandem"
-QUEUED_BATCHES = 5  # of one image each for every drafter: two under way, two to choose from, one on its way
+QUEUED_BATCHES = 2.5  # of requests for every replica: one under way, one to choose from, and some on their way
 QUEUED_IMAGES = 8  # of a request in flight, on average
 KEYS = "TANDEM_API_KEYS"
 MIN_KEY = 16  # characters: only digests of keys leave this process, and short keys could be found from them
@@ -72,7 +72,8 @@ class AppSpec(DecodingOptions):
         None, description="profile of each kind of GPU: the planner says how many draft and how many refine"
     )
     max_requests: PositiveInt | None = Field(
-        None, description="requests in flight of one ingress, more are answered 429; default: 5 x --batch x drafters"
+        None,
+        description="requests in flight of one ingress; more are answered 429; default: 2.5 x --batch a replica",
     )
     max_images: PositiveInt | None = Field(None, description="the same for their images; default: 8 x --max-requests")
     max_n: PositiveInt = Field(10, description="images of one request")
@@ -124,7 +125,8 @@ def make_app(spec: AppSpec, session: Session, parts: Parts | None = None) -> tup
         store.check()
         publish = Publisher(store, spec.url_seconds)
     placement = choose_placement(spec, session, about.draft_steps)
-    max_requests = spec.max_requests or QUEUED_BATCHES * spec.batch * placement.num_drafters
+    replicas = placement.num_drafters + placement.num_refiners
+    max_requests = spec.max_requests or round(QUEUED_BATCHES * spec.batch * replicas)
     gateway = GatewaySettings(
         max_requests=max_requests,
         max_images=spec.max_images or max(spec.max_n, QUEUED_IMAGES * max_requests),
@@ -174,9 +176,14 @@ def choose_placement(spec: AppSpec, session: Session, draft_steps: int) -> Place
         nodes = living_nodes()
         wish = Request(gpus_by_kind(nodes), images=1, draft_steps=draft_steps, batch=None)
         plan = make_plan([read_profile(source) for source in spec.profile], wish)
-        options = [option for option in (plan.best, *plan.runners_up) if option.mode == "split"]
+        # the replicas of one deployment all ask for the same nodes, so each role is one kind of GPU
+        options = [
+            option
+            for option in (plan.best, *plan.runners_up)
+            if option.mode == "split" and len(option.drafters) == len(option.refiners) == 1
+        ]
         if not options:
-            raise PlacementError("--profile: expected GPUs enough for a split, found none that serves")
+            raise PlacementError("--profile: no good plan has one kind of GPU a role; give --drafters and --refiners")
         return place_by_plan(options[0], nodes)
     return place(spec.placement, spec.drafters, spec.refiners, session.num_gpus, session.simulated)
 
@@ -192,9 +199,10 @@ def scales(spec: AppSpec, placement: Placement) -> tuple[Scale, Scale]:
     drafters, refiners = placement.num_drafters, placement.num_refiners
     least = (1, 1) if spec.autoscale else (drafters, refiners)
     at_once = float(spec.batch)
+    draft_nodes, refine_nodes = (next(iter(nodes), {}) for nodes in (placement.drafter_nodes, placement.refiner_nodes))
     return (
-        Scale(least[0], drafters, cpus, gpus, at_once * (1 + refiners / drafters)),
-        Scale(least[1], refiners, cpus, gpus, at_once),
+        Scale(least[0], drafters, cpus, gpus, at_once * (1 + refiners / drafters), draft_nodes),
+        Scale(least[1], refiners, cpus, gpus, at_once, refine_nodes),
     )
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, cast
 
@@ -27,7 +27,9 @@ from workers.store import Store
 
 INGRESS = "Ingress"
 UPSCALE_DELAY_S = 5.0  # of more load than the replicas there are should take, before one is added
-QUEUE_PER_ROW = 4  # requests that a replica may hold for each row of a batch: one under way, the rest to choose from
+# Requests that a replica may hold: for each row of a batch one under way and the rest to choose from, and twice of what
+# keeps it and the refiners behind it busy
+QUEUE_PER_ROW, QUEUE_PER_TARGET = 4, 2
 # Beside the requests for images that it admits, one ingress answers so many others and refusals at a time; as many
 # may wait for it. Beyond that the proxy refuses, which costs a fraction.
 OTHER_REQUESTS = 16
@@ -109,6 +111,7 @@ class Scale:
     """Replicas of one deployment, and what each asks of Ray.
 
     With `least` < `most` Ray Serve scales between them by requests in hand: one replica for each `target_requests`.
+    `nodes`: Ray labels of the nodes that it belongs on; none: anywhere.
     """
 
     least: int
@@ -116,13 +119,16 @@ class Scale:
     num_cpus: float
     num_gpus: float
     target_requests: float
+    nodes: Mapping[str, str] = field(default_factory=dict)
 
     def options(self, batch: int) -> dict[str, Any]:
         """As Ray Serve's deployments take them."""
         asked: dict[str, Any] = {
             "ray_actor_options": {"num_cpus": self.num_cpus, "num_gpus": self.num_gpus},
-            "max_ongoing_requests": QUEUE_PER_ROW * batch,
+            "max_ongoing_requests": max(QUEUE_PER_ROW * batch, round(QUEUE_PER_TARGET * self.target_requests)),
         }
+        if self.nodes:
+            asked["ray_actor_options"]["label_selector"] = dict(self.nodes)
         if self.least == self.most:
             return asked | {"num_replicas": self.most}
         scaling = {

@@ -8,10 +8,12 @@ from collections.abc import Iterator
 
 import pytest
 
+from cluster.nodes import ACCELERATOR_LABEL, Node
 from cluster.plan import Placement
+from cluster.profile import Profile, StageTime, write_profile
 from cluster.server import find_port
 from cluster.session import Session
-from jobs.serve import MIN_KEY, ServeSpec, api_keys, app, describe, make_app, run, scales
+from jobs.serve import MIN_KEY, ServeSpec, api_keys, app, choose_placement, describe, make_app, run, scales
 from jobs.spec import parse
 from tandem.errors import InputError, OutputError, PlacementError
 from workers.models import resolve_models
@@ -137,7 +139,7 @@ def test_a_server_for_every_network_without_keys_is_warned_of(host, keys, warned
     [
         (("--placement", "split", "--drafters", "4", "--refiners", "1"), PlacementError, "expected at most 4 GPUs"),
         (("--draft-steps", "7"), InputError, "draft_steps: expected 1 to 6"),
-        (("--top-k", "1", "--temperatures", "0"), InputError, "temperatures: expected one or more values > 0"),
+        (("--top-k", "1", "--temperatures", "0"), InputError, "temperatures: expected one or more values >= 0.01"),
         (("--drafter", "d30"), InputError, "d30 is a preset, which has no weights"),
         (("--drafter", "none.pth"), InputError, "none.pth"),
     ],
@@ -163,6 +165,28 @@ def test_the_model_is_named_after_its_files_unless_it_has_a_name(tiny_models):
     models = resolve_models(*tiny_models.values(), random_weights=False)
     assert describe(spec_of(*files), models).model_id == "tandem-drafter-refiner"
     assert describe(spec_of(*files, "--model-id", "ants", "--draft-steps", "1"), models).model_id == "ants"
+
+
+def test_the_planner_gives_each_role_one_kind_of_gpu_and_its_nodes(tmp_path, monkeypatch):
+    def profile(kind: str, draft_s: float, refine_s: float) -> str:
+        times = [StageTime(stage="draft", draft_steps=5, batch=8, seconds=draft_s)]
+        times += [StageTime(stage="refine", draft_steps=5, batch=8, seconds=refine_s)]
+        times += [StageTime(stage="decode", batch=8, seconds=0.01)]
+        path = tmp_path / f"{kind}.json"
+        write_profile(Profile(name=kind, kind=kind, num_scales=7, stages=tuple(times)), path)
+        return str(path)
+
+    nodes = [Node("a", 1, 1, {ACCELERATOR_LABEL: "H100"}), Node("b", 2, 2, {ACCELERATOR_LABEL: "L4"})]
+    monkeypatch.setattr("jobs.serve.living_nodes", lambda: nodes)
+    profiles = f"{profile('h100', 0.1, 0.1)},{profile('l4', 1.0, 0.2)}"
+    spec = spec_of("--profile", profiles, "--autoscale")
+    placement = choose_placement(spec, Session(2, 8, 3, False, "here"), 5)
+    draft, refine = scales(spec, placement)
+    asked = [scale.options(8)["ray_actor_options"] for scale in (draft, refine)]
+    assert asked == [
+        {"num_cpus": 0.0, "num_gpus": 1.0, "label_selector": {ACCELERATOR_LABEL: kind}} for kind in ("H100", "L4")
+    ]
+    assert (draft.most, refine.most) == (1, 2)
 
 
 @pytest.mark.parametrize(
