@@ -14,15 +14,16 @@ import statistics
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
 import numpy as np
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 from rich.console import Console
 from rich.table import Table
 
-from cluster.server import find_port, start
+from cluster.server import deployed, find_port
 from cluster.session import Session, open_session
 from jobs.generate import GenerateSpec
 from jobs.generate import run as generate
@@ -43,8 +44,10 @@ batch, f what the same deployments reach when their stages do nothing. The last 
 
 NOOP, HOST = "noop", "127.0.0.1"
 NOOP_FILE_BYTES = 8000  # about a PNG of 64 px
-MODELS = ("drafter", "refiner", "vqvae", "random_weights", "draft_steps")  # options that generate has too
-PLACE = ("batch", "dtype", "threads", "placement", "drafters", "refiners")
+SHARED = (  # options that generate has too
+    *("drafter", "refiner", "vqvae", "random_weights", "draft_steps", "cfg", "top_k", "top_p", "temperatures"),
+    *("batch", "dtype", "threads", "placement", "drafters", "refiners"),
+)
 DECLARED = (200, 429, 503)
 SKIP_S = 3.0  # of every load, until queues and batches are as they will be
 RECOVERED_WITHIN_S = 5.0
@@ -62,6 +65,12 @@ class BenchServeSpec(AppSpec):
     overload_s: PositiveFloat = Field(10.0, description="seconds of it")
     logical_gpus: NonNegativeInt = Field(4, description="simulated GPUs offered where the machine has none")
     address: str | None = Field(None, description="Ray cluster to join (also RAY_ADDRESS); default: start Ray here")
+
+    @model_validator(mode="after")
+    def check_counts(self) -> BenchServeSpec:
+        if max(self.counts) > self.max_n:
+            raise ValueError(f"expected --counts of at most --max-n {self.max_n}, got {max(self.counts)}")
+        return self
 
 
 class NoopDraft:
@@ -90,42 +99,42 @@ def noop_file(*of: Any) -> bytes:
 def run(spec: BenchServeSpec) -> dict[str, Any]:
     """Measure and report; the last line on stdout is one JSON object."""
     replicas = (spec.drafters or 1) + (spec.refiners or 1)
-    with open_session(spec.address, spec.logical_gpus, 4 + 3 * replicas) as session:
-        real, noop = deploy(spec, session)
-        rounds = [one_round(spec, real, noop, i + 1) for i in range(spec.rounds)]
-        result = {
-            **{f"n{n}": summary(n, rounds) for n in spec.counts},
-            "latency": latency(real),
-            "overload": under_overload(spec, real, statistics.median(r["real"][spec.counts[0]] for r in rounds)),
-            "batch": spec.batch,
-            "clients": spec.clients,
-            "rounds": spec.rounds,
-        }
+    with open_session(spec.address, spec.logical_gpus, 4 + 2 * replicas * spec.threads) as session:
+        alone = [generated(spec) for _ in range(spec.rounds)]  # first, since afterwards the replicas have the GPUs
+        with serving(spec, session) as (real, noop):
+            rounds = [one_round(spec, real, noop, g, i + 1) for i, g in enumerate(alone)]
+            result = {
+                **{f"n{n}": summary(n, rounds) for n in spec.counts},
+                "latency": latency(real),
+                "overload": under_overload(spec, real, statistics.median(r["real"][spec.counts[0]] for r in rounds)),
+                "batch": spec.batch,
+                "clients": spec.clients,
+                "rounds": spec.rounds,
+            }
     print_report(result)
     print(json.dumps(result), flush=True)
     return result
 
 
-def deploy(spec: BenchServeSpec, session: Session) -> tuple[str, str]:
+@contextmanager
+def serving(spec: BenchServeSpec, session: Session) -> Iterator[tuple[str, str]]:
     """Both applications on one port; their addresses."""
     port = find_port(HOST, 0)
     app, placement, about = make_app(spec, session)
     say(session.describe())
     say(placement.describe())
-    start(app, APP, HOST, port, tell=say)
     tokens = sum(n * n for n in about.patch_nums[: about.draft_steps])
-    nothing = Parts(partial(NoopDraft, tokens), NoopRefine, noop_file)
-    start(make_app(spec, session, nothing)[0], NOOP, HOST, port, route=f"/{NOOP}", tell=say)
-    return f"http://{HOST}:{port}", f"http://{HOST}:{port}/{NOOP}"
+    nothing = make_app(spec, session, Parts(partial(NoopDraft, tokens), NoopRefine, noop_file))[0]
+    with deployed(app, APP, HOST, port, tell=say), deployed(nothing, NOOP, HOST, port, route=f"/{NOOP}", tell=say):
+        yield f"http://{HOST}:{port}", f"http://{HOST}:{port}/{NOOP}"
 
 
 def body(n: int, number: int) -> dict[str, Any]:
     return {"prompt": str(number % 12), "seed": number, "n": n}
 
 
-def one_round(spec: BenchServeSpec, real: str, noop: str, number: int) -> dict[str, Any]:
-    """g, and for each n the throughput of the endpoint and of the no-op, one after the other."""
-    g = generated(spec)
+def one_round(spec: BenchServeSpec, real: str, noop: str, g: float, number: int) -> dict[str, Any]:
+    """For each n the throughput of the endpoint and of the no-op, one after the other."""
     rates: dict[str, dict[int, float]] = {"real": {}, "noop": {}}
     for n in spec.counts:
         for name, url in (("noop", noop), ("real", real)):
@@ -142,10 +151,7 @@ def one_round(spec: BenchServeSpec, real: str, noop: str, number: int) -> dict[s
 def generated(spec: BenchServeSpec) -> float:
     """Images a second of `tandem generate`, once it is under way."""
     with tempfile.TemporaryDirectory() as out, contextlib.redirect_stdout(io.StringIO()):
-        job = {name: getattr(spec, name) for name in MODELS}
-        job |= {
-            name: getattr(spec, name) for name in ("batch", "dtype", "threads", "placement", "drafters", "refiners")
-        }
+        job = {name: getattr(spec, name) for name in SHARED}
         made = generate(GenerateSpec(**job, classes="all", images=spec.images, out=out, shard_size=4 * spec.batch))
     return float(made["steady_images_per_s"])
 
@@ -191,7 +197,7 @@ def under_overload(spec: BenchServeSpec, url: str, images_per_s: float) -> dict[
         "cause": first_cause(answers),
         "last_answer_s": round(max(answer.ended_s for answer in answers) - ended, 2),
         "recovery_s": round(recovery_s, 2),
-        "recovered": recovery_s <= RECOVERED_WITHIN_S,
+        "recovered": probes[-1].status == 200 and recovery_s <= RECOVERED_WITHIN_S,
     }
 
 

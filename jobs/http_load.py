@@ -61,7 +61,8 @@ def overload(url: str, body: Body, per_s: float, seconds: float) -> tuple[list[A
         for number in range(round(per_s * seconds)):
             await asyncio.sleep(max(0.0, began + number / per_s - time.monotonic()))
             tasks.append(asyncio.create_task(send(session, url, body(number))))
-        while not probes or probes[-1].status != 200:
+        until = time.monotonic() + TIMEOUT_S
+        while not probes or (probes[-1].status != 200 and time.monotonic() < until):
             probes.append(await send(session, url, body(len(probes))))
             await asyncio.sleep(PROBE_EVERY_S)
         return list(await asyncio.gather(*tasks))

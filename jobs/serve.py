@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -16,7 +17,7 @@ from cluster.nodes import gpus_by_kind
 from cluster.plan import Placement, place, place_by_plan
 from cluster.planner import Request, make_plan
 from cluster.profile import read_profile
-from cluster.server import LOOPBACK, drain, find_port, metrics_addresses, signals, start
+from cluster.server import LOOPBACK, deployed, drain, find_port, metrics_addresses, signals
 from cluster.session import Session, describe_cluster, living_nodes, open_session
 from jobs.options import DecodingOptions
 from jobs.progress import say
@@ -60,9 +61,11 @@ class AppSpec(DecodingOptions):
     refiner: str = Field("embedded", description="like --drafter; the smaller model")
     model_id: str = Field("", description="what clients call the pair; default: tandem-embedded, or from its files")
     batch: PositiveInt = Field(8, description="most images of one forward, and the size of deterministic ones")
-    batch_wait_ms: float = Field(5.0, ge=0, le=1000, description="so long an incomplete batch waits for company")
+    batch_wait_ms: float = Field(
+        5.0, ge=0, le=1000, description="so long an incomplete batch waits for company; up to 6 x under load"
+    )
     placement: Literal["auto", "split", "colocated", "cpu"] = Field(
-        "auto", description="split: a GPU each; colocated: drafter and refiner share one, half each; cpu; auto"
+        "auto", description="split: a GPU each; colocated: one of each on one GPU, half each; cpu; auto: what fits"
     )
     drafters: PositiveInt | None = Field(None, description="drafter replicas; the most with --autoscale")
     refiners: PositiveInt | None = Field(None, description="refiner replicas; the most with --autoscale")
@@ -133,7 +136,7 @@ def make_app(spec: AppSpec, session: Session, parts: Parts | None = None) -> tup
         max_n=spec.max_n,
         timeout_s=spec.timeout_s,
         key_digests=tuple(map(digest, api_keys())),
-        origins=spec.cors_origins,
+        origins=tuple(origin.rstrip("/") for origin in spec.cors_origins),
         publish=publish,
     )
     on_real_gpus = placement.mode != "cpu" and not session.simulated
@@ -141,14 +144,17 @@ def make_app(spec: AppSpec, session: Session, parts: Parts | None = None) -> tup
     warm_up = ImageRequest(0, 0, 1, about.draft_steps, about.sampling)
     sha256 = models.hashes
     provenance = Provenance(software(), sha256["drafter"], sha256["refiner"], sha256["vqvae"], 0, about.draft_steps)
-    parts = parts or Parts(
+    real = Parts(
         partial(DraftWork, models, dtype, spec.threads),
         partial(RefineWork, models, dtype, spec.threads),
         FileEncoder(provenance, about.class_names),
     )
     warm_prefix = models.drafter_config.pyramid.offsets[about.draft_steps]
     replica = ReplicaSettings(spec.batch, spec.batch_wait_ms / 1000, warm_up, warm_prefix)
-    bound = build_app(parts, about, gateway, replica, *scales(spec, placement), spec.ingresses)
+    drafters, refiners = scales(spec, placement)
+    if parts is not None:  # they ask for nothing, and stand beside the real ones
+        drafters, refiners = (replace(scale, num_cpus=0.0, num_gpus=0.0, nodes={}) for scale in (drafters, refiners))
+    bound = build_app(parts or real, about, gateway, replica, drafters, refiners, spec.ingresses)
     return bound, placement, about
 
 
@@ -185,7 +191,15 @@ def choose_placement(spec: AppSpec, session: Session, draft_steps: int) -> Place
         if not options:
             raise PlacementError("--profile: no good plan has one kind of GPU a role; give --drafters and --refiners")
         return place_by_plan(options[0], nodes)
-    return place(spec.placement, spec.drafters, spec.refiners, session.num_gpus, session.simulated)
+    mode = spec.placement
+    if mode == "auto" and session.num_gpus and not session.simulated:
+        mode = "split" if session.num_gpus > 1 else "colocated"
+    if mode == "colocated" and (spec.drafters or 1, spec.refiners or 1) != (1, 1):
+        # halves of GPUs need not land in pairs
+        asked = f"{spec.drafters or 1} and {spec.refiners or 1}"
+        raise PlacementError(f"colocated: expected one drafter and one refiner, which share a GPU, got {asked}")
+    one = 1 if mode == "colocated" else None
+    return place(mode, one or spec.drafters, one or spec.refiners, session.num_gpus, session.simulated)
 
 
 def scales(spec: AppSpec, placement: Placement) -> tuple[Scale, Scale]:
@@ -207,19 +221,38 @@ def scales(spec: AppSpec, placement: Placement) -> tuple[Scale, Scale]:
 
 
 def api_keys() -> list[str]:
-    """From the environment. InputError for keys that could be guessed."""
-    keys = [key.strip() for key in os.environ.get(KEYS, "").split(",") if key.strip()]
-    if short := [key for key in keys if len(key) < MIN_KEY]:
-        raise InputError(f"{KEYS}: expected keys of {MIN_KEY} characters or more, got one of {len(short[0])}")
+    """From the environment. InputError for keys that could be guessed, and for a variable that holds none: who sets
+    it wants a closed door."""
+    if KEYS not in os.environ:
+        return []
+    keys = [key.strip() for key in os.environ[KEYS].split(",") if key.strip()]
+    if not keys:
+        raise InputError(f"{KEYS}: expected keys separated by commas, got none", "unset it to serve without keys")
+    for key in keys:
+        if len(key) < MIN_KEY or not (key.isascii() and key.isprintable()):
+            got = f"one of {len(key)}" if key.isascii() else "one with others"
+            raise InputError(f"{KEYS}: expected keys of {MIN_KEY} ASCII characters or more, got {got}")
     return keys
+
+
+def choose_port(spec: ServeSpec) -> int:
+    """The port asked for, or a free one. On a cluster that is joined the proxies need not be on this machine."""
+    if not (spec.address or os.environ.get("RAY_ADDRESS")):
+        return find_port(spec.host, spec.port)
+    if not spec.port:
+        raise InputError("--port: expected a number on a cluster that is joined, got 0")
+    return spec.port
+
+
+def url_of(host: str, port: int) -> str:
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def run(spec: ServeSpec) -> None:
     """Serve until ctrl-C or SIGTERM, then let running requests finish."""
     if spec.host not in LOOPBACK and not api_keys():
         say(f"warning: {spec.host} can be reached from other machines, and no {KEYS} are set")
-    joins = spec.address or os.environ.get("RAY_ADDRESS")  # then the proxies need not be on this machine
-    port = spec.port if joins else find_port(spec.host, spec.port)
+    port = choose_port(spec)
     replicas = (spec.drafters or 1) + (spec.refiners or 1)
     with open_session(spec.address, spec.logical_gpus, 2 + replicas * spec.threads) as session, signals() as told:
         began = time.monotonic()
@@ -227,12 +260,13 @@ def run(spec: ServeSpec) -> None:
         say(session.describe())
         say(placement.describe())
         say(f"{about.model_id}: {about.size} px, {len(about.class_names)} classes, N = {about.draft_steps}; loading")
-        start(bound, APP, spec.host, port, spec.access_log, tell=say)
-        say(f"loaded in {time.monotonic() - began:.0f} s; metrics for Prometheus: {' '.join(metrics_addresses())}")
-        say(f"serving http://{spec.host}:{port}/ and the API below /v1; ctrl-C lets running requests finish")
-        told.wait()
-        say("draining: running requests finish, new ones are refused")
-        drain(APP, INGRESS, spec.timeout_s)
+        with deployed(bound, APP, spec.host, port, spec.access_log, tell=say):
+            told.serving = True
+            say(f"loaded in {time.monotonic() - began:.0f} s; metrics for Prometheus: {' '.join(metrics_addresses())}")
+            say(f"serving {url_of(spec.host, port)}/ and the API below /v1; ctrl-C lets running requests finish")
+            told.wait()
+            say("draining: running requests finish, new ones are refused")
+            drain(APP, INGRESS, spec.timeout_s)
     say("stopped")
 
 

@@ -65,9 +65,8 @@ class Served:
 def serve(log: Path, *options: str, port: int = 0, key: str = "", **variables: str) -> Served:
     """Start a server, by default on a free port, and wait until it is ready."""
     port = port or free_port()
-    process = start(
-        ["serve", "--port", str(port), *options], log, TANDEM_API_KEYS=key, **{MARK: str(port)}, **variables
-    )
+    keys = {"TANDEM_API_KEYS": key} if key else {}
+    process = start(["serve", "--port", str(port), *options], log, **keys, **{MARK: str(port)}, **variables)
     served = Served(process, f"http://127.0.0.1:{port}", log, key)
     wait_until(lambda: served.is_ready() and "serving http" in log.read_text(), "the server is ready")
     return served

@@ -1,9 +1,10 @@
 """The HTTP API and the page. Knows neither Ray nor torch."""
 
 # No postponed annotations here: FastAPI has to see the request model that `create_api` builds.
+import asyncio
 import json
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
@@ -51,19 +52,25 @@ EVENT_SCHEMA = {  # of one server-sent event, as OpenAPI 3.2 describes streams
 }
 
 
+class Unanswered(Exception):
+    """A stream that ended with an error event."""
+
+
 class EventStream(StreamingResponse):
     """Server-sent events of one request. Takes its place in the queue before the answer begins, so that a full
     queue is a status and no event."""
 
     def __init__(self, gateway: Gateway, request: ImageRequest, by_url: bool):
         self.gateway, self.request, self.by_url = gateway, request, by_url
-        self.events = self.send()
+        self.events, self.failed = self.send(), False
         super().__init__(self.events, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        with self.gateway.admission.admit(self.request.n):
+        with suppress(Unanswered), self.gateway.admission.admit(self.request.n):
             async with aclosing(self.events):  # also where the client went away between two events
                 await super().__call__(scope, receive, send)
+            if self.failed:
+                raise Unanswered  # its images do not count as made
 
     async def send(self) -> AsyncGenerator[str, None]:
         try:
@@ -71,6 +78,7 @@ class EventStream(StreamingResponse):
                 async for event in events:
                     yield f"event: {event.type}\ndata: {event.model_dump_json(exclude_none=True)}\n\n"
         except Exception as error:
+            self.failed = True
             yield f"event: error\ndata: {json.dumps(as_api_error(error).body())}\n\n"
 
 
@@ -85,7 +93,9 @@ class PageFiles(StaticFiles):
 
 def declared(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """The errors of a route, for the OpenAPI document."""
-    return {status: {"model": ErrorBody, "description": WHAT[status]} for status in sorted({*statuses, 400, 413, 500})}
+    return {
+        status: {"model": ErrorBody, "description": WHAT[status]} for status in sorted({*statuses, 400, 408, 413, 500})
+    }
 
 
 def create_api(gateway: Gateway) -> FastAPI:
@@ -97,7 +107,11 @@ def create_api(gateway: Gateway) -> FastAPI:
     app.add_middleware(LimitBody, max_bytes=settings.max_body_bytes)
     if settings.origins:
         app.add_middleware(
-            CORSMiddleware, allow_origins=list(settings.origins), allow_methods=["GET", "POST"], allow_headers=["*"]
+            CORSMiddleware,
+            allow_origins=list(settings.origins),
+            allow_methods=["GET", "POST"],
+            allow_headers=["*"],
+            expose_headers=["Retry-After", "X-Request-ID"],
         )
     app.add_middleware(CountRequests, count=gateway.watcher.answered)
 
@@ -121,7 +135,8 @@ def create_api(gateway: Gateway) -> FastAPI:
     )
     async def generate_images(body: body_model) -> Any:
         """Make images of a class. With `stream` the answer is server-sent events: previews, then each image."""
-        request, by_url = gateway.check(body), body.response_format == "url"
+        # in a thread: the nearest of a thousand names are not found at once
+        request, by_url = await asyncio.to_thread(gateway.check, body), body.response_format == "url"
         if body.stream:
             return EventStream(gateway, request, by_url)
         with gateway.admission.admit(request.n):
@@ -147,7 +162,7 @@ def create_api(gateway: Gateway) -> FastAPI:
         """The one pair of models behind this server."""
         return ModelList(data=[model])
 
-    @app.get("/v1/models/{model_id}", dependencies=guards, responses=declared(401, 404))
+    @app.get("/v1/models/{model_id:path}", dependencies=guards, responses=declared(401, 404))
     async def show_model(model_id: str) -> Model:
         """The same by its id."""
         if model_id != model.id:
@@ -168,18 +183,20 @@ def create_api(gateway: Gateway) -> FastAPI:
         ]
         return ClassList(data=found[:limit], total=len(found))
 
+    @app.head("/healthz", include_in_schema=False)
     @app.get("/healthz", responses=declared())
     async def is_alive() -> Health:
         """Whether the server answers at all."""
         return Health()
 
+    @app.head("/readyz", include_in_schema=False)
     @app.get("/readyz", responses=declared(503))
     async def is_ready() -> Health:
         """Whether it would make images now."""
         await gateway.check_ready()
         return Health()
 
-    @app.get("/", include_in_schema=False)
+    @app.api_route("/", methods=["GET", "HEAD"], include_in_schema=False)
     async def page() -> FileResponse:
         return FileResponse(PAGE / "index.html", headers=PAGE_HEADERS)
 

@@ -24,6 +24,7 @@ WHAT = {
     401: "an API key is needed",
     404: "no such thing",
     405: "no such method here",
+    408: "the body did not come in time",
     413: "the body is too large",
     429: "too many images are asked for at once; Retry-After says when to ask again",
     500: "the server's own fault",

@@ -15,6 +15,7 @@ from tandem.images import Codec
 
 MAX_SEED = 2**53 - 1  # what JSON numbers of any client hold exactly
 MAX_PROMPT = 200
+PURPOSE = "What to make. Fields of the OpenAI API that mean nothing here are taken and have no effect."
 
 Temperature = Annotated[float, Field(ge=MIN_TEMPERATURE, le=10, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
@@ -49,7 +50,7 @@ class About:
 
 
 class ImageBody(BaseModel):
-    """What to make. Fields of the OpenAI API that mean nothing here are taken and have no effect."""
+    """What to make. Fields without limits here get those of the models from `body_of`."""
 
     # strict: "3" is no number and 1 is no truth value, as in the API that this one follows
     model_config = ConfigDict(extra="forbid", strict=True)
@@ -66,17 +67,17 @@ class ImageBody(BaseModel):
     output_format: Codec | None = "png"
     output_compression: int | None = Field(92, ge=1, le=100, description="quality of jpeg and webp")
     stream: bool | None = Field(False, description="answer with server-sent events, previews first")
-    partial_images: int | None = Field(None, description="number of previews, evenly over the scales; default: 3")
+    partial_images: int | None = None
     seed: int | None = Field(None, ge=0, le=MAX_SEED, description="the same seed gives the same image; default: random")
-    draft_steps: int | None = Field(None, description="N: scales made by the drafter")
+    draft_steps: int | None = None
     cfg: float | None = Field(None, ge=0, le=20, allow_inf_nan=False, description="guidance at the last scale")
-    top_k: int | None = Field(None, ge=0, description="keep the k likeliest codes; 0 keeps all")
+    top_k: int | None = None
     top_p: Share | None = Field(None, description="keep codes up to this probability")
-    temperatures: list[Temperature] | None = Field(None, min_length=1, description="one a scale, the last repeats")
+    temperatures: list[Temperature] | None = None
     deterministic: bool | None = Field(
         False, description="decode this request alone, at one fixed shape: the same bytes at any load"
     )
-    preview_scales: list[int] | None = Field(None, description="scales after which a preview is sent; with stream")
+    preview_scales: list[int] | None = None
     # of no effect here
     user: str | None = None
     safety_identifier: str | None = None
@@ -116,7 +117,12 @@ def body_of(about: About, max_n: int) -> type[ImageBody]:
             Field(None, min_length=1, max_length=last, description="one a scale, the last repeats"),
         ),
     }
-    return create_model("ImageGenerationRequest", __base__=ImageBody, __doc__=ImageBody.__doc__, **fields)
+    return create_model(
+        "ImageGenerationRequest",
+        __base__=ImageBody,
+        __doc__=PURPOSE,
+        **fields,
+    )
 
 
 class InputTokens(BaseModel):

@@ -151,17 +151,23 @@ class Batcher(Generic[RowT, ValueT]):
                 await self.changed.wait()
                 continue
             oldest = self.queue[0]
-            chosen = self.choose(oldest)
             patience = oldest.arrived + self.wait_s * self.stretch() - time.monotonic()
-            if len(chosen) == self.most or oldest.alone or patience <= 0:
+            chosen = self.choose(oldest) if oldest.alone or patience <= 0 else self.full_batch()
+            if chosen:
                 for ticket, _ in chosen:
                     ticket.next += 1
                 self.tidy()
-                return chosen, self.most if oldest.alone else padded(len(chosen), self.most)
+                return chosen, self.most if chosen[0][0].alone else padded(len(chosen), self.most)
             try:
                 await asyncio.wait_for(self.changed.wait(), patience)
             except asyncio.TimeoutError:
                 continue
+
+    def full_batch(self) -> list[tuple[Ticket[RowT], int]]:
+        """The first full batch of any key, or none."""
+        first_of_key = {ticket.key: ticket for ticket in reversed(self.queue) if not ticket.alone}
+        full = (chosen for ticket in first_of_key.values() if len(chosen := self.choose(ticket)) == self.most)
+        return next(full, [])
 
     def stretch(self) -> float:
         """By how much the load makes waiting for company longer."""

@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable
 from typing import Any
 
-from ray.exceptions import ObjectLostError, RayActorError, WorkerCrashedError
+from ray.exceptions import ObjectLostError, RayActorError, RayTaskError, WorkerCrashedError
 from ray.serve.exceptions import ReplicaUnavailableError
 
 from workers.endpoint_types import Preview
@@ -18,14 +18,19 @@ LOST = (RayActorError, ReplicaUnavailableError, WorkerCrashedError, ObjectLostEr
 ATTEMPTS = 4
 
 
+def is_final(error: Exception, attempt: int) -> bool:
+    """Whether to give up. What a replica raised itself, as it lost one of its own, it has tried often enough."""
+    return isinstance(error, RayTaskError) or attempt + 1 == ATTEMPTS
+
+
 async def ask(call: Callable[[], Any]) -> Any:
     """The answer of `call()`, a Serve response. If the caller goes away, so does the request."""
     for attempt in range(ATTEMPTS):
         response = call()
         try:
             return await response
-        except LOST:
-            if attempt + 1 == ATTEMPTS:
+        except LOST as error:
+            if is_final(error, attempt):
                 raise
         except asyncio.CancelledError:
             response.cancel()
@@ -47,8 +52,8 @@ async def ask_stream(call: Callable[[], Any]) -> AsyncGenerator[Any, None]:
                 yield event
             complete = True
             return
-        except LOST:
-            if attempt + 1 == ATTEMPTS:
+        except LOST as error:
+            if is_final(error, attempt):
                 raise
         finally:
             if not complete:

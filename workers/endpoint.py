@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncGenerator, Callable, Mapping
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, cast
 
 from fastapi import FastAPI
 from ray import serve
+from ray.exceptions import RayTaskError
 from ray.serve import Application, Deployment
 from ray.serve.config import BackpressureConfig
+from ray.serve.exceptions import DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 
 from workers.api import create_api
@@ -26,6 +28,7 @@ from workers.replicas import DraftReplica, RefineReplica, ReplicaSettings
 from workers.store import Store
 
 INGRESS = "Ingress"
+UNAVAILABLE = (*LOST, DeploymentUnavailableError)
 UPSCALE_DELAY_S = 5.0  # of more load than the replicas there are should take, before one is added
 # Requests that a replica may hold: for each row of a batch one under way and the rest to choose from, and twice of what
 # keeps it and the refiners behind it busy
@@ -50,37 +53,48 @@ class Publisher:
 
 
 class ServeEngine:
-    """Drafters by their handle. What Ray says of lost replicas becomes an answer of the API."""
+    """Drafters by their handle. What Ray says of errors far away becomes an answer of the API."""
 
     def __init__(self, drafter: DeploymentHandle[Any]):
         self.drafter = drafter
 
     async def generate(self, request: ImageRequest) -> Pictures:
-        try:
+        with as_answers():
             pictures: Pictures = await ask(partial(self.drafter.generate.remote, request))
             return pictures
-        except LOST as error:
-            raise replicas_lost() from error
 
     async def stream(self, request: ImageRequest) -> AsyncGenerator[Preview | Pictures, None]:
-        try:
-            async with aclosing(
-                ask_stream(partial(self.drafter.options(stream=True).stream.remote, request))
-            ) as events:
+        call = partial(self.drafter.options(stream=True).stream.remote, request)
+        with as_answers():
+            async with aclosing(ask_stream(call)) as events:
                 async for event in events:
                     yield event
-        except LOST as error:
-            raise replicas_lost() from error
 
     async def ready(self) -> bool:
         try:
             return bool(await ask(self.drafter.ready.remote))
-        except LOST:
+        except UNAVAILABLE:
             return False
 
 
-def replicas_lost() -> ApiError:
-    return ApiError(503, "the replicas that had the request were lost", code="replicas_lost", retry_after_s=5)
+@contextmanager
+def as_answers() -> Iterator[None]:
+    """Within, lost replicas are an ApiError 503, and an error of a replica is raised as it was there."""
+    try:
+        yield
+    except (RayTaskError, *UNAVAILABLE) as error:
+        cause = origin(error)
+        if isinstance(cause, UNAVAILABLE):
+            message = "the replicas that had the request were lost, or there are none"
+            raise ApiError(503, message, code="replicas_lost", retry_after_s=5) from error
+        raise cause from None
+
+
+def origin(error: BaseException) -> BaseException:
+    """What was raised where it began: Ray wraps an error once for each call that it passes."""
+    while isinstance(error, RayTaskError) and isinstance(error.cause, BaseException):
+        error = error.cause
+    return error
 
 
 @serve.ingress()

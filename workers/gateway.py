@@ -14,6 +14,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import asdict, dataclass, field, replace
 from difflib import get_close_matches
+from functools import lru_cache
 from typing import Any, Protocol
 
 from tandem.images import EXTENSIONS
@@ -101,7 +102,7 @@ class Gateway:
         """All images at once. To be called within `admission`."""
         began = time.monotonic()
         pictures = await self.in_time(self.engine.generate(request), began)
-        images = [await self.image_data(request, data, by_url) for data in pictures.files]
+        images = await self.in_time(self.all_data(request, pictures.files, by_url), began)
         self.note_made(time.monotonic() - began)
         return ImagesResponse(
             created=int(time.time()),
@@ -123,7 +124,7 @@ class Gateway:
                 count += 1
         self.note_made(time.monotonic() - began)
         for index, data in enumerate(event.files):
-            image = await self.image_data(request, data, by_url)
+            image = await self.in_time(self.image_data(request, data, by_url), began)
             yield CompletedEvent(
                 b64_json=image.b64_json,
                 url=image.url,
@@ -160,8 +161,9 @@ class Gateway:
         try:
             return await asyncio.wait_for(work, left)
         except asyncio.TimeoutError:
-            message = f"not made within {self.settings.timeout_s:g} s"
-            raise ApiError(503, message, code="timeout", retry_after_s=self.admission.wait_s(0)) from None
+            message, admission = f"not made within {self.settings.timeout_s:g} s", self.admission
+            wait_s = admission.wait_s(admission.in_flight)
+            raise ApiError(503, message, code="timeout", retry_after_s=wait_s) from None
 
     def partial(self, request: ImageRequest, preview: Preview, count: int) -> PartialImageEvent:
         return PartialImageEvent(
@@ -175,6 +177,9 @@ class Gateway:
             num_scales=self.about.num_scales,
             made_by=preview.made_by,
         )
+
+    async def all_data(self, request: ImageRequest, files: list[bytes], by_url: bool) -> list[ImageData]:
+        return list(await asyncio.gather(*(self.image_data(request, data, by_url) for data in files)))
 
     async def image_data(self, request: ImageRequest, data: bytes, by_url: bool) -> ImageData:
         if not by_url:
@@ -239,17 +244,25 @@ def preview_scales(body: ImageBody, num_scales: int) -> frozenset[int]:
         return frozenset(body.preview_scales)
     asked = DEFAULT_PREVIEWS if body.partial_images is None else body.partial_images
     count = min(asked, num_scales - 1)
-    return frozenset(1 + round(i * (num_scales - 2) / max(1, count - 1)) for i in range(count))
+    if count == 1:
+        return frozenset({num_scales // 2})
+    return frozenset(1 + round(i * (num_scales - 2) / (count - 1)) for i in range(count))
+
+
+@lru_cache(maxsize=4)
+def spellings(names: tuple[str, ...]) -> dict[str, int]:
+    """The label of every name and synonym; the name of one class goes before a synonym of another."""
+    known: dict[str, int] = {}
+    parts = ((label, part) for label, name in enumerate(names) for part in name.split(","))
+    for label, spelling in (*enumerate(names), *parts):
+        known.setdefault(" ".join(spelling.split()).casefold(), label)
+    return known
 
 
 def find_class(prompt: str, names: tuple[str, ...]) -> int:
     """The label of a name (or one of the names that commas separate), or of a number. ApiError with the nearest."""
     wanted = " ".join(prompt.split()).casefold()
-    known: dict[str, int] = {}
-    whole = enumerate(names)
-    parts = ((label, part) for label, name in enumerate(names) for part in name.split(","))
-    for label, spelling in (*whole, *parts):  # the name of one class goes before a synonym of another
-        known.setdefault(" ".join(spelling.split()).casefold(), label)
+    known = spellings(names)
     if wanted in known:
         return known[wanted]
     if wanted.isascii() and wanted.isdigit() and len(wanted) <= MAX_DIGITS and int(wanted) < len(names):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
 import time
@@ -16,6 +17,7 @@ from workers.api_errors import ApiError
 RATE_WINDOW_S = 30.0
 FIRST_GUESS_S = 2.0  # to wait, while nothing is known of the speed
 LONGEST_S = 60.0
+BODY_TIMEOUT_S = 10.0
 GONE = 499  # the status that is counted where the client went away before there was an answer
 
 
@@ -77,7 +79,8 @@ class Admission:
 
 
 class LimitBody:
-    """ASGI middleware: 413 for a body of more than `max_bytes`, before it is read as a whole."""
+    """ASGI middleware: 413 for a body of more than `max_bytes`, before it is read as a whole; 408 for one that does
+    not come."""
 
     def __init__(self, app: ASGIApp, max_bytes: int):
         self.app, self.max_bytes = app, max_bytes
@@ -87,8 +90,14 @@ class LimitBody:
             await self.app(scope, receive, send)
             return
         body, more = b"", True
+        until = time.monotonic() + BODY_TIMEOUT_S
         while more:
-            message = await receive()
+            try:
+                message = await asyncio.wait_for(receive(), until - time.monotonic())
+            except asyncio.TimeoutError:
+                error = ApiError(408, f"body: expected all of it within {BODY_TIMEOUT_S:g} s", code="body_timeout")
+                await error.response()(scope, receive, send)
+                return
             if message["type"] != "http.request":
                 return  # the client has gone
             body += message.get("body", b"")

@@ -101,7 +101,7 @@ def test_another_method_is_a_405_that_says_which_is_right():
 def test_the_openapi_document_declares_every_status_and_the_limits_of_this_server():
     document = client(make_gateway(FakeEngine(), max_n=7)).get("/openapi.json").json()
     declared = {path: {*next(iter(operations.values()))["responses"]} for path, operations in document["paths"].items()}
-    always = {"200", "400", "413", "500"}
+    always = {"200", "400", "408", "413", "500"}
     assert declared == {
         PATH: always | {"401", "429", "503"},
         "/v1/models": always | {"401"},

@@ -91,9 +91,26 @@ def test_keys_come_from_the_environment_and_are_told_apart_by_commas(monkeypatch
     assert api_keys() == ["a" * MIN_KEY, "b" * 40]
 
 
+@pytest.mark.parametrize("keys", ["", " , ", "schlüssel-für-alle-türen"])
+def test_a_variable_without_usable_keys_opens_no_door(keys, monkeypatch):
+    monkeypatch.setenv("TANDEM_API_KEYS", keys)
+    with pytest.raises(InputError, match="TANDEM_API_KEYS: expected keys"):
+        api_keys()
+
+
+def test_colocated_is_one_of_each_and_auto_splits_where_there_are_gpus_for_it():
+    alone, four = Session(1, 8, 1, False, "here"), Session(1, 8, 4, False, "here")
+    found = [choose_placement(spec_of(), session, 5) for session in (alone, four)]
+    assert [(p.mode, p.num_drafters, p.num_refiners) for p in found] == [("colocated", 1, 1), ("split", 3, 1)]
+    with pytest.raises(PlacementError, match="expected one drafter and one refiner, which share a GPU, got 2 and 1"):
+        choose_placement(spec_of("--placement", "colocated", "--drafters", "2"), four, 5)
+
+
 def test_a_key_that_could_be_guessed_is_refused_and_not_printed(monkeypatch):
     monkeypatch.setenv("TANDEM_API_KEYS", f"{'a' * MIN_KEY},hunter2")
-    with pytest.raises(InputError, match=rf"expected keys of {MIN_KEY} characters or more, got one of 7") as caught:
+    with pytest.raises(
+        InputError, match=rf"expected keys of {MIN_KEY} ASCII characters or more, got one of 7"
+    ) as caught:
         api_keys()
     assert "hunter2" not in str(caught.value)
     with pytest.raises(InputError, match="TANDEM_API_KEYS"):
@@ -128,7 +145,8 @@ def test_a_free_port_is_taken_as_it_is_and_0_finds_one():
 )
 def test_a_server_for_every_network_without_keys_is_warned_of(host, keys, warned, monkeypatch, capsys, taken_port):
     """A port in use ends the run before anything is started."""
-    monkeypatch.setenv("TANDEM_API_KEYS", keys)
+    if keys:
+        monkeypatch.setenv("TANDEM_API_KEYS", keys)
     with pytest.raises(InputError, match="cannot listen"):
         run(spec_of("--host", host, "--port", str(taken_port)))
     assert ("warning: 0.0.0.0 can be reached from other machines" in capsys.readouterr().err) is warned
