@@ -160,6 +160,26 @@ def test_a_single_row_is_not_starved_by_full_batches_of_another_key():
     run(test)
 
 
+def test_a_full_batch_does_not_wait_for_company_of_an_older_row():
+    async def test() -> None:
+        work = FakeWork()
+        batcher = Batcher(work, 4, wait_s=FOREVER_S)
+        lonely = await queued(batcher, "lonely", key="rare")
+        await asyncio.gather(*[ask(batcher, "a", "b", key="common"), ask(batcher, "c", "d", key="common")])
+        assert work.batches == [["a", "b", "c", "d"]]
+        lonely.cancel()
+
+    run(test)
+
+
+@pytest.mark.parametrize(("elsewhere", "times"), [(0, 1), (2, 3.5), (4, 6), (40, 6)])
+def test_patience_grows_with_what_is_done_elsewhere_up_to_six_times(elsewhere, times):
+    async def test() -> None:
+        assert Batcher(FakeWork(), 4, 0.005, elsewhere=lambda: elsewhere).stretch() == times
+
+    run(test)
+
+
 def test_rows_of_one_request_may_go_in_several_batches_and_come_back_in_their_positions():
     async def test() -> None:
         work = FakeWork(held=True)
