@@ -95,4 +95,4 @@ def test_what_the_document_allows_is_answered_with_images(served):
         made["streams" if stream else "answers"] += 1
 
     check()
-    assert min(made["streams"], made["answers"]) >= 10
+    assert min(made["streams"], made["answers"]) >= 5

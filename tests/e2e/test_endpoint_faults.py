@@ -19,8 +19,12 @@ from typing import Any
 
 import boto3
 import pytest
+import torch
 from runs import wait_until
 from served import MARK, Served, kill_replicas, serve
+from tiny_models import CLASS_NAMES, tiny_var
+
+from tandem.weights import save_checkpoint
 
 pytestmark = pytest.mark.slow
 ONE_OF_EACH = ("--placement", "split", "--drafters", "1", "--refiners", "1")
@@ -212,3 +216,16 @@ def test_keys_are_in_no_log_and_no_process_list(guarded):
     for key in (KEY, OTHER_KEY):
         secrets = [key.encode(), base64.b64encode(key.encode()).rstrip(b"="), json.dumps(key).encode()]
         assert not [name for name, text in places.items() if any(secret in text for secret in secrets)]
+
+
+def test_weights_that_yield_no_numbers_are_a_500_that_says_so_and_other_classes_go_on(tiny_models, tmp_path):
+    drafter = tiny_var(3, seed=1)
+    drafter.class_emb.weight[1] = torch.nan
+    save_checkpoint(tmp_path / "poisoned.safetensors", drafter, {"classes": list(CLASS_NAMES)}, torch.float32)
+    files = tiny_models | {"drafter": str(tmp_path / "poisoned.safetensors")}
+    with started(tmp_path / "log", *(part for role, path in files.items() for part in (f"--{role}", path))) as server:
+        for way in (Served.post, lambda server, **body: (500, server.stream(**body)[-1][1])):
+            status, answer = way(server, prompt="1", seed=1)
+            assert (status, answer["error"]["code"]) == (500, "decoding_failed")
+            assert re.fullmatch(r"logits of scales \d to \d are not finite: [a-z ]+", answer["error"]["message"])
+        assert server.post(prompt="0", seed=1)[0] == 200
