@@ -68,9 +68,12 @@ def deployed(
             cause = failed_replica(name) or " ".join(str(error).split())
             raise JobError(f"the endpoint did not come up: {cause}", LOGS) from None
         yield
-    finally:
+    except BaseException:
         with suppress(Exception):  # Ray may be gone
             serve.delete(name, _blocking=False)
+        raise
+    with suppress(TimeoutError):
+        serve.delete(name)
 
 
 def check_free(name: str, host: str, port: int) -> None:

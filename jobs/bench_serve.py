@@ -100,17 +100,16 @@ def run(spec: BenchServeSpec) -> dict[str, Any]:
     """Measure and report; the last line on stdout is one JSON object."""
     replicas = (spec.drafters or 1) + (spec.refiners or 1)
     with open_session(spec.address, spec.logical_gpus, 4 + 2 * replicas * spec.threads) as session:
-        alone = [generated(spec) for _ in range(spec.rounds)]  # first, since afterwards the replicas have the GPUs
-        with serving(spec, session) as (real, noop):
-            rounds = [one_round(spec, real, noop, g, i + 1) for i, g in enumerate(alone)]
-            result = {
-                **{f"n{n}": summary(n, rounds) for n in spec.counts},
-                "latency": latency(real),
-                "overload": under_overload(spec, real, statistics.median(r["real"][spec.counts[0]] for r in rounds)),
-                "batch": spec.batch,
-                "clients": spec.clients,
-                "rounds": spec.rounds,
-            }
+        rounds: list[dict[str, Any]] = []
+        for number in range(1, spec.rounds + 1):
+            g = generated(spec)  # while nothing is served: it has all GPUs and cores
+            with serving(spec, session) as (real, noop):
+                rounds.append(one_round(spec, real, noop, g, number))
+                if number == spec.rounds:
+                    throughput = statistics.median(r["real"][spec.counts[0]] for r in rounds)
+                    other = {"latency": latency(real), "overload": under_overload(spec, real, throughput)}
+    settings = {"batch": spec.batch, "clients": spec.clients, "rounds": spec.rounds}
+    result = {f"n{n}": summary(n, rounds) for n in spec.counts} | other | settings
     print_report(result)
     print(json.dumps(result), flush=True)
     return result
