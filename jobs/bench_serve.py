@@ -101,9 +101,10 @@ def run(spec: BenchServeSpec) -> dict[str, Any]:
     replicas = (spec.drafters or 1) + (spec.refiners or 1)
     with open_session(spec.address, spec.logical_gpus, 4 + 2 * replicas * spec.threads) as session:
         rounds: list[dict[str, Any]] = []
+        port = find_port(HOST, 0)  # Serve keeps to it
         for number in range(1, spec.rounds + 1):
             g = generated(spec)  # while nothing is served: it has all GPUs and cores
-            with serving(spec, session) as (real, noop):
+            with serving(spec, session, port) as (real, noop):
                 rounds.append(one_round(spec, real, noop, g, number))
                 if number == spec.rounds:
                     throughput = statistics.median(r["real"][spec.counts[0]] for r in rounds)
@@ -116,9 +117,8 @@ def run(spec: BenchServeSpec) -> dict[str, Any]:
 
 
 @contextmanager
-def serving(spec: BenchServeSpec, session: Session) -> Iterator[tuple[str, str]]:
+def serving(spec: BenchServeSpec, session: Session, port: int) -> Iterator[tuple[str, str]]:
     """Both applications on one port; their addresses."""
-    port = find_port(HOST, 0)
     app, placement, about = make_app(spec, session)
     say(session.describe())
     say(placement.describe())
