@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import boto3
+import openai
 import pytest
 import torch
 from runs import wait_until
@@ -167,6 +168,17 @@ def test_a_link_gives_anyone_the_bytes_of_the_image_and_the_bare_address_nobody(
     assert get(links[0].partition("?")[0])[0] == 403
     status, again = guarded.post(**body, response_format="url")
     assert [get(image["url"])[1] for image in again["data"]] == [get(link)[1] for link in links]
+
+
+def test_the_openai_client_gets_links_with_a_key(guarded):
+    with openai.OpenAI(base_url=f"{guarded.url}/v1", api_key=OTHER_KEY, max_retries=0) as client:
+        extra = {"seed": 5, "deterministic": True}
+        made = client.images.generate(prompt="face", response_format="url", extra_body=extra)
+    (image,) = made.data
+    assert get(image.url) == (200, images_of(guarded.post(prompt="face", seed=5, deterministic=True))[0])
+    stranger = openai.OpenAI(base_url=f"{guarded.url}/v1", api_key="wrong", max_retries=0)
+    with stranger, pytest.raises(openai.AuthenticationError):
+        stranger.images.generate(prompt="face")
 
 
 def test_links_come_in_a_stream_too(guarded):
