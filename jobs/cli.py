@@ -1,6 +1,6 @@
 """The command `tandem`: finds the sub-command, checks its options, and turns errors into exit codes.
 
-Exit codes: 0 done; 1 the run failed; 2 the input was wrong; 130 interrupted.
+Exit codes: 0 done; 1 the run failed; 2 the input was wrong; 3 a submitted job was stopped; 130 interrupted.
 """
 
 from __future__ import annotations
@@ -9,8 +9,12 @@ import importlib
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from tandem.errors import InputError, TandemError
+
+if TYPE_CHECKING:
+    from jobs.spec import Spec
 
 
 @dataclass(frozen=True)
@@ -21,10 +25,12 @@ class Command:
     spec: str
     run: str
     summary: str
+    wraps: bool = False  # another command follows after --
 
 
 COMMANDS = {
     "generate": Command("jobs.generate", "GenerateSpec", "run", "synthesise a labelled image dataset"),
+    "submit": Command("jobs.submit", "SubmitSpec", "run", "run a command as a job on a Ray cluster", True),
     "serve": Command("jobs.serve", "ServeSpec", "run", "the models behind an HTTP endpoint, with a page"),
     "draft": Command("jobs.draft", "DraftSpec", "run", "make and keep the coarse token maps alone"),
     "refine": Command("jobs.refine", "RefineSpec", "run", "finish drafted images"),
@@ -54,6 +60,7 @@ commands:
 
 examples:
   tandem generate --classes all --per-class 20 --out out     a dataset from the embedded model
+  tandem submit -- generate --classes all --images 90 --out s3://bucket/out    the same on a Ray cluster
   tandem serve                                               an endpoint and a page at http://127.0.0.1:8000/
   tandem plan --profile paper-l20 --gpus l20:3 --images 1e6  which GPUs draft and which refine
   tandem bench store                                         how fast files are written here
@@ -77,20 +84,29 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         name, rest = split_command(args)
         command = COMMANDS[name]
-        module = importlib.import_module(command.module)
-        from jobs.spec import parse
-
-        spec = parse(getattr(module, command.spec), rest, f"tandem {name}", getattr(module, "EXAMPLES", ""))
-        getattr(module, command.run)(spec)
+        wrapped = []
+        if command.wraps and "--" in rest:
+            rest, wrapped = rest[: rest.index("--")], rest[rest.index("--") + 1 :]
+        spec, module = parse_options(name, rest), importlib.import_module(command.module)
+        getattr(module, command.run)(spec, *([wrapped] if command.wraps else []))
     except TandemError as error:
         print(f"error: {error}", file=sys.stderr)
         if error.hint:
             print(f"hint: {error.hint}", file=sys.stderr)
-        return 2 if isinstance(error, InputError) else 1
+        return error.exit_code
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
     return 0
+
+
+def parse_options(name: str, args: Sequence[str]) -> Spec:
+    """The options of a command, checked. Raises InputError."""
+    from jobs.spec import parse
+
+    command = COMMANDS[name]
+    module = importlib.import_module(command.module)
+    return parse(getattr(module, command.spec), args, f"tandem {name}", getattr(module, "EXAMPLES", ""))
 
 
 def usage() -> str:

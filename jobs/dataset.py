@@ -94,4 +94,5 @@ def run_verify(spec: VerifySpec) -> dict[str, Any]:
 if __name__ == "__main__":
     from jobs.cli import main
 
-    sys.exit(main(["verify", *sys.argv[1:]]))
+    sys.argv[1:1] = ["verify"]
+    sys.exit(main())

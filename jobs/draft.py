@@ -104,4 +104,5 @@ def run(spec: DraftSpec) -> dict[str, Any]:
 if __name__ == "__main__":
     from jobs.cli import main
 
-    sys.exit(main(["draft", *sys.argv[1:]]))
+    sys.argv[1:1] = ["draft"]
+    sys.exit(main())

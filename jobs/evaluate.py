@@ -265,4 +265,5 @@ def print_report(report: dict[str, Any]) -> None:
 if __name__ == "__main__":
     from jobs.cli import main
 
-    sys.exit(main(["evaluate", *sys.argv[1:]]))
+    sys.argv[1:1] = ["evaluate"]
+    sys.exit(main())

@@ -152,4 +152,5 @@ def choose_placement(
 if __name__ == "__main__":
     from jobs.cli import main
 
-    sys.exit(main(["generate", *sys.argv[1:]]))
+    sys.argv[1:1] = ["generate"]
+    sys.exit(main())

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from jobs.options import DecodingOptions, ImageOptions, PlaceOptions
 from jobs.pipeline import Writer
-from jobs.running import command_line, software
+from jobs.running import software, whole_command
 from tandem.config import SamplingConfig, to_dict
 from tandem.images import Provenance
 from workers.card import CardInfo, write_card
@@ -51,7 +51,7 @@ class ImageDataset:
             image_size=models.image_size,
             models={ref.role: (ref.source, ref.sha256) for ref in models.refs},
             sampling=decoding,
-            command=command_line(),
+            command=whole_command(),
             software=software(),
             tokens=self.options.keep_tokens,
         )

@@ -106,4 +106,5 @@ def describe(checkpoint: Checkpoint) -> dict[str, Any]:
 if __name__ == "__main__":
     from jobs.cli import main
 
-    sys.exit(main(["models", *sys.argv[1:]]))
+    sys.argv[1:1] = ["models"]
+    sys.exit(main())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
@@ -11,6 +12,7 @@ from tandem.images import Codec
 from workers.formats import FormatName
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+RAY_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # Ray sets it for the command of a submitted job
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -81,6 +83,26 @@ class PlaceOptions(Spec):
     )
     out: str = Field(description="folder or s3://bucket/prefix of the dataset; the same command resumes there")
     overwrite: bool = Field(False, description="replace a job that stands in --out")
+    shards: str | None = Field(
+        None,
+        description="make only these shards, FIRST-LAST/ALL such as 0-9/40: several jobs share one dataset, and "
+        "whichever commits the last shard finishes it",
+    )
+
+    @model_validator(mode="after")
+    def check_place(self) -> PlaceOptions:
+        if self.shards and self.overwrite:
+            raise ValueError("expected --shards without --overwrite, which would remove what other jobs have made")
+        if self.shards and self.max_failed_shards:
+            raise ValueError(
+                "expected --shards without --max-failed-shards: only a job of all shards can leave some of them out"
+            )
+        if "://" not in self.out and not os.path.isabs(self.out) and RAY_JOB in os.environ:
+            raise ValueError(
+                f"--out: expected s3://bucket/prefix or an absolute path that all nodes share, got {self.out}; "
+                "Ray removes the folder in which a submitted job runs"
+            )
+        return self
 
 
 class ImageOptions(Spec):

@@ -292,4 +292,5 @@ def describe(
 if __name__ == "__main__":
     from jobs.cli import main
 
-    sys.exit(main(["pictures", *sys.argv[1:]]))
+    sys.argv[1:1] = ["pictures"]
+    sys.exit(main())

@@ -229,6 +229,7 @@ class Writer:
         return PixelShard if self.encoder else PrefixShard
 
     def __call__(self, shard: PixelShard | PrefixShard, spans: list[Span]) -> None:
+        self.store.check_shared()
         replica, began = replica_name(), time.time()
         encoded: ShardRows = shard
         if self.encoder is not None:

@@ -142,4 +142,5 @@ def named(counts: dict[str, int]) -> str:
 if __name__ == "__main__":
     from jobs.cli import main
 
-    sys.exit(main(["plan", *sys.argv[1:]]))
+    sys.argv[1:1] = ["plan"]
+    sys.exit(main())

@@ -196,4 +196,5 @@ def print_profile(profile: Profile) -> None:
 if __name__ == "__main__":
     from jobs.cli import main
 
-    sys.exit(main(["profile", *sys.argv[1:]]))
+    sys.argv[1:1] = ["profile"]
+    sys.exit(main())

@@ -112,4 +112,5 @@ def run(spec: RefineSpec) -> dict[str, Any]:
 if __name__ == "__main__":
     from jobs.cli import main
 
-    sys.exit(main(["refine", *sys.argv[1:]]))
+    sys.argv[1:1] = ["refine"]
+    sys.exit(main())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import platform
+import re
 import shlex
 import sys
 import time
@@ -22,8 +23,9 @@ from jobs.labels import LabelRows, choose_classes, read_label_file, rows_of_clas
 from jobs.options import DecodingOptions, PlaceOptions, RowOptions
 from jobs.pipeline import Pipeline, StoredShard
 from jobs.progress import RunProgress, busy_shares, overlap_s, print_summary, say
+from jobs.start_up import StartUp
 from tandem.config import Pyramid, SamplingConfig, VarConfig, to_dict
-from tandem.errors import JobError
+from tandem.errors import InputError, JobError
 from workers import layout
 from workers.drafter import DecodeSettings
 from workers.manifest import Manifest, as_json, open_job, read_job, reopen
@@ -67,45 +69,92 @@ class Job:
 
     def run(self) -> dict[str, Any]:
         """Make what is missing, finish the dataset, and return the summary. A finished one needs no cluster."""
-        if (summary := self.found_finished()) is None:
-            summary = run_shards(self)
+        part = choose_part(self.options.shards, self.plan)
+        if (summary := self.found_done(part)) is None:
+            summary = run_shards(self, part)
+        if not self.store.exists(layout.SUCCESS):
             with stop_in_time(command_line()):
-                self.finish(summary["failed_shards"])
-        return summary
+                self.finish_if_last(part, summary["failed_shards"])
+        return summary | {"complete": self.store.exists(layout.SUCCESS)}
 
-    def found_finished(self) -> dict[str, Any] | None:
-        """The summary of a job that was finished before. Reads names, and no shard."""
-        if self.options.overwrite or not (self.store.exists(layout.SUCCESS) and self.store.exists(layout.JOB)):
+    def found_done(self, part: range) -> dict[str, Any] | None:
+        """The summary of a job, or part of one, that was made before. Reads names, and no shard."""
+        if self.options.overwrite or not self.store.exists(layout.JOB):
             return None
         if read_job(self.store)["identity"] not in (as_json(self.identify(real)) for real in (True, False)):
             return None
-        if len(Manifest(self.store).committed()) < self.plan.num_shards:
+        if not Manifest(self.store).committed().issuperset(part):
             return None
-        say(f"{self.plan.num_rows} images in {self.plan.num_shards} shards: all of them done before")
-        return summarise(0, 0.0, [], {}, Flow([])) | self.about(self.plan.num_shards)
+        say(f"{describe_part(part, self.plan)}: all of them done before")
+        return summarise(0, 0.0, [], {}, Flow([])) | self.about(part, len(part))
 
-    def about(self, resumed: int) -> dict[str, Any]:
-        return {"out": self.store.uri, "total_images": self.plan.num_rows, "resumed_shards": resumed}
+    def finish_if_last(self, part: range, failed: Mapping[int, str]) -> None:
+        """Finish the dataset. Who made a part of it does so only if all other parts are there.
+
+        Each job looks after its own last commit, so whichever commits last finds everything; if two do, both finish,
+        alike.
+        """
+        if len(part) < self.plan.num_shards:
+            missing = self.plan.num_shards - len(Manifest(self.store).committed())
+            if missing:
+                say(f"{missing} of {self.plan.num_shards} shards are to come: whoever commits the last one finishes")
+                return
+        self.finish(failed)
+
+    def about(self, part: range, resumed: int) -> dict[str, Any]:
+        shards = f"{part.start}-{part.stop - 1}/{self.plan.num_shards}"
+        return {
+            "out": self.store.uri,
+            "total_images": self.plan.num_rows,
+            "shards": shards,
+            "resumed_shards": resumed,
+        }
 
 
-def run_shards(job: Job) -> dict[str, Any]:
+def choose_part(text: str | None, plan: ShardPlan) -> range:
+    """'0-9/40': shards 0 to 9 of a job that has 40 of them; all where nothing is asked. Raises InputError."""
+    if text is None:
+        return range(plan.num_shards)
+    match = re.fullmatch(r"(\d+)(?:-(\d+))?/(\d+)", text.strip())
+    if not match:
+        raise InputError(
+            f"--shards: expected FIRST-LAST/ALL such as 0-{plan.num_shards - 1}/{plan.num_shards}, got {text}"
+        )
+    first, last, num_shards = int(match[1]), int(match[2] or match[1]), int(match[3])
+    if num_shards != plan.num_shards:
+        raise InputError(f"--shards: expected the {plan.num_shards} shards of this job after /, got {text}")
+    if not first <= last < num_shards:
+        raise InputError(f"--shards: expected shards from 0 to {num_shards - 1} that ascend, got {text}")
+    return range(first, last + 1)
+
+
+def describe_part(part: range, plan: ShardPlan) -> str:
+    images = f"{plan.num_rows} images in {plan.num_shards} shards"
+    return images if len(part) == plan.num_shards else f"{images}, {part.start} to {part.stop - 1} of them here"
+
+
+def run_shards(job: Job, part: range) -> dict[str, Any]:
     """Take the place, make the shards that are missing, and return the summary. The dataset is not finished yet."""
     options, store, plan = job.options, job.store, job.plan
+    start_up = StartUp()
     with open_session(options.address, options.logical_gpus, job.min_cpus, job.object_store_bytes) as session:
+        start_up.join()
         work, on_real_gpus = job.prepare(session)
         info = {"command": command_line(), **versions(), **work.info}
         record = open_job(store, job.identify(on_real_gpus), info, options.overwrite)
-        todo = [shard for shard in range(plan.num_shards) if shard not in record.committed]
+        todo = [shard for shard in part if shard not in record.committed]
+        resumed = len(part) - len(todo)
         if todo:
             reopen(store)
         for line in (session.describe(), work.placement.describe(), *work.lines, describe_store(session, work)):
             say(line)
-        done = f", {len(record.committed)} of them done before" if record.committed else ""
-        say(f"{plan.num_rows} images in {plan.num_shards} shards{done} -> {store.uri}")
+        done = f", {resumed} of them done before" if resumed else ""
+        say(f"{describe_part(part, plan)}{done} -> {store.uri}")
+        total = sum(len(plan.indices(shard)) for shard in part)
         with stop_in_time(command_line()):
-            summary = make_shards(work.pipeline, todo, plan.num_rows, options.max_failed_shards)
+            summary = make_shards(work.pipeline, todo, total, options.max_failed_shards, start_up)
     return summary | {
-        **job.about(len(record.committed)),
+        **job.about(part, resumed),
         "placement": work.placement.mode,
         "simulated_gpus": session.simulated and work.placement.mode != "cpu",
     }
@@ -126,7 +175,7 @@ def describe_store(session: Session, work: Work) -> str:
     return f"at most {most:.0f} MB wait for the sink; the object store has {there:.0f} MB{tight}"
 
 
-def make_shards(pipeline: Pipeline, todo: list[int], total: int, max_failed: int) -> dict[str, Any]:
+def make_shards(pipeline: Pipeline, todo: list[int], total: int, max_failed: int, start_up: StartUp) -> dict[str, Any]:
     """Run the pipeline over the shards that are left, with progress. JobError at one failed shard too many."""
     began = time.monotonic()
     spans: list[Span] = []
@@ -142,7 +191,7 @@ def make_shards(pipeline: Pipeline, todo: list[int], total: int, max_failed: int
                 failed[shard.shard] = shard.cause
                 check_failures(failed, max_failed)
     made = todo_rows - sum(len(pipeline.plan.indices(shard)) for shard in failed)
-    return summarise(made, time.monotonic() - began, spans, failed, flow)
+    return summarise(made, time.monotonic() - began, spans, failed, flow) | start_up.summary(spans)
 
 
 def summarise(
@@ -246,6 +295,15 @@ def versions() -> dict[str, str]:
     names = ("torch", "ray", "numpy", "pillow", "pyarrow")
     found = {name: importlib.metadata.version(name) for name in names}
     return {"software": software(), "python": platform.python_version(), **found}
+
+
+def whole_command() -> str:
+    """The command that makes the whole dataset, where this one made a part of it."""
+    parts = list(sys.argv[1:])
+    while "--shards" in parts:
+        at = parts.index("--shards")
+        del parts[at : at + 2]
+    return shlex.join(["tandem", *(part for part in parts if not part.startswith("--shards="))])
 
 
 def command_line() -> str:

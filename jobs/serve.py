@@ -273,4 +273,5 @@ def run(spec: ServeSpec) -> None:
 if __name__ == "__main__":
     from jobs.cli import main
 
-    sys.exit(main(["serve", *sys.argv[1:]]))
+    sys.argv[1:1] = ["serve"]
+    sys.exit(main())

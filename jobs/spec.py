@@ -11,12 +11,13 @@ import argparse
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, Field, ValidationError
 from pydantic_settings import (
     BaseSettings,
+    CliPositionalArg,
     CliSettingsSource,
     EnvSettingsSource,
     InitSettingsSource,
@@ -26,6 +27,7 @@ from pydantic_settings import (
 from tandem.errors import InputError
 
 ENV_PREFIX = "TANDEM_"
+POSITIONAL = get_args(CliPositionalArg[str])[1]
 SpecT = TypeVar("SpecT", bound="Spec")
 
 
@@ -76,6 +78,24 @@ def parse(spec: type[SpecT], argv: Sequence[str], prog: str, epilog: str = "") -
         return spec.model_construct(**{name: getattr(bound, name) for name in spec.model_fields})
     except ValidationError as error:
         raise InputError("\n".join(explain(error, spec)), f"{prog} --help shows every option") from None
+
+
+def as_flags(spec: Spec) -> list[str]:
+    """The command line that gives these options, whatever they came from: `parse` of it is the spec again."""
+    flags, positional = [], []
+    for name, field in type(spec).model_fields.items():
+        value = getattr(spec, name)
+        if name == "spec" or value is None or value == field.get_default():
+            continue
+        flag = "--" + name.replace("_", "-")
+        text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+        if POSITIONAL in field.metadata:
+            positional.append(text)
+        elif isinstance(value, bool):
+            flags.append(flag if value else f"--no-{flag[2:]}")
+        else:
+            flags += [f"{flag}={text}"] if text.startswith("-") else [flag, text]
+    return [*flags, *positional]
 
 
 METAVARS = {

@@ -263,4 +263,5 @@ def train_var(spec: TrainVarSpec) -> dict[str, Any]:
 if __name__ == "__main__":
     from jobs.cli import main
 
-    sys.exit(main(["train", *sys.argv[1:]]))
+    sys.argv[1:1] = ["train"]
+    sys.exit(main())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import platform
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -38,6 +39,11 @@ class ModelRef:
         if self.source == EMBEDDED:
             return weights_path(self.role)
         path = fetch(self.source) if is_remote(self.source) else Path(self.source)
+        if not path.is_file():
+            raise CheckpointError(
+                f"{self.source}: no such file on node {platform.node()}",
+                "weights by path have to be on every node; s3:// addresses are fetched by each",
+            )
         if (found := file_sha256(path)) != self.sha256:
             raise CheckpointError(f"{self.source}: expected sha256 {self.sha256[:12]}…, got {found[:12]}… on this node")
         return path

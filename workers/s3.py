@@ -92,6 +92,9 @@ class S3Store(Store):
             client.put_object(Bucket=self.bucket, Key=key, Body=b"")
             client.delete_object(Bucket=self.bucket, Key=key)
 
+    def check_shared(self) -> None:
+        """Every node that reaches the bucket sees the same one."""
+
     def put_many(self, files: Iterable[tuple[str, bytes]]) -> list[Stored]:
         self.client()  # made by one thread, used by all
         with ThreadPoolExecutor(PUTS_AT_ONCE) as pool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import platform
 import tempfile
 import time
 import uuid
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from tandem.errors import InputError, OutputError
+from workers.layout import JOB
 
 TEMPORARY = ".tmp"
 # A writer keeps its temporary file for the seconds that one write takes. Age is the only safe sign of a dead
@@ -40,6 +42,10 @@ class Store(ABC):
     @abstractmethod
     def check(self) -> None:
         """Raise OutputError, naming place and cause, if nothing can be written here. Leaves nothing behind."""
+
+    @abstractmethod
+    def check_shared(self) -> None:
+        """Raise OutputError where this node sees another place than the one where the job began."""
 
     @abstractmethod
     def put_many(self, files: Iterable[tuple[str, bytes]]) -> list[Stored]:
@@ -120,6 +126,13 @@ class LocalStore(Store):
         there = next(folder for folder in (self.root, *self.root.parents) if folder.exists())
         with _writing(there), tempfile.TemporaryFile(dir=there):
             pass
+
+    def check_shared(self) -> None:
+        if not (self.root / JOB).exists():
+            raise OutputError(
+                f"out: expected a directory that all nodes share, {platform.node()} has no {self.root / JOB}",
+                "use s3://bucket/prefix, or a file system that every node mounts",
+            )
 
     def put_many(self, files: Iterable[tuple[str, bytes]]) -> list[Stored]:
         stored = []

@@ -6,7 +6,8 @@ TandemError                 has .hint: one sentence that says what to do, or Non
 │   ├── LabelError          a label, class name or label file is wrong
 │   ├── PlacementError      more replicas than devices, or roles that cannot be placed
 │   └── OutputError         the output place holds another job, or cannot be written
-└── JobError                the input was right and the run failed; the command line exits 1
+├── JobError                the input was right and the run failed; the command line exits 1
+└── StoppedError            somebody stopped a job that was followed; the command line exits 3
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from __future__ import annotations
 
 class TandemError(Exception):
     """Base of all errors here: a message that names expected and actual, and an optional hint."""
+
+    exit_code = 1
 
     def __init__(self, message: str, hint: str | None = None):
         super().__init__(message)
@@ -27,6 +30,8 @@ class TandemError(Exception):
 
 class InputError(TandemError, ValueError):
     """The caller's input is wrong; nothing was started."""
+
+    exit_code = 2
 
 
 class CheckpointError(InputError):
@@ -47,3 +52,9 @@ class OutputError(InputError):
 
 class JobError(TandemError, RuntimeError):
     """The input was right and the run failed."""
+
+
+class StoppedError(TandemError):
+    """A job that was followed has been stopped by somebody; what it had committed is kept."""
+
+    exit_code = 3

@@ -21,6 +21,7 @@ from tiny_models import CLASS_NAMES, tiny_var
 from jobs.cli import main
 from jobs.pipeline import Pipeline, Pool
 from jobs.running import make_shards
+from jobs.start_up import StartUp
 from tandem.errors import JobError
 from tandem.weights import save_checkpoint
 from workers.manifest import Manifest
@@ -158,4 +159,4 @@ def test_an_actor_that_cannot_start_ends_the_run_with_the_cause():
 
     pipeline = Pipeline(ShardPlan(4, 1), read, [Pool("draft", ShardRows, [Unfit], 1)], Nowhere(), 0, 1)
     with pytest.raises(JobError, match="OSError: no device answers"):
-        make_shards(pipeline, [0, 1, 2, 3], 4, max_failed=0)
+        make_shards(pipeline, [0, 1, 2, 3], 4, max_failed=0, start_up=StartUp())

@@ -16,6 +16,7 @@ from jobs.cli import main
 from jobs.labels import read_label_file
 from jobs.pipeline import Pipeline, Pool, ReadLabels
 from jobs.running import make_shards
+from jobs.start_up import StartUp
 from workers.shards import PrefixShard, ShardPlan, ShardRows
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
@@ -58,7 +59,7 @@ def test_a_hundred_thousand_label_rows_stream_through_a_small_driver(tmp_path, c
         Pool("refine", PrefixShard, [partial(stage, "refine")], 2),
     ]
     pipeline = Pipeline(plan, ReadLabels(ray.put(rows), plan), pools, Consume(), 1, 512 * 3 * 16**2)
-    summary = make_shards(pipeline, list(range(plan.num_shards)), count, max_failed=0)
+    summary = make_shards(pipeline, list(range(plan.num_shards)), count, max_failed=0, start_up=StartUp())
     grown = resident_bytes() - before
     with capsys.disabled():
         print(f"\n{count} rows: the driver grew by {grown / 1e6:.0f} MB in {summary['seconds']:.0f} s")

@@ -1,0 +1,209 @@
+"""Jobs on a cluster that has Ray and our dependencies, but none of our code: send both, follow, learn the outcome."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import logging
+import os
+import queue
+import re
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import requests
+from ray.job_submission import JobDetails, JobSubmissionClient
+
+from tandem.errors import InputError, JobError, PlacementError
+
+PACKAGES = ("tandem", "workers", "jobs", "cluster")
+NOT_SENT = ["__pycache__", "*.pyc"]
+# Names of variables whose values nobody else should read. Ray shows a job's variables to whoever asks for the job.
+SECRET = re.compile(r"KEY|SECRET|TOKEN|PASSW|CREDENTIAL|AUTH", re.I)
+LOOK_EVERY_S = 0.5
+LOST_S = 60.0  # how long a cluster may be out of reach before it counts as lost
+LAST_LINES_S = 5.0  # a job's log may lag behind its end
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a job ended. `submitted_at` and `ended_at` are the cluster's, in seconds since 1970."""
+
+    status: str  # SUCCEEDED, FAILED or STOPPED
+    exit_code: int | None  # of the driver, None where it was killed or never started
+    message: str
+    submitted_at: float
+    ended_at: float
+
+
+def runtime_env(
+    variables: Mapping[str, str], base: Mapping[str, Any] | None = None, working_dir: str | None = None
+) -> dict[str, Any]:
+    """A Ray runtime environment with the code that runs here, however it was installed.
+
+    Args:
+        variables: environment of the job. Raises InputError for names of secrets: Ray shows these values.
+        base: a runtime environment to add to, such as one with `pip`.
+        working_dir: folder whose files the job finds where it runs.
+    """
+    env = dict(base or {})
+    check_variables(env.get("env_vars") or {})
+    check_variables(variables)
+    ours = [str(package_folder(name)) for name in PACKAGES]
+    env["py_modules"] = [*ours, *(env.get("py_modules") or ())]
+    env["excludes"] = [*NOT_SENT, *(env.get("excludes") or ())]
+    env["env_vars"] = {**(env.get("env_vars") or {}), **variables}
+    if working_dir is not None:
+        env["working_dir"] = working_dir
+    return env
+
+
+def check_variables(variables: Mapping[str, str]) -> None:
+    """Raise InputError for what looks like a secret."""
+    for name in variables:
+        if SECRET.search(name):
+            raise InputError(
+                f"expected no secrets in a job's environment, which Ray shows to all who can see the job; got {name}",
+                "give the nodes themselves the credentials: their cloud identity, or variables set before 'ray start'",
+            )
+
+
+def package_folder(name: str) -> Path:
+    spec = importlib.util.find_spec(name)
+    assert spec and spec.submodule_search_locations, name
+    return Path(next(iter(spec.submodule_search_locations)))
+
+
+def connect(address: str | None) -> JobSubmissionClient:
+    """A client of the cluster at an http:// address of its dashboard, or what RAY_ADDRESS or this machine has.
+
+    Raises PlacementError where no cluster answers, or where it refuses us.
+    """
+    logging.getLogger("ray").setLevel(logging.ERROR)  # packages and their sizes
+    if address is not None:  # Ray would let the environment win over what was asked for
+        for name in ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS"):
+            os.environ.pop(name, None)
+    where = address or os.environ.get("RAY_API_SERVER_ADDRESS") or os.environ.get("RAY_ADDRESS") or "this machine"
+    try:
+        return JobSubmissionClient(address)
+    except (ConnectionError, requests.exceptions.RequestException, ValueError) as error:
+        raise PlacementError(
+            f"no Ray cluster answers at {where}: {first_line(error)}",
+            "expected the address of its dashboard, such as http://127.0.0.1:8265 (ray start --head prints it)",
+        ) from error
+    except RuntimeError as error:
+        message = first_line(error)
+        hint = None
+        if "uthentication" in message:
+            hint = "set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH unless ~/.ray/auth_token has it"
+        raise PlacementError(f"the Ray cluster at {where} refuses: {message}", hint) from error
+
+
+def submit(
+    client: JobSubmissionClient,
+    entrypoint: str,
+    env: dict[str, Any],
+    metadata: dict[str, str],
+    submission_id: str | None,
+) -> str:
+    """Upload what the job needs and start it; its submission id. Raises InputError with Ray's own reason."""
+    try:
+        return client.submit_job(entrypoint=entrypoint, runtime_env=env, metadata=metadata, submission_id=submission_id)
+    except (RuntimeError, ValueError, TypeError) as error:
+        raise InputError(f"the cluster did not take the job: {reason(error)}") from error
+
+
+def reason(error: Exception) -> str:
+    """The last line of the traceback that Ray's server sends, or all of it in one line."""
+    lines = [line.strip() for line in str(error).replace("\\n", "\n").splitlines() if line.strip(' ".')]
+    return lines[-1].rstrip('".') if len(lines) > 1 else first_line(error)
+
+
+def first_line(error: Exception) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), repr(error))
+
+
+def follow(
+    client: JobSubmissionClient, job: str, show: Callable[[str], None], changed: Callable[[str], None]
+) -> Outcome:
+    """Wait for the end of a job. `show` gets each line of its log, `changed` each new status.
+
+    A cluster that is out of reach for less than a minute is waited for. Raises JobError when it is lost.
+    """
+    log = LogTail(client, job)
+    log.start()
+    status, reached = None, time.monotonic()
+    try:
+        while True:
+            log.drain(show)
+            try:
+                details = client.get_job_info(job)
+                reached = time.monotonic()
+            except (RuntimeError, requests.exceptions.RequestException) as error:
+                if time.monotonic() - reached > LOST_S:
+                    raise JobError(
+                        f"the cluster is out of reach for {LOST_S:.0f} s: {first_line(error)}",
+                        "the job may go on there; submitted again it goes on from what was committed",
+                    ) from error
+            else:
+                if details.status != status:
+                    status = details.status
+                    changed(str(status.value))
+                if status.is_terminal():
+                    log.join(LAST_LINES_S)
+                    log.drain(show)
+                    return outcome(details)
+            time.sleep(LOOK_EVERY_S)
+    finally:
+        log.left.set()
+
+
+def outcome(details: JobDetails) -> Outcome:
+    begin, end = (details.start_time or 0) / 1000, (details.end_time or 0) / 1000
+    return Outcome(str(details.status.value), details.driver_exit_code, details.message or "", begin, end)
+
+
+class LogTail(threading.Thread):
+    """Puts the lines of a job's log into a queue, each once, until the log ends."""
+
+    def __init__(self, client: JobSubmissionClient, job: str):
+        super().__init__(daemon=True)
+        self.client, self.job = client, job
+        self.lines: queue.Queue[str] = queue.Queue()
+        self.left = threading.Event()
+        self.seen = 0
+
+    def run(self) -> None:
+        while not self.left.is_set():
+            try:
+                asyncio.run(self.read())
+                return
+            except Exception:  # a connection that broke: whether the cluster is lost is for others to say
+                self.left.wait(1)
+
+    async def read(self) -> None:
+        """The log from its start."""
+        count, rest = 0, ""
+        async for chunk in self.client.tail_job_logs(self.job):
+            *whole, rest = (rest + chunk).split("\n")
+            for line in whole:
+                count += 1
+                if count > self.seen:
+                    self.seen = count
+                    self.lines.put(line)
+        if rest:
+            self.lines.put(rest)
+
+    def drain(self, show: Callable[[str], None]) -> None:
+        while not self.lines.empty():
+            show(self.lines.get())
+
+
+def stop(client: JobSubmissionClient, job: str) -> None:
+    """Ask a job to stop: SIGTERM, and three seconds later SIGKILL."""
+    if not client.get_job_status(job).is_terminal():
+        client.stop_job(job)
