@@ -13,7 +13,7 @@ from typing import Any, Literal
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError, model_validator
 from ray.serve import Application
 
-from cluster.nodes import gpus_by_kind
+from cluster.nodes import gpus_by_kind, parse_labels
 from cluster.plan import Placement, place, place_by_plan
 from cluster.planner import Request, make_plan
 from cluster.profile import read_profile
@@ -69,6 +69,12 @@ class AppSpec(DecodingOptions):
     )
     drafters: PositiveInt | None = Field(None, description="drafter replicas; the most with --autoscale")
     refiners: PositiveInt | None = Field(None, description="refiner replicas; the most with --autoscale")
+    drafters_on: str | None = Field(
+        None,
+        description="Ray labels of the nodes for drafters, with --placement split and both numbers; nodes that are "
+        "not there yet are waited for",
+    )
+    refiners_on: str | None = Field(None, description="the same for refiners; both or neither")
     ingresses: PositiveInt = Field(1, description="replicas of the HTTP API; each has its own queue")
     autoscale: bool = Field(False, description="start with one replica of each and let Ray Serve follow the load")
     profile: tuple[str, ...] | None = Field(
@@ -89,6 +95,13 @@ class AppSpec(DecodingOptions):
     def check_together(self) -> AppSpec:
         if self.profile and (self.placement not in ("auto", "split") or self.drafters or self.refiners):
             raise ValueError("expected --profile with --placement auto or split and without --drafters and --refiners")
+        if (self.drafters_on is None) != (self.refiners_on is None):
+            raise ValueError("expected --drafters-on and --refiners-on together, got one of them")
+        if self.drafters_on and self.refiners_on:
+            parse_labels("--drafters-on", self.drafters_on)
+            parse_labels("--refiners-on", self.refiners_on)
+            if self.placement != "split" or not (self.drafters and self.refiners):
+                raise ValueError("expected --placement split, --drafters and --refiners beside --drafters-on")
         if self.max_images is not None and self.max_n > self.max_images:
             raise ValueError(f"expected --max-n of at most --max-images {self.max_images}, got {self.max_n}")
         if self.store is not None and not self.store.startswith("s3://"):
@@ -177,7 +190,12 @@ def describe(spec: AppSpec, models: ModelSet) -> About:
 
 
 def choose_placement(spec: AppSpec, session: Session, draft_steps: int) -> Placement:
-    """By profiles, or by number alone. One of each on CPUs and on simulated GPUs unless more are asked for."""
+    """By profiles, labels, or number alone. One of each on CPUs and on simulated GPUs unless more are asked for."""
+    if spec.drafters_on and spec.refiners_on and spec.drafters and spec.refiners:
+        # on a cluster that grows, nodes come when replicas ask for them: what is there now decides nothing
+        drafter_nodes = (parse_labels("--drafters-on", spec.drafters_on),) * spec.drafters
+        refiner_nodes = (parse_labels("--refiners-on", spec.refiners_on),) * spec.refiners
+        return Placement("split", spec.drafters, spec.refiners, "as asked", drafter_nodes, refiner_nodes)
     if spec.profile:
         nodes = living_nodes()
         wish = Request(gpus_by_kind(nodes), images=1, draft_steps=draft_steps, batch=None)

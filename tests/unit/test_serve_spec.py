@@ -46,6 +46,15 @@ def spec_of(*argv: str) -> ServeSpec:
             ("--placement", "disjoint"),
             "--placement: expected 'auto', 'split', 'colocated' or 'cpu', got 'disjoint'",
         ),
+        (("--drafters-on", "a=b"), "expected --drafters-on and --refiners-on together, got one of them"),
+        (
+            ("--drafters-on", "a", "--refiners-on", "a=c"),
+            "--drafters-on: expected NAME=VALUE of a Ray node label, got 'a'",
+        ),
+        (
+            ("--drafters-on", "a=b", "--refiners-on", "a=c", "--placement", "split", "--drafters", "2"),
+            "expected --placement split, --drafters and --refiners beside --drafters-on",
+        ),
         *(
             (
                 ("--profile", "a.json", *more),
@@ -236,3 +245,14 @@ def test_replicas_get_their_devices_and_grow_in_the_ratio_of_the_placement(
         limits = options["autoscaling_config"]
         assert (limits["min_replicas"], limits["max_replicas"]) == (1, drafters)
         assert limits["target_ongoing_requests"] == targets[0] < options["max_ongoing_requests"]
+
+
+def test_labels_send_each_role_to_its_nodes_though_none_of_them_is_there_yet():
+    empty = Session(num_nodes=1, num_cpus=0, num_gpus=0, simulated=False, address="none")
+    numbers = ("--placement", "split", "--drafters", "3", "--refiners", "2", "--autoscale")
+    spec = spec_of(*numbers, "--drafters-on", "tandem/role=drafter", "--refiners-on", "tandem/role=refiner")
+    placement = choose_placement(spec, empty, 5)
+    assert (placement.mode, placement.num_drafters, placement.num_refiners) == ("split", 3, 2)
+    drafters, refiners = scales(spec, placement)
+    assert (drafters.nodes, refiners.nodes) == ({"tandem/role": "drafter"}, {"tandem/role": "refiner"})
+    assert (drafters.num_gpus, refiners.num_gpus) == (1, 1)
