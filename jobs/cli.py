@@ -36,6 +36,7 @@ COMMANDS = {
     "refine": Command("jobs.refine", "RefineSpec", "run", "finish drafted images"),
     "profile": Command("jobs.profile", "ProfileSpec", "run", "measure seconds per batch of every stage"),
     "plan": Command("jobs.plan", "PlanSpec", "run", "choose a placement from measured stage times"),
+    "cluster render": Command("jobs.cluster", "RenderSpec", "run", "write the files of a real cluster from a plan"),
     "bench pipeline": Command("jobs.bench_pipeline", "BenchPipelineSpec", "run", "efficiency of the Ray pipeline"),
     "bench serve": Command("jobs.bench_serve", "BenchServeSpec", "run", "throughput and latency of the endpoint"),
     "bench store": Command("jobs.bench_store", "BenchStoreSpec", "run", "encode and write throughput"),

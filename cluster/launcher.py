@@ -1,0 +1,111 @@
+"""A cluster on EC2 for Ray's cluster launcher (`ray up`): one type of node for each group of a plan. Pure."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from cluster.planned import Group
+from cluster.pods import CACHE, SPILL, STORE_SHARE
+from cluster.render import RAY_VERSION, Deployment, Settings, to_yaml, with_header
+
+HEAD = "head"
+HEAD_TYPE = "m6i.xlarge"
+# Instances with one GPU of the kind, or the fewest there are
+INSTANCES = {
+    "t4": ("g4dn.2xlarge", 1),
+    "l4": ("g6.2xlarge", 1),
+    "a10g": ("g5.2xlarge", 1),
+    "l40s": ("g6e.2xlarge", 1),
+    "a100": ("p4d.24xlarge", 8),
+    "h100": ("p5.4xlarge", 1),
+    "h200": ("p5en.48xlarge", 8),
+}
+TOKEN = "~/.ray/auth_token"
+HOST = "/tmp/tandem"  # on the nodes, outside the container
+START = "ulimit -n 65536; RAY_AUTH_MODE=token ray start"
+LINES = """
+A Ray cluster on EC2. The token that lets you in is made once, on the machine that starts the cluster:
+  ray get-auth-token --generate
+  ray up launcher.yaml
+  ray dashboard launcher.yaml          and from another terminal: tandem submit ...
+  ray down launcher.yaml
+The head's role is made by Ray; that of the workers (their instance profile) has to reach the dataset. Nodes start
+from the Deep Learning AMI that Ray knows for the region; ImageId beside InstanceType sets another.
+"""
+
+
+def unknown_kinds(deployment: Deployment) -> list[str]:
+    """Kinds of GPU of which no EC2 instance is known."""
+    known = {**INSTANCES, **{kind: name for kind, name, _ in deployment.settings.instances}}
+    return sorted({group.kind for group in deployment.groups} - set(known))
+
+
+def launcher(deployment: Deployment) -> str:
+    """The file. Every kind needs an instance type: see `unknown_kinds`."""
+    settings = deployment.settings
+    node_types = {group.name: worker_type(settings, group) for group in deployment.groups}
+    head: dict[str, Any] = {
+        "resources": {"CPU": 0},
+        "node_config": {"InstanceType": HEAD_TYPE, "BlockDeviceMappings": disk(settings)},
+    }
+    config = {
+        "cluster_name": settings.name,
+        "max_workers": sum(node["max_workers"] for node in node_types.values()),
+        "idle_timeout_minutes": settings.idle_minutes,
+        "provider": {"type": "aws", "region": settings.region, "cache_stopped_nodes": False},
+        "auth": {"ssh_user": "ubuntu"},
+        "docker": {
+            "image": settings.image,
+            "container_name": "tandem",
+            "pull_before_run": True,
+            "run_options": [
+                "--ulimit nofile=65536:65536",
+                f"--env TANDEM_CACHE={CACHE}",
+                f"--volume {HOST}/cache:{CACHE}",
+                f"--volume {HOST}/spill:{SPILL}",
+            ],
+        },
+        "head_node_type": HEAD,
+        "available_node_types": {HEAD: head, **node_types},
+        "file_mounts": {TOKEN: TOKEN},
+        "initialization_commands": [f"mkdir -p {HOST}/cache {HOST}/spill", f"chmod 777 {HOST}/cache {HOST}/spill"],
+        "setup_commands": [
+            f"""python -c "import ray; assert ray.__version__ == '{RAY_VERSION}', ray.__version__" """.strip()
+        ],
+        "head_setup_commands": [],
+        "head_start_ray_commands": [
+            "ray stop",
+            f"{START} --head --port=6379 --num-cpus=0 --dashboard-host=127.0.0.1 "
+            f"--object-spilling-directory={SPILL} --autoscaling-config=~/ray_bootstrap_config.yaml",
+        ],
+        "worker_start_ray_commands": [
+            "ray stop",
+            f"{START} --address=$RAY_HEAD_IP:6379 --object-spilling-directory={SPILL} "
+            f"--object-store-memory={int(STORE_SHARE * settings.memory_gib * 2**30)}",
+        ],
+    }
+    return with_header(LINES, deployment, to_yaml(config))
+
+
+def worker_type(settings: Settings, group: Group) -> dict[str, Any]:
+    given = {kind: (name, gpus) for kind, name, gpus in settings.instances}
+    instance, gpus = given.get(group.kind) or INSTANCES[group.kind]
+    nodes = math.ceil(group.count / gpus)
+    node: dict[str, Any] = {"InstanceType": instance, "BlockDeviceMappings": disk(settings)}
+    if settings.instance_profile:
+        node["IamInstanceProfile"] = {"Name": settings.instance_profile}
+    if group.spot:
+        node["InstanceMarketOptions"] = {"MarketType": "spot"}
+    return {
+        "min_workers": 0 if settings.release_refiners and group.spot else nodes,
+        "max_workers": nodes,
+        "resources": {"CPU": settings.cpus * gpus, "GPU": gpus},
+        "labels": group.labels,
+        "node_config": node,
+    }
+
+
+def disk(settings: Settings) -> list[dict[str, Any]]:
+    """Room for the image as well."""
+    return [{"DeviceName": "/dev/sda1", "Ebs": {"VolumeSize": settings.disk_gib + 100, "VolumeType": "gp3"}}]

@@ -1,0 +1,165 @@
+"""KubeRay's documents: a cluster that stays, a job with a cluster of its own, the endpoint. Pure.
+
+Fields are those of KubeRay 1.5.1 and later: since then workers' labels reach the autoscaler, and clusters have tokens.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cluster.planned import Group
+from cluster.pods import (
+    HEAD_MEMORY_GIB,
+    KEYS,
+    KEYS_SECRET,
+    S3_SECRET,
+    head_pod,
+    locked_down,
+    pod_security,
+    start_params,
+    worker_pod,
+)
+from cluster.render import RAY_VERSION, Deployment, Block, Settings, entrypoint, serve_config, to_yaml, with_header
+
+API = "ray.io/v1"
+RETRIES = 3  # of a whole job, each on a new cluster; the same command goes on from what was committed
+KEPT_S = 600  # how long a finished job's cluster stays, for its logs
+JOB_GRACE_S = 60  # from SIGTERM to SIGKILL; clouds give spot nodes 30 to 120
+SERVE_GRACE_S = 150  # requests that are in hand have two minutes
+
+CREDENTIALS = f"""
+Objects of S3 are reached by the identity of the service account (on EKS its role, by annotation or Pod Identity);
+where there is none, by a secret that is not in this file:
+  kubectl create secret generic {S3_SECRET} --from-literal=AWS_ACCESS_KEY_ID=... \\
+    --from-literal=AWS_SECRET_ACCESS_KEY=... [--from-literal=AWS_ENDPOINT_URL=...]
+"""
+NEEDS = "Needs KubeRay 1.5.1 or newer, NVIDIA's device plugin, and the image where the nodes can pull it."
+CLUSTER_LINES = f"""
+A Ray cluster that stays, for `tandem submit`. kubectl apply -f raycluster.yaml
+{NEEDS}
+{CREDENTIALS.strip()}
+"""
+JOB_LINES = f"""
+One dataset, on a cluster that lives as long as the job. kubectl create -f rayjob.yaml
+{NEEDS}
+A job that fails is tried again on a new cluster and goes on from the shards that are there.
+{CREDENTIALS.strip()}
+"""
+SERVICE_LINES = f"""
+The endpoint. Clients are asked for keys, of which there is no default:
+  kubectl create secret generic {KEYS_SECRET} --from-literal={KEYS}=KEY,KEY
+  kubectl apply -f rayservice.yaml
+{NEEDS}
+{CREDENTIALS.strip()}
+"""
+
+
+def raycluster(deployment: Deployment) -> str:
+    settings = deployment.settings
+    # a job starts only where the GPUs that it asks for are there, so by default none are given back
+    groups = [
+        worker_group(settings, group, 0 if settings.release_refiners and group.spot else group.count, group.count)
+        for group in deployment.groups
+    ]
+    document = resource("RayCluster", settings, cluster_spec(settings, groups))
+    return with_header(CLUSTER_LINES, deployment, to_yaml(service_account(settings), document))
+
+
+def rayjob(deployment: Deployment) -> str:
+    settings = deployment.settings
+    groups = [worker_group(settings, group, group.count, group.count) for group in deployment.groups]
+    spec = {
+        "entrypoint": entrypoint(deployment),
+        "submissionMode": "K8sJobMode",
+        "backoffLimit": RETRIES,
+        "shutdownAfterJobFinishes": True,
+        "ttlSecondsAfterFinished": KEPT_S,
+        "submitterConfig": {"backoffLimit": 2},
+        "submitterPodTemplate": submitter(settings),
+        "rayClusterSpec": cluster_spec(settings, groups),
+    }
+    return with_header(JOB_LINES, deployment, to_yaml(service_account(settings), resource("RayJob", settings, spec)))
+
+
+def rayservice(deployment: Deployment) -> str | None:
+    """None where the endpoint cannot take the plan's form."""
+    settings, config = deployment.settings, serve_config(deployment)
+    if config is None:
+        return None
+    groups = []
+    for group in deployment.groups:
+        # following the load, one drafter and one refiner stay; the rest comes when Serve asks for it
+        first = next(other for other in deployment.groups if other.role == group.role) == group
+        least = int(first) if settings.autoscale else group.count
+        groups.append(worker_group(settings, group, least, group.count, serving=True))
+    spec = {
+        "upgradeStrategy": {"type": "NewCluster"},
+        "excludeHeadPodFromServeSvc": True,
+        "serveConfigV2": Block(to_yaml(config)),
+        "rayClusterConfig": cluster_spec(settings, groups, serving=True),
+    }
+    document = resource("RayService", settings, spec)
+    return with_header(SERVICE_LINES, deployment, to_yaml(service_account(settings), document))
+
+
+def resource(kind: str, settings: Settings, spec: dict[str, Any]) -> dict[str, Any]:
+    metadata = {"name": settings.name, "labels": {"app.kubernetes.io/name": "tandem"}}
+    return {"apiVersion": API, "kind": kind, "metadata": metadata, "spec": spec}
+
+
+def service_account(settings: Settings) -> dict[str, Any]:
+    metadata: dict[str, Any] = {"name": settings.name, "labels": {"app.kubernetes.io/name": "tandem"}}
+    if settings.role_arn:
+        metadata["annotations"] = {"eks.amazonaws.com/role-arn": settings.role_arn}
+    return {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": metadata}
+
+
+def cluster_spec(settings: Settings, groups: list[dict[str, Any]], serving: bool = False) -> dict[str, Any]:
+    amounts = {"cpu": "500m", "memory": "1Gi"}
+    head_params = {"num-cpus": "0", "dashboard-host": "0.0.0.0", **start_params(HEAD_MEMORY_GIB)}
+    return {
+        "rayVersion": RAY_VERSION,
+        "authOptions": {"mode": "token"},
+        "enableInTreeAutoscaling": True,
+        "autoscalerOptions": {
+            "version": "v2",
+            "upscalingMode": "Default",
+            "idleTimeoutSeconds": 60 * settings.idle_minutes,
+            "imagePullPolicy": "IfNotPresent",
+            "securityContext": locked_down(),
+            "resources": {"limits": amounts, "requests": amounts},
+        },
+        "headGroupSpec": {
+            "serviceType": "ClusterIP",
+            "rayStartParams": head_params,
+            "template": head_pod(settings, serving, SERVE_GRACE_S if serving else JOB_GRACE_S),
+        },
+        "workerGroupSpecs": groups,
+    }
+
+
+def worker_group(settings: Settings, group: Group, least: int, most: int, serving: bool = False) -> dict[str, Any]:
+    return {
+        "groupName": group.name,
+        "replicas": least,
+        "minReplicas": least,
+        "maxReplicas": most,
+        "labels": group.labels,
+        "rayStartParams": start_params(settings.memory_gib),
+        "template": worker_pod(settings, group, serving, SERVE_GRACE_S if serving else JOB_GRACE_S),
+    }
+
+
+def submitter(settings: Settings) -> dict[str, Any]:
+    """The pod that hands the job to the cluster and follows its log."""
+    amounts = {"cpu": "500m", "memory": "1Gi"}
+    submits = {
+        "name": "ray-job-submitter",
+        "image": settings.image,
+        "imagePullPolicy": "IfNotPresent",
+        "securityContext": locked_down(),
+        "resources": {"limits": amounts, "requests": amounts},
+    }
+    security = pod_security()
+    spec = {"restartPolicy": "Never", "automountServiceAccountToken": False, "securityContext": security}
+    return {"spec": spec | {"containers": [submits]}}

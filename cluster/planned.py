@@ -1,0 +1,127 @@
+"""The file that `tandem plan` prints, read back as what files of a cluster are made of."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, StringConstraints, ValidationError
+
+from cluster.nodes import ACCELERATOR_LABEL, Labels
+from tandem.errors import InputError
+
+ROLE_LABEL = "tandem/role"  # ours: a kind of GPU may stand in both roles, so its own label would not do
+MARKET_LABEL = "ray.io/market-type"
+MADE_BY = "made by: tandem plan ... > plan.json"
+Kind = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9.-]{0,30}[a-z0-9])?$")]
+Counts = Annotated[dict[Kind, PositiveInt], Field(min_length=1)]
+Role = Literal["drafter", "refiner", "both"]
+Spot = Literal["refiners", "all", "none"]
+
+
+class PlannedOption(BaseModel):
+    """One way to use the GPUs: what `cluster.planner.Option` prints, as far as files need it."""
+
+    model_config = ConfigDict(frozen=True, strict=True)
+
+    mode: Literal["split", "colocated"]
+    draft_steps: PositiveInt
+    batch: PositiveInt
+    drafters: Counts
+    refiners: Counts
+    images_per_s: PositiveFloat
+
+    @property
+    def num_drafters(self) -> int:
+        return sum(self.drafters.values())
+
+    @property
+    def num_refiners(self) -> int:
+        return sum(self.refiners.values())
+
+
+class PlannedRequest(BaseModel):
+    """What was planned for."""
+
+    model_config = ConfigDict(frozen=True, strict=True)
+
+    images: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class PlanFile(BaseModel):
+    """The line of JSON."""
+
+    model_config = ConfigDict(frozen=True, strict=True)
+
+    request: PlannedRequest
+    best: PlannedOption
+    runners_up: list[PlannedOption] = Field(default_factory=list)
+
+    @property
+    def images(self) -> int:
+        return math.ceil(self.request.images)
+
+    def option(self, mode: Literal["plan", "split", "colocated"]) -> PlannedOption:
+        """The best option, or the best of a placement. Raises InputError where the plan has none of it."""
+        for option in (self.best, *self.runners_up):
+            if mode in ("plan", option.mode):
+                return option
+        raise InputError(f"--mode: expected a plan with a {mode} option, got {self.best.mode} alone", MADE_BY)
+
+
+def read_plan(path: Path) -> PlanFile:
+    """Raises InputError, in one line, for a file that is not what `tandem plan` prints."""
+    try:
+        text = path.expanduser().read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"--plan: cannot read {path}: {error}", MADE_BY) from error
+    try:
+        return PlanFile.model_validate_json(text)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        where = ".".join(map(str, problem["loc"])) or "the whole"
+        message = problem["msg"].replace("Input should be", "expected").replace("Field required", "expected a value")
+        got = "none" if problem["type"] == "missing" else shortened(problem["input"])
+        raise InputError(f"--plan: {path}: {where}: {message}, got {got}", MADE_BY) from None
+
+
+def shortened(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+@dataclass(frozen=True)
+class Group:
+    """Nodes of one kind of GPU, one GPU each, in one role."""
+
+    role: Role
+    kind: str
+    count: int
+    spot: bool
+
+    @property
+    def name(self) -> str:
+        return f"{self.role}-{self.kind.replace('.', '-')}"
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """Ray's labels of its nodes."""
+        market = "spot" if self.spot else "on-demand"
+        return {ROLE_LABEL: self.role, ACCELERATOR_LABEL: self.kind.upper(), MARKET_LABEL: market}
+
+
+def groups_of(option: PlannedOption, spot: Spot) -> list[Group]:
+    """The groups of nodes that an option needs, drafters first."""
+    if option.mode == "colocated":
+        return [Group("both", kind, count, spot == "all") for kind, count in option.drafters.items()]
+    return [
+        *(Group("drafter", kind, count, spot == "all") for kind, count in option.drafters.items()),
+        *(Group("refiner", kind, count, spot != "none") for kind, count in option.refiners.items()),
+    ]
+
+
+def role_selector(role: Role) -> Labels:
+    """What a node has to have for its GPUs to take a role."""
+    return {ROLE_LABEL: role}

@@ -1,0 +1,202 @@
+"""Pods of a Ray cluster on Kubernetes: containers, probes, volumes, and the nodes that they belong on. Pure."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cluster.planned import Group
+from cluster.render import SERVE_PORT, Settings
+
+USER = 1000  # the image's
+CACHE, SPILL = "/cache", "/spill"
+S3_SECRET = "tandem-s3"  # AWS_ACCESS_KEY_ID and others, where the cloud's own identities are not to be had
+KEYS_SECRET, KEYS = "tandem-api-keys", "TANDEM_API_KEYS"
+METRICS_PORT = 8080
+HEAD_CPUS, HEAD_MEMORY_GIB = 4, 16
+STORE_SHARE = 0.25  # of a pod's memory; Ray would take 0.3, but of what /dev/shm has
+LOGS_GIB = 5
+RAYLET = "http://127.0.0.1:52365/api/local_raylet_healthz"
+GCS = "http://127.0.0.1:8265/api/gcs_healthz"
+PROXY = f"http://127.0.0.1:{SERVE_PORT}/-/healthz"
+PROBE = "import sys, urllib.request as web; [web.urlopen(url, timeout=5) for url in sys.argv[1:]]"
+
+# How clouds name the GPUs of a node: GKE's label, and that of NVIDIA's feature discovery. Karpenter's has the kind.
+GKE_NAMES = {
+    "t4": ["nvidia-tesla-t4"],
+    "l4": ["nvidia-l4"],
+    "a100": ["nvidia-tesla-a100", "nvidia-a100-80gb"],
+    "h100": ["nvidia-h100-80gb", "nvidia-h100-mega-80gb"],
+    "h200": ["nvidia-h200-141gb"],
+}
+PRODUCTS = {
+    "t4": ["Tesla-T4"],
+    "l4": ["NVIDIA-L4"],
+    "l20": ["NVIDIA-L20"],
+    "l40s": ["NVIDIA-L40S"],
+    "a10g": ["NVIDIA-A10G"],
+    "a100": ["NVIDIA-A100-SXM4-40GB", "NVIDIA-A100-SXM4-80GB", "NVIDIA-A100-PCIE-40GB", "NVIDIA-A100-80GB-PCIe"],
+    "h100": ["NVIDIA-H100-80GB-HBM3", "NVIDIA-H100-PCIe"],
+    "h200": ["NVIDIA-H200"],
+}
+# Labels and taints of nodes that a cloud may take back; Karpenter and EKS leave taints to their users
+SPOT_LABELS = {
+    "karpenter.sh/capacity-type": "spot",
+    "eks.amazonaws.com/capacityType": "SPOT",
+    "cloud.google.com/gke-spot": "true",
+    "kubernetes.azure.com/scalesetpriority": "spot",
+}
+
+
+def locked_down() -> dict[str, Any]:
+    """No rights that Ray does not need."""
+    return {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}, "runAsNonRoot": True}
+
+
+def pod_security() -> dict[str, Any]:
+    return {
+        "runAsNonRoot": True,
+        "runAsUser": USER,
+        "runAsGroup": USER,
+        "fsGroup": USER,
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
+
+
+def store_gib(memory_gib: int) -> int:
+    return max(1, int(STORE_SHARE * memory_gib))
+
+
+def start_params(memory_gib: int) -> dict[str, str]:
+    """Flags of `ray start`. KubeRay wants text."""
+    return {
+        "object-store-memory": str(store_gib(memory_gib) << 30),
+        "object-spilling-directory": SPILL,
+        "metrics-export-port": str(METRICS_PORT),
+    }
+
+
+def environment(serving: bool) -> list[dict[str, Any]]:
+    variables: list[dict[str, Any]] = [{"name": "TANDEM_CACHE", "value": CACHE}]
+    if serving:
+        key = {"secretKeyRef": {"name": KEYS_SECRET, "key": KEYS}}
+        variables.append({"name": KEYS, "valueFrom": key})
+    return variables
+
+
+def probes(live: list[str], ready: list[str]) -> dict[str, Any]:
+    """Ray starts within five minutes or is started anew; then it is asked every ten seconds."""
+
+    def probe(urls: list[str], failures: int) -> dict[str, Any]:
+        command = {"command": ["python", "-c", PROBE, *urls]}
+        return {"exec": command, "periodSeconds": 10, "timeoutSeconds": 12, "failureThreshold": failures}
+
+    return {"startupProbe": probe(live, 30), "livenessProbe": probe(live, 12), "readinessProbe": probe(ready, 3)}
+
+
+def volumes(memory_gib: int, disk_gib: int) -> list[dict[str, Any]]:
+    """Shared memory that holds the object store and a little more, and disk for what does not fit there."""
+    disk = {"cache": disk_gib // 2, "spill": disk_gib - disk_gib // 2, "ray-logs": LOGS_GIB}
+    shared = {"medium": "Memory", "sizeLimit": f"{store_gib(memory_gib) + 1}Gi"}
+    return [
+        {"name": "shm", "emptyDir": shared},
+        *({"name": name, "emptyDir": {"sizeLimit": f"{size}Gi"}} for name, size in disk.items()),
+    ]
+
+
+def mounts() -> list[dict[str, str]]:
+    paths = {"shm": "/dev/shm", "cache": CACHE, "spill": SPILL, "ray-logs": "/tmp/ray"}
+    return [{"name": name, "mountPath": path} for name, path in paths.items()]
+
+
+def container(
+    name: str, settings: Settings, amounts: dict[str, str], ports: dict[str, int], serving: bool, health: dict[str, Any]
+) -> dict[str, Any]:
+    return {
+        "name": name,
+        "image": settings.image,
+        "imagePullPolicy": "IfNotPresent",
+        "securityContext": locked_down(),
+        "env": environment(serving),
+        "envFrom": [{"secretRef": {"name": S3_SECRET, "optional": True}}],
+        "ports": [{"name": port_name, "containerPort": port} for port_name, port in ports.items()],
+        "resources": {"limits": amounts, "requests": amounts},
+        **health,
+        "lifecycle": {"preStop": {"exec": {"command": ["/bin/sh", "-c", "ray stop"]}}},
+        "volumeMounts": mounts(),
+    }
+
+
+def amounts_of(cpus: int, memory_gib: int, disk_gib: int, gpus: int = 0) -> dict[str, str]:
+    amounts = {"cpu": str(cpus), "memory": f"{memory_gib}Gi", "ephemeral-storage": f"{disk_gib + LOGS_GIB + 5}Gi"}
+    return amounts | ({"nvidia.com/gpu": str(gpus)} if gpus else {})
+
+
+def head_pod(settings: Settings, serving: bool, grace_s: int) -> dict[str, Any]:
+    """GCS, dashboard, autoscaler and the jobs' drivers; no work of stages, for it has no CPUs to Ray."""
+    ports = {"gcs": 6379, "dashboard": 8265, "client": 10001, "metrics": METRICS_PORT}
+    ports |= {"serve": SERVE_PORT} if serving else {}
+    amounts = amounts_of(HEAD_CPUS, HEAD_MEMORY_GIB, settings.disk_gib)
+    health = probes([RAYLET, GCS], [RAYLET, GCS])
+    spec = {
+        "serviceAccountName": settings.name,
+        "restartPolicy": "Never",
+        "terminationGracePeriodSeconds": grace_s,
+        "securityContext": pod_security(),
+        "containers": [container("ray-head", settings, amounts, ports, serving, health)],
+        "volumes": volumes(HEAD_MEMORY_GIB, settings.disk_gib),
+    }
+    annotations = {"cluster-autoscaler.kubernetes.io/safe-to-evict": "false", "karpenter.sh/do-not-disrupt": "true"}
+    return {"metadata": {"annotations": annotations}, "spec": spec}
+
+
+def worker_pod(settings: Settings, group: Group, serving: bool, grace_s: int) -> dict[str, Any]:
+    """One GPU, and the CPU cores that read, encode and store for it. The autoscaler alone needs Kubernetes' API."""
+    ports = {"metrics": METRICS_PORT} | ({"serve": SERVE_PORT} if serving else {})
+    amounts = amounts_of(settings.cpus, settings.memory_gib, settings.disk_gib, gpus=1)
+    health = probes([RAYLET], [RAYLET, PROXY] if serving else [RAYLET])
+    spec = {
+        "serviceAccountName": settings.name,
+        "automountServiceAccountToken": False,
+        "restartPolicy": "Never",
+        "terminationGracePeriodSeconds": grace_s,
+        "securityContext": pod_security(),
+        "tolerations": tolerations(group),
+        "affinity": {"nodeAffinity": node_affinity(group)},
+        "containers": [container("ray-worker", settings, amounts, ports, serving, health)],
+        "volumes": volumes(settings.memory_gib, settings.disk_gib),
+    }
+    return {"spec": spec}
+
+
+def tolerations(group: Group) -> list[dict[str, str]]:
+    """Taints of GPU nodes, and for what may be taken back those of spot nodes."""
+    kept = [
+        {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"},
+        {"key": "sku", "operator": "Equal", "value": "gpu", "effect": "NoSchedule"},
+    ]
+    if group.spot:
+        kept += [{"key": k, "operator": "Equal", "value": v, "effect": "NoSchedule"} for k, v in SPOT_LABELS.items()]
+    return kept
+
+
+def node_affinity(group: Group) -> dict[str, Any]:
+    """Nodes with GPUs of the kind, however their cloud says it; spot nodes first, or none of them."""
+    names = {
+        "tandem/gpu": [group.kind],  # for nodes that no cloud has labelled
+        "karpenter.k8s.aws/instance-gpu-name": [group.kind],
+        "cloud.google.com/gke-accelerator": GKE_NAMES.get(group.kind, []),
+        "nvidia.com/gpu.product": PRODUCTS.get(group.kind, []),
+    }
+    not_spot = [{"key": key, "operator": "NotIn", "values": [value]} for key, value in SPOT_LABELS.items()]
+    terms = [
+        {"matchExpressions": [{"key": key, "operator": "In", "values": values}, *([] if group.spot else not_spot)]}
+        for key, values in names.items()
+        if values
+    ]
+    affinity: dict[str, Any] = {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}}
+    if group.spot:
+        affinity["preferredDuringSchedulingIgnoredDuringExecution"] = [
+            {"weight": 100, "preference": {"matchExpressions": [{"key": key, "operator": "In", "values": [value]}]}}
+            for key, value in SPOT_LABELS.items()
+        ]
+    return affinity

@@ -1,0 +1,192 @@
+"""`tandem cluster render`: files of a real cluster from a plan, for KubeRay, Ray's cluster launcher and Ray Serve."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, PositiveInt, field_validator
+
+import tandem
+from cluster.launcher import launcher, unknown_kinds
+from cluster.manifests import raycluster, rayjob, rayservice
+from cluster.planned import PlanFile, Spot, read_plan
+from cluster.render import Deployment, Settings, serve_config, to_yaml, with_header
+from jobs.progress import say
+from jobs.running import choose_draft_steps
+from jobs.spec import Spec
+from tandem.errors import InputError
+from workers.models import EMBEDDED, resolve_models
+
+EXAMPLES = """examples:
+  tandem plan --profile h100.json --profile l40s.json --gpus h100:2,l40s:6 --images 1.3e6 > plan.json
+  tandem cluster render --plan plan.json --out deploy --image registry.example.com/tandem:1 \\
+      --dataset s3://bucket/imagenet --classes 0-999 --role-arn arn:aws:iam::111122223333:role/tandem \\
+      --drafter s3://bucket/var_d30.pth --refiner s3://bucket/var_d16.pth --vqvae s3://bucket/vae_ch160v4096z32.pth
+  tandem cluster render --plan plan.json --mode split --out deploy       the best split, where colocated is the best
+
+  kubectl create -f deploy/rayjob.yaml           the dataset, on a cluster of its own (KubeRay 1.5.1 or newer)
+  kubectl apply -f deploy/raycluster.yaml        a cluster that stays, for tandem submit
+  kubectl apply -f deploy/rayservice.yaml        the endpoint
+  ray up deploy/launcher.yaml                    the same cluster on EC2, without Kubernetes
+  serve deploy deploy/serve.yaml                 the endpoint on a Ray cluster that runs
+
+Replicas, N, batch and kinds of GPU are the plan's in every file. Each role has nodes of its own, which Ray's label
+tandem/role tells apart. Files hold no secrets: each says at its top which ones it expects."""
+HINT = "--overwrite replaces them"
+SERVE_LINES = """
+The endpoint as a Ray Serve config file, for a cluster whose nodes have the labels of raycluster.yaml:
+  serve deploy serve.yaml
+API keys come from the environment of the cluster's nodes (TANDEM_API_KEYS, separated by commas).
+"""
+
+
+class RenderSpec(Spec):
+    """Write the files of a real cluster from a plan: KubeRay, Ray's cluster launcher, Ray Serve."""
+
+    plan: Path = Field(description="what tandem plan printed: tandem plan ... > plan.json")
+    out: Path = Field(description="folder for the files")
+    mode: Literal["plan", "split", "colocated"] = Field(
+        "plan", description="plan: its best option; or its best one of a placement"
+    )
+    image: str = Field(f"tandem:{tandem.__version__}", description="made from cluster/Dockerfile, as nodes pull it")
+    dataset: str | None = Field(None, description="s3://bucket/prefix that the job fills; without it no rayjob.yaml")
+    classes: str = Field("all", description="classes of the dataset, as for tandem generate")
+    drafter: str = Field(EMBEDDED, description="'embedded', an s3:// address, or a file of the image")
+    refiner: str = Field(EMBEDDED, description="like --drafter; the smaller model")
+    vqvae: str = Field(EMBEDDED, description="like the models")
+    name: str = Field("tandem", description="of the cluster and its service account")
+    spot: Spot = Field("refiners", description="who runs on nodes that may be taken back: refiners, all, none")
+    cpus: PositiveInt = Field(8, description="CPU cores beside each GPU: they encode and store")
+    memory_gib: PositiveInt = Field(32, description="memory beside each GPU; a quarter is the object store")
+    disk_gib: PositiveInt = Field(100, description="disk of a node: half for weights, half for objects without room")
+    idle_minutes: PositiveInt = Field(10, description="after so long the autoscaler takes idle nodes away")
+    release_refiners: bool = Field(
+        False, description="let a cluster that stays give idle spot nodes back; jobs want theirs there when they start"
+    )
+    autoscale: bool = Field(
+        False, description="the endpoint starts with one drafter and one refiner and follows the load up to the plan"
+    )
+    role_arn: str | None = Field(None, description="IAM role of the pods on EKS; without it Pod Identity or a secret")
+    region: str = Field("us-west-2", description="of EC2")
+    instances: str | None = Field(
+        None, description="EC2 instances of kinds of GPU: KIND=TYPE, with more than one GPU KIND=TYPE:GPUS"
+    )
+    instance_profile: str | None = Field(None, description="of the workers on EC2: what lets them reach the dataset")
+    overwrite: bool = Field(False, description="replace files that are there and differ")
+
+    @field_validator("image", "classes", "drafter", "refiner", "vqvae", "region")
+    @classmethod
+    def check_word(cls, text: str) -> str:
+        if not re.fullmatch(r"[^\s\x00-\x1f]+", text):
+            raise ValueError("expected text without spaces")
+        return text
+
+    @field_validator("dataset")
+    @classmethod
+    def check_dataset(cls, text: str | None) -> str | None:
+        if text is not None and not re.fullmatch(r"s3://[^/\s]+(/\S*)?", text):
+            raise ValueError("expected s3://bucket/prefix")
+        return text
+
+    @field_validator("name")
+    @classmethod
+    def check_name(cls, text: str) -> str:
+        if not re.fullmatch(r"[a-z]([a-z0-9-]{0,28}[a-z0-9])?", text):
+            raise ValueError("expected at most 30 small letters, digits and hyphens that begin with a letter")
+        return text
+
+
+def run(spec: RenderSpec) -> dict[str, str]:
+    """Build everything, then write it. What a plan has no file for is said and left out."""
+    deployment = read_deployment(spec)
+    say(deployment.describe())
+    files = documents(deployment)
+    write_files(files, spec.out, spec.overwrite)
+    for name in files:
+        print(spec.out / name, flush=True)
+    return files
+
+
+def read_deployment(spec: RenderSpec) -> Deployment:
+    """The plan with the settings, checked. Raises InputError."""
+    plan = read_plan(spec.plan)
+    option = plan.option(spec.mode)
+    if spec.drafter == EMBEDDED:
+        models = resolve_models(EMBEDDED, EMBEDDED, EMBEDDED, False)
+        choose_draft_steps(option.draft_steps, models.drafter_config.pyramid)
+    return Deployment(option, read_settings(spec, plan))
+
+
+def read_settings(spec: RenderSpec, plan: PlanFile) -> Settings:
+    names = set(Settings.__dataclass_fields__) - {"images", "instances"}
+    given: dict[str, Any] = {name: getattr(spec, name) for name in names}
+    return Settings(**given, images=plan.images, instances=parse_instances(spec.instances or ""))
+
+
+def parse_instances(text: str) -> tuple[tuple[str, str, int], ...]:
+    """'l20=x.large,h100=p5.48xlarge:8' -> kind, type, GPUs. Raises InputError."""
+    found = {}
+    for part in filter(None, text.split(",")):
+        match = re.fullmatch(r"\s*([\w.-]+)=([a-z0-9-]+\.[a-z0-9-]+)(?::([1-9]\d?))?\s*", part)
+        if not match or match[1] in found:
+            raise InputError(f"--instances: expected KIND=TYPE or KIND=TYPE:GPUS, each kind once, got {part!r}")
+        found[match[1].lower()] = (match[1].lower(), match[2], int(match[3] or 1))
+    return tuple(found.values())
+
+
+def documents(deployment: Deployment) -> dict[str, str]:
+    """Text of every file by its name."""
+    settings = deployment.settings
+    files = {"raycluster.yaml": raycluster(deployment)}
+    if settings.dataset is None:
+        say("left out: rayjob.yaml, which needs --dataset s3://bucket/prefix")
+    else:
+        files["rayjob.yaml"] = rayjob(deployment)
+    service, config = rayservice(deployment), serve_config(deployment)
+    if service is None or config is None:
+        say("left out: rayservice.yaml and serve.yaml: the endpoint splits, or has one GPU for both; see --mode split")
+    else:
+        files["rayservice.yaml"] = service
+        files["serve.yaml"] = with_header(SERVE_LINES, deployment, to_yaml(config))
+    if kinds := unknown_kinds(deployment):
+        say(f"left out: launcher.yaml: no EC2 instance with {', '.join(kinds)} is known; see --instances")
+    else:
+        files["launcher.yaml"] = launcher(deployment)
+        if settings.instance_profile is None:
+            say("launcher.yaml: its workers have no rights to a dataset; see --instance-profile")
+    return files
+
+
+def write_files(files: dict[str, str], folder: Path, overwrite: bool) -> None:
+    """All or none. Raises InputError where a file is there and differs, or the folder cannot be written."""
+    folder = folder.expanduser()
+    try:
+        differ = [name for name, text in files.items() if (folder / name).exists() and not is_same(folder / name, text)]
+        if differ and not overwrite:
+            raise InputError(f"--out: expected none or the same files in {folder}, got other {', '.join(differ)}", HINT)
+        folder.mkdir(parents=True, exist_ok=True)
+        aside = {folder / name: folder / f".{name}.tmp" for name in files}
+        try:
+            for path, temporary in aside.items():
+                temporary.write_text(files[path.name], encoding="utf-8")
+            for path, temporary in aside.items():
+                temporary.replace(path)
+        finally:
+            for temporary in aside.values():
+                temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise InputError(f"--out: cannot write {error.filename or folder}: {error.strerror}") from error
+
+
+def is_same(path: Path, text: str) -> bool:
+    return path.is_file() and path.read_bytes() == text.encode()
+
+
+if __name__ == "__main__":
+    from jobs.cli import main
+
+    sys.argv[1:1] = ["cluster", "render"]
+    sys.exit(main())
