@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import requests
+from ray.exceptions import AuthenticationError
 from ray.job_submission import JobDetails, JobSubmissionClient
 
 from tandem.errors import InputError, JobError, PlacementError
@@ -24,6 +25,11 @@ PACKAGES = ("tandem", "workers", "jobs", "cluster")
 NOT_SENT = ["__pycache__", "*.pyc"]
 # Names of variables whose values nobody else should read. Ray shows a job's variables to whoever asks for the job.
 SECRET = re.compile(r"KEY|SECRET|TOKEN|PASSW|CREDENTIAL|AUTH", re.I)
+CHATTY = (  # loggers that tell of every package, its size and the socket it went through
+    "ray.dashboard.modules.dashboard_sdk",
+    "ray.dashboard.modules.job.sdk",
+    "ray._private.runtime_env.packaging",
+)
 LOOK_EVERY_S = 0.5
 LOST_S = 60.0  # how long a cluster may be out of reach before it counts as lost
 LAST_LINES_S = 5.0  # a job's log may lag behind its end
@@ -83,24 +89,26 @@ def connect(address: str | None) -> JobSubmissionClient:
 
     Raises PlacementError where no cluster answers, or where it refuses us.
     """
-    logging.getLogger("ray").setLevel(logging.ERROR)  # packages and their sizes
+    for name in CHATTY:
+        logging.getLogger(name).setLevel(logging.WARNING)
     if address is not None:  # Ray would let the environment win over what was asked for
         for name in ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS"):
             os.environ.pop(name, None)
+        if not address.startswith(("http://", "https://", "ray://")):
+            raise InputError(f"--address: expected http://HOST:8265, the dashboard of a cluster, got {address}")
     where = address or os.environ.get("RAY_API_SERVER_ADDRESS") or os.environ.get("RAY_ADDRESS") or "this machine"
     try:
         return JobSubmissionClient(address)
-    except (ConnectionError, requests.exceptions.RequestException, ValueError) as error:
+    except AuthenticationError as error:
+        raise PlacementError(
+            f"the Ray cluster at {where} refuses: {first_line(error)}",
+            "set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH unless ~/.ray/auth_token has the token",
+        ) from error
+    except Exception as error:  # Ray has many for what is not there, some of them bare
         raise PlacementError(
             f"no Ray cluster answers at {where}: {first_line(error)}",
-            "expected the address of its dashboard, such as http://127.0.0.1:8265 (ray start --head prints it)",
+            "expected the address of its dashboard, such as http://127.0.0.1:8265",
         ) from error
-    except RuntimeError as error:
-        message = first_line(error)
-        hint = None
-        if "uthentication" in message:
-            hint = "set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH unless ~/.ray/auth_token has it"
-        raise PlacementError(f"the Ray cluster at {where} refuses: {message}", hint) from error
 
 
 def submit(
@@ -127,39 +135,32 @@ def first_line(error: Exception) -> str:
     return next((line.strip() for line in str(error).splitlines() if line.strip()), repr(error))
 
 
-def follow(
-    client: JobSubmissionClient, job: str, show: Callable[[str], None], changed: Callable[[str], None]
-) -> Outcome:
+def follow(log: LogTail, show: Callable[[str], None], changed: Callable[[str], None]) -> Outcome:
     """Wait for the end of a job. `show` gets each line of its log, `changed` each new status.
 
     A cluster that is out of reach for less than a minute is waited for. Raises JobError when it is lost.
     """
-    log = LogTail(client, job)
-    log.start()
     status, reached = None, time.monotonic()
-    try:
-        while True:
-            log.drain(show)
-            try:
-                details = client.get_job_info(job)
-                reached = time.monotonic()
-            except (RuntimeError, requests.exceptions.RequestException) as error:
-                if time.monotonic() - reached > LOST_S:
-                    raise JobError(
-                        f"the cluster is out of reach for {LOST_S:.0f} s: {first_line(error)}",
-                        "the job may go on there; submitted again it goes on from what was committed",
-                    ) from error
-            else:
-                if details.status != status:
-                    status = details.status
-                    changed(str(status.value))
-                if status.is_terminal():
-                    log.join(LAST_LINES_S)
-                    log.drain(show)
-                    return outcome(details)
-            time.sleep(LOOK_EVERY_S)
-    finally:
-        log.left.set()
+    while True:
+        log.drain(show)
+        try:
+            details = log.client.get_job_info(log.job)
+            reached = time.monotonic()
+        except (RuntimeError, requests.exceptions.RequestException) as error:
+            if time.monotonic() - reached > LOST_S:
+                raise JobError(
+                    f"the cluster is out of reach for {LOST_S:.0f} s: {first_line(error)}",
+                    "the job may go on there; submitted again it goes on from what was committed",
+                ) from error
+        else:
+            if details.status != status:
+                status = details.status
+                changed(str(status.value))
+            if status.is_terminal():
+                log.join(LAST_LINES_S)
+                log.drain(show)
+                return outcome(details)
+        time.sleep(LOOK_EVERY_S)
 
 
 def outcome(details: JobDetails) -> Outcome:
@@ -174,16 +175,15 @@ class LogTail(threading.Thread):
         super().__init__(daemon=True)
         self.client, self.job = client, job
         self.lines: queue.Queue[str] = queue.Queue()
-        self.left = threading.Event()
         self.seen = 0
 
     def run(self) -> None:
-        while not self.left.is_set():
+        while True:
             try:
                 asyncio.run(self.read())
                 return
             except Exception:  # a connection that broke: whether the cluster is lost is for others to say
-                self.left.wait(1)
+                time.sleep(1)
 
     async def read(self) -> None:
         """The log from its start."""

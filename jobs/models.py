@@ -14,7 +14,8 @@ from rich.table import Table
 
 from jobs.spec import Spec
 from tandem.config import VAR_PRESETS, VQVAE_PRESET, VarConfig, VqvaeConfig, to_dict
-from tandem.weights import Checkpoint, build_empty, file_sha256, open_checkpoint
+from tandem.hashing import file_sha256
+from tandem.weights import Checkpoint, build_empty, open_checkpoint
 from tandem.zoo import ROLES, weights_path
 from workers.fetch import fetch, is_remote
 from workers.models import EMBEDDED, VQVAE_PRESET_NAME

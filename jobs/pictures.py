@@ -29,7 +29,7 @@ from pydantic import Field
 from jobs.picture_classes import CLASSES, PictureClass
 from jobs.spec import Spec
 from tandem.errors import InputError, OutputError
-from tandem.weights import file_sha256
+from tandem.hashing import file_sha256
 
 PACKAGE, VERSION = "emoji-datasource-google", "16.0.0"
 SHA256 = "fb5fd131b362aab7a55542d2a147a79708cce0a8b1c1bbacd470172708b5c438"

@@ -87,7 +87,7 @@ def run(spec: SubmitSpec, command: Sequence[str]) -> dict[str, Any]:
         sent = time.time()
     say(f"submitted {job} to {client.get_address()}: tandem {shlex.join(args)}")
     if not (spec.wait or spec.follow):
-        say(f"its log: ray job logs --follow {job}    to stop it: ray job stop {job}")
+        say(how_to_go_on(client, job))
         result = {"submission_id": job, "status": "SUBMITTED"}
         print(json.dumps(result), flush=True)
         return result
@@ -96,17 +96,18 @@ def run(spec: SubmitSpec, command: Sequence[str]) -> dict[str, Any]:
 
 def attend(spec: SubmitSpec, client: JobSubmissionClient, job: str, began: float, sent: float) -> dict[str, Any]:
     """Follow a job to its end; its outcome as one JSON line on stdout."""
-    log = JobLog(spec.follow)
+    log, tail = JobLog(spec.follow), submission.LogTail(client, job)
+    tail.start()
     with interruptible():
         try:
-            end = submission.follow(client, job, log.show, log.changed)
+            end = submission.follow(tail, log.show, log.changed)
         except KeyboardInterrupt:
             if not spec.stop_on_interrupt:
-                say(f"\nthe job goes on. Its log: ray job logs --follow {job}    to stop it: ray job stop {job}")
+                say(f"\nthe job goes on\n{how_to_go_on(client, job)}")
                 raise
             say(f"\nstopping {job}")
             submission.stop(client, job)
-            end = submission.follow(client, job, log.show, log.changed)
+            end = submission.follow(tail, log.show, log.changed)
     start_up = log.start_up(began, sent, end)
     result = {
         "submission_id": job,
@@ -124,9 +125,16 @@ def attend(spec: SubmitSpec, client: JobSubmissionClient, job: str, began: float
         raise StoppedError(f"job {job} was stopped", hint)
     if end.status != "SUCCEEDED":
         cause = log.error or submission.first_line(RuntimeError(end.message))
-        raise (InputError if end.exit_code == InputError.exit_code else JobError)(f"job {job} failed: {cause}", hint)
+        raise (InputError if end.exit_code == InputError.exit_code else JobError)(
+            f"job {job} failed: {cause}", log.hint or hint
+        )
     say(f"job {job} succeeded")
     return result
+
+
+def how_to_go_on(client: JobSubmissionClient, job: str) -> str:
+    here = f"--address {client.get_address()} {job}"
+    return f"its log: ray job logs --follow {here}\nto stop it: ray job stop {here}"
 
 
 class JobLog:
@@ -136,6 +144,7 @@ class JobLog:
         self.whole = whole
         self.summary: dict[str, Any] = {}
         self.error: str | None = None
+        self.hint: str | None = None
         self.shown_at = time.monotonic()
 
     def show(self, line: str) -> None:
@@ -145,6 +154,10 @@ class JobLog:
             return
         if line.startswith("error: "):
             self.error = line.removeprefix("error: ")
+        elif self.error is not None and line.startswith("hint: "):
+            self.hint = line.removeprefix("hint: ")
+        elif self.error is not None and self.hint is None and line.startswith("  "):
+            self.error += "\n" + line
         now = time.monotonic()
         if self.whole or (line.strip() and now - self.shown_at > LINE_EVERY_S):
             self.shown_at = now

@@ -18,13 +18,14 @@ from jobs.progress import say
 from jobs.spec import Spec
 from tandem.config import VarConfig, VqvaeConfig
 from tandem.errors import InputError
+from tandem.hashing import file_sha256
 from tandem.initial import init_var, init_vqvae
 from tandem.losses import residual_vectors, revive_codes, var_loss, vqvae_loss
 from tandem.pictures import PictureSet, augment, draw, load_pictures, to_float
 from tandem.training import LoopConfig, TrainingLoop
 from tandem.var import Var
 from tandem.vqvae import Vqvae
-from tandem.weights import file_sha256, load_vqvae, save_checkpoint
+from tandem.weights import load_vqvae, save_checkpoint
 
 EXAMPLES = """examples: the embedded model
   tandem pictures --out pictures

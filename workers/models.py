@@ -12,12 +12,13 @@ import torch
 
 from tandem.config import VAR_PRESETS, VQVAE_PRESET, SamplingConfig, VarConfig, VqvaeConfig
 from tandem.errors import CheckpointError
+from tandem.hashing import file_sha256
 from tandem.initial import init_var
 from tandem.var import Var
 from tandem.vqvae import Vqvae
-from tandem.weights import file_sha256, load_var, load_vqvae, open_checkpoint
+from tandem.weights import load_var, load_vqvae, open_checkpoint
 from tandem.zoo import EMBEDDED_SAMPLING, weights_path
-from workers.fetch import fetch, is_remote
+from workers.fetch import fetch, fetched_sha256, is_remote
 
 Role = Literal["vqvae", "drafter", "refiner"]
 EMBEDDED = "embedded"
@@ -38,13 +39,18 @@ class ModelRef:
         """The weights as a file on this machine, its hash checked. Remote ones are fetched once per machine."""
         if self.source == EMBEDDED:
             return weights_path(self.role)
-        path = fetch(self.source) if is_remote(self.source) else Path(self.source)
-        if not path.is_file():
-            raise CheckpointError(
-                f"{self.source}: no such file on node {platform.node()}",
-                "weights by path have to be on every node; s3:// addresses are fetched by each",
-            )
-        if (found := file_sha256(path)) != self.sha256:
+        if is_remote(self.source):
+            path = fetch(self.source)
+            found = fetched_sha256(path)
+        else:
+            path = Path(self.source)
+            if not path.is_file():
+                raise CheckpointError(
+                    f"{self.source}: no such file on node {platform.node()}",
+                    "weights by path have to be on every node; s3:// addresses are fetched by each",
+                )
+            found = file_sha256(path)
+        if found != self.sha256:
             raise CheckpointError(f"{self.source}: expected sha256 {self.sha256[:12]}…, got {found[:12]}… on this node")
         return path
 

@@ -6,7 +6,6 @@ its config is read off the shapes. Either way every tensor must be there, with t
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import pickle
@@ -251,12 +250,3 @@ def save_checkpoint(path: Path, model: Vqvae | Var, extra: dict[str, Any], dtype
     temporary = path.with_suffix(".tmp")
     save_file(tensors, temporary, metadata={METADATA_KEY: json.dumps(header, sort_keys=True)})
     temporary.replace(path)
-
-
-def file_sha256(path: str | Path) -> str:
-    """Hex sha256 of a file."""
-    digest = hashlib.sha256()
-    with Path(path).open("rb") as file:
-        while chunk := file.read(1 << 22):
-            digest.update(chunk)
-    return digest.hexdigest()

@@ -6,7 +6,8 @@ from tiny_models import CLASS_NAMES, tiny_var, tiny_vqvae
 
 from tandem.config import VAR_PRESETS
 from tandem.errors import CheckpointError
-from tandem.weights import file_sha256, save_checkpoint
+from tandem.hashing import file_sha256
+from tandem.weights import save_checkpoint
 from tandem.zoo import weights_path
 from workers.models import load_transformer, resolve, resolve_models
 

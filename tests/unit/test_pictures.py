@@ -15,7 +15,7 @@ from jobs.cli import main
 from jobs.picture_classes import CLASSES, PictureClass
 from jobs.pictures import HELDOUT_SHARE, MIN_HELDOUT, PACKAGE, VERSION, PicturesSpec, read_package, run
 from tandem.errors import InputError, OutputError
-from tandem.weights import file_sha256
+from tandem.hashing import file_sha256
 
 SHAPES = PictureClass("shape", frozenset({"geometric"}), frozenset({"unwanted"}))
 PEOPLE = PictureClass("person", frozenset({"person", "person-role"}))

@@ -13,11 +13,11 @@ from tiny_models import CLASS_NAMES, PATCH_NUMS, save_tiny_models, tiny_var, tin
 
 from tandem.config import PATCH_NUMS_512, VAR_PRESETS, VQVAE_PRESET, VarConfig
 from tandem.errors import CheckpointError
+from tandem.hashing import file_sha256
 from tandem.var import Var
 from tandem.weights import (
     DERIVED,
     build_empty,
-    file_sha256,
     load_var,
     load_vqvae,
     open_checkpoint,

@@ -1,0 +1,200 @@
+"""Jobs on a cluster of two real nodes that have none of our code: submitted, stopped, resumed, shared, kept secret."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import boto3
+import pytest
+import requests
+from real_cluster import RealCluster
+from runs import ROOT, committed, digests, job, start, wait_until
+from s3_proxy import S3Proxy
+
+pytestmark = pytest.mark.slow
+BUCKET = "submitted"
+
+
+@pytest.fixture(scope="module")
+def proxy(s3_server: str) -> Iterator[S3Proxy]:
+    with S3Proxy(s3_server) as proxy:
+        yield proxy
+
+
+@pytest.fixture(scope="module")
+def cluster(
+    proxy: S3Proxy, s3_environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[RealCluster]:
+    cluster = RealCluster(tmp_path_factory.mktemp("cluster"), **(s3_environment | {"AWS_ENDPOINT_URL": proxy.endpoint}))
+    try:
+        cluster.start()
+        yield cluster
+    finally:
+        cluster.stop()
+
+
+def submit(cluster: RealCluster, *argv: str) -> subprocess.Popen[str]:
+    """`tandem submit` with these arguments."""
+    return cluster.run("tandem", "submit", "--address", cluster.dashboard, *argv)
+
+
+def ended(process: subprocess.Popen[str], code: int, timeout: float = 180) -> tuple[dict, str]:
+    """The JSON line and stderr of a command that ends with this code."""
+    out, err = process.communicate(timeout=timeout)
+    assert process.returncode == code, out + err
+    return json.loads(out.splitlines()[-1]) if out else {}, err
+
+
+def running_job(cluster: RealCluster) -> str:
+    """The id of the only job that runs."""
+    (found,) = [j for j in cluster.client().list_jobs() if not j.status.is_terminal() and j.submission_id]
+    return found.submission_id
+
+
+def readme_line() -> str:
+    text = (ROOT / "README.md").read_text().replace("\\\n", " ")
+    (line,) = re.findall(r"^ray job submit .*python -m jobs\.generate.*$", text, re.M)
+    return line
+
+
+def verified(out: Path | str) -> bool:
+    done = subprocess.run(["tandem", "verify", str(out)], capture_output=True, text=True)
+    return done.returncode == 0 and json.loads(done.stdout)["problems"] == []
+
+
+def test_the_line_of_the_readme_stopped_and_submitted_again(cluster, tmp_path):
+    out = tmp_path / "out"
+    line = shlex.split(readme_line())
+    line[line.index("--address") + 1] = cluster.dashboard
+    line[line.index("--out") + 1] = str(out)
+    first = cluster.run(*line)
+    wait_until(lambda: committed(out) >= 1 or first.poll() is not None, "a shard")
+    assert cluster.client().stop_job(running_job(cluster))
+    printed, _ = first.communicate(timeout=60)
+    there = committed(out)
+    assert 1 <= there < 8 and not (out / "_SUCCESS").exists(), printed
+    assert "stopping (SIGTERM): what was committed is kept" in printed
+    second = cluster.run(*line)
+    printed, errors = second.communicate(timeout=180)
+    assert second.returncode == 0, printed + errors
+    summary = json.loads(next(text for text in printed.splitlines() if text.startswith("{")))
+    assert summary["resumed_shards"] == there
+    assert sum(len(s["replicas"]) for name, s in summary["stages"].items() if name in ("draft", "refine")) == 2
+    assert verified(out)
+    local = tmp_path / "local"
+    argv = [*line[line.index("jobs.generate") + 1 :]]
+    argv[argv.index("--out") + 1] = str(local)
+    assert start(["generate", *argv], tmp_path / "log").wait(timeout=180) == 0
+    assert digests(out) == digests(local)
+
+
+def test_every_outcome_has_its_exit_code(cluster, tiny_models, tmp_path):
+    out = tmp_path / "out"
+    process = submit(cluster, "--follow", "--stop-on-interrupt", "--", *job(tiny_models, out))
+    wait_until(lambda: committed(out) >= 2, "two shards")
+    process.send_signal(signal.SIGINT)
+    result, errors = ended(process, 3)
+    assert result["status"] == "STOPPED" and "was stopped" in errors
+    there = committed(out)
+    incomplete, errors = ended(submit(cluster, "--wait", "--", "verify", str(out)), 1)
+    assert incomplete["status"] == "FAILED" and "problems, the first: " in errors
+    process = submit(cluster, "--wait", "--", *job(tiny_models, out))
+    wait_until(lambda: committed(out) > there, "another shard")
+    process.send_signal(signal.SIGINT)
+    _, errors = ended(process, 130)
+    assert f"to stop it: ray job stop --address {cluster.dashboard}" in errors
+    result, _ = ended(submit(cluster, "--wait", "--", *job(tiny_models, out)), 0)  # beside the one that goes on
+    assert result["summary"]["complete"] and verified(out)
+    parts = result["summary"].get("start_up_s")
+    assert parts is None or set(result["start_up_s"]) == {"upload", "job_start", *parts}
+    result, errors = ended(submit(cluster, "--wait", "--", *job(tiny_models, out, "--seed", "4")), 2)
+    assert result["exit_code"] == 2 and "decoding.seed: there 3, here 4" in errors
+
+
+def test_two_jobs_share_one_dataset(cluster, tiny_models, tmp_path):
+    out = tmp_path / "out"
+    first = submit(cluster, "--wait", "--", *job(tiny_models, out, "--shards", "0-19/48"))
+    second = submit(cluster, "--wait", "--", *job(tiny_models, out, "--shards", "20-47/48"))
+    results = [ended(process, 0)[0]["summary"] for process in (first, second)]
+    assert [result["images"] for result in results] == [20, 28]
+    assert any(result["complete"] for result in results)
+    assert verified(out)
+    assert "--shards" not in (out / "README.md").read_text()
+    local = tmp_path / "local"
+    assert start(job(tiny_models, local), tmp_path / "log").wait(timeout=180) == 0
+    assert digests(out) == digests(local)
+
+
+def test_weights_reach_each_node_once_and_secrets_nobody(cluster, proxy, tiny_models, s3_environment, tmp_path):
+    client = boto3.client("s3")
+    client.create_bucket(Bucket=BUCKET)
+    weights = {role: f"s3://{BUCKET}/{role}.safetensors" for role in tiny_models}
+    for role, path in tiny_models.items():
+        client.upload_file(path, BUCKET, f"{role}.safetensors")
+    (tmp_path / "rows.csv").write_text("label\n" + "0\n1\n" * 12)
+    process = cluster.run(
+        "tandem", "submit", "--address", cluster.dashboard, "--follow", "--env", "OMP_NUM_THREADS=1", "--", "generate",
+        *(part for role, address in weights.items() for part in (f"--{role}", address)),
+        *("--labels", "rows.csv", "--batch", "1", "--shard-size", "1", "--placement", "split"),
+        *("--drafters", "2", "--refiners", "2", "--out", f"s3://{BUCKET}/out"),
+        cwd=tmp_path,
+    )  # fmt: skip
+    result, log = ended(process, 0)
+    stages = result["summary"]["stages"]
+    nodes = {name.split("/")[0] for stage in ("draft", "refine") for name in stages[stage]["replicas"]}
+    assert len(nodes) == 2
+    gets = {role: proxy.seen["GET", f"/{BUCKET}/{role}.safetensors"] for role in weights}
+    assert all(1 <= count <= 2 for count in gets.values()) and max(gets.values()) == 2, gets
+    for cache in cluster.caches:
+        names = [path.name for path in cache.rglob("*.safetensors")]
+        assert names and len(names) == len(set(names))
+    done = subprocess.run(["tandem", "verify", f"s3://{BUCKET}/out"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+    secrets = {s3_environment["AWS_SECRET_ACCESS_KEY"].encode(), cluster.token.encode()}
+    shown = {"the command's log": log.encode(), "its result": json.dumps(result).encode()}
+    headers = {"Authorization": f"Bearer {cluster.token}"}
+    lists = ("actors", "tasks", "nodes", "jobs", "workers", "runtime_envs", "placement_groups", "objects")
+    pages = [f"/api/v0/{name}?detail=1&limit=1000" for name in lists]
+    for page in [
+        *pages,
+        "/api/jobs/",
+        f"/api/jobs/{result['submission_id']}/logs",
+        "/nodes?view=summary",
+        "/api/actors",
+    ]:
+        answer = requests.get(cluster.dashboard + page, headers=headers, timeout=30)
+        assert answer.ok and len(answer.content) > 20, page
+        shown[page] = answer.content
+    for path in cluster.logs.rglob("*"):
+        if path.is_file() and not path.is_symlink():
+            shown[str(path)] = path.read_bytes()
+    assert any(name.endswith("raylet.out") for name in shown)
+    # what is there is what was asked for, so that looking for the secrets means something
+    assert result["submission_id"].encode() in shown["/api/jobs/"] and b"OMP_NUM_THREADS" in shown["/api/jobs/"]
+    assert [name for name, content in shown.items() if any(secret in content for secret in secrets)] == []
+
+
+def test_a_cached_file_that_is_damaged_is_not_used(cluster, tiny_models, tmp_path):
+    for cache in cluster.caches:
+        for path in cache.rglob("drafter.safetensors"):
+            path.write_bytes(path.read_bytes()[:-1] + b"\0")
+    files = [part for role in tiny_models for part in (f"--{role}", f"s3://{BUCKET}/{role}.safetensors")]
+    argv = ["generate", *files, "--classes", "all", "--images", "2", "--out", str(tmp_path / "out")]
+    result, errors = ended(submit(cluster, "--wait", "--", *argv), 0)
+    assert result["summary"]["images"] == 2, errors
+
+
+def test_without_the_token_nothing_is_submitted(cluster, tmp_path):
+    argv = ("generate", "--classes", "all", "--images", "2", "--out", str(tmp_path / "out"))
+    process = cluster.run(
+        "tandem", "submit", "--address", cluster.dashboard, "--", *argv, RAY_AUTH_MODE="disabled", RAY_AUTH_TOKEN=""
+    )
+    _, errors = ended(process, 2)
+    assert "refuses: Authentication required" in errors and "hint: set RAY_AUTH_MODE=token" in errors
