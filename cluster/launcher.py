@@ -61,6 +61,8 @@ def launcher(deployment: Deployment) -> str:
             "pull_before_run": True,
             "run_options": [
                 "--ulimit nofile=65536:65536",
+                "--env NVIDIA_VISIBLE_DEVICES=all",  # the image leaves that to whoever starts it
+                "--env NVIDIA_DRIVER_CAPABILITIES=compute,utility",
                 f"--env TANDEM_CACHE={CACHE}",
                 f"--volume {HOST}/cache:{CACHE}",
                 f"--volume {HOST}/spill:{SPILL}",

@@ -19,7 +19,7 @@ from cluster.pods import (
     start_params,
     worker_pod,
 )
-from cluster.render import RAY_VERSION, Deployment, Block, Settings, entrypoint, serve_config, to_yaml, with_header
+from cluster.render import RAY_VERSION, Block, Deployment, Settings, entrypoint, serve_config, to_yaml, with_header
 
 API = "ray.io/v1"
 RETRIES = 3  # of a whole job, each on a new cluster; the same command goes on from what was committed
