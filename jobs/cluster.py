@@ -116,7 +116,11 @@ def read_deployment(spec: RenderSpec) -> Deployment:
     option = plan.option(spec.mode)
     if spec.drafter == EMBEDDED:
         models = resolve_models(EMBEDDED, EMBEDDED, EMBEDDED, False)
-        choose_draft_steps(option.draft_steps, models.drafter_config.pyramid)
+        try:
+            choose_draft_steps(option.draft_steps, models.drafter_config.pyramid)
+        except InputError as error:
+            hint = "--drafter, --refiner and --vqvae name the models that the plan is for; by default they are embedded"
+            raise InputError(f"--plan: {error}", hint) from None
     return Deployment(option, read_settings(spec, plan))
 
 

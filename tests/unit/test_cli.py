@@ -17,7 +17,9 @@ def test_every_command_has_help(name, capsys):
     assert "(default: None)" not in printed
 
 
-@pytest.mark.parametrize("name", ["generate", "pictures", "train var", "train vqvae", "train curves", "evaluate"])
+@pytest.mark.parametrize(
+    "name", ["generate", "cluster render", "pictures", "train var", "train vqvae", "train curves", "evaluate"]
+)
 def test_help_teaches_by_example(name, capsys):
     with pytest.raises(SystemExit):
         cli.main([*name.split(), "--help"])

@@ -1,0 +1,213 @@
+"""`tandem cluster render`: every kind of plan gives valid files, and what is wrong leaves none."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from clusters import (
+    EXAMPLE,
+    PLAN,
+    check_entrypoint,
+    check_kubernetes_file,
+    check_launcher,
+    check_serve,
+    groups_of,
+    ray_document,
+)
+
+from jobs import cli
+
+ALL = {"raycluster.yaml", "rayjob.yaml", "rayservice.yaml", "serve.yaml", "launcher.yaml"}
+DATASET = ("--dataset", "s3://bucket/out")
+
+
+@pytest.fixture(autouse=True)
+def no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith("TANDEM_")]:
+        monkeypatch.delenv(name)
+
+
+def option(mode: str, drafters: dict[str, int], refiners: dict[str, int] | None = None) -> dict[str, Any]:
+    counts = {"drafters": drafters, "refiners": refiners or drafters}
+    return {"mode": mode, "draft_steps": 5, "batch": 16, **counts, "images_per_s": 10.0, "hours": 1.0}
+
+
+def plan_file(folder: Path, best: dict[str, Any], *others: dict[str, Any], images: float = 1000.5) -> Path:
+    path = folder / "plan.json"
+    path.write_text(json.dumps({"request": {"images": images}, "best": best, "runners_up": list(others)}) + "\n")
+    return path
+
+
+def render(plan: Path, out: Path, *more: str) -> dict[str, str]:
+    """The files that the command has written."""
+    assert cli.main(["cluster", "render", "--plan", str(plan), "--out", str(out), *more]) == 0
+    return {path.name: path.read_text() for path in out.iterdir()}
+
+
+def check(files: dict[str, str]) -> None:
+    for name, text in files.items():
+        if name.startswith("ray"):
+            check_kubernetes_file(text)
+    if "serve.yaml" in files:
+        check_serve(files["serve.yaml"])
+    if "launcher.yaml" in files:
+        check_launcher(files["launcher.yaml"])
+
+
+@pytest.mark.parametrize(
+    ("best", "more", "missing"),
+    [
+        (option("split", {"h100": 2, "l20": 1}, {"l20": 5}), ("--instances", "l20=g9.large"), set()),
+        (option("split", {"a100": 9}, {"t4": 2, "l4": 3}), ("--spot", "all", "--autoscale"), set()),
+        (option("split", {"l20": 2}, {"l20": 1}), (), {"launcher.yaml"}),
+        (option("split", {"gpu": 1}, {"rtx-4090.24": 1}), ("--spot", "none"), {"launcher.yaml"}),
+        (option("colocated", {"l40s": 1}), (), set()),
+        (option("colocated", {"l40s": 2, "t4": 1}), ("--spot", "all"), {"rayservice.yaml", "serve.yaml"}),
+    ],
+)
+def test_every_kind_of_plan_gives_valid_files(best, more, missing, tmp_path, capsys):
+    files = render(plan_file(tmp_path, best), tmp_path / "out", *DATASET, *more)
+    assert set(files) == ALL - missing
+    check(files)
+    out, err = capsys.readouterr()
+    assert out.split() == [str(tmp_path / "out" / name) for name in out_order(files)]
+    assert all(name in err for name in missing)
+    job = check_entrypoint(ray_document(files["rayjob.yaml"])["spec"]["entrypoint"])
+    assert (job.placement, job.images, job.draft_steps, job.batch) == (best["mode"], 1001, 5, 16)
+    assert (job.drafters, job.refiners) == (sum(best["drafters"].values()), sum(best["refiners"].values()))
+    roles = ("drafters",) if best["mode"] == "colocated" else ("drafters", "refiners")
+    groups = groups_of(ray_document(files["raycluster.yaml"]))
+    assert sum(g["maxReplicas"] for g in groups.values()) == sum(sum(best[role].values()) for role in roles)
+    assert len({json.dumps(g["labels"], sort_keys=True) for g in groups.values()}) == len(groups)
+
+
+def out_order(files: dict[str, str]) -> list[str]:
+    order = ["raycluster.yaml", "rayjob.yaml", "rayservice.yaml", "serve.yaml", "launcher.yaml"]
+    return [name for name in order if name in files]
+
+
+def test_instances_with_several_gpus_are_as_many_as_it_takes(tmp_path):
+    best = option("split", {"a100": 9}, {"l20": 5})
+    files = render(plan_file(tmp_path, best), tmp_path / "out", "--instances", "l20=x9.large:4", "--spot", "none")
+    nodes = check_launcher(files["launcher.yaml"])["available_node_types"]
+    assert {name: (node["max_workers"], node["resources"].get("GPU")) for name, node in nodes.items()} == {
+        "head": (0, None),
+        "drafter-a100": (2, 8),
+        "refiner-l20": (2, 4),
+    }
+    assert not any("InstanceMarketOptions" in node["node_config"] for node in nodes.values())
+
+
+def test_a_service_that_follows_the_load_starts_with_one_of_each(tmp_path):
+    best = option("split", {"h100": 2, "l4": 2}, {"l40s": 3})
+    files = render(plan_file(tmp_path, best), tmp_path / "out", "--autoscale")
+    bounds = {
+        name: (group["minReplicas"], group["maxReplicas"])
+        for name, group in groups_of(ray_document(files["rayservice.yaml"])).items()
+    }
+    assert bounds == {"drafter-h100": (1, 2), "drafter-l4": (0, 2), "refiner-l40s": (1, 3)}
+    assert check_serve(files["serve.yaml"]).autoscale
+
+
+def test_spot_nodes_are_given_back_on_request_by_clusters_that_stay_alone(tmp_path):
+    files = render(PLAN, tmp_path / "out", *EXAMPLE[2:], "--release-refiners")
+    for name, least in (("raycluster.yaml", 0), ("rayjob.yaml", 3)):
+        groups = groups_of(ray_document(files[name]))
+        assert (groups["refiner-l40s"]["minReplicas"], groups["drafter-h100"]["minReplicas"]) == (least, 2)
+    nodes = check_launcher(files["launcher.yaml"])["available_node_types"]
+    assert (nodes["refiner-l40s"]["min_workers"], nodes["drafter-h100"]["min_workers"]) == (0, 2)
+
+
+def test_colocated_is_never_turned_into_a_split_unasked(tmp_path, capsys):
+    plan = plan_file(tmp_path, option("colocated", {"l4": 3}), option("split", {"l4": 2}, {"l4": 1}))
+    assert set(groups_of(ray_document(render(plan, tmp_path / "a")["raycluster.yaml"]))) == {"both-l4"}
+    split = render(plan, tmp_path / "b", "--mode", "split")
+    assert set(groups_of(ray_document(split["raycluster.yaml"]))) == {"drafter-l4", "refiner-l4"}
+    assert "--mode split" in capsys.readouterr().err
+
+
+def broken(change: Any) -> str:
+    plan = json.loads(PLAN.read_text())
+    change(plan)
+    return json.dumps(plan)
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("", "the whole: Invalid JSON"),
+        ("[1]", "the whole: expected an object, got [1]"),
+        (broken(lambda p: p.pop("best")), "best: expected a value, got none"),
+        (broken(lambda p: p.pop("request")), "request: expected a value, got none"),
+        (broken(lambda p: p["best"].update(mode="cpu")), "best.mode: expected 'split' or 'colocated', got 'cpu'"),
+        (broken(lambda p: p["best"].update(batch="64")), "best.batch: expected a valid integer, got '64'"),
+        (broken(lambda p: p["best"].update(batch=0)), "best.batch: expected greater than 0, got 0"),
+        (broken(lambda p: p["best"].update(drafters={})), "best.drafters: "),
+        (broken(lambda p: p["best"].update(drafters={"l4": -1})), "best.drafters.l4: expected greater than 0, got -1"),
+        (broken(lambda p: p["best"].update(refiners={"H 100": 1})), "best.refiners.H 100.[key]: "),
+        (broken(lambda p: p["request"].update(images=0)), "request.images: expected greater than 0, got 0"),
+        (broken(lambda p: p["runners_up"][0].pop("mode")), "runners_up.0.mode: expected a value, got none"),
+    ],
+)
+def test_what_is_no_plan_is_one_line_and_leaves_nothing(text, line, tmp_path, capsys):
+    path = tmp_path / "plan.json"
+    path.write_text(text)
+    assert cli.main(["cluster", "render", "--plan", str(path), "--out", str(tmp_path / "out")]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    first, hint = err.splitlines()
+    assert first.startswith(f"error: --plan: {path}: {line}")
+    assert hint.startswith("hint: made by: tandem plan")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("more", "line"),
+    [
+        (("--plan", "none.json"), "--plan: cannot read none.json"),
+        (("--mode", "colocated"), "--mode: expected a plan with a colocated option, got split alone"),
+        (("--dataset", "folder"), "--dataset: expected s3://bucket/prefix, got 'folder'"),
+        (("--name", "Tandem"), "--name: expected at most 30 small letters"),
+        (("--image", "a b"), "--image: expected text without spaces"),
+        (("--instances", "l4"), "--instances: expected KIND=TYPE or KIND=TYPE:GPUS, each kind once, got 'l4'"),
+        (("--instances", "l4=a.b,l4=c.d"), "--instances: expected KIND=TYPE"),
+        (("--cpus", "0"), "--cpus: expected greater than 0"),
+        (("--spot", "some"), "--spot: expected 'refiners', 'all' or 'none'"),
+    ],
+)
+def test_wrong_options_are_one_line_and_leave_nothing(more, line, tmp_path, capsys):
+    plan = plan_file(tmp_path, option("split", {"l4": 1}, {"l4": 1}))
+    assert cli.main(["cluster", "render", "--plan", str(plan), "--out", str(tmp_path / "out"), *more]) == 2
+    assert capsys.readouterr().err.startswith(f"error: {line}")
+    assert not (tmp_path / "out").exists()
+
+
+def test_n_is_held_against_the_embedded_model(tmp_path, capsys):
+    argv = ["cluster", "render", "--plan", str(PLAN), "--out", str(tmp_path / "out")]
+    assert cli.main(argv) == 2
+    first, hint = capsys.readouterr().err.splitlines()
+    assert first == "error: --plan: draft_steps: expected 1 to 6 (the pyramid has 7 scales), got 8"
+    assert hint.startswith("hint: --drafter, --refiner and --vqvae name the models")
+    assert not (tmp_path / "out").exists()
+
+
+def test_other_files_are_replaced_on_request_alone(tmp_path, capsys):
+    out = tmp_path / "out"
+    first = render(PLAN, out, *EXAMPLE[2:])
+    assert render(PLAN, out, *EXAMPLE[2:]) == first  # the same again is no replacement
+    capsys.readouterr()
+    assert cli.main(["cluster", "render", *EXAMPLE, "--out", str(out), "--cpus", "4"]) == 2
+    err = capsys.readouterr().err
+    assert f"expected none or the same files in {out}, got other raycluster.yaml, rayjob.yaml" in err
+    assert {path.name: path.read_text() for path in out.iterdir()} == first
+    assert render(PLAN, out, *EXAMPLE[2:], "--cpus", "4", "--overwrite") != first
+
+
+def test_a_place_that_cannot_be_written_is_one_line(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert cli.main(["cluster", "render", *EXAMPLE, "--out", str(tmp_path / "file" / "out")]) == 2
+    assert capsys.readouterr().err.splitlines()[-1].startswith("error: --out: cannot write")
