@@ -13,6 +13,7 @@ import sys
 import sysconfig
 import uuid
 import venv
+from contextlib import suppress
 from pathlib import Path
 
 from ray.job_submission import JobSubmissionClient
@@ -54,27 +55,30 @@ class RealCluster:
         return {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": self.token}
 
     @property
-    def logs(self) -> Path:
-        return self.folder / "ray"
+    def logs(self) -> list[Path]:
+        """Folders with all that the nodes write."""
+        return [self.folder / f"ray{number}" for number in range(len(self.nodes))]
 
     def start(self) -> None:
         port = self.dashboard.rsplit(":", 1)[1]
         # session folders hold sockets, whose paths have to be short
         Path(f"/tmp/tandem-{self.port}").symlink_to(self.folder)
         head = ["--head", f"--port={self.port}", "--dashboard-host=127.0.0.1", f"--dashboard-port={port}"]
-        self.start_node(*head, "--num-cpus=3", f"--temp-dir=/tmp/tandem-{self.port}/ray")
+        self.start_node(*head, "--num-cpus=3")
         wait_until(lambda: self.answers(1), "the head node", 60)
         self.start_node(f"--address=127.0.0.1:{self.port}", "--num-cpus=2")
         wait_until(lambda: self.answers(2), "the second node", 60)
 
     def start_node(self, *options: str) -> None:
         number = len(self.nodes)
+        # a folder of its own, or both nodes would unpack the code in one place, under the feet of who runs it
+        mine = [f"--temp-dir=/tmp/tandem-{self.port}/ray{number}", f"--dashboard-agent-listen-port={free_port()}"]
         path = f"{self.python.parent}:{os.environ['PATH']}"
         environment = bare(PATH=path, TANDEM_CACHE=str(self.caches[number]), **self.client_variables, **self.variables)
         command = [str(self.python), "-m", "ray.scripts.scripts", "start", "--block", "--node-ip-address=127.0.0.1"]
         with (self.folder / f"node{number}.log").open("wb") as log:
             process = subprocess.Popen(
-                [*command, f"--dashboard-agent-listen-port={free_port()}", "--num-gpus=2", *options],
+                [*command, *mine, "--num-gpus=2", *options],
                 stdout=log,
                 stderr=log,
                 env=environment,
@@ -101,12 +105,12 @@ class RealCluster:
         return JobSubmissionClient(self.dashboard, headers={"Authorization": f"Bearer {self.token}"})
 
     def stop(self) -> None:
-        for node in reversed(self.nodes):
+        for node in self.nodes:
             node.send_signal(signal.SIGTERM)
-        for node in reversed(self.nodes):
-            try:
-                node.wait(timeout=20)
-            except subprocess.TimeoutExpired:
+        for node in self.nodes:
+            with suppress(subprocess.TimeoutExpired):  # it would wait for its jobs
+                node.wait(timeout=5)
+            with suppress(ProcessLookupError):
                 os.killpg(node.pid, signal.SIGKILL)
         Path(f"/tmp/tandem-{self.port}").unlink(missing_ok=True)
 

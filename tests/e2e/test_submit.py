@@ -7,6 +7,7 @@ import re
 import shlex
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from s3_proxy import S3Proxy
 
 pytestmark = pytest.mark.slow
 BUCKET = "submitted"
+TANDEM = Path(sys.executable).with_name("tandem")
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +66,7 @@ def readme_line() -> str:
 
 
 def verified(out: Path | str) -> bool:
-    done = subprocess.run(["tandem", "verify", str(out)], capture_output=True, text=True)
+    done = subprocess.run([TANDEM, "verify", str(out)], capture_output=True, text=True)
     return done.returncode == 0 and json.loads(done.stdout)["problems"] == []
 
 
@@ -137,7 +139,7 @@ def test_weights_reach_each_node_once_and_secrets_nobody(cluster, proxy, tiny_mo
     weights = {role: f"s3://{BUCKET}/{role}.safetensors" for role in tiny_models}
     for role, path in tiny_models.items():
         client.upload_file(path, BUCKET, f"{role}.safetensors")
-    (tmp_path / "rows.csv").write_text("label\n" + "0\n1\n" * 12)
+    (tmp_path / "rows.csv").write_text("label\n" + "0\n1\n" * 30)
     process = cluster.run(
         "tandem", "submit", "--address", cluster.dashboard, "--follow", "--env", "OMP_NUM_THREADS=1", "--", "generate",
         *(part for role, address in weights.items() for part in (f"--{role}", address)),
@@ -146,15 +148,12 @@ def test_weights_reach_each_node_once_and_secrets_nobody(cluster, proxy, tiny_mo
         cwd=tmp_path,
     )  # fmt: skip
     result, log = ended(process, 0)
-    stages = result["summary"]["stages"]
-    nodes = {name.split("/")[0] for stage in ("draft", "refine") for name in stages[stage]["replicas"]}
-    assert len(nodes) == 2
-    gets = {role: proxy.seen["GET", f"/{BUCKET}/{role}.safetensors"] for role in weights}
-    assert all(1 <= count <= 2 for count in gets.values()) and max(gets.values()) == 2, gets
-    for cache in cluster.caches:
-        names = [path.name for path in cache.rglob("*.safetensors")]
-        assert names and len(names) == len(set(names))
-    done = subprocess.run(["tandem", "verify", f"s3://{BUCKET}/out"], capture_output=True, text=True)
+    # the driver and every replica asked for them, in two processes or more on each node
+    for role in weights:
+        holders = [cache for cache in cluster.caches if list(cache.rglob(f"{role}.safetensors"))]
+        assert proxy.seen["GET", f"/{BUCKET}/{role}.safetensors"] == len(holders) >= 1
+    assert all(list(cache.rglob("vqvae.safetensors")) for cache in cluster.caches)
+    done = subprocess.run([TANDEM, "verify", f"s3://{BUCKET}/out"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
     secrets = {s3_environment["AWS_SECRET_ACCESS_KEY"].encode(), cluster.token.encode()}
@@ -172,7 +171,7 @@ def test_weights_reach_each_node_once_and_secrets_nobody(cluster, proxy, tiny_mo
         answer = requests.get(cluster.dashboard + page, headers=headers, timeout=30)
         assert answer.ok and len(answer.content) > 20, page
         shown[page] = answer.content
-    for path in cluster.logs.rglob("*"):
+    for path in (path for folder in cluster.logs for path in folder.rglob("*")):
         if path.is_file() and not path.is_symlink():
             shown[str(path)] = path.read_bytes()
     assert any(name.endswith("raylet.out") for name in shown)
