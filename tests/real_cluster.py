@@ -78,7 +78,7 @@ class RealCluster:
         command = [str(self.python), "-m", "ray.scripts.scripts", "start", "--block", "--node-ip-address=127.0.0.1"]
         with (self.folder / f"node{number}.log").open("wb") as log:
             process = subprocess.Popen(
-                [*command, *mine, "--num-gpus=2", *options],
+                [*command, *mine, f"--labels=node={number}", "--num-gpus=2", *options],
                 stdout=log,
                 stderr=log,
                 env=environment,
