@@ -37,13 +37,11 @@ LAST_LINES_S = 5.0  # a job's log may lag behind its end
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a job ended. `submitted_at` and `ended_at` are the cluster's, in seconds since 1970."""
+    """How a job ended."""
 
     status: str  # SUCCEEDED, FAILED or STOPPED
     exit_code: int | None  # of the driver, None where it was killed or never started
     message: str
-    submitted_at: float
-    ended_at: float
 
 
 def runtime_env(
@@ -164,8 +162,7 @@ def follow(log: LogTail, show: Callable[[str], None], changed: Callable[[str], N
 
 
 def outcome(details: JobDetails) -> Outcome:
-    begin, end = (details.start_time or 0) / 1000, (details.end_time or 0) / 1000
-    return Outcome(str(details.status.value), details.driver_exit_code, details.message or "", begin, end)
+    return Outcome(str(details.status.value), details.driver_exit_code, details.message or "")
 
 
 class LogTail(threading.Thread):

@@ -108,7 +108,7 @@ def attend(spec: SubmitSpec, client: JobSubmissionClient, job: str, began: float
             say(f"\nstopping {job}")
             submission.stop(client, job)
             end = submission.follow(tail, log.show, log.changed)
-    start_up = log.start_up(began, sent, end)
+    start_up = log.start_up(began, sent)
     result = {
         "submission_id": job,
         "status": end.status,
@@ -166,7 +166,7 @@ class JobLog:
     def changed(self, status: str) -> None:
         say(f"job is {status.lower()}")
 
-    def start_up(self, began: float, sent: float, end: submission.Outcome) -> dict[str, float]:
+    def start_up(self, began: float, sent: float) -> dict[str, float]:
         """Seconds from the call of `tandem submit` to the first committed shard, by what they went to."""
         parts: dict[str, float] = self.summary.get("start_up_s") or {}
         if not parts:

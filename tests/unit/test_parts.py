@@ -1,0 +1,96 @@
+"""Parts of a dataset: ranges of shards, and who finishes it."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from jobs.generate import GenerateSpec
+from jobs.running import Job, choose_part, whole_command
+from jobs.spec import parse
+from tandem.errors import InputError
+from workers.manifest import Manifest, open_job
+from workers.shards import ShardPlan, ShardRows
+from workers.store import LocalStore
+
+PLAN = ShardPlan(num_rows=40, shard_size=4)
+
+
+@pytest.mark.parametrize(
+    ("text", "part"), [(None, range(10)), ("0-9/10", range(10)), ("3-5/10", range(3, 6)), (" 9/10 ", range(9, 10))]
+)
+def test_a_part_is_a_range_of_shards(text, part):
+    assert choose_part(text, PLAN) == part
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("0-9", "expected FIRST-LAST/ALL such as 0-9/10, got 0-9"),
+        ("0-9/40", "expected the 10 shards of this job after /, got 0-9/40"),
+        ("5-10/10", "expected shards from 0 to 9 that ascend, got 5-10/10"),
+        ("5-4/10", "expected shards from 0 to 9 that ascend"),
+        ("-1/10", "expected FIRST-LAST/ALL"),
+    ],
+)
+def test_a_wrong_part_is_refused(text, message):
+    with pytest.raises(InputError, match=message):
+        choose_part(text, PLAN)
+
+
+@pytest.mark.parametrize("more", [["--overwrite"], ["--max-failed-shards", "1"]])
+def test_what_concerns_all_shards_does_not_go_with_a_part(more):
+    with pytest.raises(InputError, match=f"expected --shards without {more[0]}"):
+        parse(GenerateSpec, ["--classes", "all", "--images", "4", "--out", "o", "--shards", "0/2", *more], "")
+
+
+def test_the_card_names_the_whole_command(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["x", "generate", "--shards", "0-1/4", "--out", "o", "--shards=2/4"])
+    assert whole_command() == "tandem generate --out o"
+
+
+@pytest.fixture
+def job(tmp_path):
+    """A job of ten shards at its place; `finished` counts calls of its finish."""
+    store, finished = LocalStore(str(tmp_path / "out")), []
+    options = parse(GenerateSpec, ["--classes", "all", "--images", "40", "--out", store.uri], "")
+    open_job(store, {"seed": 1})
+
+    def finish(failed):
+        finished.append(dict(failed))
+        Manifest(store).finish(PLAN.num_shards, failed)
+
+    def commit(*shards):
+        for shard in shards:
+            index = np.array(PLAN.indices(shard))
+            rows = ShardRows(shard=shard, index=index, label=index.astype(np.int32))
+            Manifest(store).commit_shard(shard, [], rows, {})
+
+    return Job(options, store, PLAN, 1, 0, lambda real: {"seed": 1}, lambda session: None, finish), commit, finished
+
+
+def with_part(job: Job, text: str | None) -> Job:
+    return replace(job, options=job.options.model_copy(update={"shards": text}))
+
+
+def test_a_part_that_is_done_needs_no_cluster_and_the_last_one_finishes(job):
+    job, commit, finished = job
+    commit(0, 1, 2, 3, 4)
+    summary = with_part(job, "0-4/10").run()
+    assert (summary["images"], summary["resumed_shards"], summary["shards"]) == (0, 5, "0-4/10")
+    assert summary["complete"] is False and finished == []
+    commit(5, 6, 7, 8, 9)
+    assert with_part(job, "5-9/10").run()["complete"] is True
+    assert finished == [{}]
+    assert with_part(job, "0-4/10").run()["complete"] is True
+    assert finished == [{}]
+
+
+def test_the_whole_job_finishes_what_parts_have_made(job):
+    job, commit, finished = job
+    commit(*range(10))
+    assert job.run()["complete"] is True
+    assert finished == [{}]
