@@ -1,0 +1,65 @@
+"""What the documents say to type is what the command line takes, and the files they name exist."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from jobs import cli
+from jobs.sending import read_command
+
+ROOT = Path(__file__).parents[2]
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def fenced_lines(text: str) -> list[str]:
+    """Lines of code blocks, continued ones joined."""
+    blocks = re.findall(r"^```\w*\n(.*?)^```", text, re.M | re.S)
+    return [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
+
+
+def commands() -> list[tuple[str, str]]:
+    found = []
+    for path in DOCUMENTS:
+        text = path.read_text()
+        lines = fenced_lines(text) + re.findall(r"`(tandem [^`\n]+ --[^`\n]+)`", text)
+        found += [(path.name, line) for line in lines if re.match(r"tandem [a-z]", line)]
+    return found
+
+
+def is_sketch(line: str) -> bool:
+    """Placeholders in capitals, ellipses and options in brackets are for reading."""
+    return bool(re.search(r"\.\.\.|\[|\b[A-Z]{3,}\b(?!_)", re.sub(r"s3://\S+", "", line)))
+
+
+@pytest.mark.parametrize(("document", "line"), commands())
+def test_commands_are_taken(document, line):
+    if is_sketch(line):
+        pytest.skip("a sketch")
+    parts = shlex.split(line, comments=True)[1:]
+    if "--help" in parts:
+        return
+    name, rest = cli.split_command(parts)
+    if cli.COMMANDS[name].wraps:
+        at = rest.index("--")
+        read_command(rest[at + 1 :])
+        rest = rest[:at]
+    if cli.COMMANDS[name].spec == "ServeSpec" and not rest:
+        return
+    cli.parse_options(name, rest)
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_links_lead_somewhere(path):
+    for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", path.read_text()):
+        if "://" not in target:
+            assert (path.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_files_that_are_named_exist(path):
+    for name in re.findall(r"`((?:cluster|docs|tests|jobs|workers|code)/[\w./-]+\.\w+)`", path.read_text()):
+        assert (ROOT / name).exists(), name
