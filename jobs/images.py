@@ -55,8 +55,8 @@ class ImageDataset:
             software=software(),
             tokens=self.options.keep_tokens,
         )
-        write_card(self.store, self.plan.num_shards, info, failed)
-        Manifest(self.store).finish(self.plan.num_shards, failed)
+        entries = write_card(self.store, self.plan.num_shards, info, failed)
+        Manifest(self.store).finish(self.plan.num_shards, failed, entries)
 
 
 def open_images(

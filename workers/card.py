@@ -90,10 +90,13 @@ class CardInfo:
     license: str = "other"
 
 
-def write_card(store: Store, num_shards: int, info: CardInfo, failed: Mapping[int, str] | None = None) -> None:
+def write_card(
+    store: Store, num_shards: int, info: CardInfo, failed: Mapping[int, str] | None = None
+) -> list[ManifestEntry]:
     """Put contact sheet, card and, for an image folder, its table. To be called before `Manifest.finish`.
 
-    Files that an earlier call has put stay as they are. JobError while shards are missing.
+    Files that an earlier call has put stay as they are. JobError while shards are missing. Returns the entries of all
+    shards, which take long to read where there are many.
     """
     manifest = Manifest(store)
     manifest.check_complete(num_shards, failed)
@@ -103,7 +106,8 @@ def write_card(store: Store, num_shards: int, info: CardInfo, failed: Mapping[in
         store.put_once(layout.IMAGE_TABLE, merge_tables(tables, info.fmt))
     if not store.exists(layout.CONTACT_SHEET):
         store.put_once(layout.CONTACT_SHEET, render_contact_sheet(store, entries, info.fmt))
-    store.put_once(layout.CARD, render_card(info, manifest.totals(failed)).encode())
+    store.put_once(layout.CARD, render_card(info, manifest.totals(failed, entries)).encode())
+    return entries
 
 
 def render_card(info: CardInfo, totals: Totals) -> str:

@@ -81,10 +81,10 @@ class Manifest:
     def entry(self, shard: int) -> ManifestEntry | None:
         """The entry of a shard, None while it is not done. JobError if it cannot be read."""
         path = layout.manifest_path(shard)
-        if not self.store.exists(path):
-            return None
         try:
             return ManifestEntry.from_json(self.store.read(path))
+        except FileNotFoundError:
+            return None
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise JobError(
                 f"{path} in {self.store.uri} is not a manifest entry: {error!r}",
@@ -113,9 +113,9 @@ class Manifest:
         stored = self.store.put_once(layout.manifest_path(shard_id), entry.to_json())
         return entry if stored.created else self.entry(shard_id) or entry
 
-    def totals(self, failed: Mapping[int, str] | None = None) -> Totals:
-        """Sums over the shards that are done, beside those that have failed."""
-        entries = self.entries()
+    def totals(self, failed: Mapping[int, str] | None = None, entries: Sequence[ManifestEntry] | None = None) -> Totals:
+        """Sums over the shards that are done, beside those that have failed. Reads the entries if nobody has."""
+        entries = self.entries() if entries is None else entries
         labels: Counter[int] = Counter()
         seconds: Counter[str] = Counter()
         for entry in entries:
@@ -141,10 +141,15 @@ class Manifest:
                 hint="run the same command again",
             )
 
-    def finish(self, num_shards: int, failed: Mapping[int, str] | None = None) -> Totals:
+    def finish(
+        self,
+        num_shards: int,
+        failed: Mapping[int, str] | None = None,
+        entries: Sequence[ManifestEntry] | None = None,
+    ) -> Totals:
         """Write `_SUCCESS`, the last file of a dataset. JobError while shards are missing. Repeatable."""
         self.check_complete(num_shards, failed)
-        totals = self.totals(failed)
+        totals = self.totals(failed, entries)
         self.store.put_once(layout.SUCCESS, _dump(asdict(totals)))
         self.store.clean()
         return totals

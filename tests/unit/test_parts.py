@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -94,3 +97,19 @@ def test_the_whole_job_finishes_what_parts_have_made(job):
     commit(*range(10))
     assert job.run()["complete"] is True
     assert finished == [{}]
+
+
+def test_parts_that_end_at_the_same_time_finish_once_and_alike(job):
+    job, commit, _ = job
+    start = threading.Barrier(5)
+
+    def make(first):
+        commit(first)
+        start.wait()
+        commit(first + 1)
+        return with_part(job, f"{first}-{first + 1}/10").run()["complete"]
+
+    with ThreadPoolExecutor(5) as pool:
+        assert any(pool.map(make, range(0, 10, 2)))
+    assert Manifest(job.store).committed() == frozenset(range(10))
+    assert json.loads(job.store.read("_SUCCESS"))["rows"] == 40
