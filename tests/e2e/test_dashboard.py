@@ -5,17 +5,13 @@ from __future__ import annotations
 import json
 import math
 import re
-import subprocess
-import urllib.parse
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from grafana_foundation_sdk.models.dashboard import Dashboard
-from programs import need
+from prometheus import prometheus_of, values
 from runs import wait_until
-from s3_server import free_port
 from served import Served
 
 FILE = Path(__file__).parents[2] / "cluster" / "grafana_endpoint.json"
@@ -26,32 +22,10 @@ QUERIES = [(panel["title"], target["expr"]) for panel in DASHBOARD["panels"] for
 @pytest.fixture(scope="module")
 def prometheus(served: Served, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of a Prometheus that reads the metrics of the server, as it tells where they are."""
-    program, folder, port = need("prometheus"), tmp_path_factory.mktemp("prometheus"), free_port()
     target = re.search(r"metrics for Prometheus: http://(\S+)/metrics", served.log.read_text())
     assert target, served.log.read_text()
-    (folder / "config.yml").write_text(
-        "scrape_configs:\n"
-        "  - {job_name: ray, scrape_interval: 1s, scrape_timeout: 1s, "
-        f"static_configs: [{{targets: ['{target[1]}']}}]}}\n"
-    )
-    command = [program, f"--config.file={folder}/config.yml", f"--storage.tsdb.path={folder}/data"]
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen([*command, f"--web.listen-address=127.0.0.1:{port}"], stdout=log, stderr=log)
-    yield f"http://127.0.0.1:{port}"
-    process.terminate()
-    process.wait(timeout=20)
-
-
-def values(prometheus: str, query: str) -> list[float]:
-    """What a query gives now; none while Prometheus starts."""
-    address = f"{prometheus}/api/v1/query?{urllib.parse.urlencode({'query': query})}"
-    try:
-        with urllib.request.urlopen(address, timeout=10) as answer:
-            return [float(series["value"][1]) for series in json.load(answer)["data"]["result"]]
-    except urllib.error.HTTPError as error:
-        raise AssertionError(f"{query}: {error.read().decode()}") from None
-    except OSError:
-        return []
+    with prometheus_of([target[1]], tmp_path_factory.mktemp("prometheus")) as address:
+        yield address
 
 
 def test_grafanas_own_library_reads_it():
