@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from s3_server import S3Server, free_port
+from ports import free_port
+from s3_server import S3Server
 from served import Served, serve
 from tiny_models import save_tiny_models
 

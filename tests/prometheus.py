@@ -11,8 +11,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from ports import free_port
 from programs import need
-from s3_server import free_port
 
 
 @contextmanager

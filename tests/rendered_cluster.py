@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import signal
-import socket
 import subprocess
 import sys
 import uuid
@@ -19,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from clusters import cluster_of
+from ports import quiet_port
 from runs import ROOT, wait_until
 
 from jobs import cli
@@ -26,17 +25,6 @@ from jobs import cli
 OPTION = {"mode": "split", "draft_steps": 5, "batch": 8, "drafters": {"h100": 1}, "refiners": {"l40s": 1}}
 BIN = Path(sys.executable).parent
 STORE_BYTES = 256 << 20  # for every node
-
-
-def quiet_port() -> int:
-    """A free port between those of Ray's workers and those of outgoing connections: nodes take theirs seconds later."""
-    while True:
-        with socket.socket() as probe:
-            try:
-                probe.bind(("127.0.0.1", port := random.randint(20_000, 30_000)))
-                return port
-            except OSError:
-                continue
 
 
 def render_small(folder: Path, images: int, dataset: str) -> Path:

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ports import free_port
 from runs import start, wait_until
-from s3_server import free_port
 
 MARK = "TANDEM_TEST_SERVER"  # in the environment of all processes of one server: its port
 

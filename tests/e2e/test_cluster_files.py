@@ -10,9 +10,9 @@ from pathlib import Path
 import boto3
 import pytest
 from clusters import ray_document
+from ports import free_port
 from rendered_cluster import BIN, RenderedCluster, render_small
 from runs import wait_until
-from s3_server import free_port
 from served import Served
 
 BUCKET = "rendered"

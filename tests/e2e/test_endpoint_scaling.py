@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 import yaml
+from ports import free_port
 from runs import ROOT, wait_until
-from s3_server import free_port
 from served import Served, replicas, serve
 
 from jobs.http_load import closed_loop, statuses

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import boto3
 import pytest
+from ports import free_port
 from runs import committed, digests, job, start, wait_until
 from s3_proxy import S3Proxy
-from s3_server import S3Server, free_port
+from s3_server import S3Server
 
 from jobs.cli import main
 from workers.store import open_store

@@ -39,7 +39,7 @@ def is_sketch(line: str) -> bool:
 def test_commands_are_taken(document, line):
     if is_sketch(line):
         pytest.skip("a sketch")
-    parts = shlex.split(line, comments=True)[1:]
+    parts = shlex.split(line.partition(" > ")[0], comments=True)[1:]
     if "--help" in parts:
         return
     name, rest = cli.split_command(parts)
