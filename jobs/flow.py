@@ -74,7 +74,7 @@ class StageState:
     def lacking(self) -> int:
         """Replicas that are not there: not placed, or still loading their weights."""
         if self.ending:
-            return int(not self.ready and self.in_flight > 0)
+            return int(self.replicas > 0 and not self.ready and self.in_flight > 0)
         return 0 if self.over else max(0, self.replicas - self.ready)
 
     @property

@@ -12,6 +12,7 @@ from typing import Any
 
 from ray._common.network_utils import build_address
 from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID, FakeMultiNodeProvider
+from ray.autoscaler.v2.sdk import get_cluster_status
 from ray.cluster_utils import AutoscalingCluster
 from ray.util import get_node_ip_address
 from runs import wait_until
@@ -107,6 +108,26 @@ class FakeNodes(AutoscalingCluster):
         self.head.wait()
         for pid in self.processes():
             os.kill(pid, signal.SIGKILL)
+
+    def nodes(self) -> dict[str, str]:
+        """Ids and types of the nodes that answer, but for the head."""
+        status = get_cluster_status(self.address)
+        alive = (*status.active_nodes, *status.idle_nodes)
+        return {node.node_id: node.ray_node_type_name for node in alive if node.node_id != FAKE_HEAD_NODE_ID}
+
+    def of(self, name: str) -> set[str]:
+        """Ids of the nodes of a type."""
+        return {node for node, kind in self.nodes().items() if kind == name}
+
+    def kill(self, node: str) -> None:
+        """SIGKILL of a node: its raylet, on which its workers depend."""
+        wanted = f"RAY_OVERRIDE_NODE_ID_FOR_TESTING={node}".encode()
+        for pid in self.processes():
+            program = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[0]
+            if program.endswith(b"/raylet") and wanted in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
+                os.kill(pid, signal.SIGKILL)
+                return
+        raise RuntimeError(f"no raylet of node {node}")
 
     def processes(self) -> list[int]:
         """What runs in this cluster's folder."""
