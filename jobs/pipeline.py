@@ -114,7 +114,8 @@ class Pipeline:
                 num_cpus=0,  # actors set their own threads; a CPU each could starve the writing tasks
             )
         finish = partial(write_shard, write=self.write)
-        dataset = dataset.map_batches(finish, batch_size=1, batch_format="numpy", num_cpus=1)
+        beside = where_to_write(self.pools[-1])
+        dataset = dataset.map_batches(finish, batch_size=1, batch_format="numpy", num_cpus=1, **beside)
         try:
             for row in dataset.iter_batches(batch_size=1, batch_format="numpy", prefetch_batches=0):
                 yield outcome(row)
@@ -131,6 +132,12 @@ def where(pool: Pool) -> dict[str, Any]:
     warnings.filterwarnings("ignore", "`ray_remote_args_fn` is deprecated")
     turns = cycle(pool.nodes)
     return {"ray_remote_args_fn": lambda: {"label_selector": dict(next(turns))}}
+
+
+def where_to_write(last: Pool) -> dict[str, Any]:
+    """The CPUs of the last pool's nodes where nodes come and go: no other node is kept for a task now and then."""
+    labels = where(last).get("label_selector") if last.least else None
+    return {"label_selector": labels, "fallback_strategy": [{"label_selector": {}}]} if labels else {}
 
 
 @dataclass(frozen=True)
