@@ -28,7 +28,7 @@ SLOW_SHARDS = 16
 ON = [part for role, kind in KINDS.items() for part in (f"--{role}s-on", f"{LABEL}={kind}")]
 
 
-def run(argv: list[str], out: str, folder: Path) -> dict[str, object]:
+def run(argv: list[str], out: str, folder: Path, shards: int) -> dict[str, object]:
     """Do it; which nodes there were, what the run said, and seconds between."""
     resources = {"CPU": 1, "GPU": 1, "object_store_memory": 100_000_000}
     kind = {"resources": resources, "node_config": {}, "min_workers": 0, "max_workers": 2}
@@ -53,11 +53,12 @@ def run(argv: list[str], out: str, folder: Path) -> dict[str, object]:
         wait_until(lambda: bool(cluster.of("refiner") - refiners), "another refiner's node")
         replaced_s = time.monotonic() - killed
         seen["replaced"] = cluster.nodes()
-        code = process.wait(timeout=240)
+        wait_until(lambda: committed(out) == shards or process.poll() is not None, "the last shard", 240)
         ended = time.monotonic()
-        lines = log.with_suffix(".out").read_text().splitlines()
         wait_until(lambda: not cluster.nodes(), "no nodes")
         away_s = time.monotonic() - ended
+        code = process.wait(timeout=60)
+        lines = log.with_suffix(".out").read_text().splitlines()
         return {
             "release": slow_refiner(cluster),
             "code": code,
@@ -106,4 +107,4 @@ def slow_refiner(cluster: FakeNodes) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(run(json.loads(sys.argv[1]), sys.argv[2], Path(sys.argv[3]))))
+    print(json.dumps(run(json.loads(sys.argv[1]), sys.argv[2], Path(sys.argv[3]), int(sys.argv[4]))))
