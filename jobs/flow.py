@@ -178,4 +178,4 @@ class ShardLimit(BackpressurePolicy):
 def resize(pool: Any, replicas: int) -> None:
     """Let Ray Data keep so many actors in a pool: it starts what is missing, and drops what is pending or idle."""
     if replicas and pool.max_size() != replicas:
-        pool._config = replace(pool._config, min_size=replicas, max_size=replicas)
+        pool._config = replace(pool._config, min_size=replicas, max_size=replicas, initial_size=replicas)

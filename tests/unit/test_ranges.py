@@ -2,11 +2,12 @@
 
 import subprocess
 import sys
-from dataclasses import dataclass
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from ray.data._internal.actor_autoscaler.autoscaling_actor_pool import AutoscalingActorConfig
+from ray.data._internal.execution.interfaces import ExecutionResources
 
 from cluster.elastic import Range, are_apart, place_elastically
 from jobs.flow import SLACK, Flow, StageState, resize
@@ -124,22 +125,16 @@ def test_queues_follow_the_replicas_that_are_ready():
 
 
 def test_ray_data_is_told_a_new_size_and_never_none():
-    @dataclass(frozen=True)
-    class Config:
-        min_size: int
-        max_size: int
-
     class Actors:
-        _config = Config(1, 1)
+        _config = AutoscalingActorConfig(1, 1, 1, 2, 2, ExecutionResources(gpu=1))
 
         def max_size(self) -> int:
             return self._config.max_size
 
     pool = Actors()
-    resize(pool, 4)
-    assert pool._config == Config(4, 4)
-    resize(pool, 0)
-    assert pool._config == Config(4, 4)
+    for asked, size in ((4, 4), (0, 4), (2, 2)):
+        resize(pool, asked)
+        assert pool._config == AutoscalingActorConfig(size, size, size, 2, 2, ExecutionResources(gpu=1))
 
 
 def test_ray_data_never_asks_for_nodes_itself():
