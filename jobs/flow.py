@@ -15,7 +15,9 @@ from __future__ import annotations
 
 import time
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from ray.data import DataContext
@@ -139,11 +141,18 @@ class ShardLimit(BackpressurePolicy):
     def __init__(self, data_context: DataContext, topology: Any, resource_manager: Any) -> None:
         super().__init__(data_context, topology, resource_manager)
         self.flow = _flows[data_context.get_config(FLOW_KEY)]
-        self.ops = [op for op in topology if isinstance(op, MapOperator)]
+        self.ops: list[Any] = [op for op in topology if isinstance(op, MapOperator)]
         self.looked_at = 0.0
         if len(self.ops) != len(self.flow.stages):
             names = [op.name for op in self.ops]
             raise RuntimeError(f"expected one operator for each of {len(self.flow.stages)} stages, got {names}")
+        for op in self.ops[:-1]:
+            # Ray Data passes over its policies while nothing at all is under way: with no refiner there yet, drafts
+            # would pile up one by one. It asks the operator itself in any case.
+            op.can_add_input = partial(self.can_start, op, op.can_add_input)
+
+    def can_start(self, op: Any, has_replica: Callable[[], bool]) -> bool:
+        return has_replica() and self.can_add_input(op)
 
     def can_add_input(self, op: Any) -> bool:
         if time.monotonic() - self.looked_at > LOOK_EVERY_S:
