@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from cluster.nodes import Labels, Node, count_gpus, gpus_by_kind, selector
@@ -28,6 +28,8 @@ class Placement:
     reason: str
     drafter_nodes: tuple[Labels, ...] = ()  # of each replica; none: anywhere
     refiner_nodes: tuple[Labels, ...] = ()
+    least_drafters: int = field(default=0, kw_only=True)  # that it starts with, others may come later; 0: all of them
+    least_refiners: int = field(default=0, kw_only=True)
 
     @property
     def gpus_per_replica(self) -> int:
@@ -41,10 +43,18 @@ class Placement:
         if self.mode == "colocated":
             what = f"{self.num_drafters} x (drafter + refiner)"
         else:
-            counts = {"drafters": self.num_drafters, "refiners": self.num_refiners}
-            what = ", ".join(f"{count} {role}" for role, count in counts.items() if count)
+            counts = {
+                "drafters": (self.least_drafters, self.num_drafters),
+                "refiners": (self.least_refiners, self.num_refiners),
+            }
+            what = ", ".join(f"{how_many(*count)} {role}" for role, count in counts.items() if count[1])
         where = "CPU" if self.mode == "cpu" else "one GPU each"
         return f"placement {self.mode}: {what}, {where} ({self.reason})"
+
+
+def how_many(least: int, most: int) -> str:
+    """A number of replicas, or a range of them."""
+    return f"{least} to {most}" if 0 < least < most else str(most)
 
 
 def place(

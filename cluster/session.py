@@ -14,12 +14,16 @@ from dataclasses import dataclass
 os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
 
 import ray
+from ray._raylet import GcsClient  # type: ignore[attr-defined]
+from ray.autoscaler.v2.schema import ClusterStatus
 from ray.autoscaler.v2.sdk import get_cluster_status
+from ray.core.generated.autoscaler_pb2 import GetClusterStatusReply  # type: ignore[attr-defined]
 
 from cluster.nodes import ACCELERATOR_LABEL, Labels, Node
 from tandem.errors import JobError, PlacementError
 
 MIN_OBJECT_STORE_BYTES = 1 << 30
+STATUS_TIMEOUT_S = 10
 OBJECT_STORE_SHARE = 0.3  # of the memory, as Ray itself would take
 
 
@@ -33,6 +37,7 @@ class Session:
     simulated: bool
     address: str
     object_store_bytes: int = 0
+    can_grow: bool = False  # nodes may join
 
     def describe(self) -> str:
         nodes = f"{self.num_nodes} node{'s' if self.num_nodes > 1 else ''}"
@@ -53,7 +58,7 @@ def open_session(
     """
     address = address or os.environ.get("RAY_ADDRESS")
     if ray.is_initialized():
-        yield describe_cluster(address or "in this process")
+        yield describe_cluster(address or "in this process", address is not None)
         return
     # a failed run is reported in one line by whoever runs it; Ray Data keeps the traces in its own log files
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
@@ -72,7 +77,7 @@ def open_session(
             f"Ray did not start: {' '.join(str(error).split())}", "its logs are in /tmp/ray/session_latest/logs"
         ) from error
     try:
-        yield describe_cluster(address or "local")
+        yield describe_cluster(address or "local", address is not None)
     finally:
         ray.shutdown()
 
@@ -116,19 +121,23 @@ def count_real_gpus() -> int:
     return torch.cuda.device_count()
 
 
-def describe_cluster(address: str) -> Session:
+def describe_cluster(address: str, can_grow: bool = False) -> Session:
     resources = ray.cluster_resources()
     nodes = [node for node in ray.nodes() if node["Alive"]]
     num_gpus = int(resources.get("GPU", 0))
     # a node whose GPUs are real has an accelerator type among its resources
     typed = any(name.startswith("accelerator_type:") for name in resources)
     store = int(resources.get("object_store_memory", 0))
-    return Session(len(nodes), resources.get("CPU", 0), num_gpus, num_gpus > 0 and not typed, address, store)
+    return Session(len(nodes), resources.get("CPU", 0), num_gpus, num_gpus > 0 and not typed, address, store, can_grow)
 
 
-def living_nodes() -> list[Node]:
+def cluster_status() -> ClusterStatus:
+    return get_cluster_status(ray.get_runtime_context().gcs_address)
+
+
+def living_nodes(status: ClusterStatus | None = None) -> list[Node]:
     """All nodes that answer."""
-    status = get_cluster_status(ray.get_runtime_context().gcs_address)
+    status = status or cluster_status()
     nodes = []
     for info in (*status.active_nodes, *status.idle_nodes):
         usage = info.resource_usage.usage if info.resource_usage else []
@@ -143,16 +152,33 @@ def living_nodes() -> list[Node]:
 
 def num_unplaced() -> int:
     """Actors and tasks that wait for a GPU on some node."""
-    demands = get_cluster_status(ray.get_runtime_context().gcs_address).resource_demands
-    bundles = (b for demand in demands.ray_task_actor_demand for b in demand.bundles_by_count)
+    bundles = (b for demand in cluster_status().resource_demands.ray_task_actor_demand for b in demand.bundles_by_count)
     return sum(b.count for b in bundles if b.bundle.get("GPU"))
 
 
 def why_unplaced(what: str, wanted: Sequence[Labels]) -> str:
     """One line: which nodes would do, and what they have. Any of `wanted` will do; none: any node."""
-    nodes = [node for node in living_nodes() if not wanted or any(node.matches(labels) for labels in wanted)]
+    status = cluster_status()
+    nodes = [node for node in living_nodes(status) if not wanted or any(node.matches(labels) for labels in wanted)]
     names = sorted({f"{name}={value}" for labels in wanted for name, value in labels.items()})
     labels = f" of {', '.join(names)}" if names else ""
     gpus, free = sum(n.gpus for n in nodes), sum(n.gpus_free for n in nodes)
     there = f"{len(nodes)} node{'s' * (len(nodes) != 1)}{labels} with {gpus} GPUs, {free} of them free"
-    return f"{what}: each needs a GPU, and there are {there}"
+    starting = sum(launch.count for launch in status.pending_launches) + len(status.pending_nodes)
+    coming = f"; nodes that are starting: {starting}" if starting else ""
+    if not coming and is_refused(wanted):
+        coming = "; the autoscaler says that it can add none"
+    return f"{what}: each needs a GPU, and there are {there}{coming}"
+
+
+def is_refused(wanted: Sequence[Labels]) -> bool:
+    """Whether the autoscaler has no node type left for a GPU on such a node. False where there is no autoscaler v2."""
+    reply = GetClusterStatusReply()
+    address = ray.get_runtime_context().gcs_address
+    reply.ParseFromString(GcsClient(address).get_cluster_status(timeout_s=STATUS_TIMEOUT_S))
+    refused = [
+        {c.label_key: set(c.label_values) for selector in request.label_selectors for c in selector.label_constraints}
+        for request in reply.autoscaling_state.infeasible_resource_requests
+        if request.resources_bundle.get("GPU")
+    ]
+    return any({name: {value} for name, value in labels.items()} in refused for labels in wanted or [{}])

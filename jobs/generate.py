@@ -7,8 +7,9 @@ from functools import partial
 from typing import Any
 
 import ray
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, model_validator
 
+from cluster.elastic import place_elastically
 from cluster.nodes import gpus_by_kind, parse_labels
 from cluster.plan import Placement, PlacementMode, place, place_by_plan, place_on
 from cluster.planner import Request, make_plan
@@ -16,7 +17,7 @@ from cluster.profile import Profile, read_profile
 from cluster.session import Session, living_nodes
 from jobs.flow import wanted_object_store
 from jobs.images import ImageJobOptions, image_identity, open_images
-from jobs.options import RowOptions
+from jobs.options import ReplicaOptions, RowOptions
 from jobs.pipeline import Pipeline, ReadLabels, generate_pools
 from jobs.running import (
     Job,
@@ -39,6 +40,8 @@ EXAMPLES = """examples:
   tandem generate --classes face,heart,flag --images 90 --out out --format parquet --codec webp
   tandem generate --labels rows.csv --out out --placement split --drafters 2 --refiners 1
   tandem generate --spec job.yaml --seed 7 --out out7
+  tandem generate --classes all --per-class 20 --out out --address auto --max-drafters 8 --max-refiners 4 \\
+      --drafters-on ray.io/accelerator-type=H100 --refiners-on ray.io/accelerator-type=L20
   tandem generate --drafter var_d30.pth --refiner var_d16.pth --vqvae vae_ch160v4096z32.pth \\
       --draft-steps 8 --classes 0-999 --per-class 50 --batch 64 --out s3://bucket/imagenet
 
@@ -46,7 +49,7 @@ The same command again goes on where it stopped. Only other replicas and placeme
 anything that changes a byte is another one and is refused in the same place."""
 
 
-class GenerateSpec(ImageJobOptions, RowOptions):
+class GenerateSpec(ImageJobOptions, ReplicaOptions, RowOptions):
     """Synthesise a labelled image dataset: drafters make the coarse token maps, refiners the fine ones."""
 
     drafter: str = Field("embedded", description="'embedded', a file, an s3:// address, or a preset (d16 to d36)")
@@ -56,8 +59,6 @@ class GenerateSpec(ImageJobOptions, RowOptions):
         description="split: drafters and refiners on disjoint GPUs; colocated: both on each GPU; cpu; "
         "auto says what it chose and why",
     )
-    drafters: PositiveInt | None = Field(None, description="drafter replicas")
-    refiners: PositiveInt | None = Field(None, description="refiner replicas")
     profile: tuple[str, ...] | None = Field(
         None, description="profile of each kind of GPU there is: with --placement auto the planner chooses by them"
     )
@@ -73,9 +74,13 @@ class GenerateSpec(ImageJobOptions, RowOptions):
         for flag, text in (("--drafters-on", self.drafters_on), ("--refiners-on", self.refiners_on)):
             if text is not None:
                 parse_labels(flag, text)
-        if self.drafters_on and self.placement != "split":
+        if self.is_elastic and self.placement not in ("auto", "split"):
+            raise ValueError(
+                f"expected --placement split beside --max-drafters and --max-refiners, got {self.placement}"
+            )
+        if self.drafters_on and self.placement != "split" and not self.is_elastic:
             raise ValueError(f"expected --placement split beside --drafters-on, got {self.placement}")
-        if self.profile and (self.placement != "auto" or self.drafters or self.refiners):
+        if self.profile and (self.placement != "auto" or self.drafters or self.refiners or self.is_elastic):
             raise ValueError("expected --profile with --placement auto and without --drafters and --refiners")
         return self
 
@@ -119,8 +124,9 @@ def run(spec: GenerateSpec) -> dict[str, Any]:
         lines = describe_models(models, decoding, (models.drafter_config, models.refiner_config)) + plan_lines
         return Work(pipeline, placement, lines, {}), on_real_gpus
 
-    min_cpus = 4 + (spec.drafters or 1) + (spec.refiners or 1)
-    object_store = wanted_object_store(spec.refiners or spec.logical_gpus, images.shard_bytes)
+    most = [replicas.most for replicas in spec.ranges()]
+    min_cpus = 4 + sum(most)
+    object_store = wanted_object_store(spec.refiners or spec.max_refiners or spec.logical_gpus, images.shard_bytes)
     finish = partial(images.finish, models, sampling)
     job = Job(spec, images.store, plan, min_cpus, object_store, identify, prepare, finish)
     return close(job.run(), "dataset, card and contact sheet")
@@ -130,6 +136,8 @@ def choose_placement(
     spec: GenerateSpec, profiles: list[Profile], session: Session, draft_steps: int, num_images: int
 ) -> tuple[Placement, list[str]]:
     """By labels, by profiles, or by number alone; and what to say of it."""
+    if spec.is_elastic:
+        return take_what_comes(spec, session)
     if spec.drafters_on and spec.refiners_on:
         on = parse_labels("--drafters-on", spec.drafters_on), parse_labels("--refiners-on", spec.refiners_on)
         return place_on(living_nodes(), *on, spec.drafters, spec.refiners), []
@@ -147,6 +155,16 @@ def choose_placement(
     plan = make_plan(profiles, wish)
     lines = [f"next best: {option.mode}, {option.images_per_s:.1f} images/s" for option in plan.runners_up[:1]]
     return place_by_plan(plan.best, nodes), lines
+
+
+def take_what_comes(spec: GenerateSpec, session: Session) -> tuple[Placement, list[str]]:
+    """Replicas that start small, on nodes that may not be there yet."""
+    on = None
+    if spec.drafters_on and spec.refiners_on:
+        on = parse_labels("--drafters-on", spec.drafters_on), parse_labels("--refiners-on", spec.refiners_on)
+    placement = place_elastically(*spec.ranges(), on, session.num_gpus, session.can_grow)
+    unknown = spec.dtype == "auto" and not session.num_gpus
+    return placement, ["no GPU is here yet: real ones are expected, so dtype is bfloat16"] * unknown
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
+from cluster.elastic import Range
 from jobs.spec import Spec
 from tandem.images import Codec
 from workers.formats import FormatName
@@ -45,6 +46,50 @@ class RowOptions(Spec):
                 raise ValueError(f"expected either --per-class or --images beside --classes, got {got}")
         elif self.classes or self.per_class or self.images:
             raise ValueError("expected --labels alone, got --classes, --per-class or --images beside it")
+        return self
+
+
+class ReplicaOptions(Spec):
+    """How many replicas of each stage: a number, or what to start with and what to grow to."""
+
+    drafters: PositiveInt | None = Field(None, description="drafter replicas")
+    refiners: PositiveInt | None = Field(None, description="refiner replicas")
+    min_drafters: PositiveInt | None = Field(None, description="drafters to start with; default: 1")
+    max_drafters: PositiveInt | None = Field(
+        None,
+        description="drafters to grow to: the job asks for so many GPUs, from an autoscaler if there is one, and takes "
+        "what comes and goes; implies --placement split",
+    )
+    min_refiners: PositiveInt | None = Field(None, description="refiners to start with; default: 1")
+    max_refiners: PositiveInt | None = Field(None, description="refiners to grow to")
+
+    @property
+    def is_elastic(self) -> bool:
+        return self.max_drafters is not None or self.max_refiners is not None
+
+    def ranges(self) -> tuple[Range, Range]:
+        """Drafters and refiners of an elastic job."""
+        first, second = (
+            Range(count or least or 1, count or most or 1)
+            for count, least, most in (
+                (self.drafters, self.min_drafters, self.max_drafters),
+                (self.refiners, self.min_refiners, self.max_refiners),
+            )
+        )
+        return first, second
+
+    @model_validator(mode="after")
+    def check_replicas(self) -> ReplicaOptions:
+        for role, other in (("drafters", "refiners"), ("refiners", "drafters")):
+            count, least, most = (getattr(self, name) for name in (role, f"min_{role}", f"max_{role}"))
+            if count and (least or most):
+                raise ValueError(f"expected --{role} alone, got --min-{role} or --max-{role} beside it")
+            if least and not most:
+                raise ValueError(f"expected --max-{role} beside --min-{role} {least}, got none")
+            if least and least > most:
+                raise ValueError(f"expected --min-{role} of at most --max-{role} {most}, got {least}")
+            if most and not (getattr(self, other) or getattr(self, f"max_{other}")):
+                raise ValueError(f"expected --{other} or --max-{other} beside --max-{role}, got neither")
         return self
 
 

@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import cycle
+from itertools import combinations, cycle
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -21,6 +21,7 @@ import ray.data
 import ray.exceptions
 from ray.data import ActorPoolStrategy, DataContext
 
+from cluster.elastic import are_apart
 from cluster.plan import Placement
 from jobs.flow import SHARDS_IN_FLIGHT, Flow, StageState, watch
 from jobs.labels import LabelRows
@@ -58,6 +59,7 @@ class Pool:
     stages: list[Callable[[], Stage]]
     replicas: int
     nodes: Sequence[Mapping[str, str]] = ()  # for each replica the Ray labels of its node; none: anywhere
+    least: int = 0  # replicas that it starts with, when others may come later; 0: all
 
 
 @dataclass(frozen=True)
@@ -78,8 +80,12 @@ class Pipeline:
 
     def flow(self, num_shards: int) -> Flow:
         """The stages of a run of so many shards, to be watched while it lasts."""
-        pools = [StageState(pool.name, min(pool.replicas, num_shards)) for pool in self.pools]
-        return Flow([*pools, StageState("write", 0)])
+        pools = [
+            StageState(pool.name, min(pool.replicas, num_shards), least=min(pool.least, num_shards))
+            for pool in self.pools
+        ]
+        apart = all(are_apart(one.nodes, other.nodes) for one, other in combinations(self.pools, 2))
+        return Flow([*pools, StageState("write", 0)], apart)
 
     def run(self, shards: list[int], flow: Flow) -> Iterator[StoredShard | FailedShard]:
         """Make the given shards; yields each one as soon as it is committed or has failed, in any order."""
@@ -99,7 +105,7 @@ class Pipeline:
                 batch_size=1,
                 batch_format="numpy",
                 compute=ActorPoolStrategy(
-                    size=state.replicas,
+                    size=flow.wanted(state),
                     max_tasks_in_flight_per_actor=SHARDS_IN_FLIGHT,
                     max_concurrent_calls_per_actor=SHARDS_IN_FLIGHT,  # the next one's rows arrive meanwhile
                 ),
@@ -108,7 +114,8 @@ class Pipeline:
                 num_cpus=0,  # actors set their own threads; a CPU each could starve the writing tasks
             )
         finish = partial(write_shard, write=self.write)
-        dataset = dataset.map_batches(finish, batch_size=1, batch_format="numpy", num_cpus=1)
+        beside = where_to_write(self.pools[-1])
+        dataset = dataset.map_batches(finish, batch_size=1, batch_format="numpy", num_cpus=1, **beside)
         try:
             for row in dataset.iter_batches(batch_size=1, batch_format="numpy", prefetch_batches=0):
                 yield outcome(row)
@@ -125,6 +132,12 @@ def where(pool: Pool) -> dict[str, Any]:
     warnings.filterwarnings("ignore", "`ray_remote_args_fn` is deprecated")
     turns = cycle(pool.nodes)
     return {"ray_remote_args_fn": lambda: {"label_selector": dict(next(turns))}}
+
+
+def where_to_write(last: Pool) -> dict[str, Any]:
+    """The CPUs of the last pool's nodes where nodes come and go: no other node is kept for a task now and then."""
+    labels = where(last).get("label_selector") if last.least else None
+    return {"label_selector": labels, "fallback_strategy": [{"label_selector": {}}]} if labels else {}
 
 
 @dataclass(frozen=True)
@@ -177,7 +190,12 @@ def draft_pool(models: ModelSet, settings: DecodeSettings, placement: Placement)
     from workers.drafter import Drafter  # torch: the tasks that read and write, in which this module is, have none
 
     return Pool(
-        "draft", ShardRows, [partial(Drafter, models, settings)], placement.num_drafters, placement.drafter_nodes
+        "draft",
+        ShardRows,
+        [partial(Drafter, models, settings)],
+        placement.num_drafters,
+        placement.drafter_nodes,
+        placement.least_drafters,
     )
 
 
@@ -191,6 +209,7 @@ def refine_pool(models: ModelSet, settings: DecodeSettings, keep_tokens: bool, p
         [partial(Refiner, models, settings, keep_tokens)],
         placement.num_refiners,
         placement.refiner_nodes,
+        placement.least_refiners,
     )
 
 

@@ -16,6 +16,7 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from cluster.plan import how_many
 from jobs.flow import Flow, StageState
 from workers.records import Span
 
@@ -47,6 +48,7 @@ class RunProgress:
         self.live: Live | None = None
         self.last_line = 0.0
         self.lacking_since: dict[str, float] = {}
+        self.started = False
         if sys.stderr.isatty():
             columns = (
                 TextColumn("images"),
@@ -99,9 +101,20 @@ class RunProgress:
                 self.print_line()
             for stage in self.flow.stages if self.flow else ():
                 self.ask_why_lacking(stage, now)
+            self.tell_start()
+
+    def tell_start(self) -> None:
+        """Say once that an elastic run has the replicas that it starts with."""
+        stages = [stage for stage in self.flow.stages if stage.replicas] if self.flow else []
+        if self.started or not any(stage.is_elastic for stage in stages) or any(stage.short for stage in stages):
+            return
+        self.started = True
+        counts = (f"{stage.ready} of {how_many(stage.needed, stage.replicas)} {stage.name}" for stage in stages)
+        say(f"started with {', '.join(counts)} replicas; more are taken as they come")
 
     def ask_why_lacking(self, stage: StageState, now: float) -> None:
-        if not stage.lacking:
+        """Say what is missing where the stage waits for it; that an elastic one could have more is no news."""
+        if not stage.short:
             self.lacking_since.pop(stage.name, None)
         elif now - self.lacking_since.setdefault(stage.name, now) > LACKING_S:
             self.lacking_since[stage.name] = now  # loading so far: asked again soon

@@ -182,7 +182,7 @@ def make_shards(pipeline: Pipeline, todo: list[int], total: int, max_failed: int
     failed: dict[int, str] = {}
     todo_rows = sum(len(pipeline.plan.indices(shard)) for shard in todo)
     flow = pipeline.flow(len(todo))
-    with RunProgress(total, total - todo_rows, flow, partial(why_lacking, pipeline)) as progress:
+    with RunProgress(total, total - todo_rows, flow, partial(why_lacking, pipeline, flow)) as progress:
         for shard in pipeline.run(todo, flow) if todo else ():
             if isinstance(shard, StoredShard):
                 spans += shard.spans
@@ -228,12 +228,12 @@ def check_failures(failed: Mapping[int, str], max_failed: int) -> None:
     say(f"shard {shard} failed ({len(failed)} of {max_failed} allowed): {cause}")
 
 
-def why_lacking(pipeline: Pipeline, stage: StageState) -> str | None:
+def why_lacking(pipeline: Pipeline, flow: Flow, stage: StageState) -> str | None:
     """Why replicas of a stage are not there: no GPU for them. None where they are only loading."""
     pool = next((pool for pool in pipeline.pools if pool.name == stage.name), None)
-    if pool is None or not pipeline.gpus_per_replica or not num_unplaced():
+    if pool is None or not pipeline.gpus_per_replica or num_unplaced() <= flow.optional:
         return None
-    return why_unplaced(f"{stage.lacking} of {stage.replicas} {stage.name} replicas", pool.nodes)
+    return why_unplaced(f"{stage.short} of {stage.needed} {stage.name} replicas", pool.nodes)
 
 
 def read_rows(options: RowOptions, class_names: tuple[str, ...]) -> LabelRows:

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import json
+import time
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import ray
 
-from jobs.bench_pipeline import Consume, Simulated
+from jobs.bench_pipeline import Consume, Rows, Simulated
 from jobs.cli import main
 from jobs.labels import read_label_file
 from jobs.pipeline import Pipeline, Pool, ReadLabels
 from jobs.running import make_shards
 from jobs.start_up import StartUp
-from workers.shards import PrefixShard, ShardPlan, ShardRows
+from workers.shards import PixelShard, PrefixShard, ShardPlan, ShardRows
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 SMALL = ("--batch", "4", "--image-size", "16", "--shards", "40", "--warm-up", "5", "--window", "30")
@@ -39,6 +41,24 @@ def test_slow_drafters_leave_refiners_idle_and_nothing_waits(capsys):
     result = bench(capsys, "--drafters", "1", "--refiners", "2", "--draft-s", "0.2", "--refine-s", "0.01")
     assert result["most_waiting_shards"]["refine"] <= 2
     assert result["busy"]["refine"] < 0.3
+
+
+def test_drafts_do_not_pile_up_while_no_refiner_is_there():
+    class Late:  # in here, so that it travels to the workers, which have no tests
+        name = "refine"
+
+        def __init__(self) -> None:
+            time.sleep(6)
+
+        def __call__(self, shard: PrefixShard) -> PixelShard:
+            return PixelShard.of(shard, pixels=np.full((1, 16, 16, 3), shard.shard, np.uint8))
+
+    plan = ShardPlan(24, 1)
+    stage = partial(Simulated, "draft", seconds=0.02, jitter=0.0, batch=1, prefix_tokens=20, image_size=16)
+    pools = [Pool("draft", ShardRows, [stage], 1), Pool("refine", PrefixShard, [Late], 1)]
+    summary = make_shards(Pipeline(plan, Rows(plan), pools, Consume(), 1, 768), list(range(24)), 24, max_failed=0)
+    assert summary["images"] == 24
+    assert summary["most_waiting_shards"]["refine"] <= 2 + 2
 
 
 def resident_bytes() -> int:
