@@ -9,8 +9,9 @@ from typing import Any
 import pyarrow as pa
 
 from jobs.options import DecodingOptions, ImageOptions, PlaceOptions
+from jobs.parts import whole_command
 from jobs.pipeline import Writer
-from jobs.running import software, whole_command
+from jobs.running import software
 from tandem.config import SamplingConfig, to_dict
 from tandem.images import Provenance
 from workers.card import CardInfo, write_card

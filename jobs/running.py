@@ -5,9 +5,6 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import platform
-import re
-import shlex
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -21,11 +18,12 @@ from jobs.flow import USABLE_SHARE, Flow, StageState
 from jobs.interrupt import stop_in_time
 from jobs.labels import LabelRows, choose_classes, read_label_file, rows_of_classes
 from jobs.options import DecodingOptions, PlaceOptions, RowOptions
+from jobs.parts import choose_part, command_line, describe_part
 from jobs.pipeline import Pipeline, StoredShard
 from jobs.progress import RunProgress, busy_shares, overlap_s, print_summary, say
 from jobs.start_up import StartUp
 from tandem.config import Pyramid, SamplingConfig, VarConfig, to_dict
-from tandem.errors import InputError, JobError
+from tandem.errors import JobError
 from workers import layout
 from workers.drafter import DecodeSettings
 from workers.manifest import Manifest, as_json, open_job, read_job, reopen
@@ -109,28 +107,6 @@ class Job:
             "shards": shards,
             "resumed_shards": resumed,
         }
-
-
-def choose_part(text: str | None, plan: ShardPlan) -> range:
-    """'0-9/40': shards 0 to 9 of a job that has 40 of them; all where nothing is asked. Raises InputError."""
-    if text is None:
-        return range(plan.num_shards)
-    match = re.fullmatch(r"(\d+)(?:-(\d+))?/(\d+)", text.strip())
-    if not match:
-        raise InputError(
-            f"--shards: expected FIRST-LAST/ALL such as 0-{plan.num_shards - 1}/{plan.num_shards}, got {text}"
-        )
-    first, last, num_shards = int(match[1]), int(match[2] or match[1]), int(match[3])
-    if num_shards != plan.num_shards:
-        raise InputError(f"--shards: expected the {plan.num_shards} shards of this job after /, got {text}")
-    if not first <= last < num_shards:
-        raise InputError(f"--shards: expected shards from 0 to {num_shards - 1} that ascend, got {text}")
-    return range(first, last + 1)
-
-
-def describe_part(part: range, plan: ShardPlan) -> str:
-    images = f"{plan.num_rows} images in {plan.num_shards} shards"
-    return images if len(part) == plan.num_shards else f"{images}, {part.start} to {part.stop - 1} of them here"
 
 
 def run_shards(job: Job, part: range) -> dict[str, Any]:
@@ -295,16 +271,3 @@ def versions() -> dict[str, str]:
     names = ("torch", "ray", "numpy", "pillow", "pyarrow")
     found = {name: importlib.metadata.version(name) for name in names}
     return {"software": software(), "python": platform.python_version(), **found}
-
-
-def whole_command() -> str:
-    """The command that makes the whole dataset, where this one made a part of it."""
-    parts = list(sys.argv[1:])
-    while "--shards" in parts:
-        at = parts.index("--shards")
-        del parts[at : at + 2]
-    return shlex.join(["tandem", *(part for part in parts if not part.startswith("--shards="))])
-
-
-def command_line() -> str:
-    return shlex.join(["tandem", *sys.argv[1:]])

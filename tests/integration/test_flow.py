@@ -56,7 +56,9 @@ def test_drafts_do_not_pile_up_while_no_refiner_is_there():
     plan = ShardPlan(24, 1)
     stage = partial(Simulated, "draft", seconds=0.02, jitter=0.0, batch=1, prefix_tokens=20, image_size=16)
     pools = [Pool("draft", ShardRows, [stage], 1), Pool("refine", PrefixShard, [Late], 1)]
-    summary = make_shards(Pipeline(plan, Rows(plan), pools, Consume(), 1, 768), list(range(24)), 24, max_failed=0)
+    summary = make_shards(
+        Pipeline(plan, Rows(plan), pools, Consume(), 1, 768), list(range(24)), 24, max_failed=0, start_up=StartUp()
+    )
     assert summary["images"] == 24
     assert summary["most_waiting_shards"]["refine"] <= 2 + 2
 

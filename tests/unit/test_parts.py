@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from jobs.generate import GenerateSpec
-from jobs.running import Job, choose_part, whole_command
+from jobs.parts import choose_part, whole_command
+from jobs.running import Job
 from jobs.spec import parse
 from tandem.errors import InputError
 from workers.manifest import Manifest, open_job
