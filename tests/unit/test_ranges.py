@@ -10,8 +10,9 @@ from ray.data._internal.actor_autoscaler.autoscaling_actor_pool import Autoscali
 from ray.data._internal.execution.interfaces import ExecutionResources
 
 from cluster.elastic import Range, are_apart, place_elastically
+from cluster.session import Session
 from jobs.flow import SLACK, Flow, StageState, resize
-from jobs.generate import GenerateSpec
+from jobs.generate import GenerateSpec, choose_placement
 from jobs.pipeline import Pool, where_to_write
 from jobs.progress import RunProgress
 from jobs.spec import parse
@@ -71,6 +72,15 @@ def test_a_range_is_shown_and_each_replica_has_its_labels():
 def test_a_minimum_that_can_never_be_met_is_refused():
     with pytest.raises(PlacementError, match="2 drafters and 1 refiners to start with: expected at most 2 GPUs, got 3"):
         place_elastically(Range(2, 4), Range(1, 4), None, num_gpus=2, can_grow=False)
+
+
+@pytest.mark.parametrize(("num_gpus", "dtype", "said"), [(0, "auto", True), (2, "auto", False), (0, "float32", False)])
+def test_before_there_is_a_gpu_real_ones_are_expected_and_that_is_said(num_gpus, dtype, said):
+    spec = generate(*["--max-drafters", "2", "--refiners", "1", "--dtype"], dtype)
+    session = Session(1, 0, num_gpus, simulated=num_gpus > 0, address="none", can_grow=True)
+    placement, lines = choose_placement(spec, [], session, 5, 10)
+    assert placement.mode == "split"
+    assert lines == ["no GPU is here yet: real ones are expected, so dtype is bfloat16"] * said
 
 
 @pytest.mark.parametrize(
