@@ -20,6 +20,7 @@ from cluster.session import open_session
 from jobs.bench_pipeline import Consume, Rows, Simulated
 from jobs.pipeline import Pipeline, Pool
 from jobs.running import make_shards
+from jobs.start_up import StartUp
 from workers.shards import PrefixShard, ShardPlan, ShardRows
 
 LABEL = "ray.io/accelerator-type"
@@ -100,7 +101,9 @@ def slow_refiner(cluster: FakeNodes) -> dict[str, float]:
     with open_session(cluster.address, 0, 0):
         watcher = threading.Thread(target=watch)
         watcher.start()
-        make_shards(Pipeline(plan, Rows(plan), pools, Consume(), 1, 768), list(range(SLOW_SHARDS)), SLOW_SHARDS, 0)
+        make_shards(
+            Pipeline(plan, Rows(plan), pools, Consume(), 1, 768), list(range(SLOW_SHARDS)), SLOW_SHARDS, 0, StartUp()
+        )
         ended = time.monotonic() - began
     watcher.join()
     return {"drafter_gone": gone[0], "end": ended}
