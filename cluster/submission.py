@@ -10,7 +10,8 @@ import queue
 import re
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,13 +25,15 @@ from tandem.errors import InputError, JobError, PlacementError
 PACKAGES = ("tandem", "workers", "jobs", "cluster")
 NOT_SENT = ["__pycache__", "*.pyc"]
 # Names of variables whose values nobody else should read. Ray shows a job's variables to whoever asks for the job.
-SECRET = re.compile(r"KEY|SECRET|TOKEN|PASSW|CREDENTIAL|AUTH", re.I)
+SECRET = re.compile(r"KEY|SECRET|TOKEN|PASS|PWD|CREDENTIAL|AUTH|(^|_)PAT($|_)", re.I)
+WITH_USER = re.compile(r"\w+://[^/\s]*@")
 CHATTY = (  # loggers that tell of every package, its size and the socket it went through
     "ray.dashboard.modules.dashboard_sdk",
     "ray.dashboard.modules.job.sdk",
     "ray._private.runtime_env.packaging",
 )
 LOOK_EVERY_S = 0.5
+ANSWER_S = 60.0
 LOST_S = 60.0  # how long a cluster may be out of reach before it counts as lost
 LAST_LINES_S = 5.0  # a job's log may lag behind its end
 
@@ -55,25 +58,34 @@ def runtime_env(
         working_dir: folder whose files the job finds where it runs.
     """
     env = dict(base or {})
-    check_variables(env.get("env_vars") or {})
-    check_variables(variables)
     ours = [str(package_folder(name)) for name in PACKAGES]
     env["py_modules"] = [*ours, *(env.get("py_modules") or ())]
     env["excludes"] = [*NOT_SENT, *(env.get("excludes") or ())]
     env["env_vars"] = {**(env.get("env_vars") or {}), **variables}
     if working_dir is not None:
         env["working_dir"] = working_dir
+    check_secrets(env)
     return env
 
 
-def check_variables(variables: Mapping[str, str]) -> None:
-    """Raise InputError for what looks like a secret."""
-    for name in variables:
-        if SECRET.search(name):
-            raise InputError(
-                f"expected no secrets in a job's environment, which Ray shows to all who can see the job; got {name}",
-                "give the nodes themselves the credentials: their cloud identity, or variables set before 'ray start'",
-            )
+def check_secrets(env: Mapping[str, Any]) -> None:
+    """Raise InputError for what looks like a secret: a variable's name, an address with user or password."""
+    found = [name for name in env["env_vars"] if SECRET.search(name) or has_user(env["env_vars"][name])]
+    found += [name for name, value in env.items() if name != "env_vars" and has_user(value)]
+    if found:
+        raise InputError(
+            f"expected no secrets in a job's environment, which Ray shows to all who can see the job; got {found[0]}",
+            "give the nodes themselves the credentials: their cloud identity, or variables set before 'ray start'",
+        )
+
+
+def has_user(value: Any) -> bool:
+    """Whether an address with user or password is anywhere in a value."""
+    if isinstance(value, Mapping):
+        return any(map(has_user, value.values()))
+    if isinstance(value, list | tuple):
+        return any(map(has_user, value))
+    return isinstance(value, str) and WITH_USER.search(value) is not None
 
 
 def package_folder(name: str) -> Path:
@@ -82,7 +94,27 @@ def package_folder(name: str) -> Path:
     return Path(next(iter(spec.submodule_search_locations)))
 
 
-def connect(address: str | None) -> JobSubmissionClient:
+class Client(JobSubmissionClient):
+    """Ray's client, that does not wait for ever for an answer."""
+
+    def _do_request(self, method: str, endpoint: str, **options: Any) -> requests.Response:
+        return super()._do_request(method, endpoint, **{"timeout": ANSWER_S, **options})
+
+
+@contextmanager
+def asking(what: str) -> Iterator[None]:
+    """Within, what goes wrong on the way to the cluster or in it raises JobError, and what is wrong with the request
+    InputError."""
+    try:
+        yield
+    except (requests.exceptions.RequestException, AuthenticationError) as error:
+        raise JobError(f"cannot {what}: {first_line(error)}") from error
+    except (RuntimeError, ValueError, TypeError) as error:
+        inside = re.search(r"status code 5\d\d", str(error)) and "ValueError" not in str(error)
+        raise (JobError if inside else InputError)(f"cannot {what}: {reason(error)}") from error
+
+
+def connect(address: str | None) -> Client:
     """A client of the cluster at an http:// address of its dashboard, or what RAY_ADDRESS or this machine has.
 
     Raises PlacementError where no cluster answers, or where it refuses us.
@@ -96,7 +128,7 @@ def connect(address: str | None) -> JobSubmissionClient:
             raise InputError(f"--address: expected http://HOST:8265, the dashboard of a cluster, got {address}")
     where = address or os.environ.get("RAY_API_SERVER_ADDRESS") or os.environ.get("RAY_ADDRESS") or "this machine"
     try:
-        return JobSubmissionClient(address)
+        return Client(address)
     except AuthenticationError as error:
         raise PlacementError(
             f"the Ray cluster at {where} refuses: {first_line(error)}",
@@ -116,11 +148,9 @@ def submit(
     metadata: dict[str, str],
     submission_id: str | None,
 ) -> str:
-    """Upload what the job needs and start it; its submission id. Raises InputError with Ray's own reason."""
-    try:
+    """Upload what the job needs and start it; its submission id. Raises InputError or JobError as Ray tells it."""
+    with asking("submit the job"):
         return client.submit_job(entrypoint=entrypoint, runtime_env=env, metadata=metadata, submission_id=submission_id)
-    except (RuntimeError, ValueError, TypeError) as error:
-        raise InputError(f"the cluster did not take the job: {reason(error)}") from error
 
 
 def reason(error: Exception) -> str:
@@ -144,7 +174,9 @@ def follow(log: LogTail, show: Callable[[str], None], changed: Callable[[str], N
         try:
             details = log.client.get_job_info(log.job)
             reached = time.monotonic()
-        except (RuntimeError, requests.exceptions.RequestException) as error:
+        except (RuntimeError, AuthenticationError, requests.exceptions.RequestException) as error:
+            if "status code 404" in str(error):
+                raise JobError(f"the cluster at {log.client.get_address()} does not know job {log.job}") from error
             if time.monotonic() - reached > LOST_S:
                 raise JobError(
                     f"the cluster is out of reach for {LOST_S:.0f} s: {first_line(error)}",
@@ -202,5 +234,6 @@ class LogTail(threading.Thread):
 
 def stop(client: JobSubmissionClient, job: str) -> None:
     """Ask a job to stop: SIGTERM, and three seconds later SIGKILL."""
-    if not client.get_job_status(job).is_terminal():
-        client.stop_job(job)
+    with asking(f"stop job {job}, which may go on"):
+        if not client.get_job_status(job).is_terminal():
+            client.stop_job(job)

@@ -104,11 +104,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def parse_options(name: str, args: Sequence[str]) -> Spec:
     """The options of a command, checked. Raises InputError."""
-    from jobs.spec import parse
+    from jobs.spec import parse, without_variable
 
     command = COMMANDS[name]
     module = importlib.import_module(command.module)
-    return parse(getattr(module, command.spec), args, f"tandem {name}", getattr(module, "EXAMPLES", ""))
+    with without_variable("TANDEM_SPEC" if command.wraps else ""):  # that of the command inside
+        return parse(getattr(module, command.spec), args, f"tandem {name}", getattr(module, "EXAMPLES", ""))
 
 
 def usage() -> str:

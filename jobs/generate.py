@@ -16,7 +16,7 @@ from cluster.planner import Request, make_plan
 from cluster.profile import Profile, read_profile
 from cluster.session import Session, living_nodes
 from jobs.flow import wanted_object_store
-from jobs.images import ImageJobOptions, image_identity, open_images
+from jobs.images import CLOSES_WITH, ImageJobOptions, image_identity, open_images
 from jobs.options import ReplicaOptions, RowOptions
 from jobs.pipeline import Pipeline, ReadLabels, generate_pools
 from jobs.running import (
@@ -128,7 +128,7 @@ def run(spec: GenerateSpec) -> dict[str, Any]:
     min_cpus = 4 + sum(most)
     object_store = wanted_object_store(spec.refiners or spec.max_refiners or spec.logical_gpus, images.shard_bytes)
     finish = partial(images.finish, models, sampling)
-    job = Job(spec, images.store, plan, min_cpus, object_store, identify, prepare, finish)
+    job = Job(spec, images.store, plan, min_cpus, object_store, identify, prepare, finish, CLOSES_WITH)
     return close(job.run(), "dataset, card and contact sheet")
 
 

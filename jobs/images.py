@@ -14,6 +14,7 @@ from jobs.pipeline import Writer
 from jobs.running import software
 from tandem.config import SamplingConfig, to_dict
 from tandem.images import Provenance
+from workers import layout
 from workers.card import CardInfo, write_card
 from workers.encoder import Encoder
 from workers.formats import DatasetFormat
@@ -21,6 +22,8 @@ from workers.manifest import Manifest, read_job
 from workers.models import ModelSet
 from workers.shards import ShardPlan
 from workers.store import Store, open_store
+
+CLOSES_WITH = (layout.CARD, layout.CONTACT_SHEET)
 
 
 class ImageJobOptions(ImageOptions, PlaceOptions, DecodingOptions):

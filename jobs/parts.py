@@ -43,3 +43,8 @@ def whole_command() -> str:
 
 def command_line() -> str:
     return shlex.join(["tandem", *sys.argv[1:]])
+
+
+def resume_command() -> str:
+    """The command that goes on from what is there, also where this one began by removing it."""
+    return shlex.join(["tandem", *(part for part in sys.argv[1:] if part != "--overwrite")])

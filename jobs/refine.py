@@ -12,7 +12,7 @@ from pydantic import Field, PositiveInt
 from cluster.plan import place_alone
 from cluster.session import Session
 from jobs.flow import wanted_object_store
-from jobs.images import ImageJobOptions, image_identity, open_images
+from jobs.images import CLOSES_WITH, ImageJobOptions, image_identity, open_images
 from jobs.pipeline import Pipeline, refine_pool
 from jobs.running import (
     Job,
@@ -105,7 +105,7 @@ def run(spec: RefineSpec) -> dict[str, Any]:
 
     finish = partial(images.finish, models, sampling)
     object_store = wanted_object_store(spec.refiners or spec.logical_gpus, images.shard_bytes)
-    job = Job(spec, images.store, plan, 4 + (spec.refiners or 1), object_store, identify, prepare, finish)
+    job = Job(spec, images.store, plan, 4 + (spec.refiners or 1), object_store, identify, prepare, finish, CLOSES_WITH)
     return close(job.run(), "dataset, card and contact sheet")
 
 

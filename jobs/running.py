@@ -18,7 +18,7 @@ from jobs.flow import USABLE_SHARE, Flow, StageState
 from jobs.interrupt import stop_in_time
 from jobs.labels import LabelRows, choose_classes, read_label_file, rows_of_classes
 from jobs.options import DecodingOptions, PlaceOptions, RowOptions
-from jobs.parts import choose_part, command_line, describe_part
+from jobs.parts import choose_part, command_line, describe_part, resume_command
 from jobs.pipeline import Pipeline, StoredShard
 from jobs.progress import RunProgress, busy_shares, overlap_s, print_summary, say
 from jobs.start_up import StartUp
@@ -26,7 +26,7 @@ from tandem.config import Pyramid, SamplingConfig, VarConfig, to_dict
 from tandem.errors import JobError
 from workers import layout
 from workers.drafter import DecodeSettings
-from workers.manifest import Manifest, as_json, open_job, read_job, reopen
+from workers.manifest import Manifest, as_json, is_closed, open_job, read_job, reopen
 from workers.models import ModelSet
 from workers.records import Span
 from workers.shards import ShardPlan
@@ -54,6 +54,7 @@ class Job:
         identify: what makes it the same job, with the settings that real GPUs (True) or CPUs (False) imply.
         prepare: what to do on the cluster that was found, and whether the devices there are real GPUs.
         finish: what to do once every shard is committed or has failed, by cause.
+        closes_with: files that it leaves beside `_SUCCESS`.
     """
 
     options: PlaceOptions
@@ -64,15 +65,15 @@ class Job:
     identify: Callable[[bool], dict[str, Any]]
     prepare: Callable[[Session], tuple[Work, bool]]
     finish: Callable[[Mapping[int, str]], object]
+    closes_with: tuple[str, ...] = ()
 
     def run(self) -> dict[str, Any]:
         """Make what is missing, finish the dataset, and return the summary. A finished one needs no cluster."""
         part = choose_part(self.options.shards, self.plan)
         if (summary := self.found_done(part)) is None:
             summary = run_shards(self, part)
-        if not self.store.exists(layout.SUCCESS):
-            with stop_in_time(command_line()):
-                self.finish_if_last(part, summary["failed_shards"])
+        with stop_in_time(resume_command()):
+            self.close_if_last(part, summary["failed_shards"])
         return summary | {"complete": self.store.exists(layout.SUCCESS)}
 
     def found_done(self, part: range) -> dict[str, Any] | None:
@@ -86,18 +87,21 @@ class Job:
         say(f"{describe_part(part, self.plan)}: all of them done before")
         return summarise(0, 0.0, [], {}, Flow([])) | self.about(part, len(part))
 
-    def finish_if_last(self, part: range, failed: Mapping[int, str]) -> None:
-        """Finish the dataset. Who made a part of it does so only if all other parts are there.
+    def close_if_last(self, part: range, failed: Mapping[int, str]) -> None:
+        """Close the dataset. Who made a part of it does so only if all other parts are there.
 
-        Each job looks after its own last commit, so whichever commits last finds everything; if two do, both finish,
-        alike.
+        Each job looks after its own last commit, so whichever commits last finds everything; if two do, both close it,
+        alike. What another job closed while this one was still adding shards is closed again.
         """
-        if len(part) < self.plan.num_shards:
-            missing = self.plan.num_shards - len(Manifest(self.store).committed())
-            if missing:
-                say(f"{missing} of {self.plan.num_shards} shards are to come: whoever commits the last one finishes")
-                return
-        self.finish(failed)
+        committed = Manifest(self.store).committed()
+        if is_closed(self.store, self.plan.num_shards, committed, self.closes_with):
+            return
+        missing = self.plan.num_shards - len(committed)
+        if missing and len(part) < self.plan.num_shards:
+            say(f"{missing} of {self.plan.num_shards} shards are to come: whoever commits the last closes the dataset")
+            return
+        reopen(self.store)
+        self.finish({shard: cause for shard, cause in failed.items() if shard not in committed})
 
     def about(self, part: range, resumed: int) -> dict[str, Any]:
         shards = f"{part.start}-{part.stop - 1}/{self.plan.num_shards}"
@@ -120,6 +124,7 @@ def run_shards(job: Job, part: range) -> dict[str, Any]:
         record = open_job(store, job.identify(on_real_gpus), info, options.overwrite)
         todo = [shard for shard in part if shard not in record.committed]
         resumed = len(part) - len(todo)
+        store.remember_job()
         if todo:
             reopen(store)
         for line in (session.describe(), work.placement.describe(), *work.lines, describe_store(session, work)):
@@ -127,7 +132,7 @@ def run_shards(job: Job, part: range) -> dict[str, Any]:
         done = f", {resumed} of them done before" if resumed else ""
         say(f"{describe_part(part, plan)}{done} -> {store.uri}")
         total = sum(len(plan.indices(shard)) for shard in part)
-        with stop_in_time(command_line()):
+        with stop_in_time(resume_command()):
             summary = make_shards(work.pipeline, todo, total, options.max_failed_shards, start_up)
     return summary | {
         **job.about(part, resumed),

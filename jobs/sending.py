@@ -12,8 +12,9 @@ from typing import Any
 import yaml
 
 from cluster.profile import built_in_profiles
+from cluster.submission import has_user
 from jobs import cli
-from jobs.spec import Spec
+from jobs.spec import Spec, without_variable
 from tandem.config import VAR_PRESETS
 from tandem.errors import InputError
 from workers.fetch import is_remote
@@ -23,7 +24,7 @@ COMMANDS = ("generate", "draft", "refine", "verify", "bench pipeline", "bench st
 INPUTS = ("labels", "drafter", "refiner", "vqvae", "profile")  # options that may name files of this machine
 NAMES = {EMBEDDED, VQVAE_PRESET_NAME, *VAR_PRESETS}  # which are no files
 MOST_SENT_BYTES = 100 << 20  # Ray keeps what is sent in the memory of the head node
-WITH_USER = re.compile(r"\w+://[^/\s]*@")
+ENV_HINT = "a value with commas or braces: set the variable here and give its name alone"
 HERE = "relative paths are those of this machine, and travel; absolute ones are those of the cluster's nodes"
 
 
@@ -34,11 +35,12 @@ def read_command(command: Sequence[str]) -> tuple[str, Spec]:
     name, rest = cli.split_command(list(command))
     if name not in COMMANDS:
         raise InputError(f"expected a command that can be submitted ({', '.join(COMMANDS)}), got {name}")
-    spec = cli.parse_options(name, rest)
+    with without_variable("TANDEM_ADDRESS"):  # the submission's own
+        spec = cli.parse_options(name, rest)
     if getattr(spec, "address", None) is not None:
         raise InputError("expected --address before --, for the job itself is on the cluster")
     for field, value in spec.model_dump(exclude_none=True).items():
-        if any(WITH_USER.match(str(part)) for part in (value if isinstance(value, tuple) else (value,))):
+        if has_user(value):
             raise InputError(f"--{field.replace('_', '-')}: expected an address without user and password")
     for field in ("out", "drafts"):
         place = getattr(spec, field, None)
@@ -70,6 +72,8 @@ def send_files(spec: Spec, folder: Path) -> Spec:
             path = Path(source).expanduser()
             if not path.is_file():
                 raise InputError(f"--{field}: no such file here: {source}", HERE)
+            if "," in path.name:
+                raise InputError(f"--{field}: expected a file name without commas, got {path.name}")
             if (size := size + path.stat().st_size) > MOST_SENT_BYTES:
                 raise InputError(
                     f"--{field}: expected at most {MOST_SENT_BYTES >> 20} MiB of files that travel with the job, "
@@ -90,9 +94,9 @@ def read_variables(pairs: Sequence[str] | None) -> dict[str, str]:
     for pair in pairs or ():
         name, given, value = pair.partition("=")
         if not re.fullmatch(r"[A-Za-z_]\w*", name):
-            raise InputError(f"--env: expected NAME or NAME=VALUE, got {name!r}")
+            raise InputError(f"--env: expected NAME or NAME=VALUE, got {name!r}", ENV_HINT)
         if not given and name not in os.environ:
-            raise InputError(f"--env: expected a variable that is set here, or NAME=VALUE, got {name}")
+            raise InputError(f"--env: expected a variable that is set here, or NAME=VALUE, got {name}", ENV_HINT)
         variables[name] = value if given else os.environ[name]
     return variables
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -78,6 +79,17 @@ def parse(spec: type[SpecT], argv: Sequence[str], prog: str, epilog: str = "") -
         return spec.model_construct(**{name: getattr(bound, name) for name in spec.model_fields})
     except ValidationError as error:
         raise InputError("\n".join(explain(error, spec)), f"{prog} --help shows every option") from None
+
+
+@contextmanager
+def without_variable(name: str) -> Iterator[None]:
+    """Within, a variable of the environment is not set."""
+    kept = os.environ.pop(name, None)
+    try:
+        yield
+    finally:
+        if kept is not None:
+            os.environ[name] = kept
 
 
 def as_flags(spec: Spec) -> list[str]:

@@ -23,6 +23,7 @@ from jobs.progress import say
 from jobs.running import software
 from jobs.sending import read_command, read_runtime_env, read_variables, send_files
 from jobs.spec import Spec, as_flags
+from jobs.start_up import process_began
 from tandem.errors import InputError, JobError, StoppedError
 
 EXAMPLES = """examples:
@@ -72,6 +73,7 @@ class SubmitSpec(Spec):
 
 def run(spec: SubmitSpec, command: Sequence[str]) -> dict[str, Any]:
     """Check, send and, where asked, follow. Raises JobError or StoppedError where the job did not succeed."""
+    began = process_began()
     name, inner = read_command(command)
     with tempfile.TemporaryDirectory() as folder:
         args = [*name.split(), *as_flags(send_files(inner, Path(folder)))]
@@ -82,7 +84,6 @@ def run(spec: SubmitSpec, command: Sequence[str]) -> dict[str, Any]:
         env = submission.runtime_env(read_variables(spec.env), base, working_dir)
         client = submission.connect(spec.address)
         about = {"name": f"tandem {name}", "software": software(), "out": str(getattr(inner, "out", ""))}
-        began = time.time()
         job = submission.submit(client, shlex.join(["python", "-m", "jobs.cli", *args]), env, about, spec.submission_id)
         sent = time.time()
     say(f"submitted {job} to {client.get_address()}: tandem {shlex.join(args)}")
@@ -120,7 +121,7 @@ def attend(spec: SubmitSpec, client: JobSubmissionClient, job: str, began: float
         parts = ", ".join(f"{name.replace('_', ' ')} {seconds:.1f}" for name, seconds in start_up.items())
         say(f"from here to the first committed shard: {sum(start_up.values()):.1f} s ({parts})")
     print(json.dumps(result), flush=True)
-    hint = "submitted again it goes on from what was committed"
+    hint = "submitted again, without --overwrite, it goes on from what was committed"
     if end.status == "STOPPED":
         raise StoppedError(f"job {job} was stopped", hint)
     if end.status != "SUCCEEDED":
@@ -167,12 +168,15 @@ class JobLog:
         say(f"job is {status.lower()}")
 
     def start_up(self, began: float, sent: float) -> dict[str, float]:
-        """Seconds from the call of `tandem submit` to the first committed shard, by what they went to."""
+        """Seconds from the start of this process to the first committed shard, by what they went to.
+
+        `job_start` lies between the clocks of two machines.
+        """
         parts: dict[str, float] = self.summary.get("start_up_s") or {}
         if not parts:
             return {}
         job_start = self.summary["started_at"] - sent
-        return {"upload": round(sent - began, 2), "job_start": round(job_start, 2), **parts}
+        return {"submit": round(sent - began, 2), "job_start": round(max(0.0, job_start), 2), **parts}
 
 
 def as_object(line: str) -> dict[str, Any] | None:

@@ -95,18 +95,17 @@ def write_card(
 ) -> list[ManifestEntry]:
     """Put contact sheet, card and, for an image folder, its table. To be called before `Manifest.finish`.
 
-    Files that an earlier call has put stay as they are. JobError while shards are missing. Returns the entries of all
-    shards, which take long to read where there are many.
+    Replaces what an earlier call has put, which may have known of fewer shards. JobError while shards are missing.
+    Returns the entries of all shards, which take long to read where there are many.
     """
     manifest = Manifest(store)
     manifest.check_complete(num_shards, failed)
     entries = manifest.entries()
-    if info.fmt.name == "folder" and not store.exists(layout.IMAGE_TABLE):
+    if info.fmt.name == "folder":
         tables = [store.read(layout.rows_path(entry.shard)) for entry in entries]
-        store.put_once(layout.IMAGE_TABLE, merge_tables(tables, info.fmt))
-    if not store.exists(layout.CONTACT_SHEET):
-        store.put_once(layout.CONTACT_SHEET, render_contact_sheet(store, entries, info.fmt))
-    store.put_once(layout.CARD, render_card(info, manifest.totals(failed, entries)).encode())
+        store.replace(layout.IMAGE_TABLE, merge_tables(tables, info.fmt))
+    store.replace(layout.CONTACT_SHEET, render_contact_sheet(store, entries, info.fmt))
+    store.replace(layout.CARD, render_card(info, manifest.totals(failed, entries)).encode())
     return entries
 
 

@@ -21,23 +21,27 @@ def cache_folder() -> Path:
     return Path(os.environ.get("TANDEM_CACHE") or Path.home() / ".cache" / "tandem")
 
 
-def fetch(address: str) -> Path:
+def fetch(address: str, patient: bool = False) -> Path:
     """Local copy of s3://bucket/key. Processes that ask at once wait for one download.
+
+    Where it is a node's turn, when all nodes fetch at once, be `patient`: a server that throttles is asked again for
+    more than a minute. Without, what is wrong with an address is said soon.
 
     A file in the cache is used as long as the object's ETag is the same and the file is as it came: its hash stands
     beside it, and a damaged file is fetched again. Credentials, region and endpoint come from the standard AWS chain
     (AWS_ENDPOINT_URL included). Raises InputError naming bucket, key and cause.
     """
-    import boto3
     from boto3.exceptions import Boto3Error
     from botocore.exceptions import BotoCoreError, ClientError
+
+    from workers.s3 import CHECK_ATTEMPTS, WRITE_ATTEMPTS, make_client  # boto3 takes a second to import
 
     parsed = urlparse(address)
     bucket, key = parsed.netloc, parsed.path.lstrip("/")
     if parsed.scheme != "s3" or not bucket or not key:
         raise InputError(f"expected s3://bucket/key, got {address}")
     try:
-        client = boto3.client("s3")
+        client = make_client(WRITE_ATTEMPTS if patient else CHECK_ATTEMPTS)
         etag = client.head_object(Bucket=bucket, Key=key)["ETag"]
         name = hashlib.sha256(f"{address}\n{etag}".encode()).hexdigest()[:32]
         target = cache_folder() / name / Path(key).name

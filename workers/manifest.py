@@ -267,9 +267,19 @@ def read_job(store: Store) -> dict[str, Any]:
 
 def reopen(store: Store) -> None:
     """Take back what closes a dataset, where shards are to be added: those that had failed are tried again."""
-    for path in (layout.SUCCESS, layout.CARD, layout.CONTACT_SHEET, layout.IMAGE_TABLE):
-        if store.exists(path):
+    if store.exists(layout.SUCCESS):
+        for path in (layout.SUCCESS, layout.CARD, layout.CONTACT_SHEET, layout.IMAGE_TABLE):
             store.remove(path)
+
+
+def is_closed(store: Store, num_shards: int, committed: frozenset[int], beside: Sequence[str]) -> bool:
+    """Whether `_SUCCESS` speaks of the shards that are there, and the files that belong beside it are there too."""
+    try:
+        closing = json.loads(store.read(layout.SUCCESS))
+        failed = set(map(int, closing["failed_shards"]))
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return False
+    return failed == set(range(num_shards)) - committed and all(map(store.exists, beside))
 
 
 def _remove_job(store: Store) -> None:

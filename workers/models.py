@@ -40,7 +40,7 @@ class ModelRef:
         if self.source == EMBEDDED:
             return weights_path(self.role)
         if is_remote(self.source):
-            path = fetch(self.source)
+            path = fetch(self.source, patient=True)
             found = fetched_sha256(path)
         else:
             path = Path(self.source)

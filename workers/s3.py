@@ -45,6 +45,18 @@ TAKEN = ("PreconditionFailed", "ConditionalRequestConflict", "412", "NoSuchUploa
 MISSING = ("404", "NoSuchKey", "NotFound")
 
 
+def make_client(attempts: int) -> Any:
+    """A boto3 client that tries a request so many times."""
+    config = Config(
+        retries={"mode": "standard", "total_max_attempts": attempts},
+        connect_timeout=5,
+        read_timeout=60,
+        max_pool_connections=PUTS_AT_ONCE,
+        tcp_keepalive=True,
+    )
+    return boto3.session.Session().client("s3", config=config)
+
+
 class S3Store(Store):
     """Objects below s3://bucket/prefix."""
 
@@ -67,14 +79,7 @@ class S3Store(Store):
     def client(self, attempts: int = WRITE_ATTEMPTS) -> Any:
         """A boto3 client that tries a request so many times; made on first use, as clients cannot be pickled."""
         if attempts not in self._clients:
-            config = Config(
-                retries={"mode": "standard", "total_max_attempts": attempts},
-                connect_timeout=5,
-                read_timeout=60,
-                max_pool_connections=PUTS_AT_ONCE,
-                tcp_keepalive=True,
-            )
-            self._clients[attempts] = boto3.session.Session().client("s3", config=config)
+            self._clients[attempts] = make_client(attempts)
         return self._clients[attempts]
 
     def check(self) -> None:
@@ -91,6 +96,9 @@ class S3Store(Store):
         with self.named("write", f"{TEMPORARY}/"):
             client.put_object(Bucket=self.bucket, Key=key, Body=b"")
             client.delete_object(Bucket=self.bucket, Key=key)
+
+    def remember_job(self) -> None:
+        """Nothing: see `check_shared`."""
 
     def check_shared(self) -> None:
         """Every node that reaches the bucket sees the same one."""

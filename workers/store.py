@@ -44,6 +44,10 @@ class Store(ABC):
         """Raise OutputError, naming place and cause, if nothing can be written here. Leaves nothing behind."""
 
     @abstractmethod
+    def remember_job(self) -> None:
+        """Note which job has begun here, for `check_shared` of copies of this store."""
+
+    @abstractmethod
     def check_shared(self) -> None:
         """Raise OutputError where this node sees another place than the one where the job began."""
 
@@ -119,6 +123,7 @@ class LocalStore(Store):
         # absolute: workers run in other directories than the command line
         self.root = Path(os.path.abspath(os.path.expanduser(directory)))
         self.uri = str(self.root)
+        self.job: bytes | None = None
         if self.root.exists() and not self.root.is_dir():
             raise OutputError(f"out: expected a directory, {self.uri} is a file")
 
@@ -127,10 +132,15 @@ class LocalStore(Store):
         with _writing(there), tempfile.TemporaryFile(dir=there):
             pass
 
+    def remember_job(self) -> None:
+        self.job = (self.root / JOB).read_bytes()
+
     def check_shared(self) -> None:
-        if not (self.root / JOB).exists():
+        path = self.root / JOB
+        if not path.exists() or path.read_bytes() != self.job:
+            found = f"another {JOB}" if path.exists() else f"no {JOB}"
             raise OutputError(
-                f"out: expected a directory that all nodes share, {platform.node()} has no {self.root / JOB}",
+                f"out: expected a directory that all nodes share, {platform.node()} has {found} in {self.root}",
                 "use s3://bucket/prefix, or a file system that every node mounts",
             )
 

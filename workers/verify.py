@@ -52,6 +52,8 @@ def verify(store: Store, progress: Callable[[int], None] = lambda rows: None) ->
     verdict.complete = store.exists(layout.SUCCESS)
     closing = json.loads(store.read(layout.SUCCESS)) if verdict.complete else {}
     verdict.failed = sorted(map(int, closing.get("failed_shards", {})))
+    if both := sorted(committed & set(verdict.failed)):
+        verdict.problems.append(f"_SUCCESS counts shards {both[:12]} as failed, which are there: run the job again")
     if missing := sorted(set(range(plan.num_shards)) - committed - set(verdict.failed)):
         verdict.problems.append(f"{len(missing)} of {plan.num_shards} shards are missing, such as {missing[:12]}")
     known: set[str] = set()

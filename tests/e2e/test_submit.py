@@ -114,7 +114,7 @@ def test_every_outcome_has_its_exit_code(cluster, tiny_models, tmp_path):
     result, _ = ended(submit(cluster, "--wait", "--", *job(tiny_models, out)), 0)  # beside the one that goes on
     assert result["summary"]["complete"] and verified(out)
     parts = result["summary"].get("start_up_s")
-    assert parts is None or set(result["start_up_s"]) == {"upload", "job_start", *parts}
+    assert parts is None or set(result["start_up_s"]) == {"submit", "job_start", *parts}
     result, errors = ended(submit(cluster, "--wait", "--", *job(tiny_models, out, "--seed", "4")), 2)
     assert result["exit_code"] == 2 and "decoding.seed: there 3, here 4" in errors
 

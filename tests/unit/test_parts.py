@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 
 from jobs.generate import GenerateSpec
-from jobs.parts import choose_part, whole_command
+from jobs.parts import choose_part, resume_command, whole_command
 from jobs.running import Job
 from jobs.spec import parse
 from tandem.errors import InputError
+from workers import layout
 from workers.manifest import Manifest, open_job
 from workers.shards import ShardPlan, ShardRows
 from workers.store import LocalStore
@@ -65,6 +66,7 @@ def job(tmp_path):
 
     def finish(failed):
         finished.append(dict(failed))
+        store.replace(layout.CARD, b"card")
         Manifest(store).finish(PLAN.num_shards, failed)
 
     def commit(*shards):
@@ -73,7 +75,8 @@ def job(tmp_path):
             rows = ShardRows(shard=shard, index=index, label=index.astype(np.int32))
             Manifest(store).commit_shard(shard, [], rows, {})
 
-    return Job(options, store, PLAN, 1, 0, lambda real: {"seed": 1}, lambda session: None, finish), commit, finished
+    identity = {"seed": 1}
+    return Job(options, store, PLAN, 1, 0, lambda real: identity, None, finish, (layout.CARD,)), commit, finished
 
 
 def with_part(job: Job, text: str | None) -> Job:
@@ -100,17 +103,54 @@ def test_the_whole_job_finishes_what_parts_have_made(job):
     assert finished == [{}]
 
 
-def test_parts_that_end_at_the_same_time_finish_once_and_alike(job):
-    job, commit, _ = job
+def test_parts_that_end_at_the_same_time_close_alike(job):
+    job, commit, finished = job
     start = threading.Barrier(5)
 
     def make(first):
         commit(first)
         start.wait()
         commit(first + 1)
-        return with_part(job, f"{first}-{first + 1}/10").run()["complete"]
+        return with_part(job, f"{first}-{first + 1}/10").run()
 
     with ThreadPoolExecutor(5) as pool:
-        assert any(pool.map(make, range(0, 10, 2)))
+        list(pool.map(make, range(0, 10, 2)))
     assert Manifest(job.store).committed() == frozenset(range(10))
-    assert json.loads(job.store.read("_SUCCESS"))["rows"] == 40
+    assert finished and all(failed == {} for failed in finished)
+    assert job.run()["complete"]  # two that closed at once may have left one to close again
+    closing = json.loads(job.store.read("_SUCCESS"))
+    assert (closing["rows"], closing["failed_shards"]) == (40, {})
+
+
+def test_a_dataset_closed_with_failures_is_closed_again_when_they_were_made(job):
+    job, commit, finished = job
+    commit(*range(9))
+    job.close_if_last(range(10), {9: "no numbers"})
+    assert json.loads(job.store.read("_SUCCESS"))["failed_shards"] == {"9": "no numbers"}
+    assert with_part(job, "0-3/10").run()["complete"] is True
+    assert len(finished) == 1
+    commit(9)
+    assert with_part(job, "9/10").run()["complete"] is True
+    assert finished == [{9: "no numbers"}, {}]
+    assert json.loads(job.store.read("_SUCCESS"))["failed_shards"] == {}
+
+
+def test_a_failure_that_another_job_has_made_up_for_is_none(job):
+    job, commit, finished = job
+    commit(*range(10))
+    job.close_if_last(range(10), {9: "no numbers"})
+    assert finished == [{}]
+
+
+def test_a_card_that_another_job_took_away_is_written_again(job):
+    job, commit, finished = job
+    commit(*range(10))
+    job.run()
+    job.store.remove(layout.CARD)
+    job.run()
+    assert finished == [{}, {}] and job.store.exists(layout.CARD)
+
+
+def test_what_is_shown_to_go_on_removes_nothing(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["x", "generate", "--overwrite", "--out", "o"])
+    assert resume_command() == "tandem generate --out o"

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 from pathlib import Path
 
 import pytest
+import requests
 
 from cluster import submission
 from jobs import cli
@@ -15,7 +17,7 @@ from jobs.generate import GenerateSpec
 from jobs.sending import MOST_SENT_BYTES, read_command, read_runtime_env, read_variables, send_files
 from jobs.spec import as_flags, parse
 from jobs.submit import JobLog
-from tandem.errors import InputError
+from tandem.errors import InputError, JobError
 from workers.store import LocalStore
 
 JOB = ["generate", "--classes", "all", "--images", "4"]
@@ -72,6 +74,15 @@ def test_a_command_that_could_not_work_there_is_refused_here(argv, message):
         read_command(argv)
 
 
+def test_what_is_meant_for_the_submission_does_not_reach_the_command_inside(monkeypatch, tmp_path, capsys):
+    (tmp_path / "job.yaml").write_text("classes: all\nimages: 4\n")
+    monkeypatch.setenv("TANDEM_ADDRESS", "http://head:8265")
+    monkeypatch.setenv("TANDEM_SPEC", str(tmp_path / "job.yaml"))
+    assert read_command(["generate", "--out", "s3://b/p"])[1].images == 4
+    assert cli.parse_options("submit", []).address == "http://head:8265"
+    assert os.environ["TANDEM_ADDRESS"] == "http://head:8265"
+
+
 def test_files_of_relative_paths_travel(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "rows.csv").write_text("label\n0\n")
@@ -103,6 +114,9 @@ def test_missing_and_large_files_are_refused(tmp_path, monkeypatch):
     options = ["--classes", "all", "--images", "4", "--out", "s3://b/p"]
     with pytest.raises(InputError, match=r"--drafter: no such file here: d\.pth"):
         send_files(parse(GenerateSpec, [*options, "--drafter", "d.pth"], ""), tmp_path)
+    (tmp_path / "a,b.csv").write_text("label\n0\n")
+    with pytest.raises(InputError, match=r"--labels: expected a file name without commas, got a,b\.csv"):
+        send_files(parse(GenerateSpec, ["--labels", "a,b.csv", "--out", "s3://b/p"], ""), tmp_path)
     with open("d.pth", "wb") as file:
         os.truncate(file.fileno(), MOST_SENT_BYTES + 1)
     with pytest.raises(InputError, match="at most 100 MiB of files that travel with the job"):
@@ -118,16 +132,40 @@ def test_variables_of_the_job(monkeypatch):
         read_variables(["1A=b"])
 
 
-@pytest.mark.parametrize(
-    "name", ["AWS_SECRET_ACCESS_KEY", "HF_TOKEN", "TANDEM_API_KEYS", "db_password", "AWS_ACCESS_KEY_ID"]
-)
-def test_secrets_never_enter_a_runtime_environment(name):
-    for env in (
-        lambda: submission.runtime_env({name: "x"}),
-        lambda: submission.runtime_env({}, {"env_vars": {name: "x"}}),
-    ):
+SECRETS = [
+    "AWS_SECRET_ACCESS_KEY",
+    "HF_TOKEN",
+    "TANDEM_API_KEYS",
+    "db_password",
+    "AWS_ACCESS_KEY_ID",
+    "DB_PASS",
+    "GH_PAT",
+]
+
+
+@pytest.mark.parametrize("name", SECRETS)
+def test_names_of_secrets_never_enter_a_runtime_environment(name):
+    for variables, base in (({name: "x"}, None), ({}, {"env_vars": {name: "x"}})):
         with pytest.raises(InputError, match=f"expected no secrets .*; got {name}"):
-            env()
+            submission.runtime_env(variables, base)
+
+
+@pytest.mark.parametrize(
+    ("variables", "base", "named"),
+    [
+        ({"HTTPS_PROXY": "http://user:word@proxy:1"}, {}, "HTTPS_PROXY"),
+        ({}, {"pip": {"packages": ["x"], "pip_install_options": ["--index-url=https://u:p@host/simple"]}}, "pip"),
+    ],
+)
+def test_addresses_with_a_password_never_enter_it(variables, base, named):
+    with pytest.raises(InputError, match=f"expected no secrets .*; got {named}") as caught:
+        submission.runtime_env(variables, base)
+    assert "word" not in str(caught.value)
+
+
+def test_addresses_without_one_do():
+    plain = {"AWS_ENDPOINT_URL": "http://host:1/a@b", "PATHS": "/a:/b"}
+    assert submission.runtime_env(plain, {"pip": ["git+https://host/x@v1"]})["env_vars"] == plain
 
 
 def test_the_code_of_this_machine_travels():
@@ -165,7 +203,7 @@ def test_what_matters_of_a_log(capsys):
     for line in lines:
         log.show(line)
     assert (log.error, log.hint, log.summary) == ("wrong:\n  a: there 1", "do", summary)
-    assert log.start_up(began=105.0, sent=108.5) == {"upload": 3.5, "job_start": 1.5, "driver": 2.0, "cluster": 0.5}
+    assert log.start_up(began=105.0, sent=108.5) == {"submit": 3.5, "job_start": 1.5, "driver": 2.0, "cluster": 0.5}
     assert capsys.readouterr().err == ""
     whole = JobLog(whole=True)
     whole.show("a line")
@@ -175,10 +213,17 @@ def test_what_matters_of_a_log(capsys):
 
 def test_a_folder_that_nodes_do_not_share_is_noticed(tmp_path):
     store = LocalStore(str(tmp_path / "out"))
-    with pytest.raises(InputError, match=r"expected a directory that all nodes share, .* has no .*/out/job\.json"):
-        store.check_shared()
     store.put_once("job.json", b"{}")
+    store.remember_job()
     store.check_shared()
+    elsewhere = pickle.loads(pickle.dumps(store))
+    elsewhere.root = tmp_path / "another disk"
+    with pytest.raises(InputError, match=r"expected a directory that all nodes share, .* has no job\.json in .*disk"):
+        elsewhere.check_shared()
+    (tmp_path / "another disk").mkdir()
+    (tmp_path / "another disk" / "job.json").write_text("{1}")
+    with pytest.raises(InputError, match=r"has another job\.json in"):
+        elsewhere.check_shared()
 
 
 @pytest.mark.parametrize(("in_job", "refused"), [(True, True), (False, False)])
@@ -191,3 +236,40 @@ def test_a_submitted_job_has_no_place_of_its_own(in_job, refused, monkeypatch):
             parse(GenerateSpec, argv, "")
     else:
         assert parse(GenerateSpec, argv, "").out == "out"
+
+
+class Refusing:
+    """A client whose cluster answers with an error."""
+
+    def __init__(self, error):
+        self.error = error
+
+    def submit_job(self, **_):
+        raise self.error
+
+    def get_job_status(self, job):
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    ("error", "raised", "said"),
+    [
+        (requests.exceptions.ConnectionError("gone"), JobError, "cannot submit the job: gone"),
+        (RuntimeError("Request failed with status code 500: no agent"), JobError, "no agent"),
+        (
+            RuntimeError("Request failed with status code 500: Traceback\n  x\nValueError: Job a already exists."),
+            InputError,
+            "cannot submit the job: ValueError: Job a already exists",
+        ),
+        (ValueError("py_modules"), InputError, "cannot submit the job: py_modules"),
+    ],
+)
+def test_a_cluster_that_fails_is_told_from_a_wrong_request(error, raised, said):
+    with pytest.raises(raised, match=said) as caught:
+        submission.submit(Refusing(error), "x", {}, {}, None)
+    assert type(caught.value) is raised
+
+
+def test_a_job_that_cannot_be_stopped_is_said_to_go_on():
+    with pytest.raises(JobError, match="cannot stop job a, which may go on: gone"):
+        submission.stop(Refusing(requests.exceptions.ConnectionError("gone")), "a")
