@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import hashlib
 import os
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import pytest
 from jobs.cli import main
 from jobs.labels import read_label_file
 from tandem.errors import InputError
-from workers.fetch import fetch
+from workers.fetch import fetch, fetched_sha256
 
 BUCKET = "inputs"
 
@@ -39,6 +40,17 @@ def test_an_object_is_fetched_once_and_again_when_it_changes(bucket):
     assert fetch(f"s3://{BUCKET}/a/rows.csv").stat().st_mtime_ns == stamp
     bucket.put_object(Bucket=BUCKET, Key="a/rows.csv", Body=b"label\n2\n")
     assert fetch(f"s3://{BUCKET}/a/rows.csv").read_bytes() == b"label\n2\n"
+
+
+def test_a_damaged_copy_is_fetched_again_and_its_hash_kept(bucket):
+    bucket.put_object(Bucket=BUCKET, Key="w.bin", Body=b"weights")
+    path = fetch(f"s3://{BUCKET}/w.bin")
+    assert fetched_sha256(path) == hashlib.sha256(b"weights").hexdigest()
+    path.write_bytes(b"weighty")
+    assert fetch(f"s3://{BUCKET}/w.bin", patient=True) == path and path.read_bytes() == b"weights"
+    path.with_name("w.bin.sha256").unlink()  # a copy that an older version left
+    path.write_bytes(b"weighty")
+    assert fetch(f"s3://{BUCKET}/w.bin").read_bytes() == b"weights"
 
 
 def test_label_files_are_read_from_s3(bucket):
