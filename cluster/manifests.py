@@ -5,6 +5,7 @@ Fields are those of KubeRay 1.5.1 and later: since then workers' labels reach th
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from cluster.planned import Group
@@ -19,38 +20,56 @@ from cluster.pods import (
     start_params,
     worker_pod,
 )
-from cluster.render import RAY_VERSION, Block, Deployment, Settings, entrypoint, serve_config, to_yaml, with_header
+from cluster.render import RAY_VERSION, SERVE_PORT, Block, Deployment, Settings, entrypoint, serve_config, to_yaml, with_header
 
 API = "ray.io/v1"
 RETRIES = 3  # of a whole job, each on a new cluster; the same command goes on from what was committed
 KEPT_S = 600  # how long a finished job's cluster stays, for its logs
-JOB_GRACE_S = 60  # from SIGTERM to SIGKILL; clouds give spot nodes 30 to 120
-SERVE_GRACE_S = 150  # requests that are in hand have two minutes
+JOB, ENDPOINT = "-job", "-endpoint"  # after the name, so that no two files make or delete the same object
 
-CREDENTIALS = f"""
-Objects of S3 are reached by the identity of the service account (on EKS its role, by annotation or Pod Identity);
-where there is none, by a secret that is not in this file:
+NEEDS = "Needs KubeRay 1.5.1 or newer, NVIDIA's device plugin, and the image where the nodes can pull it."
+
+
+def credentials(name: str) -> str:
+    return f"""
+Objects of S3 are reached by the identity of the service account {name} (on EKS its role, by annotation or Pod
+Identity); where there is none, by a secret that is not in this file:
   kubectl create secret generic {S3_SECRET} --from-literal=AWS_ACCESS_KEY_ID=... \\
     --from-literal=AWS_SECRET_ACCESS_KEY=... [--from-literal=AWS_ENDPOINT_URL=...]
-"""
-NEEDS = "Needs KubeRay 1.5.1 or newer, NVIDIA's device plugin, and the image where the nodes can pull it."
-CLUSTER_LINES = f"""
+""".strip()
+
+
+def cluster_lines(name: str) -> str:
+    """KubeRay keeps a cluster's token in a secret of the cluster's name."""
+    return f"""
 A Ray cluster that stays, for `tandem submit`. kubectl apply -f raycluster.yaml
 {NEEDS}
-{CREDENTIALS.strip()}
+KubeRay makes the token that lets you in. To send a job, with the port forwarded in another terminal:
+  kubectl port-forward service/{name}-head-svc 8265
+  export RAY_AUTH_MODE=token
+  export RAY_AUTH_TOKEN=$(kubectl get secret {name} -o jsonpath='{{.data.auth_token}}' | base64 -d)
+  tandem submit --address http://127.0.0.1:8265 --follow -- generate ...
+{credentials(name)}
 """
-JOB_LINES = f"""
-One dataset, on a cluster that lives as long as the job. kubectl create -f rayjob.yaml
+
+
+def job_lines(name: str) -> str:
+    return f"""
+One dataset, on a cluster that lives as long as the job. kubectl apply -f rayjob.yaml
 {NEEDS}
-A job that fails is tried again on a new cluster and goes on from the shards that are there.
-{CREDENTIALS.strip()}
+A job that fails is tried again on a new cluster and goes on from the shards that are there. One that has ended runs
+again, and goes on likewise, after kubectl delete -f rayjob.yaml.
+{credentials(name)}
 """
-SERVICE_LINES = f"""
-The endpoint. Clients are asked for keys, of which there is no default:
+
+
+def service_lines(name: str) -> str:
+    return f"""
+The endpoint, at port {SERVE_PORT} of service/{name}-serve-svc. Clients are asked for keys, of which there is no default:
   kubectl create secret generic {KEYS_SECRET} --from-literal={KEYS}=KEY,KEY
   kubectl apply -f rayservice.yaml
 {NEEDS}
-{CREDENTIALS.strip()}
+{credentials(name)}
 """
 
 
@@ -62,11 +81,11 @@ def raycluster(deployment: Deployment) -> str:
         for group in deployment.groups
     ]
     document = resource("RayCluster", settings, cluster_spec(settings, groups))
-    return with_header(CLUSTER_LINES, deployment, to_yaml(service_account(settings), document))
+    return with_header(cluster_lines(settings.name), deployment, to_yaml(service_account(settings), document))
 
 
 def rayjob(deployment: Deployment) -> str:
-    settings = deployment.settings
+    settings = replace(deployment.settings, name=deployment.settings.name + JOB)
     groups = [worker_group(settings, group, group.count, group.count) for group in deployment.groups]
     spec = {
         "entrypoint": entrypoint(deployment),
@@ -78,14 +97,16 @@ def rayjob(deployment: Deployment) -> str:
         "submitterPodTemplate": submitter(settings),
         "rayClusterSpec": cluster_spec(settings, groups),
     }
-    return with_header(JOB_LINES, deployment, to_yaml(service_account(settings), resource("RayJob", settings, spec)))
+    document = resource("RayJob", settings, spec)
+    return with_header(job_lines(settings.name), deployment, to_yaml(service_account(settings), document))
 
 
 def rayservice(deployment: Deployment) -> str | None:
     """None where the endpoint cannot take the plan's form."""
-    settings, config = deployment.settings, serve_config(deployment)
+    config = serve_config(deployment)
     if config is None:
         return None
+    settings = replace(deployment.settings, name=deployment.settings.name + ENDPOINT)
     groups = []
     for group in deployment.groups:
         # following the load, one drafter and one refiner stay; the rest comes when Serve asks for it
@@ -99,7 +120,7 @@ def rayservice(deployment: Deployment) -> str | None:
         "rayClusterConfig": cluster_spec(settings, groups, serving=True),
     }
     document = resource("RayService", settings, spec)
-    return with_header(SERVICE_LINES, deployment, to_yaml(service_account(settings), document))
+    return with_header(service_lines(settings.name), deployment, to_yaml(service_account(settings), document))
 
 
 def resource(kind: str, settings: Settings, spec: dict[str, Any]) -> dict[str, Any]:
@@ -132,7 +153,7 @@ def cluster_spec(settings: Settings, groups: list[dict[str, Any]], serving: bool
         "headGroupSpec": {
             "serviceType": "ClusterIP",
             "rayStartParams": head_params,
-            "template": head_pod(settings, serving, SERVE_GRACE_S if serving else JOB_GRACE_S),
+            "template": head_pod(settings, serving),
         },
         "workerGroupSpecs": groups,
     }
@@ -146,7 +167,7 @@ def worker_group(settings: Settings, group: Group, least: int, most: int, servin
         "maxReplicas": most,
         "labels": group.labels,
         "rayStartParams": start_params(settings.memory_gib),
-        "template": worker_pod(settings, group, serving, SERVE_GRACE_S if serving else JOB_GRACE_S),
+        "template": worker_pod(settings, group, serving),
     }
 
 

@@ -15,6 +15,12 @@ METRICS_PORT = 8080
 HEAD_CPUS, HEAD_MEMORY_GIB = 4, 16
 STORE_SHARE = 0.25  # of a pod's memory; Ray would take 0.3, but of what /dev/shm has
 LOGS_GIB = 5
+# Kubernetes ends a pod by SIGTERM and later SIGKILL. In between Ray drains the node: it takes no more work, and what is
+# in hand goes on for this long. A `ray stop` before SIGTERM would kill it at once.
+DRAIN = "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"
+SERVE_DRAIN_S = 120  # the endpoint's limit of a request
+JOB_DRAIN_S = 30  # what is lost is made again, and clouds give spot nodes 30 to 120
+KILL_S = 30  # for Ray's own processes to end, after it has drained
 RAYLET = "http://127.0.0.1:52365/api/local_raylet_healthz"
 GCS = "http://127.0.0.1:8265/api/gcs_healthz"
 PROXY = f"http://127.0.0.1:{SERVE_PORT}/-/healthz"
@@ -75,8 +81,13 @@ def start_params(memory_gib: int) -> dict[str, str]:
     }
 
 
+def drain_s(serving: bool) -> int:
+    return SERVE_DRAIN_S if serving else JOB_DRAIN_S
+
+
 def environment(serving: bool) -> list[dict[str, Any]]:
     variables: list[dict[str, Any]] = [{"name": "TANDEM_CACHE", "value": CACHE}]
+    variables.append({"name": DRAIN, "value": str(drain_s(serving))})
     if serving:
         key = {"secretKeyRef": {"name": KEYS_SECRET, "key": KEYS}}
         variables.append({"name": KEYS, "valueFrom": key})
@@ -121,7 +132,6 @@ def container(
         "ports": [{"name": port_name, "containerPort": port} for port_name, port in ports.items()],
         "resources": {"limits": amounts, "requests": amounts},
         **health,
-        "lifecycle": {"preStop": {"exec": {"command": ["/bin/sh", "-c", "ray stop"]}}},
         "volumeMounts": mounts(),
     }
 
@@ -131,7 +141,7 @@ def amounts_of(cpus: int, memory_gib: int, disk_gib: int, gpus: int = 0) -> dict
     return amounts | ({"nvidia.com/gpu": str(gpus)} if gpus else {})
 
 
-def head_pod(settings: Settings, serving: bool, grace_s: int) -> dict[str, Any]:
+def head_pod(settings: Settings, serving: bool) -> dict[str, Any]:
     """GCS, dashboard, autoscaler and the jobs' drivers; no work of stages, for it has no CPUs to Ray."""
     ports = {"gcs": 6379, "dashboard": 8265, "client": 10001, "metrics": METRICS_PORT}
     ports |= {"serve": SERVE_PORT} if serving else {}
@@ -140,7 +150,7 @@ def head_pod(settings: Settings, serving: bool, grace_s: int) -> dict[str, Any]:
     spec = {
         "serviceAccountName": settings.name,
         "restartPolicy": "Never",
-        "terminationGracePeriodSeconds": grace_s,
+        "terminationGracePeriodSeconds": drain_s(serving) + KILL_S,
         "securityContext": pod_security(),
         "containers": [container("ray-head", settings, amounts, ports, serving, health)],
         "volumes": volumes(HEAD_MEMORY_GIB, settings.disk_gib),
@@ -149,7 +159,7 @@ def head_pod(settings: Settings, serving: bool, grace_s: int) -> dict[str, Any]:
     return {"metadata": {"annotations": annotations}, "spec": spec}
 
 
-def worker_pod(settings: Settings, group: Group, serving: bool, grace_s: int) -> dict[str, Any]:
+def worker_pod(settings: Settings, group: Group, serving: bool) -> dict[str, Any]:
     """One GPU, and the CPU cores that read, encode and store for it. The autoscaler alone needs Kubernetes' API."""
     ports = {"metrics": METRICS_PORT} | ({"serve": SERVE_PORT} if serving else {})
     amounts = amounts_of(settings.cpus, settings.memory_gib, settings.disk_gib, gpus=1)
@@ -158,7 +168,7 @@ def worker_pod(settings: Settings, group: Group, serving: bool, grace_s: int) ->
         "serviceAccountName": settings.name,
         "automountServiceAccountToken": False,
         "restartPolicy": "Never",
-        "terminationGracePeriodSeconds": grace_s,
+        "terminationGracePeriodSeconds": drain_s(serving) + KILL_S,
         "securityContext": pod_security(),
         "tolerations": tolerations(group),
         "affinity": {"nodeAffinity": node_affinity(group)},

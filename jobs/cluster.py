@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, PositiveInt, field_validator
+from pydantic import Field, PositiveInt, field_validator, model_validator
 
 import tandem
 from cluster.launcher import launcher, unknown_kinds
@@ -27,7 +27,7 @@ EXAMPLES = """examples:
       --drafter s3://bucket/var_d30.pth --refiner s3://bucket/var_d16.pth --vqvae s3://bucket/vae_ch160v4096z32.pth
   tandem cluster render --plan plan.json --mode split --out deploy       the best split, where colocated is the best
 
-  kubectl create -f deploy/rayjob.yaml           the dataset, on a cluster of its own (KubeRay 1.5.1 or newer)
+  kubectl apply -f deploy/rayjob.yaml            the dataset, on a cluster of its own (KubeRay 1.5.1 or newer)
   kubectl apply -f deploy/raycluster.yaml        a cluster that stays, for tandem submit
   kubectl apply -f deploy/rayservice.yaml        the endpoint
   ray up deploy/launcher.yaml                    the same cluster on EC2, without Kubernetes
@@ -35,6 +35,8 @@ EXAMPLES = """examples:
 
 Replicas, N, batch and kinds of GPU are the plan's in every file. Each role has nodes of its own, which Ray's label
 tandem/role tells apart. Files hold no secrets: each says at its top which ones it expects."""
+# user:password@ before a host, in part where the password has a slash; neither a port nor an image's digest
+LOGIN = re.compile(r"://[^/\s]*(?:@|:(?!\d+(?:/|$)))|^[^/\s@]+:[^/\s@]*@(?!sha256:[0-9a-f]{64}$)")
 HINT = "--overwrite replaces them"
 SERVE_LINES = """
 The endpoint as a Ray Serve config file, for a cluster whose nodes have the labels of raycluster.yaml:
@@ -57,7 +59,7 @@ class RenderSpec(Spec):
     drafter: str = Field(EMBEDDED, description="'embedded', an s3:// address, or a file of the image")
     refiner: str = Field(EMBEDDED, description="like --drafter; the smaller model")
     vqvae: str = Field(EMBEDDED, description="like the models")
-    name: str = Field("tandem", description="of the cluster and its service account")
+    name: str = Field("tandem", description="of the cluster; the job is NAME-job, the endpoint NAME-endpoint")
     spot: Spot = Field("refiners", description="who runs on nodes that may be taken back: refiners, all, none")
     cpus: PositiveInt = Field(8, description="CPU cores beside each GPU: they encode and store")
     memory_gib: PositiveInt = Field(32, description="memory beside each GPU; a quarter is the object store")
@@ -76,6 +78,16 @@ class RenderSpec(Spec):
     )
     instance_profile: str | None = Field(None, description="of the workers on EC2: what lets them reach the dataset")
     overwrite: bool = Field(False, description="replace files that are there and differ")
+
+    @model_validator(mode="before")
+    @classmethod
+    def check_logins(cls, given: dict[str, Any]) -> dict[str, Any]:
+        """First of all checks, as the others repeat what they got."""
+        for name, value in given.items():
+            if isinstance(value, str) and LOGIN.search(value):
+                flag = "--" + name.replace("_", "-")
+                raise ValueError(f"{flag}: expected no user or password in an address; files say it to their readers")
+        return given
 
     @field_validator("image", "classes", "drafter", "refiner", "vqvae", "region")
     @classmethod
@@ -135,7 +147,7 @@ def parse_instances(text: str) -> tuple[tuple[str, str, int], ...]:
     found = {}
     for part in filter(None, text.split(",")):
         match = re.fullmatch(r"\s*([\w.-]+)=([a-z0-9-]+\.[a-z0-9-]+)(?::([1-9]\d?))?\s*", part)
-        if not match or match[1] in found:
+        if not match or match[1].lower() in found:
             raise InputError(f"--instances: expected KIND=TYPE or KIND=TYPE:GPUS, each kind once, got {part!r}")
         found[match[1].lower()] = (match[1].lower(), match[2], int(match[3] or 1))
     return tuple(found.values())
