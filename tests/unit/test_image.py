@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from clusters import CHECKED_IN, ROOT, cluster_of, ray_document
+from ray.autoscaler._private.command_runner import _with_interactive
 
 from cluster.render import RAY_VERSION
+
+# What Debian's /etc/profile does to a login shell of a user other than root
+DEBIAN_PROFILE = """
+PATH="/usr/local/bin:/usr/bin:/bin:/usr/local/games:/usr/games"
+export PATH
+for i in /etc/profile.d/*.sh; do
+  if [ -r $i ]; then
+    . $i
+  fi
+done
+"""
 
 DOCKERFILE = (ROOT / "cluster" / "Dockerfile").read_text()
 CONSTRAINTS = (ROOT / "constraints.txt").read_text()
@@ -35,6 +49,26 @@ def test_what_the_image_copies_is_there_and_reaches_docker():
         assert (ROOT / name).exists(), name
         assert name in let_in, name
     assert (ROOT / ".dockerignore").read_text().splitlines()[1] == "*"
+
+
+@pytest.mark.skipif(not shutil.which("bash"), reason="needs bash")
+@pytest.mark.parametrize("made", [True, False])
+def test_rays_cluster_launcher_finds_the_environment_in_its_login_shells(made, tmp_path):
+    """The image's line, run; then a command as `ray up` wraps it, in a home whose profile is Debian's /etc/profile."""
+    (line,) = re.findall(r"&& (echo .+ > /etc/profile\.d/tandem\.sh)$", DOCKERFILE, re.M)
+    (environment,) = re.findall(r"^ENV PATH=(\S+):\$PATH", DOCKERFILE, re.M)
+    if made:
+        subprocess.run(["sh", "-c", line.replace("/etc/profile.d", str(tmp_path))], check=True)
+        assert [path.name for path in tmp_path.iterdir()] == ["tandem.sh"]
+    (tmp_path / ".bash_profile").write_text(DEBIAN_PROFILE.replace("/etc/profile.d", str(tmp_path)))
+    (tmp_path / ".bashrc").write_text("")
+    variables = {"HOME": str(tmp_path), "PATH": f"{environment}:{os.environ['PATH']}"}
+    command = " ".join(_with_interactive("echo PATH=$PATH"))
+    ran = subprocess.run(
+        ["bash", "-c", command], env=variables, capture_output=True, text=True, stdin=subprocess.DEVNULL
+    )
+    (path,) = re.findall(r"^PATH=(.+)$", ran.stdout, re.M)
+    assert (path.split(":")[0] == environment) is made
 
 
 def test_versions_of_the_image_are_those_of_the_project():
