@@ -20,7 +20,17 @@ from cluster.pods import (
     start_params,
     worker_pod,
 )
-from cluster.render import RAY_VERSION, SERVE_PORT, Block, Deployment, Settings, entrypoint, serve_config, to_yaml, with_header
+from cluster.render import (
+    RAY_VERSION,
+    SERVE_PORT,
+    Block,
+    Deployment,
+    Settings,
+    entrypoint,
+    serve_config,
+    to_yaml,
+    with_header,
+)
 
 API = "ray.io/v1"
 RETRIES = 3  # of a whole job, each on a new cluster; the same command goes on from what was committed
@@ -32,8 +42,8 @@ NEEDS = "Needs KubeRay 1.5.1 or newer, NVIDIA's device plugin, and the image whe
 
 def credentials(name: str) -> str:
     return f"""
-Objects of S3 are reached by the identity of the service account {name} (on EKS its role, by annotation or Pod
-Identity); where there is none, by a secret that is not in this file:
+Objects of S3 are reached by the identity of the service account {name} (on EKS its role, by annotation or
+Pod Identity); where there is none, by a secret that is not in this file:
   kubectl create secret generic {S3_SECRET} --from-literal=AWS_ACCESS_KEY_ID=... \\
     --from-literal=AWS_SECRET_ACCESS_KEY=... [--from-literal=AWS_ENDPOINT_URL=...]
 """.strip()
@@ -65,7 +75,7 @@ again, and goes on likewise, after kubectl delete -f rayjob.yaml.
 
 def service_lines(name: str) -> str:
     return f"""
-The endpoint, at port {SERVE_PORT} of service/{name}-serve-svc. Clients are asked for keys, of which there is no default:
+The endpoint, at port {SERVE_PORT} of service/{name}-serve-svc. Clients are asked for keys, which have no default:
   kubectl create secret generic {KEYS_SECRET} --from-literal={KEYS}=KEY,KEY
   kubectl apply -f rayservice.yaml
 {NEEDS}
