@@ -86,7 +86,9 @@ class RenderSpec(Spec):
         for name, value in given.items():
             if isinstance(value, str) and LOGIN.search(value):
                 flag = "--" + name.replace("_", "-")
-                raise ValueError(f"{flag}: expected no user or password in an address; files say it to their readers")
+                raise ValueError(
+                    f"{flag}: expected an address without user or password, which would stand in the files"
+                )
         return given
 
     @field_validator("image", "classes", "drafter", "refiner", "vqvae", "region")

@@ -175,6 +175,8 @@ def test_what_is_no_plan_is_one_line_and_leaves_nothing(text, line, tmp_path, ca
         (("--image", "a b"), "--image: expected text without spaces"),
         (("--instances", "l4"), "--instances: expected KIND=TYPE or KIND=TYPE:GPUS, each kind once, got 'l4'"),
         (("--instances", "l4=a.b,l4=c.d"), "--instances: expected KIND=TYPE"),
+        (("--instances", "L4=a.b,L4=c.d"), "--instances: expected KIND=TYPE or KIND=TYPE:GPUS, each kind once"),
+        (("--instances", "l4=a.b,L4=c.d"), "--instances: expected KIND=TYPE or KIND=TYPE:GPUS, each kind once"),
         (("--cpus", "0"), "--cpus: expected greater than 0"),
         (("--spot", "some"), "--spot: expected 'refiners', 'all' or 'none'"),
     ],
@@ -184,6 +186,48 @@ def test_wrong_options_are_one_line_and_leave_nothing(more, line, tmp_path, caps
     assert cli.main(["cluster", "render", "--plan", str(plan), "--out", str(tmp_path / "out"), *more]) == 2
     assert capsys.readouterr().err.startswith(f"error: {line}")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["dataset", "drafter", "refiner", "vqvae", "image", "region"])
+@pytest.mark.parametrize(
+    "address",
+    [
+        "s3://user:hunter2@bucket/x",
+        "s3://hunter2@bucket/x",
+        "s3://user:hun/ter2@bucket/x",
+        "https://user:hunter2@host:443/x",
+        "user:hunter2@registry.example.com/tandem:1",
+    ],
+)
+def test_addresses_with_passwords_are_refused_and_not_repeated(name, address, tmp_path, capsys, monkeypatch):
+    (tmp_path / "options.yaml").write_text(f"{name}: {address}\n")
+    argv = ["cluster", "render", "--plan", str(PLAN), "--mode", "split", "--out", str(tmp_path / "out")]
+    assert cli.main([*argv, f"--{name}", address]) == 2
+    assert cli.main([*argv, "--spec", str(tmp_path / "options.yaml")]) == 2
+    monkeypatch.setenv(f"TANDEM_{name.upper()}", address)
+    assert cli.main(argv) == 2
+    out, err = capsys.readouterr()
+    line = f"error: --{name}: expected an address without user or password, which would stand in the files"
+    assert [text for text in err.splitlines() if not text.startswith("hint:")] == [line] * 3
+    assert "ter2" not in out + err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "address"),
+    [
+        ("image", f"registry.example.com:5000/tandem:1@sha256:{'0a' * 32}"),
+        ("image", f"tandem:1@sha256:{'0a' * 32}"),
+        ("image", "127.0.0.1:5000/tandem:1"),
+        ("dataset", "s3://bucket/who@where:now"),
+        ("drafter", "/weights/var@d30.pth"),
+    ],
+)
+def test_addresses_with_digests_ports_and_signs_in_paths_are_taken(name, address, tmp_path):
+    argv = [*EXAMPLE[2:], f"--{name}", address]
+    files = render(PLAN, tmp_path / "out", *argv)
+    assert address in files["rayjob.yaml"]
+    check(files)
 
 
 def test_n_is_held_against_the_embedded_model(tmp_path, capsys):
