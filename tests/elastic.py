@@ -25,7 +25,7 @@ from workers.shards import PrefixShard, ShardPlan, ShardRows
 
 LABEL = "ray.io/accelerator-type"
 KINDS = {"drafter": "H100", "refiner": "L20"}
-SLOW_SHARDS = 16
+SLOW_SHARDS = 12
 ON = [part for role, kind in KINDS.items() for part in (f"--{role}s-on", f"{LABEL}={kind}")]
 
 
@@ -87,7 +87,7 @@ def slow_refiner(cluster: FakeNodes) -> dict[str, float]:
     nodes = {role: ({LABEL: kind},) for role, kind in KINDS.items()}
     pools = [
         Pool("draft", ShardRows, [partial(stage, "draft", 0.01)], 1, nodes["drafter"], 1),
-        Pool("refine", PrefixShard, [partial(stage, "refine", 1.5)], 1, nodes["refiner"], 1),
+        Pool("refine", PrefixShard, [partial(stage, "refine", 3.0)], 1, nodes["refiner"], 1),
     ]
     gone: list[float] = []
 

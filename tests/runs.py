@@ -50,6 +50,13 @@ def wait_until(holds: Callable[[], bool], what: str, seconds: float = 120) -> fl
     return time.monotonic() - began
 
 
+def is_ours(pid: int) -> bool:
+    """Whether this process started it, or one that it started did: others may test on this machine as well."""
+    while pid > 1 and pid != os.getpid():
+        pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    return pid == os.getpid()
+
+
 def kill_workers(stage: str) -> int:
     """SIGKILL the actors of a stage; how many there were."""
     pids = []
@@ -57,10 +64,10 @@ def kill_workers(stage: str) -> int:
         if folder.name.isdigit():
             try:
                 title = (folder / "cmdline").read_bytes().decode(errors="replace")
+                if title.startswith(f"ray::MapWorker(MapBatches({stage}))") and is_ours(int(folder.name)):
+                    pids.append(int(folder.name))
             except OSError:  # it has ended
                 continue
-            if title.startswith(f"ray::MapWorker(MapBatches({stage}))"):
-                pids.append(int(folder.name))
     for pid in pids:
         os.kill(pid, signal.SIGKILL)
     return len(pids)
