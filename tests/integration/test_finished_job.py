@@ -49,7 +49,8 @@ def test_a_finished_job_is_recognised_by_listing_names(s3_server, tiny_models, t
 
     with ThreadPoolExecutor(16) as pool:
         list(pool.map(commit, range(SHARDS)))
-    store.put_once(layout.SUCCESS, b"{}")
+    for path, content in ((layout.CARD, b"#"), (layout.CONTACT_SHEET, b""), (layout.SUCCESS, b'{"failed_shards": {}}')):
+        store.put_once(path, content)
     with S3Proxy(s3_server) as proxy:
         began = time.monotonic()
         run = start(["generate", *argv], tmp_path / "log", AWS_ENDPOINT_URL=proxy.endpoint)
@@ -60,5 +61,5 @@ def test_a_finished_job_is_recognised_by_listing_names(s3_server, tiny_models, t
         print(f"\n{SHARDS} finished shards recognised in {seconds:.1f} s, {proxy.number} requests")
     summary = json.loads((tmp_path / "log.out").read_text())
     assert (summary["resumed_shards"], summary["images"]) == (SHARDS, 0)
-    assert bodies == ["/finished/job/job.json"]
+    assert sorted(bodies) == ["/finished/job/_SUCCESS", "/finished/job/job.json"]
     assert proxy.number < 40
