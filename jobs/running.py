@@ -70,30 +70,31 @@ class Job:
     def run(self) -> dict[str, Any]:
         """Make what is missing, finish the dataset, and return the summary. A finished one needs no cluster."""
         part = choose_part(self.options.shards, self.plan)
-        if (summary := self.found_done(part)) is None:
+        if committed := self.found_done(part):
+            say(f"{describe_part(part, self.plan)}: all of them done before")
+            summary = summarise(0, 0.0, [], {}, Flow([])) | self.about(part, len(part))
+        else:
             summary = run_shards(self, part)
+            committed = Manifest(self.store).committed()
         with stop_in_time(resume_command()):
-            self.close_if_last(part, summary["failed_shards"])
+            self.close_if_last(part, committed, summary["failed_shards"])
         return summary | {"complete": self.store.exists(layout.SUCCESS)}
 
-    def found_done(self, part: range) -> dict[str, Any] | None:
-        """The summary of a job, or part of one, that was made before. Reads names, and no shard."""
+    def found_done(self, part: range) -> frozenset[int] | None:
+        """The shards that are there, if a job made all of this part before. Reads names, and no shard."""
         if self.options.overwrite or not self.store.exists(layout.JOB):
             return None
         if read_job(self.store)["identity"] not in (as_json(self.identify(real)) for real in (True, False)):
             return None
-        if not Manifest(self.store).committed().issuperset(part):
-            return None
-        say(f"{describe_part(part, self.plan)}: all of them done before")
-        return summarise(0, 0.0, [], {}, Flow([])) | self.about(part, len(part))
+        committed = Manifest(self.store).committed()
+        return committed if committed.issuperset(part) else None
 
-    def close_if_last(self, part: range, failed: Mapping[int, str]) -> None:
+    def close_if_last(self, part: range, committed: frozenset[int], failed: Mapping[int, str]) -> None:
         """Close the dataset. Who made a part of it does so only if all other parts are there.
 
         Each job looks after its own last commit, so whichever commits last finds everything; if two do, both close it,
         alike. What another job closed while this one was still adding shards is closed again.
         """
-        committed = Manifest(self.store).committed()
         if is_closed(self.store, self.plan.num_shards, committed, self.closes_with):
             return
         missing = self.plan.num_shards - len(committed)

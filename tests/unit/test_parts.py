@@ -125,7 +125,7 @@ def test_parts_that_end_at_the_same_time_close_alike(job):
 def test_a_dataset_closed_with_failures_is_closed_again_when_they_were_made(job):
     job, commit, finished = job
     commit(*range(9))
-    job.close_if_last(range(10), {9: "no numbers"})
+    job.close_if_last(range(10), Manifest(job.store).committed(), {9: "no numbers"})
     assert json.loads(job.store.read("_SUCCESS"))["failed_shards"] == {"9": "no numbers"}
     assert with_part(job, "0-3/10").run()["complete"] is True
     assert len(finished) == 1
@@ -138,7 +138,7 @@ def test_a_dataset_closed_with_failures_is_closed_again_when_they_were_made(job)
 def test_a_failure_that_another_job_has_made_up_for_is_none(job):
     job, commit, finished = job
     commit(*range(10))
-    job.close_if_last(range(10), {9: "no numbers"})
+    job.close_if_last(range(10), Manifest(job.store).committed(), {9: "no numbers"})
     assert finished == [{}]
 
 
