@@ -119,6 +119,10 @@ class FakeNodes(AutoscalingCluster):
         """Ids of the nodes of a type."""
         return {node for node, kind in self.nodes().items() if kind == name}
 
+    def demands(self) -> str:
+        """What waits for a place, as the autoscaler sees it."""
+        return str(get_cluster_status(self.address).resource_demands)
+
     def kill(self, node: str) -> None:
         """SIGKILL of a node: its raylet, on which its workers depend."""
         wanted = f"RAY_OVERRIDE_NODE_ID_FOR_TESTING={node}".encode()
