@@ -89,10 +89,10 @@ def slow_refiner(cluster: FakeNodes) -> dict[str, object]:
         Pool("refine", PrefixShard, [partial(stage, "refine", 3.0)], 1, nodes["refiner"], 1),
     ]
     gone: list[float] = []
-    demands: list[str] = []
+    activity: list[str] = []
 
     def is_gone() -> bool:
-        demands.append(cluster.demands())
+        activity.append(cluster.activity("drafter"))
         return not cluster.of("drafter")
 
     def watch() -> None:
@@ -108,8 +108,7 @@ def slow_refiner(cluster: FakeNodes) -> dict[str, object]:
         make_shards(Pipeline(plan, Rows(plan), pools, Consume(), 1, 768), list(range(SLOW_SHARDS)), SLOW_SHARDS, 0)
         ended = time.monotonic() - began
     watcher.join()
-    last = demands[-100:]  # what may have kept it
-    return {"drafter_gone": gone[0], "end": ended, "demands": sorted(set(last))}
+    return {"drafter_gone": gone[0], "end": ended, "kept_by": sorted(set(activity[-100:]))}
 
 
 if __name__ == "__main__":
