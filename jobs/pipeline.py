@@ -45,9 +45,6 @@ from workers.records import (
 from workers.shards import FailedShard, PixelShard, PrefixShard, ShardPlan, ShardRows
 from workers.store import Store
 
-# Deaths of a stage's actors in a row before they have started. One whose node goes meanwhile may die for good
-STARTS_TOLERATED = 2
-
 if TYPE_CHECKING:
     from workers.drafter import DecodeSettings
     from workers.models import ModelSet
@@ -95,7 +92,6 @@ class Pipeline:
         context = DataContext.get_current()
         context.enable_progress_bars = False
         context.target_max_block_size = None  # a shard's pixels may be larger than Ray's usual block
-        context.max_consecutive_actor_init_deaths = STARTS_TOLERATED
         watch(flow, context)
         # Numbers alone go in. Rows are read by the first actors: a task of its own for each shard would cost more
         # than it does, and would run ahead while actors load their weights.

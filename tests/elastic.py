@@ -80,7 +80,7 @@ def run(argv: list[str], out: str, folder: Path, shards: int) -> dict[str, objec
         cluster.shutdown()
 
 
-def slow_refiner(cluster: FakeNodes) -> dict[str, float]:
+def slow_refiner(cluster: FakeNodes) -> dict[str, object]:
     """A run whose drafter is done long before its refiner: when its node went, and when the run ended."""
     plan = ShardPlan(SLOW_SHARDS, 1)
     stage = partial(Simulated, jitter=0.0, batch=1, prefix_tokens=20, image_size=16)
@@ -90,10 +90,15 @@ def slow_refiner(cluster: FakeNodes) -> dict[str, float]:
         Pool("refine", PrefixShard, [partial(stage, "refine", 3.0)], 1, nodes["refiner"], 1),
     ]
     gone: list[float] = []
+    activity: list[str] = []
+
+    def is_gone() -> bool:
+        activity.append(cluster.activity("drafter"))
+        return not cluster.of("drafter")
 
     def watch() -> None:
         wait_until(lambda: bool(cluster.of("drafter")), "a drafter's node")
-        wait_until(lambda: not cluster.of("drafter"), "its end")
+        wait_until(is_gone, "its end")
         gone.append(time.monotonic() - began)
 
     began = time.monotonic()
@@ -106,7 +111,7 @@ def slow_refiner(cluster: FakeNodes) -> dict[str, float]:
         )
         ended = time.monotonic() - began
     watcher.join()
-    return {"drafter_gone": gone[0], "end": ended}
+    return {"drafter_gone": gone[0], "end": ended, "kept_by": sorted(set(activity[-100:]))}
 
 
 if __name__ == "__main__":

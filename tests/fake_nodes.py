@@ -119,6 +119,13 @@ class FakeNodes(AutoscalingCluster):
         """Ids of the nodes of a type."""
         return {node for node, kind in self.nodes().items() if kind == name}
 
+    def activity(self, name: str) -> str:
+        """What keeps the nodes of a type, and what waits for a place, as the autoscaler sees it."""
+        status = get_cluster_status(self.address)
+        nodes = (*status.active_nodes, *status.idle_nodes)
+        mine = [(node.node_status, node.node_activity) for node in nodes if node.ray_node_type_name == name]
+        return f"{mine}, {status.resource_demands.ray_task_actor_demand}"
+
     def kill(self, node: str) -> None:
         """SIGKILL of a node: its raylet, on which its workers depend."""
         wanted = f"RAY_OVERRIDE_NODE_ID_FOR_TESTING={node}".encode()
