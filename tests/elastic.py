@@ -61,7 +61,7 @@ def run(argv: list[str], out: str, folder: Path, shards: int) -> dict[str, objec
         code = process.wait(timeout=60)
         lines = log.with_suffix(".out").read_text().splitlines()
         return {
-            "release": slow_refiner(cluster),
+            "releases": releases(cluster),
             "code": code,
             "seen": seen,
             "lost": lost,
@@ -78,6 +78,15 @@ def run(argv: list[str], out: str, folder: Path, shards: int) -> dict[str, objec
         }
     finally:
         cluster.shutdown()
+
+
+def releases(cluster: FakeNodes) -> list[dict[str, object]]:
+    """Runs until a drafter's node went before the end, three at most: Ray keeps one now and then (docs/LOG.md)."""
+    found: list[dict[str, object]] = []
+    while len(found) < 3 and not (found and found[-1]["early"]):
+        wait_until(lambda: not cluster.nodes(), "no nodes")
+        found.append(slow_refiner(cluster))
+    return found
 
 
 def slow_refiner(cluster: FakeNodes) -> dict[str, object]:
@@ -111,7 +120,8 @@ def slow_refiner(cluster: FakeNodes) -> dict[str, object]:
         )
         ended = time.monotonic() - began
     watcher.join()
-    return {"drafter_gone": gone[0], "end": ended, "kept_by": sorted(set(activity[-100:]))}
+    early = gone[0] < ended - 2
+    return {"early": early, "drafter_gone": gone[0], "end": ended, "kept_by": sorted(set(activity[-100:]))}
 
 
 if __name__ == "__main__":

@@ -71,10 +71,11 @@ def test_the_bytes_are_those_of_an_undisturbed_run_on_fixed_replicas(outcome, ti
 
 @pytest.mark.slow
 def test_drafters_whose_work_is_done_give_their_nodes_back_while_refiners_go_on(outcome, capsys):
-    release = outcome[1]["release"]
+    releases = outcome[1]["releases"]
     with capsys.disabled():
-        print(f"\ndrafter's node gone after {release['drafter_gone']:.1f} s, the run took {release['end']:.1f} s")
-    assert release["drafter_gone"] < release["end"] - 2, release["kept_by"]
+        for release in releases:
+            print(f"\ndrafter's node gone after {release['drafter_gone']:.1f} s, the run took {release['end']:.1f} s")
+    assert releases[-1]["early"], releases
 
 
 def test_stages_that_compete_for_the_same_gpus_share_them(tiny_models, out, ray_cluster, capsys):
