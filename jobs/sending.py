@@ -9,8 +9,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from cluster.profile import built_in_profiles
 from cluster.submission import has_user
 from jobs import cli
@@ -99,18 +97,3 @@ def read_variables(pairs: Sequence[str] | None) -> dict[str, str]:
             raise InputError(f"--env: expected a variable that is set here, or NAME=VALUE, got {name}", ENV_HINT)
         variables[name] = value if given else os.environ[name]
     return variables
-
-
-def read_runtime_env(path: Path | None) -> dict[str, Any]:
-    """A Ray runtime environment from a YAML file. Raises InputError."""
-    if path is None:
-        return {}
-    try:
-        values = yaml.safe_load(path.read_text())
-    except OSError as error:
-        raise InputError(f"--runtime-env: cannot read {path}: {error.strerror}") from error
-    except yaml.YAMLError as error:
-        raise InputError(f"--runtime-env: {path} is not YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(values, dict):
-        raise InputError(f"--runtime-env: expected fields by name in {path}, got a {type(values).__name__}")
-    return values

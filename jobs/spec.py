@@ -136,17 +136,22 @@ def flags_value(source: Any, name: str) -> str | None:
 
 def read_yaml(path: str, spec: type[BaseModel]) -> dict[str, Any]:
     """Options from a YAML file. Raises InputError for a missing file, wrong syntax or an unknown key."""
-    try:
-        values = yaml.safe_load(Path(path).read_text()) or {}
-    except OSError as error:
-        raise InputError(f"--spec: cannot read {path}: {error.strerror}") from error
-    except yaml.YAMLError as error:
-        raise InputError(f"--spec: {path} is not YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(values, dict):
-        raise InputError(f"--spec: expected options by name in {path}, got a {type(values).__name__}")
-    values = {str(key).replace("-", "_"): value for key, value in values.items()}
+    values = {str(key).replace("-", "_"): value for key, value in load_yaml("--spec", Path(path)).items()}
     if unknown := sorted(set(values) - set(spec.model_fields)):
         raise InputError(f"--spec: {path} has unknown options {', '.join(unknown)}")
+    return values
+
+
+def load_yaml(flag: str, path: Path) -> dict[Any, Any]:
+    """A YAML file of values by name; an empty one has none. Raises InputError naming the flag that it came by."""
+    try:
+        values = yaml.safe_load(path.read_text()) or {}
+    except OSError as error:
+        raise InputError(f"{flag}: cannot read {path}: {error.strerror}") from error
+    except yaml.YAMLError as error:
+        raise InputError(f"{flag}: {path} is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(values, dict):
+        raise InputError(f"{flag}: expected values by name in {path}, got a {type(values).__name__}")
     return values
 
 

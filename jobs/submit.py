@@ -21,8 +21,8 @@ from ray.job_submission import JobSubmissionClient
 from cluster import submission
 from jobs.progress import say
 from jobs.running import software
-from jobs.sending import read_command, read_runtime_env, read_variables, send_files
-from jobs.spec import Spec, as_flags
+from jobs.sending import read_command, read_variables, send_files
+from jobs.spec import Spec, as_flags, load_yaml
 from jobs.start_up import process_began
 from tandem.errors import InputError, JobError, StoppedError
 
@@ -77,7 +77,7 @@ def run(spec: SubmitSpec, command: Sequence[str]) -> dict[str, Any]:
     name, inner = read_command(command)
     with tempfile.TemporaryDirectory() as folder:
         args = [*name.split(), *as_flags(send_files(inner, Path(folder)))]
-        base = read_runtime_env(spec.runtime_env)
+        base = load_yaml("--runtime-env", spec.runtime_env) if spec.runtime_env else {}
         if base.get("working_dir") and os.listdir(folder):
             raise InputError("expected no working_dir in --runtime-env beside files that travel with the job")
         working_dir = folder if os.listdir(folder) else None

@@ -14,8 +14,8 @@ from cluster import submission
 from jobs import cli
 from jobs.bench_pipeline import BenchPipelineSpec
 from jobs.generate import GenerateSpec
-from jobs.sending import MOST_SENT_BYTES, read_command, read_runtime_env, read_variables, send_files
-from jobs.spec import as_flags, parse
+from jobs.sending import MOST_SENT_BYTES, read_command, read_variables, send_files
+from jobs.spec import as_flags, load_yaml, parse
 from jobs.submit import JobLog
 from tandem.errors import InputError, JobError
 from workers.store import LocalStore
@@ -179,13 +179,14 @@ def test_the_code_of_this_machine_travels():
 
 def test_a_runtime_environment_file_is_checked(tmp_path):
     path = tmp_path / "env.yaml"
-    assert read_runtime_env(None) == {}
-    for text, message in (("- a", "expected fields by name .*, got a list"), ("a: [", "is not YAML")):
+    path.write_text("")
+    assert load_yaml("--runtime-env", path) == {}
+    for text, message in (("- a", "--runtime-env: expected values by name .*, got a list"), ("a: [", "is not YAML")):
         path.write_text(text)
         with pytest.raises(InputError, match=message):
-            read_runtime_env(path)
+            load_yaml("--runtime-env", path)
     with pytest.raises(InputError, match="cannot read"):
-        read_runtime_env(tmp_path / "no.yaml")
+        load_yaml("--runtime-env", tmp_path / "no.yaml")
 
 
 def test_what_matters_of_a_log(capsys):

@@ -83,7 +83,7 @@ def test_each_of_several_wrong_values_has_its_line():
     ("text", "message"),
     [
         ("sede: 3\n", "unknown options sede"),
-        ("- a\n", "expected options by name .* got a list"),
+        ("- a\n", "expected values by name .* got a list"),
         ("a: [1\n", "is not YAML"),
     ],
 )
