@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from tandem.config import SamplingConfig, VarConfig, VqvaeConfig
+from tandem.sampling import candidates
 from tandem.var import Var
 from tandem.vqvae import Vqvae
 
@@ -72,3 +73,9 @@ def input_pixels() -> torch.Tensor:
     """The image that the VQVAE arrays were made from: float [2, 3, 256, 256] in [-1, 1]."""
     generator = torch.Generator().manual_seed(SEED + 7)
     return torch.rand(len(arrays()["labels"]), 3, 256, 256, generator=generator) * 2 - 1
+
+
+def probabilities(logits_BlV: torch.Tensor, sampling: SamplingConfig, temperature: float) -> torch.Tensor:
+    """The distribution of `candidates` over all codes: float [B, l, V]."""
+    found_BlW, ids_BlW = candidates(logits_BlV, sampling, temperature)
+    return found_BlW if ids_BlW is None else torch.zeros_like(logits_BlV).scatter(-1, ids_BlW, found_BlW)

@@ -13,7 +13,7 @@ import torch
 from tandem.config import VAR_PRESETS, VQVAE_PRESET, SamplingConfig, VarConfig, VqvaeConfig
 from tandem.errors import CheckpointError
 from tandem.hashing import file_sha256
-from tandem.initial import init_var
+from tandem.initial import random_var
 from tandem.var import Var
 from tandem.vqvae import Vqvae
 from tandem.weights import load_var, load_vqvae, open_checkpoint
@@ -181,10 +181,7 @@ def load_transformer(ref: ModelRef, dtype: torch.dtype, device: torch.device) ->
     """The drafter or refiner of a job, ready to run."""
     if ref.random_seed is None:
         return load_var(ref.local_path(), dtype, device)
-    torch.manual_seed(ref.random_seed)
-    var = Var(VAR_PRESETS[ref.source])
-    init_var(var, head_scale=1.0)
-    return var.requires_grad_(False).eval().to(device=device, dtype=dtype)
+    return random_var(VAR_PRESETS[ref.source], ref.random_seed, dtype, device)
 
 
 def load_tokenizer(ref: ModelRef, patch_nums: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Vqvae:
@@ -193,7 +190,7 @@ def load_tokenizer(ref: ModelRef, patch_nums: tuple[int, ...], dtype: torch.dtyp
         return load_vqvae(ref.local_path(), dtype, device, patch_nums)
     torch.manual_seed(ref.random_seed)
     vqvae = Vqvae(replace(VQVAE_PRESET, patch_nums=patch_nums))
-    return vqvae.requires_grad_(False).eval().to(device).set_dtype(dtype)
+    return vqvae.to(device).prepare(dtype)
 
 
 def pick_device() -> torch.device:

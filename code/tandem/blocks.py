@@ -1,53 +1,26 @@
-"""Transformer blocks of VAR: attention with a KV cache, AdaLN, MLP.
+"""Transformer blocks of VAR: attention, AdaLN, MLP.
 
-Shapes: B rows (with CFG: conditional then unconditional), L tokens, C width, H heads, c head size.
+Shapes: R rows (with CFG: conditional then unconditional), L tokens, C width, H heads, c head size.
 Source: VAR (arXiv 2404.02905); tensor names follow its published checkpoints.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tandem.config import VarConfig
+from tandem.linear import Linear
 
 MAX_SCALE_MUL = math.log(100)
+MIN_NORM = 1e-12
 
-
-class KVCache:
-    """Keys and values of all layers, allocated once: `length` tokens that later scales read again.
-
-    The tokens of the last scale are never read by a later one, so they need no place here.
-    """
-
-    def __init__(self, config: VarConfig, rows: int, length: int, dtype: torch.dtype, device: torch.device):
-        shape = (config.depth, 2, rows, config.heads, length, config.head_dim)
-        self.store = torch.empty(shape, dtype=dtype, device=device)
-        self.filled = 0
-
-    @property
-    def num_bytes(self) -> int:
-        return self.store.numel() * self.store.element_size()
-
-    def extend(self, layer: int, k_BHLc: Tensor, v_BHLc: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values of everything up to and with the new tokens, kept where there is a place."""
-        start, stop = self.filled, self.filled + k_BHLc.shape[2]
-        k_all, v_all = self.store[layer]
-        if stop <= k_all.shape[2]:
-            k_all[:, :, start:stop] = k_BHLc
-            v_all[:, :, start:stop] = v_BHLc
-            return k_all[:, :, :stop], v_all[:, :, :stop]
-        return (
-            torch.cat([k_all[:, :, :start], k_BHLc], dim=2),
-            torch.cat([v_all[:, :, :start], v_BHLc], dim=2),
-        )
-
-    def advance(self, num_tokens: int) -> None:
-        """To be called once all layers have taken the new tokens."""
-        self.filled += num_tokens
+# What attention does with q, k, v [R, H, L, c] of new tokens: out [R, H, l, c] for the last l of them
+Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 class SelfAttention(nn.Module):
@@ -58,33 +31,35 @@ class SelfAttention(nn.Module):
         width = config.width
         self.heads, self.head_dim = config.heads, config.head_dim
         self.scale_mul_1H11 = nn.Parameter(torch.full((1, config.heads, 1, 1), math.log(4)))
-        self.mat_qkv = nn.Linear(width, 3 * width, bias=False)
+        self.mat_qkv = Linear(width, 3 * width, bias=False)
         self.q_bias = nn.Parameter(torch.zeros(width))
         self.v_bias = nn.Parameter(torch.zeros(width))
-        self.proj = nn.Linear(width, width)
+        self.proj = Linear(width, width)
 
-    def forward(self, x_BLC: Tensor, layer: int, cache: KVCache | None, mask: Tensor | None) -> Tensor:
-        B, L, C = x_BLC.shape
+    def forward(self, x_RLC: Tensor, attend: Attend, wanted: int) -> Tensor:
+        """Output [R, l, C] of the last `wanted` = l tokens."""
+        R, L, C = x_RLC.shape
         bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
-        qkv = F.linear(x_BLC, self.mat_qkv.weight, bias).view(B, L, 3, self.heads, self.head_dim)
-        q_BHLc, k_BHLc, v_BHLc = qkv.permute(2, 0, 3, 1, 4)
-        q_BHLc = F.normalize(q_BHLc, dim=-1) * self.scale_mul_1H11.clamp_max(MAX_SCALE_MUL).exp()
-        k_BHLc = F.normalize(k_BHLc, dim=-1)
-        if cache is not None:
-            k_BHLc, v_BHLc = cache.extend(layer, k_BHLc, v_BHLc)
-        out_BHLc = F.scaled_dot_product_attention(q_BHLc, k_BHLc, v_BHLc, attn_mask=mask, scale=1.0)
-        return self.proj(out_BHLc.transpose(1, 2).reshape(B, L, C))
+        qkv = self.mat_qkv(x_RLC, bias).view(R, L, 3, self.heads, self.head_dim)
+        # lengths in float32: an error there would be common to a whole vector
+        qk_RLsHc = qkv[:, :, :2].float()
+        qk_RLsHc = qk_RLsHc * torch.linalg.vector_norm(qk_RLsHc, dim=-1, keepdim=True).clamp_min(MIN_NORM).reciprocal()
+        q_RHLc, k_RHLc = qk_RLsHc.permute(2, 0, 3, 1, 4)
+        scale_1H11 = self.scale_mul_1H11.float().clamp_max(MAX_SCALE_MUL).exp()
+        q_RHlc = (q_RHLc[:, :, L - wanted :] * scale_1H11).to(x_RLC.dtype)
+        out_RHlc = attend(q_RHlc, k_RHLc.to(x_RLC.dtype), qkv[:, :, 2].transpose(1, 2))
+        return self.proj(out_RHlc.transpose(1, 2).reshape(R, wanted, C))
 
 
 class FeedForward(nn.Module):
     def __init__(self, config: VarConfig):
         super().__init__()
         hidden = config.mlp_ratio * config.width
-        self.fc1 = nn.Linear(config.width, hidden)
-        self.fc2 = nn.Linear(hidden, config.width)
+        self.fc1 = Linear(config.width, hidden, gelu=True)
+        self.fc2 = Linear(hidden, config.width)
 
-    def forward(self, x_BLC: Tensor) -> Tensor:
-        return self.fc2(F.gelu(self.fc1(x_BLC), approximate="tanh"))
+    def forward(self, x_RLC: Tensor) -> Tensor:
+        return self.fc2(self.fc1(x_RLC))
 
 
 class Block(nn.Module):
@@ -101,31 +76,24 @@ class Block(nn.Module):
         if config.shared_adaln:
             self.ada_gss = nn.Parameter(torch.randn(1, 1, 6, width) / width**0.5)
         else:
-            self.ada_lin = nn.Sequential(nn.SiLU(), nn.Linear(width, 6 * width))
+            self.ada_lin = nn.Sequential(nn.SiLU(), Linear(width, 6 * width))
 
-    def modulation(self, cond_BC: Tensor, shared_B6C: Tensor | None) -> tuple[Tensor, ...]:
-        """Six vectors [B, 1, C]: gates, scales and shifts of attention and MLP. They depend on the class alone."""
-        if shared_B6C is None:
-            vectors = self.ada_lin(cond_BC).view(len(cond_BC), 1, 6, -1)
-        else:
-            vectors = self.ada_gss + shared_B6C.unsqueeze(1)
-        return vectors.unbind(2)
+    def modulation(self, cond_RC: Tensor, shared_R6C: Tensor | None) -> Tensor:
+        """Six vectors [R, 6, C]: gates, scales and shifts of attention and MLP. They depend on the class alone."""
+        if shared_R6C is None:
+            return self.ada_lin(cond_RC).view(len(cond_RC), 6, -1)
+        return self.ada_gss[0] + shared_R6C
 
-    def forward(
-        self,
-        x_BLC: Tensor,
-        modulation: tuple[Tensor, ...],
-        layer: int,
-        cache: KVCache | None = None,
-        mask: Tensor | None = None,
-    ) -> Tensor:
-        gate1, gate2, scale1, scale2, shift1, shift2 = modulation
-        h_BLC = layer_norm(x_BLC) * (scale1 + 1) + shift1
-        x_BLC = x_BLC + self.attn(h_BLC, layer, cache, mask) * gate1
-        h_BLC = layer_norm(x_BLC) * (scale2 + 1) + shift2
-        return x_BLC + self.ffn(h_BLC) * gate2
+    def forward(self, x_RLC: Tensor, modulation_R6C: Tensor, attend: Attend, wanted: int | None = None) -> Tensor:
+        """New hidden states [R, l, C] of the last `wanted` = l tokens (None: of all); `attend` sees k and v of all."""
+        wanted = x_RLC.shape[1] if wanted is None else wanted
+        gate1, gate2, scale1, scale2, shift1, shift2 = modulation_R6C.unsqueeze(2).unbind(1)
+        h_RLC = torch.addcmul(shift1, layer_norm(x_RLC), scale1 + 1)
+        x_RlC = torch.addcmul(x_RLC[:, -wanted:], self.attn(h_RLC, attend, wanted), gate1)
+        h_RlC = torch.addcmul(shift2, layer_norm(x_RlC), scale2 + 1)
+        return torch.addcmul(x_RlC, self.ffn(h_RlC), gate2)
 
 
-def layer_norm(x_BLC: Tensor) -> Tensor:
+def layer_norm(x_RLC: Tensor) -> Tensor:
     """LayerNorm without weights."""
-    return F.layer_norm(x_BLC, x_BLC.shape[-1:], eps=1e-6)
+    return F.layer_norm(x_RLC, x_RLC.shape[-1:], eps=1e-6)

@@ -1,6 +1,7 @@
 """Collaborative decoding: a drafter makes the first N token maps, a refiner the rest.
 
-Shapes: B images, L tokens of all scales, l tokens of one scale, C latent channels, V codes.
+Shapes: B images, R rows (with CFG: B conditional, then B unconditional), L tokens of all scales, l tokens of one
+scale, C width or latent channels, V codes.
 Source: CoDe (arXiv 2411.17787), section 3. The published code samples the prefix again and throws it away;
 its author says that this only keeps the random stream aligned, so it is left out here.
 """
@@ -13,14 +14,17 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from tandem.blocks import KVCache
+from tandem.attention import KVCache
 from tandem.config import SamplingConfig
 from tandem.errors import JobError
 from tandem.prefix import Prefix
 from tandem.quantizer import Quantizer
-from tandem.sampling import group_rows, guide, sample
-from tandem.var import Var
+from tandem.sampling import group_rows, guidance, sample
+from tandem.var import Conditioning, Var, rows_at_once
 from tandem.vqvae import Vqvae
+
+# Tokens whose logits are there at once on a GPU and on a CPU (whose cache they should not leave)
+LOGIT_TOKENS = (8192, 1024)
 
 
 def draft(
@@ -99,52 +103,74 @@ def decode_scales(
     in the end, before the last scale is given out, for logits that are not finite.
     """
     pyramid, offsets = var.config.pyramid, var.config.pyramid.offsets
+    sizes = [n * n for n in pyramid.patch_nums]
     start = len(quantizer.split(prefix_BL))
-    batch = len(labels_B)
-    groups = group_rows(sampling, labels_B.device)
-    guided = any(config.cfg > 0 for config, _ in groups)
+    batch, device = len(labels_B), labels_B.device
+    configs = [sampling] * batch if isinstance(sampling, SamplingConfig) else list(sampling)
+    cfg_B11 = torch.tensor([config.cfg for config in configs], device=device).view(-1, 1, 1)
+    guided = any(config.cfg > 0 for config in configs)
     labels_R = torch.cat([labels_B, torch.full_like(labels_B, var.config.num_classes)]) if guided else labels_B
-    rows = 2 if guided else 1  # CFG: conditional rows first, then the same images without class
+    times = 2 if guided else 1
 
     condition = var.condition(labels_R)
     x_RlC = var.embed_start(condition)
     f_hat_BChw, inputs_BlD = quantizer.unroll(prefix_BL)
     if start > 0:
         entry_BlC = var.embed(inputs_BlD, start=offsets[1])
-        x_RlC = torch.cat([x_RlC, entry_BlC.repeat(rows, 1, 1)], dim=1)
-    mask = var.mask(offsets[start + 1]) if start > 0 else None
-    cache = KVCache(var.config, batch * rows, offsets[stop - 1], x_RlC.dtype, x_RlC.device)
+        x_RlC = torch.cat([x_RlC, entry_BlC.repeat(times, 1, 1)], dim=1)
+    cache = new_cache(var, batch * times, start, stop)
 
-    ids_BL, total = prefix_BL, torch.zeros((), device=labels_B.device)
+    ids_BL, total = prefix_BL, torch.zeros((), device=device)
     for scale in range(start, stop):
-        h_RlC = var.hidden(x_RlC, condition, cache, mask)[:, -(pyramid.patch_nums[scale] ** 2) :]
-        logits_RlV = var.logits(h_RlC, condition)
-        # looked at once in the end: a GPU is not made to wait at every scale
-        total = total + logits_RlV.sum(dtype=torch.float32)
+        h_RlC = var.hidden(x_RlC, condition, cache, sizes[: scale + 1] if scale == start else sizes[scale : scale + 1])
+        guidance_B11 = guidance(cfg_B11, scale, pyramid.num_scales) if guided else None
         noise_Bl = uniforms_BL[:, offsets[scale] : offsets[scale + 1]]
-        ids_Bl = torch.empty_like(noise_Bl)
-        for config, chosen in groups:
-            logits_BlV = guided_logits(logits_RlV, guided, chosen, config.cfg, scale, pyramid.num_scales)
-            ids_Bl[chosen] = sample(logits_BlV, noise_Bl[chosen], config, scale)
+        ids_Bl, summed = draw_tokens(var, h_RlC, condition, guidance_B11, noise_Bl, configs, scale)
         ids_BL = torch.cat([ids_BL, ids_Bl], dim=1)
+        # looked at once in the end: a GPU is not made to wait at every scale
+        total = total + summed
         if scale + 1 == stop and not torch.isfinite(total):
             raise JobError(f"logits of scales {start + 1} to {stop} are not finite: weights or dtype are unfit")
         yield ids_BL
         if scale + 1 < stop:
             f_hat_BChw = f_hat_BChw + quantizer.residual(ids_Bl, scale)
             next_BlD = quantizer.next_input(f_hat_BChw, scale + 1)
-            x_RlC = var.embed(next_BlD, start=offsets[scale + 1]).repeat(rows, 1, 1)
-            mask = None
+            x_RlC = var.embed(next_BlD, start=offsets[scale + 1]).repeat(times, 1, 1)
 
 
-def guided_logits(
-    logits_RlV: Tensor, guided: bool, chosen: Tensor | slice, cfg: float, scale: int, num_scales: int
-) -> Tensor:
-    """Logits of the chosen images after CFG: float32 [B, l, V]."""
-    if not guided:
-        return logits_RlV[chosen]
-    cond_BlV, uncond_BlV = logits_RlV.chunk(2)
-    return guide(cond_BlV[chosen], uncond_BlV[chosen], cfg, scale, num_scales)
+def new_cache(var: Var, rows: int, start: int, stop: int, device: torch.device | None = None) -> KVCache:
+    """The cache of a decode from `start` scales to `stop`. It ends before the last scale, which no other reads;
+    where the entry is the last scale, nothing is read again."""
+    offsets, device = var.config.pyramid.offsets, device or var.pos_1LC.device
+    length = offsets[stop - 1] if stop - start > 1 else 0
+    at_once = rows_at_once(offsets[stop] - offsets[stop - 1]) if device.type == "cpu" else rows
+    return KVCache(var.config, rows, length, offsets[stop], var.dtype, device, at_once)
+
+
+def draw_tokens(
+    var: Var,
+    h_RlC: Tensor,
+    condition: Conditioning,
+    guidance_B11: Tensor | None,
+    noise_Bl: Tensor,
+    configs: Sequence[SamplingConfig],
+    scale: int,
+) -> tuple[Tensor, Tensor]:
+    """Ids int64 [B, l] of one scale, and the sum of all logits. A few images at a time: logits are large."""
+    batch, length = noise_Bl.shape
+    step = max(1, LOGIT_TOKENS[h_RlC.device.type == "cpu"] // length)
+    ids_Bl, total = torch.empty_like(noise_Bl), torch.zeros((), device=noise_Bl.device)
+    for i in range(0, batch, step):
+        some = slice(i, min(i + step, batch))
+        if guidance_B11 is None:
+            logits_BlV = var.logits(h_RlC[some], condition.head_R2C[some])
+        else:
+            pairs = torch.arange(len(h_RlC), device=h_RlC.device).view(2, batch)[:, some].flatten()
+            logits_BlV = var.logits(h_RlC[pairs], condition.head_R2C[pairs], guidance_B11[some])
+        total = total + logits_BlV.sum()
+        for config, chosen in group_rows(configs[some], noise_Bl.device):
+            ids_Bl[some][chosen] = sample(logits_BlV[chosen], noise_Bl[some][chosen], config, scale)
+    return ids_Bl, total
 
 
 def last(scales: Iterator[Tensor]) -> Tensor:

@@ -8,6 +8,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from tandem.config import VarConfig
 from tandem.var import Var
 from tandem.vqvae import AttnBlock, ResnetBlock, Vqvae
 
@@ -24,24 +25,43 @@ def init_vqvae(vqvae: Vqvae) -> None:
             nn.init.zeros_(cast(Tensor, module.proj_out.bias))
 
 
+@torch.no_grad()
 def init_var(var: Var, head_scale: float = 0.02) -> None:
     """Initial weights by the rule of the published code: truncated normals, small head, gates near zero."""
-    width, depth = var.config.width, var.config.depth
-    std = math.sqrt(1 / width / 3)
-    for module in var.modules():
-        if isinstance(module, (nn.Linear, nn.Embedding)):
-            nn.init.trunc_normal_(module.weight, std=std)
-            if isinstance(module, nn.Linear) and module.bias is not None:
-                nn.init.zeros_(module.bias)
-    for table in (var.pos_start, var.pos_1LC):
-        nn.init.trunc_normal_(table, std=std)
-    with torch.no_grad():
-        var.head.weight.mul_(head_scale)
-        cast(nn.Linear, var.head_nm.ada_lin[1]).weight.mul_(0.5)
-        for block in var.layers:
-            block.attn.proj.weight.div_(math.sqrt(2 * depth))
-            block.ffn.fc2.weight.div_(math.sqrt(2 * depth))
-            if not var.config.shared_adaln:
-                modulation = cast(nn.Linear, block.ada_lin[1]).weight
-                modulation[2 * width :].mul_(0.5)
-                modulation[: 2 * width].mul_(1e-5)
+    for name, tensor in var.named_parameters():
+        tensor.copy_(initial_value(name, tensor.shape, var.config, head_scale))
+
+
+def random_var(config: VarConfig, seed: int, dtype: torch.dtype, device: torch.device) -> Var:
+    """A model to try size and speed with, ready for inference. Made tensor by tensor: no float32 copy of the whole."""
+    torch.manual_seed(seed)
+    with torch.device("meta"):
+        var = Var(config)
+    values = {
+        name: initial_value(name, tensor.shape, config, head_scale=1.0).to(device, var.dtype_of(name, dtype))
+        for name, tensor in var.named_parameters()
+    }
+    var.load_state_dict(values, assign=True)
+    return var.to(device).prepare()
+
+
+def initial_value(name: str, shape: torch.Size, config: VarConfig, head_scale: float) -> Tensor:
+    """A float32 tensor of a Var before training, by its name."""
+    width = config.width
+    if name.endswith("bias"):
+        return torch.zeros(shape)
+    if name.endswith("scale_mul_1H11"):
+        return torch.full(shape, math.log(4))
+    if name.endswith("ada_gss"):
+        return torch.randn(shape) / math.sqrt(width)
+    value = nn.init.trunc_normal_(torch.empty(shape), std=math.sqrt(1 / width / 3))
+    if name == "head.weight":
+        value *= head_scale
+    elif name.startswith("head_nm."):
+        value *= 0.5
+    elif name.endswith(("attn.proj.weight", "ffn.fc2.weight")):
+        value /= math.sqrt(2 * config.depth)
+    elif name.startswith("blocks.") and "ada_lin" in name:
+        value[2 * width :] *= 0.5
+        value[: 2 * width] *= 1e-5
+    return value

@@ -45,28 +45,35 @@ def group_rows(
     return [(config, torch.tensor(mine, device=device)) for config, mine in rows.items()]
 
 
-def guide(cond_BlV: Tensor, uncond_BlV: Tensor, cfg: float, scale: int, num_scales: int) -> Tensor:
-    """Classifier-free guidance, growing linearly with the scale: (1 + t) cond - t uncond."""
-    t = cfg * scale / (num_scales - 1)
-    return (1 + t) * cond_BlV - t * uncond_BlV
+def guidance(cfg: float | Tensor, scale: int, num_scales: int) -> float | Tensor:
+    """Strength t of classifier-free guidance at a scale (0-based), growing linearly: cond + t (cond - uncond)."""
+    return cfg * (scale / (num_scales - 1))
 
 
-def probabilities(logits_BlV: Tensor, sampling: SamplingConfig, temperature: float) -> Tensor:
-    """Distribution that a token is drawn from: float [B, l, V]. Top-k, then top-p, then temperature."""
-    logits_BlV = logits_BlV.float()
-    vocab = logits_BlV.shape[-1]
+def candidates(logits_BlV: Tensor, sampling: SamplingConfig, temperature: float) -> tuple[Tensor, Tensor | None]:
+    """Distribution that a token is drawn from, over the codes that top-k can leave, in the order of their ids:
+    (probabilities float [B, l, W], ids int64 [B, l, W], or None for all codes). Top-k, top-p, then temperature.
+
+    What is kept is decided by a threshold on the logits. Top-p needs them sorted: only the k largest are, where
+    there is a top-k. Of equal logits at the threshold of top-k, k are kept in all.
+    """
+    logits_BlV, order_BlV, vocab = logits_BlV.float(), None, logits_BlV.shape[-1]
     if 0 < sampling.top_k < vocab:
-        kth_Bl1 = logits_BlV.topk(sampling.top_k, dim=-1).values[..., -1:]
-        logits_BlV = logits_BlV.masked_fill(logits_BlV < kth_Bl1, -torch.inf)
+        logits_BlV, order_BlV = logits_BlV.topk(sampling.top_k, dim=-1)
     if 0 < sampling.top_p < 1:
-        ascending_BlV, order_BlV = logits_BlV.sort(dim=-1)
+        falling_BlV = logits_BlV if order_BlV is not None else logits_BlV.sort(dim=-1, descending=True).values
         # summed in integers, so that the set kept is the same in every run and on every device
-        weight_BlV = fixed_point(ascending_BlV.softmax(dim=-1))
-        tail_BlV = weight_BlV.cumsum(dim=-1)
-        drop_BlV = tail_BlV <= (1 - sampling.top_p) * tail_BlV[..., -1:]
-        drop_BlV[..., -1] = False
-        logits_BlV = logits_BlV.masked_fill(torch.zeros_like(drop_BlV).scatter(-1, order_BlV, drop_BlV), -torch.inf)
-    return (logits_BlV / temperature).softmax(dim=-1)
+        weight_BlV = fixed_point(falling_BlV.softmax(dim=-1))
+        total_Bl1 = weight_BlV.sum(dim=-1, keepdim=True)
+        larger_BlV = weight_BlV.cumsum(dim=-1) - weight_BlV
+        kept_Bl1 = (total_Bl1 - larger_BlV > (1 - sampling.top_p) * total_Bl1).sum(dim=-1, keepdim=True)
+        least_Bl1 = falling_BlV.gather(-1, kept_Bl1.clamp_(min=1) - 1)
+        logits_BlV = logits_BlV.masked_fill(logits_BlV < least_Bl1, -torch.inf)
+    probability_BlV = (logits_BlV / temperature).softmax(dim=-1)
+    if order_BlV is None:
+        return probability_BlV, None
+    ids_BlV, place_BlV = order_BlV.sort(dim=-1)
+    return probability_BlV.gather(-1, place_BlV), ids_BlV
 
 
 def fixed_point(probability_BlV: Tensor) -> Tensor:
@@ -90,4 +97,6 @@ def sample(logits_BlV: Tensor, uniform_Bl: Tensor, sampling: SamplingConfig, sca
     """Token ids int64 [B, l] of one scale (0-based). With top_k = 1 the largest logit wins, the first if several."""
     if sampling.top_k == 1:
         return logits_BlV.argmax(dim=-1)
-    return draw(probabilities(logits_BlV, sampling, sampling.temperature(scale)), uniform_Bl)
+    probability_BlV, ids_BlV = candidates(logits_BlV, sampling, sampling.temperature(scale))
+    drawn_Bl = draw(probability_BlV, uniform_Bl)
+    return drawn_Bl if ids_BlV is None else ids_BlV.gather(-1, drawn_Bl[..., None]).squeeze(-1)

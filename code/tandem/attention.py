@@ -1,0 +1,91 @@
+"""Attention over a KV cache that is allocated once.
+
+Shapes: R rows (with CFG: conditional then unconditional), L tokens, l new tokens, H heads, c head size.
+Source: VAR (arXiv 2404.02905): q and k are l2-normalised, the softmax scale is 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from tandem.config import VarConfig
+
+# Scores of one step of attention on a CPU: what follows the first product is still in its cache
+CPU_SCORES = 2**21
+
+
+class KVCache:
+    """Keys and values of all layers, allocated once: the `length` tokens that later scales read again.
+
+    The last scale is read by no later one. It attends to the cache and to itself in a scratch that all layers share,
+    `widest` tokens long. Both hold K and V in the compute dtype; on the meta device they take no memory.
+    """
+
+    def __init__(
+        self,
+        config: VarConfig,
+        rows: int,
+        length: int,
+        widest: int,
+        dtype: torch.dtype,
+        device: torch.device,
+        rows_at_once: int | None = None,
+    ):
+        heads, size = config.heads, config.head_dim
+        self.store = torch.empty(config.depth, 2, rows, heads, length, size, dtype=dtype, device=device)
+        scratch_rows = min(rows, rows_at_once or rows) if 0 < length < widest else 0
+        self.scratch = torch.empty(2, scratch_rows, heads, widest, size, dtype=dtype, device=device)
+        self.filled = 0
+
+    @property
+    def num_bytes(self) -> int:
+        """Cache and scratch."""
+        return sum(t.numel() * t.element_size() for t in (self.store, self.scratch))
+
+    def extend(self, layer: int, rows: slice, k_RHlc: Tensor, v_RHlc: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values [R, H, L, c] of these rows: all tokens so far, and the new ones behind them."""
+        start, stop = self.filled, self.filled + k_RHlc.shape[2]
+        kept = self.store[layer, :, rows]
+        if stop <= kept.shape[3]:
+            place = kept
+        elif start == 0:
+            return k_RHlc, v_RHlc
+        else:
+            place = self.scratch[:, : kept.shape[1]]
+            place[:, :, :, :start] = kept[:, :, :, :start]
+        place[0, :, :, start:stop] = k_RHlc
+        place[1, :, :, start:stop] = v_RHlc
+        return place[0, :, :, :stop], place[1, :, :, :stop]
+
+    def advance(self, num_tokens: int) -> None:
+        """To be called once all layers have taken the new tokens."""
+        self.filled += num_tokens
+
+
+def attend_by_scale(q_RHlc: Tensor, k_RHLc: Tensor, v_RHLc: Tensor, sizes: Sequence[int]) -> Tensor:
+    """Block-causal attention [R, H, l, c] without a mask: the new tokens are whole scales of `sizes` tokens, the
+    last of all L; each scale sees itself and all before it."""
+    if len(sizes) == 1:
+        return attention(q_RHlc, k_RHLc, v_RHLc)
+    seen, parts = k_RHLc.shape[2] - sum(sizes), []
+    for size, q_part in zip(sizes, q_RHlc.split(list(sizes), dim=2), strict=True):
+        seen += size
+        parts.append(attention(q_part, k_RHLc[:, :, :seen], v_RHLc[:, :, :seen]))
+    return torch.cat(parts, dim=2)
+
+
+def attention(q_RHlc: Tensor, k_RHLc: Tensor, v_RHLc: Tensor) -> Tensor:
+    """Every query sees every key: [R, H, l, c]. Inference only on a CPU, where torch's fused kernel is the slower."""
+    if q_RHlc.device.type != "cpu":
+        return F.scaled_dot_product_attention(q_RHlc, k_RHLc, v_RHLc, scale=1.0)
+    q_Nlc, k_NLc, v_NLc = (t.flatten(0, 1) for t in (q_RHlc, k_RHLc, v_RHLc))
+    out_Nlc = torch.empty_like(q_Nlc, memory_format=torch.contiguous_format)
+    step = max(1, CPU_SCORES // (q_Nlc.shape[1] * k_NLc.shape[1]))
+    for i in range(0, len(q_Nlc), step):
+        weights_NlL = torch.bmm(q_Nlc[i : i + step], k_NLc[i : i + step].transpose(1, 2)).softmax(dim=-1)
+        torch.bmm(weights_NlL, v_NLc[i : i + step], out=out_Nlc[i : i + step])
+    return out_Nlc.view(q_RHlc.shape)

@@ -1,0 +1,112 @@
+"""Linear layers whose weights can be laid out once for the kernels of this CPU, or quantised to int8.
+
+Shapes: N rows, I inputs, O outputs.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+INT8_ZERO = 128  # the CPU's int8 kernels take unsigned activations
+
+
+class Linear(nn.Linear):
+    """nn.Linear, optionally with GELU (tanh approximation) behind it.
+
+    `pack` trades `weight` for a copy in the order in which oneDNN reads it: plain layers rearrange it in every call.
+    """
+
+    packed: Tensor | None = None
+    int8_scale_O: Tensor | None = None
+
+    def __init__(self, in_features: int, out_features: int, bias: bool = True, gelu: bool = False):
+        super().__init__(in_features, out_features, bias)
+        self.gelu = gelu
+
+    def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        """Outputs [..., O] of inputs [..., I], in their dtype. `bias` [O] stands in for a layer without its own."""
+        bias = self.bias if bias is None else bias
+        if self.int8_scale_O is not None:
+            return self.activated(self.int8(x, bias))
+        if self.packed is None:
+            return self.activated(F.linear(x, self.weight, bias))
+        post = ("gelu", [], "tanh") if self.gelu else ("none", [], "")
+        return torch.ops.mkldnn._linear_pointwise(x, self.packed, bias, *post)
+
+    def activated(self, y: Tensor) -> Tensor:
+        return F.gelu(y, approximate="tanh") if self.gelu else y
+
+    def pack(self) -> None:
+        """Lay the weights out for inference. Nothing happens where there is no such kernel for device and dtype."""
+        if self.packed is None and self.int8_scale_O is None and can_pack(self.weight):
+            self.packed = torch.ops.mkldnn._reorder_linear_weight(self.weight.detach(), None)
+            self.drop_weight()
+
+    def drop_weight(self) -> None:
+        del self.weight
+        self.register_parameter("weight", None)
+
+    def quantize(self) -> None:
+        """Weights to int8, one scale an output. To be called before `pack`."""
+        weight_OI = self.weight.detach().float()
+        scale_O = weight_OI.abs().amax(dim=1).clamp_min(torch.finfo(torch.float32).tiny) / 127
+        int8_OI = (weight_OI / scale_O[:, None]).round().to(torch.int8)
+        on_cpu = weight_OI.device.type == "cpu"
+        self.packed = torch.ops.onednn.qlinear_prepack(int8_OI, None) if on_cpu else int8_OI.t()
+        self.int8_scale_O = scale_O
+        self.drop_weight()
+
+    def int8(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        """W8A8: every row of `x` has a scale of its own, found here; the sums are exact in int32."""
+        assert self.packed is not None and self.int8_scale_O is not None
+        x_NI = x.reshape(-1, x.shape[-1])
+        scale_N1 = x_NI.abs().amax(dim=1, keepdim=True).float().clamp_min_(1e-12) / 127
+        scaled_NI = (x_NI * scale_N1.reciprocal().to(x.dtype)).round_()
+        if x.device.type == "cpu":
+            y_NO = torch.ops.onednn.qlinear_pointwise(
+                (scaled_NI + INT8_ZERO).to(torch.uint8),
+                1.0,
+                INT8_ZERO,
+                self.packed,
+                self.int8_scale_O,
+                torch.zeros_like(self.int8_scale_O, dtype=torch.int64),
+                None,
+                1.0,
+                0,
+                x.dtype,
+                "none",
+                [],
+                "",
+            ).mul_(scale_N1.to(x.dtype))
+        else:
+            sums_NO = torch._int_mm(scaled_NI.to(torch.int8), self.packed)
+            y_NO = (sums_NO.float() * self.int8_scale_O * scale_N1).to(x.dtype)
+        if bias is not None:
+            y_NO += bias
+        return y_NO.view(*x.shape[:-1], -1)
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of the weights as they are kept now."""
+        kept = [t for t in (self.weight, self.packed, self.bias, self.int8_scale_O) if t is not None]
+        return sum(t.numel() * t.element_size() for t in kept)
+
+
+def can_pack(weight: Tensor) -> bool:
+    """Whether this torch and this CPU have oneDNN kernels with the weights of this tensor laid out beforehand."""
+    if weight.device.type != "cpu" or not torch.backends.mkldnn.is_available():
+        return False
+    if not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+        return False
+    return weight.dtype == torch.float32 or (
+        weight.dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    )
+
+
+def pack_all(model: nn.Module) -> None:
+    """`pack` every linear layer of a model."""
+    for layer in model.modules():
+        if isinstance(layer, Linear):
+            layer.pack()
