@@ -13,7 +13,7 @@ import torch
 from tandem.config import VAR_PRESETS, VQVAE_PRESET, SamplingConfig, VarConfig, VqvaeConfig
 from tandem.errors import CheckpointError
 from tandem.hashing import file_sha256
-from tandem.initial import random_var
+from tandem.initial import random_var, random_vqvae
 from tandem.var import Var
 from tandem.vqvae import Vqvae
 from tandem.weights import load_var, load_vqvae, open_checkpoint
@@ -188,9 +188,7 @@ def load_tokenizer(ref: ModelRef, patch_nums: tuple[int, ...], dtype: torch.dtyp
     """The VQVAE of a job, with the pyramid of its transformers."""
     if ref.random_seed is None:
         return load_vqvae(ref.local_path(), dtype, device, patch_nums)
-    torch.manual_seed(ref.random_seed)
-    vqvae = Vqvae(replace(VQVAE_PRESET, patch_nums=patch_nums))
-    return vqvae.to(device).prepare(dtype)
+    return random_vqvae(replace(VQVAE_PRESET, patch_nums=patch_nums), ref.random_seed, dtype, device)
 
 
 def pick_device() -> torch.device:

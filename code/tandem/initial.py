@@ -8,7 +8,8 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from tandem.config import VarConfig
+from tandem.assembly import PLAIN, Preparation, assemble_var, assemble_vqvae, build_empty
+from tandem.config import VarConfig, VqvaeConfig
 from tandem.var import Var
 from tandem.vqvae import AttnBlock, ResnetBlock, Vqvae
 
@@ -32,17 +33,20 @@ def init_var(var: Var, head_scale: float = 0.02) -> None:
         tensor.copy_(initial_value(name, tensor.shape, var.config, head_scale))
 
 
-def random_var(config: VarConfig, seed: int, dtype: torch.dtype, device: torch.device) -> Var:
+def random_var(
+    config: VarConfig, seed: int, dtype: torch.dtype, device: torch.device, how: Preparation = PLAIN
+) -> Var:
     """A model to try size and speed with, ready for inference. Made tensor by tensor: no float32 copy of the whole."""
     torch.manual_seed(seed)
-    with torch.device("meta"):
-        var = Var(config)
-    values = {
-        name: initial_value(name, tensor.shape, config, head_scale=1.0).to(device, var.dtype_of(name, dtype))
-        for name, tensor in var.named_parameters()
-    }
-    var.load_state_dict(values, assign=True)
-    return var.to(device).prepare()
+    shapes = {name: tensor.shape for name, tensor in build_empty(config).named_parameters()}
+    return assemble_var(config, lambda name: initial_value(name, shapes[name], config, 1.0), dtype, device, how)
+
+
+def random_vqvae(config: VqvaeConfig, seed: int, dtype: torch.dtype, device: torch.device) -> Vqvae:
+    """A tokenizer to try size and speed with, ready for inference."""
+    torch.manual_seed(seed)
+    values = Vqvae(config).state_dict()
+    return assemble_vqvae(config, values.__getitem__, dtype, device, prepared=True)
 
 
 def initial_value(name: str, shape: torch.Size, config: VarConfig, head_scale: float) -> Tensor:

@@ -42,11 +42,11 @@ class Linear(nn.Linear):
         """Lay the weights out for inference. Nothing happens where there is no such kernel for device and dtype."""
         if self.packed is None and self.int8_scale_O is None and can_pack(self.weight):
             self.packed = torch.ops.mkldnn._reorder_linear_weight(self.weight.detach(), None)
-            self.drop_weight()
+            self.weight = None  # type: ignore[assignment]
 
-    def drop_weight(self) -> None:
-        del self.weight
-        self.register_parameter("weight", None)
+    def drop(self) -> None:
+        """Give up the weights: what they would compute is known from elsewhere."""
+        self.weight = self.bias = None  # type: ignore[assignment]
 
     def quantize(self) -> None:
         """Weights to int8, one scale an output. To be called before `pack`."""
@@ -56,7 +56,7 @@ class Linear(nn.Linear):
         on_cpu = weight_OI.device.type == "cpu"
         self.packed = torch.ops.onednn.qlinear_prepack(int8_OI, None) if on_cpu else int8_OI.t()
         self.int8_scale_O = scale_O
-        self.drop_weight()
+        self.weight = None  # type: ignore[assignment]
 
     def int8(self, x: Tensor, bias: Tensor | None) -> Tensor:
         """W8A8: every row of `x` has a scale of its own, found here; the sums are exact in int32."""
@@ -103,10 +103,3 @@ def can_pack(weight: Tensor) -> bool:
     return weight.dtype == torch.float32 or (
         weight.dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported()
     )
-
-
-def pack_all(model: nn.Module) -> None:
-    """`pack` every linear layer of a model."""
-    for layer in model.modules():
-        if isinstance(layer, Linear):
-            layer.pack()

@@ -18,7 +18,8 @@ from torch.nn import functional as F
 from tandem.attention import KVCache, attend_by_scale
 from tandem.blocks import Block, layer_norm
 from tandem.config import VarConfig
-from tandem.linear import Linear, pack_all
+from tandem.linear import Linear
+from tandem.modulation import ModulationTable
 
 # Tokens that go through a layer together on a CPU. Matrix kernels are as fast with so many as with more, and what is
 # in between stays in its cache, below the 32 MiB from which glibc takes and gives back pages for every tensor
@@ -69,6 +70,7 @@ class Var(nn.Module):
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
         self.head_nm = HeadNorm(width)
         self.head = Linear(width, config.vocab_size)
+        self.table: ModulationTable | None = None  # in place of the AdaLN weights, see `tandem.assembly`
         level_L = [scale for scale, n in enumerate(pyramid.patch_nums) for _ in range(n * n)]
         # on the CPU even where the weights are built without storage
         self.register_buffer("level_L", torch.tensor(level_L, device="cpu"), persistent=False)
@@ -80,6 +82,9 @@ class Var(nn.Module):
     def condition(self, labels_R: Tensor) -> Conditioning:
         """Modulation vectors of all blocks for labels int64 [R]."""
         class_RC = self.class_emb(labels_R)
+        if self.table is not None:
+            *blocks, head_R2C = self.table.rows(labels_R)
+            return Conditioning(class_RC, blocks, head_R2C)
         shared_R6C = None
         if self.config.shared_adaln:
             shared_R6C = self.shared_ada_lin(class_RC).view(len(class_RC), 6, -1)
@@ -155,12 +160,6 @@ class Var(nn.Module):
     def dtype_of(name: str, dtype: torch.dtype) -> torch.dtype:
         """Of a tensor in a model that computes in `dtype`: the head stays float32, as tokens are drawn from logits."""
         return torch.float32 if name.startswith("head.") else dtype
-
-    def prepare(self) -> Var:
-        """Fit for inference alone: no gradients, weights laid out for this CPU."""
-        self.requires_grad_(False).eval()
-        pack_all(self)
-        return self
 
 
 def rows_at_once(tokens: int) -> int:

@@ -242,22 +242,3 @@ class Vqvae(nn.Module):
         side = config.image_size // config.stem_patch
         widest = config.base_channels * side * side * self.post_quant_conv.weight.element_size()
         return max(1, MAP_BYTES[device.type == "cpu"] // widest)
-
-    @staticmethod
-    def dtype_of(name: str, dtype: torch.dtype) -> torch.dtype:
-        """Of a tensor before `prepare`, which folds in float32."""
-        return torch.float32
-
-    def prepare(self, dtype: torch.dtype) -> Vqvae:
-        """Fit for inference alone: upsampling folded, convolutions in `dtype` and channels last.
-
-        The quantizer stays float32, since f_hat sums up over all scales.
-        """
-        self.requires_grad_(False).eval()
-        for module in self.modules():
-            if isinstance(module, Upsample):
-                module.fold()
-        self.to(dtype)
-        self.quantize.float()
-        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        return self

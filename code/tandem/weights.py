@@ -20,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from tandem.assembly import PLAIN, Preparation, assemble_var, assemble_vqvae, build_empty
 from tandem.config import PATCH_NUMS_256, PATCH_NUMS_512, VarConfig, VqvaeConfig, from_dict, to_dict
 from tandem.errors import CheckpointError, InputError
 from tandem.var import Var
@@ -163,18 +164,6 @@ def vqvae_config(tensors: dict[str, Tensor]) -> VqvaeConfig:
     )
 
 
-def fill(model: Var | Vqvae, checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device) -> None:
-    """Put the tensors into a model that was built on the meta device."""
-    check_tensors(model, checkpoint)
-    # the tensors are mapped: what is copied here is all the memory that is taken
-    state = {
-        name: checkpoint.tensors[name].to(device=device, dtype=model.dtype_of(name, dtype), copy=True)
-        for name in model.state_dict()
-    }
-    model.load_state_dict(state, assign=True)
-    model.to(device)
-
-
 def check_tensors(model: nn.Module, checkpoint: Checkpoint) -> None:
     """Raise CheckpointError unless the file has just the tensors of the model, each of its shape."""
     where = checkpoint.path
@@ -191,12 +180,6 @@ def check_tensors(model: nn.Module, checkpoint: Checkpoint) -> None:
             raise CheckpointError(f"{where}: {name}: expected floats, got {checkpoint.tensors[name].dtype}")
 
 
-def build_empty(config: VarConfig | VqvaeConfig) -> Var | Vqvae:
-    """The model of a config on the meta device: names and shapes, no memory."""
-    with torch.device("meta"):
-        return Var(config) if isinstance(config, VarConfig) else Vqvae(config)
-
-
 def listed(names: list[str], limit: int = 3) -> str:
     more = f" and {len(names) - limit} more" if len(names) > limit else ""
     return f"tensor{'s' if len(names) > 1 else ''} {', '.join(names[:limit])}{more}"
@@ -207,18 +190,17 @@ def load_var(
     dtype: torch.dtype = torch.float32,
     device: str | torch.device = "cpu",
     expected: VarConfig | None = None,
-    prepared: bool = True,
+    how: Preparation | None = PLAIN,
 ) -> Var:
     """Load a VAR of any depth. `expected` (a preset, say) must then be what the file holds.
 
-    `prepared` for inference, its parameters are in the order that suits this device; without, as in the file.
+    It computes as `how` says and is fit for inference alone. With None it has plain parameters, as in the file.
     """
     checkpoint = source if isinstance(source, Checkpoint) else open_checkpoint(source)
     check_config(checkpoint, "var", expected)
-    var = build_empty(checkpoint.config)
-    assert isinstance(var, Var)
-    fill(var, checkpoint, dtype, torch.device(device))
-    return var.prepare() if prepared else var
+    assert isinstance(checkpoint.config, VarConfig)
+    checkpoint.check()
+    return assemble_var(checkpoint.config, checkpoint.tensors.__getitem__, dtype, torch.device(device), how)
 
 
 def load_vqvae(
@@ -230,17 +212,16 @@ def load_vqvae(
 ) -> Vqvae:
     """Load a VQVAE. `patch_nums` is the pyramid of its transformers; published files do not hold it.
 
-    `prepared` for inference, as `load_var`; without, float32 parameters as in the file.
+    `prepared`, it is fit for inference alone; without, it has plain float32 parameters, as in the file.
     """
     checkpoint = source if isinstance(source, Checkpoint) else open_checkpoint(source)
     check_config(checkpoint, "vqvae", None)
     config = checkpoint.config
+    assert isinstance(config, VqvaeConfig)
+    checkpoint.check()
     if patch_nums is not None:
         config = replace(config, patch_nums=tuple(patch_nums))
-    vqvae = build_empty(config)
-    assert isinstance(vqvae, Vqvae)
-    fill(vqvae, checkpoint, torch.float32, torch.device(device))
-    return vqvae.prepare(dtype) if prepared else vqvae
+    return assemble_vqvae(config, checkpoint.tensors.__getitem__, dtype, torch.device(device), prepared)
 
 
 def check_config(checkpoint: Checkpoint, kind: str, expected: VarConfig | None) -> None:

@@ -1,0 +1,41 @@
+"""AdaLN without its weights: the modulation vectors of every class, computed once and kept in host memory.
+
+The vectors depend on the class alone, so a row a class replaces a third of the model on the device.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from tandem.config import VarConfig
+from tandem.linear import Linear
+
+
+class ModulationTable:
+    """Vectors [num_classes + 1, 6 x depth + 2, C]: six a block, and two of the norm before the head."""
+
+    def __init__(self, config: VarConfig, dtype: torch.dtype, pinned: bool):
+        shape = (config.num_classes + 1, 6 * config.depth + 2, config.width)
+        self.vectors = torch.empty(shape, dtype=dtype, pin_memory=pinned)
+        self.filled = 0
+
+    def fold(self, layer: Linear, classes_KC: Tensor) -> None:
+        """Take the next vectors: those of a linear layer behind SiLU, for the embeddings of all classes."""
+        vectors = layer(F.silu(classes_KC)).view(len(classes_KC), -1, classes_KC.shape[1])
+        self.vectors[:, self.filled : self.filled + vectors.shape[1]] = vectors
+        self.filled += vectors.shape[1]
+
+    def rows(self, labels_R: Tensor) -> list[Tensor]:
+        """Vectors of a batch on the device of its labels: [R, 6, C] a block, and [R, 2, C]."""
+        chosen = self.vectors.index_select(0, labels_R.cpu())
+        if self.vectors.is_pinned():
+            chosen = chosen.pin_memory()
+        chosen = chosen.to(labels_R.device, non_blocking=True)
+        return list(chosen.split(6, dim=1))
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of host memory."""
+        return self.vectors.numel() * self.vectors.element_size()
