@@ -9,7 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-INT8_ZERO = 128  # the CPU's int8 kernels take unsigned activations
+INT8_ZERO = 128
+INT8_LARGEST = 126  # of an activation; in bfloat16 rounding takes 127 to 128, which int8 does not have
+SMALLEST = 1e-12  # largest value of a row that counts as more than nothing
 
 
 class Linear(nn.Linear):
@@ -29,7 +31,7 @@ class Linear(nn.Linear):
         """Outputs [..., O] of inputs [..., I], in their dtype. `bias` [O] stands in for a layer without its own."""
         bias = self.bias if bias is None else bias
         if self.int8_scale_O is not None:
-            return self.activated(self.int8(x, bias))
+            return self.int8(x, bias)
         if self.packed is None:
             return self.activated(F.linear(x, self.weight, bias))
         post = ("gelu", [], "tanh") if self.gelu else ("none", [], "")
@@ -51,7 +53,7 @@ class Linear(nn.Linear):
     def quantize(self) -> None:
         """Weights to int8, one scale an output. To be called before `pack`."""
         weight_OI = self.weight.detach().float()
-        scale_O = weight_OI.abs().amax(dim=1).clamp_min(torch.finfo(torch.float32).tiny) / 127
+        scale_O = weight_OI.abs().amax(dim=1).clamp_min(SMALLEST) / 127
         int8_OI = (weight_OI / scale_O[:, None]).round().to(torch.int8)
         on_cpu = weight_OI.device.type == "cpu"
         self.packed = torch.ops.onednn.qlinear_prepack(int8_OI, None) if on_cpu else int8_OI.t()
@@ -59,33 +61,32 @@ class Linear(nn.Linear):
         self.weight = None  # type: ignore[assignment]
 
     def int8(self, x: Tensor, bias: Tensor | None) -> Tensor:
-        """W8A8: every row of `x` has a scale of its own, found here; the sums are exact in int32."""
+        """W8A8. Activations have one scale a row, found here; in front of GELU on a CPU, whose kernel has GELU within,
+        one for all rows, which layer norm has made alike. The sums are exact in int32."""
         assert self.packed is not None and self.int8_scale_O is not None
         x_NI = x.reshape(-1, x.shape[-1])
-        scale_N1 = x_NI.abs().amax(dim=1, keepdim=True).float().clamp_min_(1e-12) / 127
-        scaled_NI = (x_NI * scale_N1.reciprocal().to(x.dtype)).round_()
-        if x.device.type == "cpu":
-            y_NO = torch.ops.onednn.qlinear_pointwise(
-                (scaled_NI + INT8_ZERO).to(torch.uint8),
-                1.0,
-                INT8_ZERO,
-                self.packed,
-                self.int8_scale_O,
-                torch.zeros_like(self.int8_scale_O, dtype=torch.int64),
-                None,
-                1.0,
-                0,
-                x.dtype,
-                "none",
-                [],
-                "",
-            ).mul_(scale_N1.to(x.dtype))
+        on_cpu = x.device.type == "cpu"
+        largest = x_NI.abs().max() if self.gelu and on_cpu else x_NI.abs().amax(dim=1, keepdim=True)
+        scale = largest.float().clamp_min(SMALLEST) / INT8_LARGEST
+        int8_NI = (x_NI * scale.reciprocal().to(x.dtype)).round_().to(torch.int8)
+        if not on_cpu:
+            y_NO = (torch._int_mm(int8_NI, self.packed).float() * self.int8_scale_O * scale).to(x.dtype)
+            return self.activated(y_NO if bias is None else y_NO + bias).view(*x.shape[:-1], -1)
+        if self.gelu:
+            y_NO = self.int8_kernel(int8_NI, scale.item(), bias, x.dtype, "gelu", "tanh")
         else:
-            sums_NO = torch._int_mm(scaled_NI.to(torch.int8), self.packed)
-            y_NO = (sums_NO.float() * self.int8_scale_O * scale_N1).to(x.dtype)
-        if bias is not None:
-            y_NO += bias
+            y_NO = self.int8_kernel(int8_NI, 1.0, None, x.dtype, "none", "")
+            y_NO = y_NO * scale.to(x.dtype) if bias is None else torch.addcmul(bias, y_NO, scale.to(x.dtype))
         return y_NO.view(*x.shape[:-1], -1)
+
+    def int8_kernel(
+        self, int8_NI: Tensor, scale: float, bias: Tensor | None, dtype: torch.dtype, post: str, how: str
+    ) -> Tensor:
+        """oneDNN's, for unsigned activations: flipping the highest bit adds 128, which the kernel takes off again."""
+        uint8_NI = int8_NI.view(torch.uint8).bitwise_xor_(INT8_ZERO)
+        weights = self.packed, self.int8_scale_O, torch.zeros_like(self.int8_scale_O, dtype=torch.int64)
+        result = 1.0, 0, dtype, post, [], how
+        return torch.ops.onednn.qlinear_pointwise(uint8_NI, scale, INT8_ZERO, *weights, bias, *result)
 
     @property
     def num_bytes(self) -> int:
