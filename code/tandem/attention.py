@@ -13,16 +13,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tandem.config import VarConfig
-
-# Scores of one step of attention on a CPU: what follows the first product is still in its cache
-CPU_SCORES = 2**21
-
+from tandem.limits import limits
 
 class KVCache:
     """Keys and values of all layers, allocated once: the `length` tokens that later scales read again.
 
     The last scale is read by no later one. It attends to the cache and to itself in a scratch that all layers share,
-    `widest` tokens long. Both hold K and V in the compute dtype; on the meta device they take no memory.
+    `widest` tokens long, for the rows that are worked on together. Both hold K and V in the compute dtype.
     """
 
     def __init__(
@@ -33,11 +30,10 @@ class KVCache:
         widest: int,
         dtype: torch.dtype,
         device: torch.device,
-        rows_at_once: int | None = None,
     ):
         heads, size = config.heads, config.head_dim
         self.store = torch.empty(config.depth, 2, rows, heads, length, size, dtype=dtype, device=device)
-        scratch_rows = min(rows, rows_at_once or rows) if 0 < length < widest else 0
+        scratch_rows = limits(device).rows(widest - length, rows) if 0 < length < widest else 0
         self.scratch = torch.empty(2, scratch_rows, heads, widest, size, dtype=dtype, device=device)
         self.filled = 0
 
@@ -80,11 +76,14 @@ def attend_by_scale(q_RHlc: Tensor, k_RHLc: Tensor, v_RHLc: Tensor, sizes: Seque
 
 def attention(q_RHlc: Tensor, k_RHLc: Tensor, v_RHLc: Tensor) -> Tensor:
     """Every query sees every key: [R, H, l, c]. Inference only on a CPU, where torch's fused kernel is the slower."""
-    if q_RHlc.device.type != "cpu":
+    at_once = limits(q_RHlc.device).scores
+    if at_once is None:
+        if q_RHlc.is_meta:  # has no fused kernel
+            return torch.empty_like(q_RHlc)
         return F.scaled_dot_product_attention(q_RHlc, k_RHLc, v_RHLc, scale=1.0)
     q_Nlc, k_NLc, v_NLc = (t.flatten(0, 1) for t in (q_RHlc, k_RHLc, v_RHLc))
     out_Nlc = torch.empty_like(q_Nlc, memory_format=torch.contiguous_format)
-    step = max(1, CPU_SCORES // (q_Nlc.shape[1] * k_NLc.shape[1]))
+    step = max(1, at_once // (q_Nlc.shape[1] * k_NLc.shape[1]))
     for i in range(0, len(q_Nlc), step):
         weights_NlL = torch.bmm(q_Nlc[i : i + step], k_NLc[i : i + step].transpose(1, 2)).softmax(dim=-1)
         torch.bmm(weights_NlL, v_NLc[i : i + step], out=out_Nlc[i : i + step])

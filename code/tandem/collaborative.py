@@ -17,14 +17,12 @@ from torch import Tensor
 from tandem.attention import KVCache
 from tandem.config import SamplingConfig
 from tandem.errors import JobError
+from tandem.limits import limits
 from tandem.prefix import Prefix
 from tandem.quantizer import Quantizer
 from tandem.sampling import group_rows, guidance, sample
-from tandem.var import Conditioning, Var, rows_at_once
+from tandem.var import Conditioning, Var
 from tandem.vqvae import Vqvae
-
-# Tokens whose logits are there at once on a GPU and on a CPU (whose cache they should not leave)
-LOGIT_TOKENS = (8192, 1024)
 
 
 def draft(
@@ -129,7 +127,7 @@ def decode_scales(
         ids_BL = torch.cat([ids_BL, ids_Bl], dim=1)
         # looked at once in the end: a GPU is not made to wait at every scale
         total = total + summed
-        if scale + 1 == stop and not torch.isfinite(total):
+        if scale + 1 == stop and not total.is_meta and not torch.isfinite(total):
             raise JobError(f"logits of scales {start + 1} to {stop} are not finite: weights or dtype are unfit")
         yield ids_BL
         if scale + 1 < stop:
@@ -138,13 +136,12 @@ def decode_scales(
             x_RlC = var.embed(next_BlD, start=offsets[scale + 1]).repeat(times, 1, 1)
 
 
-def new_cache(var: Var, rows: int, start: int, stop: int, device: torch.device | None = None) -> KVCache:
+def new_cache(var: Var, rows: int, start: int, stop: int) -> KVCache:
     """The cache of a decode from `start` scales to `stop`. It ends before the last scale, which no other reads;
     where the entry is the last scale, nothing is read again."""
-    offsets, device = var.config.pyramid.offsets, device or var.pos_1LC.device
+    offsets = var.config.pyramid.offsets
     length = offsets[stop - 1] if stop - start > 1 else 0
-    at_once = rows_at_once(offsets[stop] - offsets[stop - 1]) if device.type == "cpu" else rows
-    return KVCache(var.config, rows, length, offsets[stop], var.dtype, device, at_once)
+    return KVCache(var.config, rows, length, offsets[stop], var.dtype, var.pos_1LC.device)
 
 
 def draw_tokens(
@@ -158,7 +155,7 @@ def draw_tokens(
 ) -> tuple[Tensor, Tensor]:
     """Ids int64 [B, l] of one scale, and the sum of all logits. A few images at a time: logits are large."""
     batch, length = noise_Bl.shape
-    step = max(1, LOGIT_TOKENS[h_RlC.device.type == "cpu"] // length)
+    step = max(1, limits(h_RlC.device).logits // length)
     ids_Bl, total = torch.empty_like(noise_Bl), torch.zeros((), device=noise_Bl.device)
     for i in range(0, batch, step):
         some = slice(i, min(i + step, batch))

@@ -18,12 +18,9 @@ from torch.nn import functional as F
 from tandem.attention import KVCache, attend_by_scale
 from tandem.blocks import Block, layer_norm
 from tandem.config import VarConfig
+from tandem.limits import limits
 from tandem.linear import Linear
 from tandem.modulation import ModulationTable
-
-# Tokens that go through a layer together on a CPU. Matrix kernels are as fast with so many as with more, and what is
-# in between stays in its cache, below the 32 MiB from which glibc takes and gives back pages for every tensor
-CPU_TOKENS = 2048
 
 
 class HeadNorm(nn.Module):
@@ -124,8 +121,8 @@ class Var(nn.Module):
         return x_RLC
 
     def row_groups(self, rows: int, tokens: int) -> Iterator[slice]:
-        """Rows of `tokens` tokens each that go through a layer together: all of them but on a CPU."""
-        step = rows_at_once(tokens) if self.pos_1LC.device.type == "cpu" else rows
+        """Rows of `tokens` tokens each that go through a layer together."""
+        step = limits(self.pos_1LC.device).rows(tokens, rows)
         return (slice(i, min(i + step, rows)) for i in range(0, rows, step))
 
     def logits(self, x_RlC: Tensor, modulation_R2C: Tensor, guidance_B11: Tensor | None = None) -> Tensor:
@@ -160,11 +157,6 @@ class Var(nn.Module):
     def dtype_of(name: str, dtype: torch.dtype) -> torch.dtype:
         """Of a tensor in a model that computes in `dtype`: the head stays float32, as tokens are drawn from logits."""
         return torch.float32 if name.startswith("head.") else dtype
-
-
-def rows_at_once(tokens: int) -> int:
-    """Rows of `tokens` tokens that go through a layer together on a CPU."""
-    return max(1, CPU_TOKENS // tokens)
 
 
 def attend_cached(

@@ -13,10 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tandem.config import VqvaeConfig
+from tandem.limits import limits
 from tandem.quantizer import Quantizer
-
-# Bytes of the widest feature map of the images that are decoded together, on a GPU and on a CPU (near its cache)
-MAP_BYTES = (2**29, 2**25)
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
@@ -241,4 +239,4 @@ class Vqvae(nn.Module):
         config = self.config
         side = config.image_size // config.stem_patch
         widest = config.base_channels * side * side * self.post_quant_conv.weight.element_size()
-        return max(1, MAP_BYTES[device.type == "cpu"] // widest)
+        return max(1, limits(device).map_bytes // widest)

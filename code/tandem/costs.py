@@ -1,0 +1,168 @@
+"""What decoding costs: work by formula, and bytes by running the decode itself on tensors without memory.
+
+Shapes: B images, R rows (2 B with CFG), L tokens. Units: floating-point operations (a multiply-add is two), bytes.
+Source of what counts as work: VAR (arXiv 2404.02905) and CoDe (arXiv 2411.17787) as published, so that savings of
+ours raise the speed, not the work.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
+
+from tandem.assembly import Preparation, assemble_var, assemble_vqvae, build_empty
+from tandem.collaborative import decode, decode_scales, new_cache
+from tandem.config import SamplingConfig, VarConfig, VqvaeConfig
+from tandem.limits import pretend
+from tandem.quantizer import Quantizer
+from tandem.var import Var
+
+META = torch.device("meta")
+
+
+def scale_flops(config: VarConfig, start: int, stop: int, rows: int = 2) -> list[float]:
+    """Work of one image at each of the scales start..stop (0-based): with rows = 2, under CFG.
+
+    The first of them includes the prefix before it, in block-causal attention, and the modulation.
+    """
+    C, sizes, offsets = config.width, [n * n for n in config.pyramid.patch_nums], config.pyramid.offsets
+    token = 2 * (config.depth * (4 + 2 * config.mlp_ratio) * C * C + config.latent_channels * C)
+    modulation = 2 * 6 * C * C * (1 if config.shared_adaln else config.depth) + 2 * 2 * C * C
+    flops = []
+    for scale in range(start, stop):
+        entered = range(scale + 1) if scale == start else range(scale, scale + 1)
+        tokens = sum(sizes[s] for s in entered)
+        seen = sum(sizes[s] * offsets[s + 1] for s in entered)
+        head = 2 * C * config.vocab_size * sizes[scale]
+        once = modulation if scale == start else 0
+        flops.append(float(rows * (tokens * token + 4 * config.depth * C * seen + head + once)))
+    return flops
+
+
+def decode_flops(config: VqvaeConfig) -> float:
+    """Work of turning the latent of one image into pixels, as the published decoder does it."""
+    vqvae: Any = build_empty(config)
+    grid = config.pyramid.grid
+    with FlopCounterMode(display=False) as counter, torch.inference_mode():
+        vqvae.decode_latents(torch.empty(1, config.latent_channels, grid, grid, device=META))
+    return float(counter.get_total_flops())
+
+
+@dataclass(frozen=True)
+class Bytes:
+    """What a stage takes on its device.
+
+    Attributes:
+        weights: parameters as they are kept.
+        cache: KV cache and the scratch of the last scale.
+        activations: the most that is alive at once besides.
+        host: table of modulation vectors in host memory (fold_adaln).
+    """
+
+    weights: int
+    cache: int
+    activations: int
+    host: int = 0
+
+    @property
+    def total(self) -> int:
+        """On the device."""
+        return self.weights + self.cache + self.activations
+
+
+def empty_var(config: VarConfig, dtype: torch.dtype, how: Preparation) -> Var:
+    """A Var without memory, in the form in which it computes."""
+    shapes = {name: p.shape for name, p in build_empty(config).named_parameters()}
+    return assemble_var(config, lambda name: torch.empty(shapes[name], device=META), dtype, META, how)
+
+
+def var_bytes(
+    config: VarConfig,
+    batch: int,
+    start: int,
+    stop: int,
+    dtype: torch.dtype,
+    device: torch.device,
+    how: Preparation,
+    sampling: SamplingConfig,
+) -> Bytes:
+    """Bytes of a transformer that decodes the scales start..stop of `batch` images on a kind of device."""
+    offsets, grid = config.pyramid.offsets, config.patch_nums
+    with pretend(device), torch.inference_mode():
+        var = empty_var(config, dtype, how)
+        weights = tensor_bytes(var)
+        with torch.device(META):
+            quantizer = Quantizer(config.pyramid, config.vocab_size, config.latent_channels, 0.5, 4)
+            labels_B = torch.empty(batch, dtype=torch.int64)
+            noise_BL = torch.empty(batch, offsets[-1], dtype=torch.int64)
+        rows = batch * (2 if sampling.cfg > 0 else 1)
+        cache = new_cache(var, rows, start, stop).num_bytes
+
+        def work() -> None:
+            for _ in decode_scales(var, quantizer, labels_B, noise_BL, noise_BL[:, : offsets[start]], stop, sampling):
+                pass
+
+        peak = peak_bytes(work)
+    host = var.table.num_bytes if var.table is not None else 0
+    return Bytes(weights, cache, peak - cache, host)
+
+
+def vqvae_bytes(config: VqvaeConfig, batch: int, dtype: torch.dtype, device: torch.device) -> Bytes:
+    """Bytes of decoding `batch` images to pixels on a kind of device."""
+    shapes = {name: p.shape for name, p in build_empty(config).named_parameters()}
+    with pretend(device), torch.inference_mode():
+        vqvae = assemble_vqvae(config, lambda name: torch.empty(shapes[name], device=META), dtype, META, True)
+        ids_BL = torch.empty(batch, config.pyramid.num_tokens, dtype=torch.int64, device=META)
+        peak = peak_bytes(lambda: decode(vqvae, ids_BL))
+    return Bytes(tensor_bytes(vqvae), 0, peak)
+
+
+def tensor_bytes(model: torch.nn.Module) -> int:
+    """Bytes of the parameters of a model, whatever form they are kept in."""
+    kept = {id(t): t for module in model.modules() for t in vars(module).values() if isinstance(t, Tensor)}
+    kept |= {id(t): t for t in model.parameters()}
+    return sum(t.numel() * t.element_size() for t in kept.values())
+
+
+def peak_bytes(work: Callable[[], Any]) -> int:
+    """The most bytes that are alive at once among the tensors that `work` makes."""
+    with LiveBytes() as live:
+        work()
+    return live.peak
+
+
+class LiveBytes(TorchDispatchMode):
+    """Counts the storages that operators make, until they are freed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.peak = 0
+        self.known: weakref.WeakSet[Any] = weakref.WeakSet()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        before = [t.untyped_storage() for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
+        result = func(*args, **(kwargs or {}))
+        old = {s._cdata for s in before}
+        for tensor in tree_leaves(result):
+            if not isinstance(tensor, Tensor):
+                continue
+            storage = tensor.untyped_storage()
+            if storage._cdata in old or storage in self.known:
+                continue
+            self.known.add(storage)
+            size = storage.nbytes()
+            self.now += size
+            self.peak = max(self.peak, self.now)
+            weakref.finalize(storage, self.free, size)
+        return result
+
+    def free(self, size: int) -> None:
+        self.now -= size
