@@ -87,7 +87,7 @@ def assemble_vqvae(
             if isinstance(parent, Upsample):
                 parent.fold()
                 module = parent
-            module.to(dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            module.to(dtype).to(memory_format=torch.channels_last)
     return vqvae.requires_grad_(False).eval() if prepared else vqvae
 
 

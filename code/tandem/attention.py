@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from tandem.config import VarConfig
 from tandem.limits import limits
 
+
 class KVCache:
     """Keys and values of all layers, allocated once: the `length` tokens that later scales read again.
 

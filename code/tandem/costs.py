@@ -95,7 +95,7 @@ def var_bytes(
     sampling: SamplingConfig,
 ) -> Bytes:
     """Bytes of a transformer that decodes the scales start..stop of `batch` images on a kind of device."""
-    offsets, grid = config.pyramid.offsets, config.patch_nums
+    offsets = config.pyramid.offsets
     with pretend(device), torch.inference_mode():
         var = empty_var(config, dtype, how)
         weights = tensor_bytes(var)

@@ -33,9 +33,7 @@ def init_var(var: Var, head_scale: float = 0.02) -> None:
         tensor.copy_(initial_value(name, tensor.shape, var.config, head_scale))
 
 
-def random_var(
-    config: VarConfig, seed: int, dtype: torch.dtype, device: torch.device, how: Preparation = PLAIN
-) -> Var:
+def random_var(config: VarConfig, seed: int, dtype: torch.dtype, device: torch.device, how: Preparation = PLAIN) -> Var:
     """A model to try size and speed with, ready for inference. Made tensor by tensor: no float32 copy of the whole."""
     torch.manual_seed(seed)
     shapes = {name: tensor.shape for name, tensor in build_empty(config).named_parameters()}

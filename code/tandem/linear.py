@@ -34,8 +34,8 @@ class Linear(nn.Linear):
             return self.int8(x, bias)
         if self.packed is None:
             return self.activated(F.linear(x, self.weight, bias))
-        post = ("gelu", [], "tanh") if self.gelu else ("none", [], "")
-        return torch.ops.mkldnn._linear_pointwise(x, self.packed, bias, *post)
+        post, how = ("gelu", "tanh") if self.gelu else ("none", "")
+        return torch.ops.mkldnn._linear_pointwise(x, self.packed, bias, post, [], how)
 
     def activated(self, y: Tensor) -> Tensor:
         return F.gelu(y, approximate="tanh") if self.gelu else y
@@ -83,16 +83,12 @@ class Linear(nn.Linear):
         self, int8_NI: Tensor, scale: float, bias: Tensor | None, dtype: torch.dtype, post: str, how: str
     ) -> Tensor:
         """oneDNN's, for unsigned activations: flipping the highest bit adds 128, which the kernel takes off again."""
+        assert self.int8_scale_O is not None
         uint8_NI = int8_NI.view(torch.uint8).bitwise_xor_(INT8_ZERO)
-        weights = self.packed, self.int8_scale_O, torch.zeros_like(self.int8_scale_O, dtype=torch.int64)
-        result = 1.0, 0, dtype, post, [], how
-        return torch.ops.onednn.qlinear_pointwise(uint8_NI, scale, INT8_ZERO, *weights, bias, *result)
-
-    @property
-    def num_bytes(self) -> int:
-        """Bytes of the weights as they are kept now."""
-        kept = [t for t in (self.weight, self.packed, self.bias, self.int8_scale_O) if t is not None]
-        return sum(t.numel() * t.element_size() for t in kept)
+        zeros_O = torch.zeros_like(self.int8_scale_O, dtype=torch.int64)
+        return torch.ops.onednn.qlinear_pointwise(
+            uint8_NI, scale, INT8_ZERO, self.packed, self.int8_scale_O, zeros_O, bias, 1.0, 0, dtype, post, [], how
+        )
 
 
 def can_pack(weight: Tensor) -> bool:

@@ -45,9 +45,9 @@ def group_rows(
     return [(config, torch.tensor(mine, device=device)) for config, mine in rows.items()]
 
 
-def guidance(cfg: float | Tensor, scale: int, num_scales: int) -> float | Tensor:
+def guidance(cfg_B: Tensor, scale: int, num_scales: int) -> Tensor:
     """Strength t of classifier-free guidance at a scale (0-based), growing linearly: cond + t (cond - uncond)."""
-    return cfg * (scale / (num_scales - 1))
+    return cfg_B * (scale / (num_scales - 1))
 
 
 def candidates(logits_BlV: Tensor, sampling: SamplingConfig, temperature: float) -> tuple[Tensor, Tensor | None]:

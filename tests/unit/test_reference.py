@@ -9,7 +9,6 @@ from torch.nn import functional as F
 from tandem.collaborative import decode, draft, generate, generate_alone, refine
 from tandem.config import SamplingConfig
 
-
 ARRAYS = reference.arrays()
 LABELS = torch.from_numpy(ARRAYS["labels"]).long()
 UNIFORMS = torch.zeros(len(LABELS), 680, dtype=torch.int64)  # greedy: never read

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-
 from reference import probabilities
 
 from tandem.config import SamplingConfig
@@ -104,7 +103,7 @@ def test_temperature_acts_after_the_masks():
 
 
 def test_guidance_grows_linearly_from_nothing():
-    assert [guidance(3.0, scale, 10) for scale in (0, 3, 9)] == [0, 1, 3]
+    assert [guidance(torch.tensor(3.0), scale, 10).item() for scale in (0, 3, 9)] == [0, 1, 3]
 
 
 def test_the_last_temperature_repeats():
