@@ -40,6 +40,7 @@ COMMANDS = {
     "bench pipeline": Command("jobs.bench_pipeline", "BenchPipelineSpec", "run", "efficiency of the Ray pipeline"),
     "bench serve": Command("jobs.bench_serve", "BenchServeSpec", "run", "throughput and latency of the endpoint"),
     "bench manifest": Command("jobs.bench_manifest", "BenchManifestSpec", "run", "seconds that many shards take"),
+    "bench decode": Command("jobs.bench_decode", "BenchDecodeSpec", "run", "decoding against the matrix peak"),
     "bench store": Command("jobs.bench_store", "BenchStoreSpec", "run", "encode and write throughput"),
     "ls": Command("jobs.dataset", "LsSpec", "run_ls", "list the files of a dataset, or presigned addresses"),
     "verify": Command("jobs.dataset", "VerifySpec", "run_verify", "check every file of a dataset"),

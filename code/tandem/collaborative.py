@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from tandem.attention import KVCache
-from tandem.config import SamplingConfig
+from tandem.config import SamplingConfig, VarConfig
 from tandem.errors import JobError
 from tandem.limits import limits
 from tandem.prefix import Prefix
@@ -116,7 +116,7 @@ def decode_scales(
     if start > 0:
         entry_BlC = var.embed(inputs_BlD, start=offsets[1])
         x_RlC = torch.cat([x_RlC, entry_BlC.repeat(times, 1, 1)], dim=1)
-    cache = new_cache(var, batch * times, start, stop)
+    cache = new_cache(var.config, batch * times, start, stop, x_RlC.dtype, x_RlC.device)
 
     ids_BL, total = prefix_BL, torch.zeros((), device=device)
     for scale in range(start, stop):
@@ -136,12 +136,12 @@ def decode_scales(
             x_RlC = var.embed(next_BlD, start=offsets[scale + 1]).repeat(times, 1, 1)
 
 
-def new_cache(var: Var, rows: int, start: int, stop: int) -> KVCache:
+def new_cache(config: VarConfig, rows: int, start: int, stop: int, dtype: torch.dtype, device: torch.device) -> KVCache:
     """The cache of a decode from `start` scales to `stop`. It ends before the last scale, which no other reads;
     where the entry is the last scale, nothing is read again."""
-    offsets = var.config.pyramid.offsets
+    offsets = config.pyramid.offsets
     length = offsets[stop - 1] if stop - start > 1 else 0
-    return KVCache(var.config, rows, length, offsets[stop], var.dtype, var.pos_1LC.device)
+    return KVCache(config, rows, length, offsets[stop], dtype, device)
 
 
 def draw_tokens(

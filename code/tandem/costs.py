@@ -104,7 +104,7 @@ def var_bytes(
             labels_B = torch.empty(batch, dtype=torch.int64)
             noise_BL = torch.empty(batch, offsets[-1], dtype=torch.int64)
         rows = batch * (2 if sampling.cfg > 0 else 1)
-        cache = new_cache(var, rows, start, stop).num_bytes
+        cache = kv_bytes(config, rows, start, stop, dtype, device)
 
         def work() -> None:
             for _ in decode_scales(var, quantizer, labels_B, noise_BL, noise_BL[:, : offsets[start]], stop, sampling):
@@ -113,6 +113,12 @@ def var_bytes(
         peak = peak_bytes(work)
     host = var.table.num_bytes if var.table is not None else 0
     return Bytes(weights, cache, peak - cache, host)
+
+
+def kv_bytes(config: VarConfig, rows: int, start: int, stop: int, dtype: torch.dtype, device: torch.device) -> int:
+    """Bytes of KV cache and scratch of a decode of the scales start..stop on a kind of device."""
+    with pretend(device):
+        return new_cache(config, rows, start, stop, dtype, META).num_bytes
 
 
 def vqvae_bytes(config: VqvaeConfig, batch: int, dtype: torch.dtype, device: torch.device) -> Bytes:
