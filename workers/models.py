@@ -10,6 +10,7 @@ from typing import Literal
 
 import torch
 
+from tandem.assembly import PLAIN, Preparation
 from tandem.config import VAR_PRESETS, VQVAE_PRESET, SamplingConfig, VarConfig, VqvaeConfig
 from tandem.errors import CheckpointError
 from tandem.hashing import file_sha256
@@ -177,11 +178,11 @@ def check_equal(who: str, name: str, ours: Resolved, theirs: Resolved) -> None:
         )
 
 
-def load_transformer(ref: ModelRef, dtype: torch.dtype, device: torch.device) -> Var:
-    """The drafter or refiner of a job, ready to run."""
+def load_transformer(ref: ModelRef, dtype: torch.dtype, device: torch.device, how: Preparation = PLAIN) -> Var:
+    """The drafter or refiner of a job, ready to run. InputError where `how` does not suit the model."""
     if ref.random_seed is None:
-        return load_var(ref.local_path(), dtype, device)
-    return random_var(VAR_PRESETS[ref.source], ref.random_seed, dtype, device)
+        return load_var(ref.local_path(), dtype, device, how=how)
+    return random_var(VAR_PRESETS[ref.source], ref.random_seed, dtype, device, how)
 
 
 def load_tokenizer(ref: ModelRef, patch_nums: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Vqvae:
