@@ -242,7 +242,8 @@ def measure(bench: Bench) -> dict[str, Any]:
             found[setting].append(one)
             say(
                 f"run {repeat + 1} of {spec.repeats}, {setting.name}, batch {setting.batch}: "
-                f"draft {one['draft_s']:.2f} s, refine {one['refine_s']:.2f} s, decode {one['decode_s']:.2f} s, share {one['gemm_share']:.3f}"
+                f"draft {one['draft_s']:.2f} s, refine {one['refine_s']:.2f} s, "
+                f"decode {one['decode_s']:.2f} s, share {one['gemm_share']:.3f}"
             )
     rows = [bench.row(setting, runs) for setting, runs in found.items()]
     plain = {row["batch"]: row["images_per_s"] for row in rows if row["draft_steps"] is None}

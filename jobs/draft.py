@@ -17,6 +17,7 @@ from jobs.pipeline import Pipeline, ReadLabels, Writer, draft_pool
 from jobs.running import (
     Job,
     Work,
+    check_preparation,
     choose_draft_steps,
     choose_sampling,
     choose_settings,
@@ -54,6 +55,7 @@ class DraftSpec(PlaceOptions, DecodingOptions, RowOptions):
 def run(spec: DraftSpec) -> dict[str, Any]:
     """Check everything, draft what is missing, and return the summary."""
     models = resolve_models(spec.drafter, None, spec.vqvae, spec.random_weights)
+    check_preparation(spec, {"drafter": models.drafter_config})
     draft_steps = choose_draft_steps(spec.draft_steps, models.drafter_config.pyramid)
     sampling = choose_sampling(spec, models.sampling)
     rows = read_rows(spec, models.class_names)

@@ -10,7 +10,7 @@ import json
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ from jobs.progress import say
 from jobs.sheets import nearest_sheet, samples_sheet, scales_sheet
 from jobs.spec import Spec
 from jobs.train import load_splits, psnr, reconstruct
+from tandem.assembly import Preparation
 from tandem.classifier import Classifier, examine, train_classifier
 from tandem.collaborative import decode, draft, generate_alone, refine
 from tandem.config import SamplingConfig, to_dict
@@ -58,6 +59,10 @@ class EvaluateSpec(Spec):
     top_k: int | None = Field(None, ge=0, description="default: the model's own")
     top_p: Share | None = Field(None, description="default: the model's own")
     temperatures: tuple[float, ...] | None = Field(None, description="default: the model's own")
+    dtype: Literal["float32", "bfloat16"] = Field(
+        "float32", description="of drafter and refiner; the VQVAE stays float32, whose pixels are measured"
+    )
+    int8: bool = Field(False, description="int8 weights and activations in the transformers' blocks; not exact")
     seed: int = Field(1, ge=0, description="job seed of the images")
     batch: PositiveInt = Field(64, description="images of one forward")
     threads: PositiveInt = Field(2, description="CPU threads")
@@ -92,6 +97,8 @@ def run(spec: EvaluateSpec) -> dict[str, Any]:
     report = {
         "images": spec.images,
         "seed": spec.seed,
+        "dtype": spec.dtype,
+        "int8": spec.int8,
         "sampling": to_dict(spec.sampling(models.sampling)),
         "weights_sha256": models.hashes,
         "heldout_psnr_db": mean_psnr(vqvae, heldout),
@@ -137,11 +144,9 @@ def make_ids(
 ) -> dict[str, Tensor]:
     """Token ids uint16 [n, L] of every setting; those that OUT already has for the same job are read."""
     sampling = spec.sampling(models.sampling)
-    job = json.dumps(
-        [models.hashes, to_dict(sampling), spec.seed, spec.images, spec.batch, spec.threads], sort_keys=True
-    )
-    cpu, dtype = torch.device("cpu"), DTYPES["float32"]
-    drafter, refiner = (load_transformer(ref, dtype, cpu) for ref in (models.drafter, models.ref("refiner")))
+    job = job_key(spec, models)
+    cpu, dtype, how = torch.device("cpu"), DTYPES[spec.dtype], Preparation(int8=spec.int8)
+    drafter, refiner = (load_transformer(ref, dtype, cpu, how) for ref in (models.drafter, models.ref("refiner")))
     ids = {}
     for name in settings:
         path = spec.out / f"ids_{name}.npz"
@@ -159,6 +164,13 @@ def make_ids(
         np.savez(path, ids=to_tokens(ids[name]), job=np.array(job))
         say(f"{name}: {spec.images} images in {time.monotonic() - began:.0f} s")
     return ids
+
+
+def job_key(spec: EvaluateSpec, models: ModelSet) -> str:
+    """What token ids that are kept depend on. Ids of before --dtype and --int8 are those of the defaults."""
+    key = [models.hashes, to_dict(spec.sampling(models.sampling)), spec.seed, spec.images, spec.batch, spec.threads]
+    numbers = {"dtype": spec.dtype, "int8": spec.int8}
+    return json.dumps(key if numbers == {"dtype": "float32", "int8": False} else [*key, numbers], sort_keys=True)
 
 
 def ids_of_batch(

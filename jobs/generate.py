@@ -22,6 +22,7 @@ from jobs.pipeline import Pipeline, ReadLabels, generate_pools
 from jobs.running import (
     Job,
     Work,
+    check_preparation,
     choose_draft_steps,
     choose_sampling,
     choose_settings,
@@ -88,6 +89,7 @@ class GenerateSpec(ImageJobOptions, ReplicaOptions, RowOptions):
 def run(spec: GenerateSpec) -> dict[str, Any]:
     """Check everything, make what is missing, and return the summary."""
     models = resolve_models(spec.drafter, spec.refiner, spec.vqvae, spec.random_weights)
+    check_preparation(spec, {"drafter": models.drafter_config, "refiner": models.refiner_config})
     draft_steps = choose_draft_steps(spec.draft_steps, models.drafter_config.pyramid)
     sampling = choose_sampling(spec, models.sampling)
     profiles = [read_profile(source) for source in spec.profile or ()]

@@ -111,6 +111,15 @@ class DecodingOptions(Spec):
         32, description="images of one forward; short batches are padded, so it is part of the job"
     )
     dtype: Dtype = Field("auto", description="of weights and activations; auto: bfloat16 on GPUs, float32 on CPUs")
+    fold_adaln: bool = Field(
+        False,
+        description="keep the AdaLN layers as a table of vectors per class in host memory, which frees device memory; "
+        "not for models that share AdaLN",
+    )
+    int8: bool = Field(
+        False,
+        description="int8 weights and activations in the transformers' blocks, to save memory and time; not exact",
+    )
     threads: PositiveInt = Field(
         1, description="CPU threads of each replica; part of the job, as rounding depends on it"
     )

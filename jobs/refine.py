@@ -17,6 +17,7 @@ from jobs.pipeline import Pipeline, refine_pool
 from jobs.running import (
     Job,
     Work,
+    check_preparation,
     choose_sampling,
     choose_settings,
     close,
@@ -64,6 +65,7 @@ def run(spec: RefineSpec) -> dict[str, Any]:
     """Check everything, refine what is missing, and return the summary."""
     drafts = open_drafts(open_store(spec.drafts))
     models = resolve_models(drafts.drafter, spec.refiner, spec.vqvae, spec.random_weights)
+    check_preparation(spec, {"refiner": models.refiner_config})
     drafted_for = drafts.identity["weights_sha256"]["vqvae"]
     if models.vqvae.sha256 != drafted_for:
         raise InputError(f"--vqvae: expected that of the drafts, sha256 {drafted_for}, got {models.vqvae.sha256}")

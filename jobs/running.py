@@ -22,8 +22,9 @@ from jobs.parts import choose_part, command_line, describe_part, resume_command
 from jobs.pipeline import Pipeline, StoredShard
 from jobs.progress import RunProgress, busy_shares, overlap_s, print_summary, say
 from jobs.start_up import StartUp
+from tandem.assembly import Preparation
 from tandem.config import Pyramid, SamplingConfig, VarConfig, to_dict
-from tandem.errors import JobError
+from tandem.errors import InputError, JobError
 from workers import layout
 from workers.drafter import DecodeSettings
 from workers.manifest import Manifest, as_json, is_closed, open_job, read_job, reopen
@@ -247,11 +248,22 @@ def choose_settings(
     dtype: str = options.dtype
     if dtype == "auto":
         dtype = "bfloat16" if on_real_gpus else "float32"
-    return DecodeSettings(seed, draft_steps, sampling, options.batch, dtype, options.threads)
+    how = Preparation(options.fold_adaln, options.int8)
+    return DecodeSettings(seed, draft_steps, sampling, options.batch, dtype, options.threads, how)
+
+
+def check_preparation(options: DecodingOptions, configs: Mapping[str, VarConfig | None]) -> None:
+    """Raise InputError if a model, by its role, cannot be prepared as the options ask."""
+    shared = [role for role, config in configs.items() if config and config.shared_adaln]
+    if options.fold_adaln and shared:
+        raise InputError(f"--fold-adaln: expected AdaLN weights in every block, got a {shared[0]} that shares them")
 
 
 def decoding_identity(settings: DecodeSettings) -> dict[str, Any]:
-    return asdict(settings) | {"sampling": to_dict(settings.sampling)}
+    """As job.json keeps it. Of the preparation only what is asked for, so that plain jobs stay what they were."""
+    plain = asdict(settings) | {"sampling": to_dict(settings.sampling)}
+    how = {name: value for name, value in plain.pop("how").items() if value}
+    return plain | ({"how": how} if how else {})
 
 
 def describe_models(models: ModelSet, settings: DecodeSettings, configs: Sequence[VarConfig | None]) -> list[str]:
@@ -264,7 +276,8 @@ def describe_models(models: ModelSet, settings: DecodeSettings, configs: Sequenc
         if ref and config
     ]
     scales = models.drafter_config.pyramid.num_scales
-    decoding = f"{settings.dtype}, batches of {settings.batch}, seed {settings.seed}"
+    how = "".join(f", {name}" for name, asked in asdict(settings.how).items() if asked)
+    decoding = f"{settings.dtype}{how}, batches of {settings.batch}, seed {settings.seed}"
     return [*lines, f"N = {settings.draft_steps} of {scales} scales, {decoding}"]
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tandem.assembly import PLAIN, Preparation
 from tandem.collaborative import draft
 from tandem.config import SamplingConfig
 from tandem.sampling import uniforms
@@ -27,6 +28,7 @@ class DecodeSettings:
     batch: int  # rows of every forward; a short last batch is padded to it
     dtype: str
     threads: int  # CPU threads of an actor, set explicitly: results depend on it
+    how: Preparation = PLAIN  # of both transformers
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ class Drafter:
         torch.set_num_threads(settings.threads)
         self.settings, self.device = settings, pick_device()
         dtype = DTYPES[settings.dtype]
-        self.drafter = load_transformer(models.drafter, dtype, self.device)
+        self.drafter = load_transformer(models.drafter, dtype, self.device, settings.how)
         patch_nums = models.drafter_config.patch_nums
         self.quantizer = load_tokenizer(models.vqvae, patch_nums, dtype, self.device).quantize
 

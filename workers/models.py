@@ -179,7 +179,7 @@ def check_equal(who: str, name: str, ours: Resolved, theirs: Resolved) -> None:
 
 
 def load_transformer(ref: ModelRef, dtype: torch.dtype, device: torch.device, how: Preparation = PLAIN) -> Var:
-    """The drafter or refiner of a job, ready to run."""
+    """The drafter or refiner of a job, ready to run. InputError where `how` does not suit the model."""
     if ref.random_seed is None:
         return load_var(ref.local_path(), dtype, device, how=how)
     return random_var(VAR_PRESETS[ref.source], ref.random_seed, dtype, device, how)

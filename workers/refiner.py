@@ -24,7 +24,7 @@ class Refiner:
         torch.set_num_threads(settings.threads)
         self.settings, self.keep_tokens, self.device = settings, keep_tokens, pick_device()
         dtype = DTYPES[settings.dtype]
-        self.refiner = load_transformer(models.ref("refiner"), dtype, self.device)
+        self.refiner = load_transformer(models.ref("refiner"), dtype, self.device, settings.how)
         self.vqvae = load_tokenizer(models.vqvae, models.drafter_config.patch_nums, dtype, self.device)
 
     def __call__(self, shard: PrefixShard) -> PixelShard:

@@ -26,14 +26,10 @@ class Preparation:
     Attributes:
         fold_adaln: keep modulation vectors of every class in host memory instead of the AdaLN weights on the device.
         int8: weights and activations of the blocks' matrices in int8 (W8A8). Not exact.
-        compile: blocks through torch.compile, where that works.
-        cuda_graphs: one captured graph for each scale, on CUDA.
     """
 
     fold_adaln: bool = False
     int8: bool = False
-    compile: bool = False
-    cuda_graphs: bool = False
 
 
 PLAIN = Preparation()

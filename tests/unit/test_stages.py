@@ -1,11 +1,17 @@
 """Drafter and refiner as stages, without a cluster: cuts, padding, threads, dtype."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from tiny_models import NUM_CLASSES, PATCH_NUMS
 
+from jobs.refine import RefineSpec
+from jobs.running import check_preparation, decoding_identity
+from tandem.assembly import Preparation
 from tandem.config import SamplingConfig
+from tandem.errors import InputError
 from tandem.sampling import uniforms
 from workers.drafter import DecodeSettings, Drafter, fixed_batches
 from workers.models import resolve_models
@@ -89,7 +95,8 @@ def test_bfloat16_runs_and_stays_near_float32(models):
     greedy = settings(sampling=SamplingConfig(cfg=0.0, top_k=1))
     exact = Refiner(models, greedy, keep_tokens=True)(prefixes)
     rounded = Refiner(models, settings(sampling=greedy.sampling, dtype="bfloat16"), keep_tokens=True)(prefixes)
-    assert {p.dtype for p in Refiner(models, settings(dtype="bfloat16")).refiner.parameters()} == {torch.bfloat16}
+    named = Refiner(models, settings(dtype="bfloat16")).refiner.named_parameters()
+    assert {p.dtype for name, p in named if not name.startswith("head.")} == {torch.bfloat16}  # head: see dtype_of
     next_scale = slice(5, 14)
     assert (exact.tokens[:, next_scale] == rounded.tokens[:, next_scale]).mean() > 0.9
 
@@ -97,3 +104,28 @@ def test_bfloat16_runs_and_stays_near_float32(models):
 def test_pixels_are_rounded_to_nearest():
     pixels = torch.tensor([0.0, 0.5 / 255 + 1e-4, 1.4 / 255, 1.0]).view(1, 1, 2, 2).expand(1, 3, 2, 2)
     assert to_uint8(pixels)[0, :, :, 0].tolist() == [[0, 1], [1, 255]]
+
+
+@pytest.mark.parametrize("how", [Preparation(fold_adaln=True), Preparation(int8=True)])
+def test_both_stages_prepare_their_models_as_the_settings_say(models, how):
+    drafter, refiner = Drafter(models, settings(how=how)), Refiner(models, settings(how=how), keep_tokens=True)
+    for var in (drafter.drafter, refiner.refiner):
+        assert (var.table is not None) == how.fold_adaln
+        assert (var.blocks[0].ffn.fc1.int8_scale_O is not None) == how.int8
+    pixels = refiner(drafter(rows(0, 4)))
+    assert pixels.pixels.shape == (4, 16, 16, 3)
+    plain = Refiner(models, settings(), keep_tokens=True)(Drafter(models, settings())(rows(0, 4)))
+    assert (pixels.tokens == plain.tokens).mean() > (0.9 if how.fold_adaln else 0.3)
+
+
+def test_only_what_is_asked_for_of_the_preparation_is_part_of_the_identity():
+    plain = decoding_identity(settings())
+    assert set(plain) == {"seed", "draft_steps", "sampling", "batch", "dtype", "threads"}
+    assert decoding_identity(settings(how=Preparation(int8=True))) == plain | {"how": {"int8": True}}
+
+
+def test_folding_what_is_shared_is_refused_before_anything_starts(models):
+    spec = RefineSpec(drafts="drafts", out="out", fold_adaln=True)
+    check_preparation(spec, {"refiner": models.refiner_config})
+    with pytest.raises(InputError, match=r"--fold-adaln: .* got a refiner that shares them"):
+        check_preparation(spec, {"refiner": replace(models.refiner_config, shared_adaln=True)})
