@@ -51,7 +51,7 @@ def assemble_var(
     if how is not None and how.fold_adaln:
         if config.shared_adaln:
             raise InputError("fold_adaln: expected a model with AdaLN weights in every block, got one that shares them")
-        var.table = ModulationTable(config, dtype, pinned=device.type == "cuda")
+        var.table = ModulationTable(config, dtype, device)
     for name, module in list(var.named_modules()):
         put_all(name, module, values, lambda full: var.dtype_of(full, dtype), device)
         if how is None or not isinstance(module, Linear):

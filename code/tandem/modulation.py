@@ -16,9 +16,11 @@ from tandem.linear import Linear
 class ModulationTable:
     """Vectors [num_classes + 1, 6 x depth + 2, C]: six a block, and two of the norm before the head."""
 
-    def __init__(self, config: VarConfig, dtype: torch.dtype, pinned: bool):
+    def __init__(self, config: VarConfig, dtype: torch.dtype, device: torch.device):
+        """`device` is the model's; the table is in host memory, pinned for a GPU (or takes none, on meta)."""
         shape = (config.num_classes + 1, 6 * config.depth + 2, config.width)
-        self.vectors = torch.empty(shape, dtype=dtype, pin_memory=pinned)
+        host = "meta" if device.type == "meta" else "cpu"
+        self.vectors = torch.empty(shape, dtype=dtype, device=host, pin_memory=device.type == "cuda")
         self.filled = 0
 
     def fold(self, layer: Linear, classes_KC: Tensor) -> None:
@@ -29,7 +31,7 @@ class ModulationTable:
 
     def rows(self, labels_R: Tensor) -> list[Tensor]:
         """Vectors of a batch on the device of its labels: [R, 6, C] a block, and [R, 2, C]."""
-        chosen = self.vectors.index_select(0, labels_R.cpu())
+        chosen = self.vectors.index_select(0, labels_R.to(self.vectors.device))
         if self.vectors.is_pinned():
             chosen = chosen.pin_memory()
         chosen = chosen.to(labels_R.device, non_blocking=True)
