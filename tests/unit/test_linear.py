@@ -1,0 +1,48 @@
+"""Linear layers in the forms of inference compute what they did before."""
+
+import copy
+
+import pytest
+import torch
+from tiny_models import tiny_var
+
+from tandem.assembly import Preparation, assemble_var
+from tandem.linear import Linear
+from tandem.var import Var
+
+
+def layer(gelu: bool, dtype: torch.dtype) -> tuple[Linear, torch.Tensor]:
+    torch.manual_seed(0)
+    return Linear(256, 512, gelu=gelu).requires_grad_(False).to(dtype), torch.randn(4, 10, 256).to(dtype)
+
+
+@pytest.mark.parametrize("gelu", [False, True])
+@pytest.mark.parametrize(("dtype", "near"), [(torch.float32, 1e-5), (torch.bfloat16, 0.02)])
+def test_packed_weights_compute_the_same(gelu, dtype, near):
+    plain, x = layer(gelu, dtype)
+    packed = copy.deepcopy(plain)
+    packed.pack()
+    with torch.inference_mode():
+        torch.testing.assert_close(packed(x), plain(x), rtol=near, atol=near)
+
+
+@pytest.mark.parametrize("gelu", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_int8_is_near_and_a_largest_value_does_not_wrap(gelu, dtype):
+    plain, x = layer(gelu, dtype)
+    quantised = copy.deepcopy(plain)
+    quantised.quantize()
+    with torch.inference_mode():
+        difference = (quantised(x) - plain(x)).float().abs()
+    assert 0 < difference.max() < 0.06
+
+
+@pytest.mark.parametrize("how", [Preparation(), Preparation(fold_adaln=True)], ids=["plain", "fold_adaln"])
+def test_a_prepared_model_has_the_logits_of_the_plain_one(how):
+    var = tiny_var(3, seed=0)
+    values = dict(var.named_parameters())
+    ready: Var = assemble_var(var.config, values.__getitem__, torch.float32, torch.device("cpu"), how)
+    labels, inputs = torch.arange(4), torch.randn(4, 29, var.config.latent_channels)
+    with torch.inference_mode():
+        torch.testing.assert_close(ready(labels, inputs), var(labels, inputs), rtol=1e-4, atol=1e-5)
+    assert (ready.table is not None) == how.fold_adaln
