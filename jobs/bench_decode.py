@@ -18,9 +18,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from jobs.decode_report import plot, print_memory, print_speed, print_table
-from jobs.options import Dtype
+from jobs.options import MeasuredOptions
 from jobs.progress import say
-from jobs.spec import Spec
 from tandem.assembly import Preparation
 from tandem.collaborative import decode, decode_scales
 from tandem.costs import decode_flops, kv_bytes, scale_flops, tensor_bytes
@@ -43,16 +42,11 @@ PEAK_SHAPE = (4096, 1920, 7680)
 PEAK_REPEATS = 8
 
 
-class BenchDecodeSpec(Spec):
+class BenchDecodeSpec(MeasuredOptions):
     """Seconds, work, share of the matrix peak and bytes of decoding, beside plain VAR of the same drafter."""
 
-    drafter: str = Field("embedded", description="'embedded', a preset (tandem models), a file or s3:// address")
-    refiner: str = Field("embedded", description="like the drafter")
-    vqvae: str = Field("embedded", description="like the drafter; its preset is vae_ch160v4096z32")
-    random_weights: bool = Field(False, description="let presets have random weights: speed does not depend on them")
     draft_steps: tuple[PositiveInt, ...] | None = Field(None, description="values of N; default: about 0.7 K")
     batches: tuple[PositiveInt, ...] = Field((8,), description="images of a batch")
-    dtype: Dtype = Field("auto", description="of weights and activations; auto: bfloat16 on GPUs, float32 on CPUs")
     threads: NonNegativeInt = Field(0, description="CPU threads; 0: one a core")
     repeats: PositiveInt = Field(3, description="timed runs of each setting; medians are reported")
     plain_var: bool = Field(True, description="run plain VAR of the drafter as well, the yardstick of the speed-up")

@@ -93,6 +93,16 @@ class ReplicaOptions(Spec):
         return self
 
 
+class MeasuredOptions(Spec):
+    """Which models a measurement runs, and in what precision."""
+
+    drafter: str = Field("embedded", description="'embedded', a file, an s3:// address, or a preset (tandem models)")
+    refiner: str = Field("embedded", description="like --drafter; the smaller model")
+    vqvae: str = Field("embedded", description="like --drafter; its preset is vae_ch160v4096z32")
+    random_weights: bool = Field(False, description="let presets have random weights: times are those of real ones")
+    dtype: Dtype = Field("auto", description="of weights and activations; auto: bfloat16 on GPUs, float32 on CPUs")
+
+
 class DecodingOptions(Spec):
     """How tokens are decoded. All of it is part of the job: it changes bytes."""
 

@@ -21,9 +21,8 @@ from rich.console import Console
 from rich.table import Table
 
 from cluster.profile import Profile, StageName, StageTime, write_profile
-from jobs.options import Dtype
+from jobs.options import MeasuredOptions
 from jobs.progress import say
-from jobs.spec import Spec
 from tandem.collaborative import decode, draft, refine
 from tandem.images import Codec, Provenance, encode_image
 from tandem.sampling import uniforms
@@ -40,19 +39,14 @@ EXAMPLES = """examples:
 Run it once on each kind of machine, then: tandem plan --profile ... --gpus ..."""
 
 
-class ProfileSpec(Spec):
+class ProfileSpec(MeasuredOptions):
     """Measure seconds per batch of draft, refine, decode, encode and store, and load times, into a JSON file."""
 
     out: Path = Field(description="the profile")
     kind: str | None = Field(None, description="name of this kind of device for --gpus; default: the device's own name")
-    drafter: str = Field("embedded", description="'embedded', a file, an s3:// address, or a preset")
-    refiner: str = Field("embedded", description="like --drafter; the smaller model")
-    vqvae: str = Field("embedded", description="like --drafter")
-    random_weights: bool = Field(False, description="let presets have random weights: times are those of real ones")
     draft_steps: tuple[PositiveInt, ...] | None = Field(None, description="values of N; default: all")
     batches: tuple[PositiveInt, ...] = Field((32,), description="batch sizes")
     repeats: PositiveInt = Field(3, description="timed runs of each stage after one that is not; the median counts")
-    dtype: Dtype = Field("auto", description="of weights and activations; auto: bfloat16 on GPUs, float32 on CPUs")
     threads: PositiveInt = Field(1, description="CPU threads of a replica")
     codec: Codec = Field("png", description="image files")
     quality: int = Field(92, ge=1, le=100, description="of jpeg and webp")
