@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http
 import json
 import subprocess
 import urllib.error
@@ -39,6 +40,8 @@ def values(prometheus: str, query: str) -> list[float]:
         with urllib.request.urlopen(address, timeout=10) as answer:
             return [float(series["value"][1]) for series in json.load(answer)["data"]["result"]]
     except urllib.error.HTTPError as error:
+        if error.code == http.HTTPStatus.SERVICE_UNAVAILABLE:  # it listens before it is ready
+            return []
         raise AssertionError(f"{query}: {error.read().decode()}") from None
     except OSError:
         return []
