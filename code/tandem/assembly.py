@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from tandem.config import VarConfig, VqvaeConfig
 from tandem.errors import InputError
+from tandem.kernels import compute_dtype
 from tandem.linear import Linear
 from tandem.modulation import ModulationTable
 from tandem.var import Var
@@ -72,7 +73,7 @@ def assemble_vqvae(
     config: VqvaeConfig, values: Values, dtype: torch.dtype, device: torch.device, prepared: bool
 ) -> Vqvae:
     """A Vqvae of the given values. `prepared`, it is fit for inference alone: upsampling folded, convolutions in
-    `dtype` and channels last. The quantizer stays float32, since f_hat sums up over all scales."""
+    `dtype` (see `tandem.kernels`) and channels last. The quantizer stays float32, since f_hat sums up over all scales."""
     vqvae = build_empty(config)
     assert isinstance(vqvae, Vqvae)
     modules = dict(vqvae.named_modules())
@@ -83,7 +84,7 @@ def assemble_vqvae(
             if isinstance(parent, Upsample):
                 parent.fold()
                 module = parent
-            module.to(dtype).to(memory_format=torch.channels_last)
+            module.to(compute_dtype(dtype, device)).to(memory_format=torch.channels_last)
     return vqvae.requires_grad_(False).eval() if prepared else vqvae
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tandem.config import VarConfig
+from tandem.kernels import to_compute
 from tandem.limits import limits
 
 
@@ -86,6 +87,7 @@ def attention(q_RHlc: Tensor, k_RHLc: Tensor, v_RHLc: Tensor) -> Tensor:
     out_Nlc = torch.empty_like(q_Nlc, memory_format=torch.contiguous_format)
     step = max(1, at_once // (q_Nlc.shape[1] * k_NLc.shape[1]))
     for i in range(0, len(q_Nlc), step):
-        weights_NlL = torch.bmm(q_Nlc[i : i + step], k_NLc[i : i + step].transpose(1, 2)).softmax(dim=-1)
-        torch.bmm(weights_NlL, v_NLc[i : i + step], out=out_Nlc[i : i + step])
+        some = slice(i, i + step)
+        weights_NlL = torch.bmm(to_compute(q_Nlc[some]), to_compute(k_NLc[some]).transpose(1, 2)).softmax(dim=-1)
+        out_Nlc[some] = torch.bmm(weights_NlL, to_compute(v_NLc[some]))
     return out_Nlc.view(q_RHlc.shape)

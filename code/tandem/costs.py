@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -21,6 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from tandem.assembly import Preparation, assemble_var, assemble_vqvae, build_empty
 from tandem.collaborative import decode, decode_scales, new_cache
 from tandem.config import SamplingConfig, VarConfig, VqvaeConfig
+from tandem.kernels import compute_dtype
 from tandem.limits import pretend
 from tandem.quantizer import Quantizer
 from tandem.var import Var
@@ -94,25 +95,29 @@ def var_bytes(
     how: Preparation,
     sampling: SamplingConfig,
 ) -> Bytes:
-    """Bytes of a transformer that decodes the scales start..stop of `batch` images on a kind of device."""
+    """Bytes of a transformer that decodes the scales start..stop of `batch` images on a kind of device.
+
+    Two layers are run for the activations: all others come and go alike, but for their modulation vectors, which stay.
+    """
     offsets = config.pyramid.offsets
+    few = replace(config, depth=min(2, config.depth), num_heads=config.heads)
     with pretend(device), torch.inference_mode():
-        var = empty_var(config, dtype, how)
-        weights = tensor_bytes(var)
+        whole, var = empty_var(config, dtype, how), empty_var(few, dtype, how)
         with torch.device(META):
             quantizer = Quantizer(config.pyramid, config.vocab_size, config.latent_channels, 0.5, 4)
             labels_B = torch.empty(batch, dtype=torch.int64)
             noise_BL = torch.empty(batch, offsets[-1], dtype=torch.int64)
         rows = batch * (2 if sampling.cfg > 0 else 1)
-        cache = kv_bytes(config, rows, start, stop, dtype, device)
 
         def work() -> None:
             for _ in decode_scales(var, quantizer, labels_B, noise_BL, noise_BL[:, : offsets[start]], stop, sampling):
                 pass
 
-        peak = peak_bytes(work)
-    host = var.table.num_bytes if var.table is not None else 0
-    return Bytes(weights, cache, peak - cache, host)
+        of_two = peak_bytes(work) - kv_bytes(few, rows, start, stop, dtype, device)
+    of_others = (config.depth - few.depth) * rows * 6 * config.width * dtype.itemsize
+    host = whole.table.num_bytes if whole.table is not None else 0
+    cache = kv_bytes(config, rows, start, stop, dtype, device)
+    return Bytes(tensor_bytes(whole), cache, of_two + of_others, host)
 
 
 def kv_bytes(config: VarConfig, rows: int, start: int, stop: int, dtype: torch.dtype, device: torch.device) -> int:
@@ -125,7 +130,8 @@ def vqvae_bytes(config: VqvaeConfig, batch: int, dtype: torch.dtype, device: tor
     """Bytes of decoding `batch` images to pixels on a kind of device."""
     shapes = {name: p.shape for name, p in build_empty(config).named_parameters()}
     with pretend(device), torch.inference_mode():
-        vqvae = assemble_vqvae(config, lambda name: torch.empty(shapes[name], device=META), dtype, META, True)
+        values = lambda name: torch.empty(shapes[name], device=META)
+        vqvae = assemble_vqvae(config, values, compute_dtype(dtype, device), META, True)
         ids_BL = torch.empty(batch, config.pyramid.num_tokens, dtype=torch.int64, device=META)
         peak = peak_bytes(lambda: decode(vqvae, ids_BL))
     return Bytes(tensor_bytes(vqvae), 0, peak)

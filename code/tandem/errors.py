@@ -58,3 +58,7 @@ class StoppedError(TandemError):
     """A job that was followed has been stopped by somebody; what it had committed is kept."""
 
     exit_code = 3
+
+
+class TandemWarning(UserWarning):
+    """Something did not go as asked, and the work went on. Actors hand it to whoever started the job."""

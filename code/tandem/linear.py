@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tandem.kernels import compute_dtype, multiplies, multiplies_int8, to_compute
+
 INT8_ZERO = 128
 INT8_LARGEST = 126  # of an activation; in bfloat16 rounding takes 127 to 128, which int8 does not have
 SMALLEST = 1e-12  # largest value of a row that counts as more than nothing
@@ -33,7 +35,7 @@ class Linear(nn.Linear):
         if self.int8_scale_O is not None:
             return self.int8(x, bias)
         if self.packed is None:
-            return self.activated(F.linear(x, self.weight, bias))
+            return self.activated(linear(x, self.weight, bias))
         post, how = ("gelu", "tanh") if self.gelu else ("none", "")
         return torch.ops.mkldnn._linear_pointwise(x, self.packed, bias, post, [], how)
 
@@ -55,22 +57,26 @@ class Linear(nn.Linear):
         weight_OI = self.weight.detach().float()
         scale_O = weight_OI.abs().amax(dim=1).clamp_min(SMALLEST) / 127
         int8_OI = (weight_OI / scale_O[:, None]).round().to(torch.int8)
-        on_cpu = weight_OI.device.type == "cpu"
-        self.packed = torch.ops.onednn.qlinear_prepack(int8_OI, None) if on_cpu else int8_OI.t()
+        if weight_OI.device.type != "cpu":
+            self.packed = int8_OI.t()
+        else:
+            self.packed = torch.ops.onednn.qlinear_prepack(int8_OI, None) if multiplies_int8() else int8_OI
         self.int8_scale_O = scale_O
         self.weight = None  # type: ignore[assignment]
 
     def int8(self, x: Tensor, bias: Tensor | None) -> Tensor:
         """W8A8. Activations have one scale a row, found here; in front of GELU on a CPU, whose kernel has GELU within,
-        one for all rows, which layer norm has made alike. The sums are exact in int32."""
+        one for all rows, which layer norm has made alike. The sums are exact in int32; a CPU without VNNI forms them
+        in float32, which saves memory and no time."""
         assert self.packed is not None and self.int8_scale_O is not None
         x_NI = x.reshape(-1, x.shape[-1])
         on_cpu = x.device.type == "cpu"
         largest = x_NI.abs().max() if self.gelu and on_cpu else x_NI.abs().amax(dim=1, keepdim=True)
         scale = largest.float().clamp_min(SMALLEST) / INT8_LARGEST
         int8_NI = (x_NI * scale.reciprocal().to(x.dtype)).round_().to(torch.int8)
-        if not on_cpu:
-            y_NO = (torch._int_mm(int8_NI, self.packed).float() * self.int8_scale_O * scale).to(x.dtype)
+        if not (on_cpu and multiplies_int8()):
+            sums_NO = F.linear(int8_NI.float(), self.packed.float()) if on_cpu else torch._int_mm(int8_NI, self.packed)
+            y_NO = (sums_NO.float() * self.int8_scale_O * scale).to(x.dtype)
             return self.activated(y_NO if bias is None else y_NO + bias).view(*x.shape[:-1], -1)
         if self.gelu:
             y_NO = self.int8_kernel(int8_NI, scale.item(), bias, x.dtype, "gelu", "tanh")
@@ -91,12 +97,17 @@ class Linear(nn.Linear):
         )
 
 
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """F.linear, multiplied as this device does best."""
+    if compute_dtype(x.dtype, x.device) == x.dtype:
+        return F.linear(x, weight, bias)
+    return F.linear(to_compute(x), to_compute(weight), None if bias is None else to_compute(bias)).to(x.dtype)
+
+
 def can_pack(weight: Tensor) -> bool:
     """Whether this torch and this CPU have oneDNN kernels with the weights of this tensor laid out beforehand."""
     if weight.device.type != "cpu" or not torch.backends.mkldnn.is_available():
         return False
     if not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
         return False
-    return weight.dtype == torch.float32 or (
-        weight.dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    )
+    return weight.dtype in (torch.float32, torch.bfloat16) and multiplies(weight.dtype)

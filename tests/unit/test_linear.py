@@ -6,7 +6,9 @@ import pytest
 import torch
 from tiny_models import tiny_var
 
+from tandem import kernels
 from tandem.assembly import Preparation, assemble_var
+from tandem.attention import attention
 from tandem.linear import Linear
 from tandem.var import Var
 
@@ -26,15 +28,33 @@ def test_packed_weights_compute_the_same(gelu, dtype, near):
         torch.testing.assert_close(packed(x), plain(x), rtol=near, atol=near)
 
 
+@pytest.mark.parametrize("by_vnni", [False, True], ids=["in_float32", "by_vnni"])
 @pytest.mark.parametrize("gelu", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_int8_is_near_and_a_largest_value_does_not_wrap(gelu, dtype):
+def test_int8_is_near_and_a_largest_value_does_not_wrap(gelu, dtype, by_vnni, monkeypatch):
+    if by_vnni and not kernels.multiplies_int8():
+        pytest.skip("this CPU has no VNNI")
+    monkeypatch.setattr("tandem.linear.multiplies_int8", lambda: by_vnni)
     plain, x = layer(gelu, dtype)
     quantised = copy.deepcopy(plain)
     quantised.quantize()
     with torch.inference_mode():
         difference = (quantised(x) - plain(x)).float().abs()
     assert 0 < difference.max() < 0.06
+
+
+def test_a_cpu_without_bfloat16_multiplies_in_float32(monkeypatch):
+    """With inputs that float32 multiplies exactly and bfloat16 does not sum exactly."""
+    monkeypatch.setattr("tandem.kernels.multiplies", lambda dtype: dtype == torch.float32)
+    monkeypatch.setattr("tandem.linear.multiplies", lambda dtype: dtype == torch.float32)
+    plain, x = layer(gelu=False, dtype=torch.bfloat16)
+    plain.pack()
+    exact = torch.nn.functional.linear(x.float(), plain.weight.float(), plain.bias.float())
+    with torch.inference_mode():
+        assert torch.equal(plain(x), exact.to(torch.bfloat16))
+    q, k, v = torch.randn(3, 2, 3, 5, 8).to(torch.bfloat16)
+    weights = (q.float() @ k.float().transpose(2, 3)).softmax(dim=-1)
+    torch.testing.assert_close(attention(q, k, v), (weights @ v.float()).to(torch.bfloat16), rtol=0.01, atol=1e-3)
 
 
 @pytest.mark.parametrize("how", [Preparation(), Preparation(fold_adaln=True)], ids=["plain", "fold_adaln"])

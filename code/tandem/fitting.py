@@ -1,0 +1,44 @@
+"""The largest batch that a device has room for, by counting bytes instead of trying."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from tandem.costs import Bytes
+
+# What a stage takes on its device with a batch of so many images
+Stage = Callable[[int], Bytes]
+MAX_GUESSES = 6
+
+
+def device_bytes(stages: Sequence[Stage], batch: int) -> int:
+    """Bytes of stages that share a device and work one after the other: all weights, and the most of the rest."""
+    counted = [stage(batch) for stage in stages]
+    return sum(c.weights for c in counted) + max(c.cache + c.activations for c in counted)
+
+
+def largest_batch(bytes_of: Callable[[int], int], budget: int, most: int) -> int:
+    """The largest batch of 1 to `most` images whose bytes fit into `budget`, or 0 where a single image does not.
+
+    Bytes have to grow with the batch. They do so almost in a straight line, so that a few counts lead there; should
+    they not, halving the interval does.
+    """
+    counts: dict[int, int] = {}
+
+    def count(batch: int) -> int:
+        if batch not in counts:
+            counts[batch] = bytes_of(batch)
+        return counts[batch]
+
+    low, high = 0, most + 1  # the largest known to fit, the smallest known not to
+    guess = 1
+    for turn in range(1, MAX_GUESSES + most.bit_length() + 1):
+        low, high = (guess, high) if count(guess) <= budget else (low, guess)
+        if high - low == 1:
+            break
+        first, last = min(counts), max(counts)
+        slope = (counts[last] - counts[first]) / max(1, last - first)
+        straight = low + int((budget - counts[low]) / slope) if slope > 0 and low else 2 * low
+        guess = straight if turn < MAX_GUESSES else (low + high) // 2
+        guess = min(max(guess, low + 1), high - 1)
+    return low

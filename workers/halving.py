@@ -1,0 +1,56 @@
+"""What is done where a batch does not fit the device after all."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch
+
+from tandem.errors import TandemWarning
+
+T = TypeVar("T")
+CPU_ALLOCATOR = "DefaultCPUAllocator"  # raises a plain RuntimeError that names it
+
+
+class Halving:
+    """Works on batches of one size, and on halves of it from the moment at which memory runs out.
+
+    Smaller batches may be rounded differently, so a warning says what happened.
+    """
+
+    def __init__(self, what: str, batch: int):
+        self.what, self.size = what, batch
+
+    def __call__(self, work: Callable[[slice], T], num_rows: int) -> list[T]:
+        """Results of `work` on consecutive rows that make up all `num_rows`. Raises what `work` does, and its lack of
+        memory once single rows do not fit either."""
+        done: list[T] = []
+        start = 0
+        while start < num_rows:
+            some = slice(start, min(start + self.size, num_rows))
+            try:
+                done.append(work(some))
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error) or some.stop - start == 1:
+                    raise
+                cause = " ".join(str(error).split())
+            else:
+                start = some.stop
+                continue
+            # only here is the error gone, and with it the tensors that its traceback held
+            self.size = (some.stop - start + 1) // 2
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            warnings.warn(
+                f"{self.what}: out of memory with {some.stop - start} images at once, now {self.size}; images of a "
+                f"smaller batch may differ where rounding flips a draw ({cause:.160})",
+                TandemWarning,
+                stacklevel=2,
+            )
+        return done
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or CPU_ALLOCATOR in str(error)
