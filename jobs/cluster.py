@@ -15,7 +15,7 @@ from cluster.manifests import raycluster, rayjob, rayservice
 from cluster.planned import PlanFile, Spot, read_plan
 from cluster.render import Deployment, Settings, serve_config, to_yaml, with_header
 from jobs.progress import say
-from jobs.running import choose_draft_steps
+from jobs.settings import choose_draft_steps
 from jobs.spec import Spec
 from tandem.errors import InputError
 from workers.models import EMBEDDED, resolve_models

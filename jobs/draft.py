@@ -11,28 +11,24 @@ from pydantic import Field, PositiveInt
 
 from cluster.plan import place_alone
 from cluster.session import Session
+from jobs.batch import DRAFTERS, Decoding, choose_batch
 from jobs.flow import wanted_object_store
-from jobs.options import DecodingOptions, PlaceOptions, RowOptions
+from jobs.options import JobOptions, RowOptions
 from jobs.pipeline import Pipeline, ReadLabels, Writer, draft_pool
-from jobs.running import (
-    Job,
-    Work,
+from jobs.running import Job, Work, close, most_of_a_batch, open_output, plan_shards, read_rows
+from jobs.settings import (
     check_preparation,
     choose_draft_steps,
     choose_sampling,
     choose_settings,
-    close,
     decoding_identity,
     describe_models,
-    plan_shards,
-    read_rows,
 )
 from tandem.config import to_dict
 from workers.drafter import DecodeSettings
 from workers.drafts import KIND, DraftFormat
 from workers.manifest import Manifest
 from workers.models import resolve_models
-from workers.store import open_store
 
 EXAMPLES = """examples:
   tandem draft --classes all --per-class 20 --out drafts
@@ -44,7 +40,7 @@ Drafts are 182 to 848 bytes an image (N = 6 to 9 of the published pyramid). Draf
 give the bytes that 'tandem generate' gives. The same command again goes on where it stopped."""
 
 
-class DraftSpec(PlaceOptions, DecodingOptions, RowOptions):
+class DraftSpec(JobOptions, RowOptions):
     """Make the coarse token maps of a dataset and keep them: drafters alone."""
 
     drafter: str = Field("embedded", description="'embedded', a file, an s3:// address, or a preset (d16 to d36)")
@@ -59,13 +55,14 @@ def run(spec: DraftSpec) -> dict[str, Any]:
     draft_steps = choose_draft_steps(spec.draft_steps, models.drafter_config.pyramid)
     sampling = choose_sampling(spec, models.sampling)
     rows = read_rows(spec, models.class_names)
-    plan = plan_shards(spec, len(rows), spec.batch)
+    store = open_output(spec)
+    on_device = Decoding(models, (DRAFTERS,), spec.drafters or 1, draft_steps, sampling)
+    batch = choose_batch(spec, store, on_device, most_of_a_batch(spec, len(rows)))
+    plan = plan_shards(spec, len(rows), batch)
     shard_bytes = plan.shard_size * 2 * models.drafter_config.pyramid.offsets[draft_steps]
-    store = open_store(spec.out)
-    store.check()
 
     def settings(on_real_gpus: bool) -> DecodeSettings:
-        return choose_settings(spec, spec.seed, draft_steps, sampling, on_real_gpus)
+        return choose_settings(spec, spec.seed, draft_steps, sampling, batch, on_real_gpus)
 
     def identify(on_real_gpus: bool) -> dict[str, Any]:
         return {

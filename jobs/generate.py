@@ -15,26 +15,24 @@ from cluster.plan import Placement, PlacementMode, place, place_by_plan, place_o
 from cluster.planner import Request, make_plan
 from cluster.profile import Profile, read_profile
 from cluster.session import Session, living_nodes
+from jobs.batch import COLOCATED, SPLIT, Decoding, choose_batch
 from jobs.flow import wanted_object_store
 from jobs.images import CLOSES_WITH, ImageJobOptions, image_identity, open_images
 from jobs.options import ReplicaOptions, RowOptions
 from jobs.pipeline import Pipeline, ReadLabels, generate_pools
-from jobs.running import (
-    Job,
-    Work,
+from jobs.running import Job, Work, close, most_of_a_batch, open_output, plan_shards, read_rows
+from jobs.settings import (
     check_preparation,
     choose_draft_steps,
     choose_sampling,
     choose_settings,
-    close,
     decoding_identity,
     describe_models,
-    plan_shards,
-    read_rows,
 )
+from tandem.config import SamplingConfig
 from tandem.errors import InputError
 from workers.drafter import DecodeSettings
-from workers.models import resolve_models
+from workers.models import ModelSet, resolve_models
 
 EXAMPLES = """examples:
   tandem generate --classes all --per-class 20 --out out
@@ -83,6 +81,8 @@ class GenerateSpec(ImageJobOptions, ReplicaOptions, RowOptions):
             raise ValueError(f"expected --placement split beside --drafters-on, got {self.placement}")
         if self.profile and (self.placement != "auto" or self.drafters or self.refiners or self.is_elastic):
             raise ValueError("expected --profile with --placement auto and without --drafters and --refiners")
+        if self.profile and self.batch == "auto":
+            raise ValueError("expected a number for --batch beside --profile, one that was profiled, got auto")
         return self
 
 
@@ -94,12 +94,15 @@ def run(spec: GenerateSpec) -> dict[str, Any]:
     sampling = choose_sampling(spec, models.sampling)
     profiles = [read_profile(source) for source in spec.profile or ()]
     rows = read_rows(spec, models.class_names)
-    plan = plan_shards(spec, len(rows), spec.batch)
+    store = open_output(spec)
+    on_devices = decoding_of(spec, models, draft_steps, sampling)
+    batch = choose_batch(spec, store, on_devices, most_of_a_batch(spec, len(rows)))
+    plan = plan_shards(spec, len(rows), batch)
     schema = None if rows.extra is None else rows.extra.schema
-    images = open_images(spec, models, spec.seed, draft_steps, plan, schema)
+    images = open_images(spec, store, models, spec.seed, draft_steps, plan, schema)
 
     def settings(on_real_gpus: bool) -> DecodeSettings:
-        return choose_settings(spec, spec.seed, draft_steps, sampling, on_real_gpus)
+        return choose_settings(spec, spec.seed, draft_steps, sampling, batch, on_real_gpus)
 
     def identify(on_real_gpus: bool) -> dict[str, Any]:
         return {
@@ -112,7 +115,7 @@ def run(spec: GenerateSpec) -> dict[str, Any]:
         }
 
     def prepare(session: Session) -> tuple[Work, bool]:
-        placement, plan_lines = choose_placement(spec, profiles, session, draft_steps, len(rows))
+        placement, plan_lines = choose_placement(spec, batch, profiles, session, draft_steps, len(rows))
         on_real_gpus = placement.mode != "cpu" and not session.simulated
         decoding = settings(on_real_gpus)
         pipeline = Pipeline(
@@ -130,12 +133,19 @@ def run(spec: GenerateSpec) -> dict[str, Any]:
     min_cpus = 4 + sum(most)
     object_store = wanted_object_store(spec.refiners or spec.max_refiners or spec.logical_gpus, images.shard_bytes)
     finish = partial(images.finish, models, sampling)
-    job = Job(spec, images.store, plan, min_cpus, object_store, identify, prepare, finish, CLOSES_WITH)
+    job = Job(spec, store, plan, min_cpus, object_store, identify, prepare, finish, CLOSES_WITH)
     return close(job.run(), "dataset, card and contact sheet")
 
 
+def decoding_of(spec: GenerateSpec, models: ModelSet, draft_steps: int, sampling: SamplingConfig) -> Decoding:
+    """What the bytes of a batch depend on. Where the placement is not known yet, all models may share a device."""
+    apart = spec.placement == "split" or spec.is_elastic
+    replicas = sum(most.most for most in spec.ranges())
+    return Decoding(models, SPLIT if apart else COLOCATED, replicas, draft_steps, sampling, spec.is_elastic)
+
+
 def choose_placement(
-    spec: GenerateSpec, profiles: list[Profile], session: Session, draft_steps: int, num_images: int
+    spec: GenerateSpec, batch: int, profiles: list[Profile], session: Session, draft_steps: int, num_images: int
 ) -> tuple[Placement, list[str]]:
     """By labels, by profiles, or by number alone; and what to say of it."""
     if spec.is_elastic:
@@ -153,7 +163,7 @@ def choose_placement(
             f"--profile: expected profiles of what the cluster has ({there}), got those of {', '.join(sorted(known))}",
             "made by: tandem profile --kind KIND",
         )
-    wish = Request(counts, num_images, draft_steps=draft_steps, batch=spec.batch)
+    wish = Request(counts, num_images, draft_steps=draft_steps, batch=batch)
     plan = make_plan(profiles, wish)
     lines = [f"next best: {option.mode}, {option.images_per_s:.1f} images/s" for option in plan.runners_up[:1]]
     return place_by_plan(plan.best, nodes), lines

@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from jobs.options import DecodingOptions, ImageOptions, PlaceOptions
+from jobs.options import ImageOptions, JobOptions
 from jobs.parts import whole_command
 from jobs.pipeline import Writer
 from jobs.running import software
@@ -21,12 +21,12 @@ from workers.formats import DatasetFormat
 from workers.manifest import Manifest, read_job
 from workers.models import ModelSet
 from workers.shards import ShardPlan
-from workers.store import Store, open_store
+from workers.store import Store
 
 CLOSES_WITH = (layout.CARD, layout.CONTACT_SHEET)
 
 
-class ImageJobOptions(ImageOptions, PlaceOptions, DecodingOptions):
+class ImageJobOptions(ImageOptions, JobOptions):
     """Options of a job that makes images."""
 
 
@@ -65,13 +65,14 @@ class ImageDataset:
 
 def open_images(
     options: ImageJobOptions,
+    store: Store,
     models: ModelSet,
     seed: int,
     draft_steps: int,
     plan: ShardPlan,
     extra: pa.Schema | None,
 ) -> ImageDataset:
-    """Check format, carried columns and place before anything starts. Raises InputError or OutputError."""
+    """Check format and carried columns before anything starts. Raises InputError."""
     assert models.refiner is not None
     fmt = DatasetFormat(options.format, options.codec, models.class_names, seed, draft_steps)
     if extra is not None:
@@ -79,8 +80,6 @@ def open_images(
     hashes = models.hashes
     provenance = Provenance(software(), hashes["drafter"], hashes["refiner"], hashes["vqvae"], seed, draft_steps)
     encoder = Encoder(options.codec, options.quality, provenance, models.class_names)
-    store = open_store(options.out)
-    store.check()
     return ImageDataset(store, fmt, plan, Writer(encoder, fmt, plan, store), options, models.image_size)
 
 

@@ -117,8 +117,13 @@ class DecodingOptions(Spec):
     temperatures: tuple[float, ...] | None = Field(
         None, description="one a scale, the last repeats: 1.1,1.0; default: the model's own"
     )
-    batch: PositiveInt = Field(
-        32, description="images of one forward; short batches are padded, so it is part of the job"
+    batch: PositiveInt | Literal["auto"] = Field(
+        32,
+        description="images of one forward; short batches are padded, so it is part of the job; auto: the largest "
+        "that fits the smallest device, from counted bytes, and leaves 32 shards",
+    )
+    device_memory_gb: float | None = Field(
+        None, gt=0, description="for --batch auto: gigabytes that a replica may fill; default: asked of the nodes"
     )
     dtype: Dtype = Field("auto", description="of weights and activations; auto: bfloat16 on GPUs, float32 on CPUs")
     fold_adaln: bool = Field(
@@ -167,6 +172,10 @@ class PlaceOptions(Spec):
                 "Ray removes the folder in which a submitted job runs"
             )
         return self
+
+
+class JobOptions(PlaceOptions, DecodingOptions):
+    """Options of every job that decodes."""
 
 
 class ImageOptions(Spec):

@@ -11,19 +11,12 @@ from pydantic import Field, PositiveInt
 
 from cluster.plan import place_alone
 from cluster.session import Session
+from jobs.batch import REFINERS, Decoding, choose_batch
 from jobs.flow import wanted_object_store
 from jobs.images import CLOSES_WITH, ImageJobOptions, image_identity, open_images
 from jobs.pipeline import Pipeline, refine_pool
-from jobs.running import (
-    Job,
-    Work,
-    check_preparation,
-    choose_sampling,
-    choose_settings,
-    close,
-    decoding_identity,
-    describe_models,
-)
+from jobs.running import Job, Work, close, open_output
+from jobs.settings import check_preparation, choose_sampling, choose_settings, decoding_identity, describe_models
 from tandem.errors import InputError
 from workers.drafter import DecodeSettings
 from workers.drafts import Drafts, open_drafts
@@ -74,10 +67,13 @@ def run(spec: RefineSpec) -> dict[str, Any]:
         raise InputError(f"--draft-steps: expected 1 to {drafts.draft_steps}, which were drafted, got {draft_steps}")
     sampling = choose_sampling(spec, drafts.sampling)
     plan = drafts.plan
-    images = open_images(spec, models, drafts.seed, draft_steps, plan, drafts.extra_schema())
+    store = open_output(spec)
+    on_device = Decoding(models, (REFINERS,), spec.refiners or 1, draft_steps, sampling)
+    batch = choose_batch(spec, store, on_device, plan.shard_size)
+    images = open_images(spec, store, models, drafts.seed, draft_steps, plan, drafts.extra_schema())
 
     def settings(on_real_gpus: bool) -> DecodeSettings:
-        return choose_settings(spec, drafts.seed, draft_steps, sampling, on_real_gpus)
+        return choose_settings(spec, drafts.seed, draft_steps, sampling, batch, on_real_gpus)
 
     def identify(on_real_gpus: bool) -> dict[str, Any]:
         return {
@@ -107,7 +103,7 @@ def run(spec: RefineSpec) -> dict[str, Any]:
 
     finish = partial(images.finish, models, sampling)
     object_store = wanted_object_store(spec.refiners or spec.logical_gpus, images.shard_bytes)
-    job = Job(spec, images.store, plan, 4 + (spec.refiners or 1), object_store, identify, prepare, finish, CLOSES_WITH)
+    job = Job(spec, store, plan, 4 + (spec.refiners or 1), object_store, identify, prepare, finish, CLOSES_WITH)
     return close(job.run(), "dataset, card and contact sheet")
 
 

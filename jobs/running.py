@@ -7,7 +7,7 @@ import json
 import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -17,21 +17,17 @@ from cluster.session import Session, num_unplaced, open_session, why_unplaced
 from jobs.flow import USABLE_SHARE, Flow, StageState
 from jobs.interrupt import stop_in_time
 from jobs.labels import LabelRows, choose_classes, read_label_file, rows_of_classes
-from jobs.options import DecodingOptions, PlaceOptions, RowOptions
+from jobs.options import PlaceOptions, RowOptions
 from jobs.parts import choose_part, command_line, describe_part, resume_command
 from jobs.pipeline import Pipeline, StoredShard
 from jobs.progress import RunProgress, busy_shares, overlap_s, print_summary, say
 from jobs.start_up import StartUp
-from tandem.assembly import Preparation
-from tandem.config import Pyramid, SamplingConfig, VarConfig, to_dict
-from tandem.errors import InputError, JobError
+from tandem.errors import JobError
 from workers import layout
-from workers.drafter import DecodeSettings
 from workers.manifest import Manifest, as_json, is_closed, open_job, read_job, reopen
-from workers.models import ModelSet
 from workers.records import Span
 from workers.shards import ShardPlan
-from workers.store import Store
+from workers.store import Store, open_store
 
 MAX_SHARD_BATCHES = 16
 SHARDS_AIMED_AT = 32
@@ -226,59 +222,22 @@ def read_rows(options: RowOptions, class_names: tuple[str, ...]) -> LabelRows:
     return rows_of_classes(choose_classes(options.classes, class_names), options.per_class, options.images)
 
 
+def open_output(options: PlaceOptions) -> Store:
+    """The place of a dataset, checked before anything starts. Raises OutputError."""
+    store = open_store(options.out)
+    store.check()
+    return store
+
+
+def most_of_a_batch(options: RowOptions, num_rows: int) -> int:
+    """Images of the largest batch that leaves a job as many shards as it should have."""
+    return options.shard_size or num_rows // SHARDS_AIMED_AT
+
+
 def plan_shards(options: RowOptions, num_rows: int, batch: int) -> ShardPlan:
     """Whole batches: some 32 shards for a small job, 16 batches a shard for a large one. Depends on the job alone."""
     batches = min(MAX_SHARD_BATCHES, max(1, num_rows // (batch * SHARDS_AIMED_AT)))
     return ShardPlan(num_rows, options.shard_size or batch * batches)
-
-
-def choose_draft_steps(asked: int | None, pyramid: Pyramid) -> int:
-    return pyramid.check_draft_steps(pyramid.default_draft_steps if asked is None else asked)
-
-
-def choose_sampling(options: DecodingOptions, own: SamplingConfig) -> SamplingConfig:
-    """What was asked for, else the model's own."""
-    names = ("cfg", "top_k", "top_p", "temperatures")
-    return replace(own, **{name: value for name in names if (value := getattr(options, name)) is not None})
-
-
-def choose_settings(
-    options: DecodingOptions, seed: int, draft_steps: int, sampling: SamplingConfig, on_real_gpus: bool
-) -> DecodeSettings:
-    dtype: str = options.dtype
-    if dtype == "auto":
-        dtype = "bfloat16" if on_real_gpus else "float32"
-    how = Preparation(options.fold_adaln, options.int8)
-    return DecodeSettings(seed, draft_steps, sampling, options.batch, dtype, options.threads, how)
-
-
-def check_preparation(options: DecodingOptions, configs: Mapping[str, VarConfig | None]) -> None:
-    """Raise InputError if a model, by its role, cannot be prepared as the options ask."""
-    shared = [role for role, config in configs.items() if config and config.shared_adaln]
-    if options.fold_adaln and shared:
-        raise InputError(f"--fold-adaln: expected AdaLN weights in every block, got a {shared[0]} that shares them")
-
-
-def decoding_identity(settings: DecodeSettings) -> dict[str, Any]:
-    """As job.json keeps it. Of the preparation only what is asked for, so that plain jobs stay what they were."""
-    plain = asdict(settings) | {"sampling": to_dict(settings.sampling)}
-    how = {name: value for name, value in plain.pop("how").items() if value}
-    return plain | ({"how": how} if how else {})
-
-
-def describe_models(models: ModelSet, settings: DecodeSettings, configs: Sequence[VarConfig | None]) -> list[str]:
-    """What is about to decode, in a few lines."""
-    transformers = (models.drafter, models.refiner)
-    lines = [
-        f"{ref.role}: VAR of depth {config.depth}, {config.num_parameters / 1e6:.1f} M parameters "
-        f"({ref.source}, sha256 {ref.sha256[:12]})"
-        for ref, config in zip(transformers, configs, strict=True)
-        if ref and config
-    ]
-    scales = models.drafter_config.pyramid.num_scales
-    how = "".join(f", {name}" for name, asked in asdict(settings.how).items() if asked)
-    decoding = f"{settings.dtype}{how}, batches of {settings.batch}, seed {settings.seed}"
-    return [*lines, f"N = {settings.draft_steps} of {scales} scales, {decoding}"]
 
 
 def software() -> str:

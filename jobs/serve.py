@@ -21,7 +21,8 @@ from cluster.server import LOOPBACK, deployed, drain, find_port, metrics_address
 from cluster.session import Session, describe_cluster, living_nodes, open_session
 from jobs.options import DecodingOptions
 from jobs.progress import say
-from jobs.running import choose_draft_steps, choose_sampling, software
+from jobs.running import software
+from jobs.settings import choose_draft_steps, choose_sampling
 from jobs.spec import explain
 from tandem.errors import InputError, PlacementError
 from tandem.images import Provenance

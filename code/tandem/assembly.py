@@ -73,7 +73,8 @@ def assemble_vqvae(
     config: VqvaeConfig, values: Values, dtype: torch.dtype, device: torch.device, prepared: bool
 ) -> Vqvae:
     """A Vqvae of the given values. `prepared`, it is fit for inference alone: upsampling folded, convolutions in
-    `dtype` (see `tandem.kernels`) and channels last. The quantizer stays float32, since f_hat sums up over all scales."""
+    `dtype` (or what computes it, see `tandem.kernels`) and channels last. The quantizer stays float32, since f_hat
+    sums up over all scales."""
     vqvae = build_empty(config)
     assert isinstance(vqvae, Vqvae)
     modules = dict(vqvae.named_modules())

@@ -130,8 +130,8 @@ def vqvae_bytes(config: VqvaeConfig, batch: int, dtype: torch.dtype, device: tor
     """Bytes of decoding `batch` images to pixels on a kind of device."""
     shapes = {name: p.shape for name, p in build_empty(config).named_parameters()}
     with pretend(device), torch.inference_mode():
-        values = lambda name: torch.empty(shapes[name], device=META)
-        vqvae = assemble_vqvae(config, values, compute_dtype(dtype, device), META, True)
+        computed = compute_dtype(dtype, device)
+        vqvae = assemble_vqvae(config, lambda name: torch.empty(shapes[name], device=META), computed, META, True)
         ids_BL = torch.empty(batch, config.pyramid.num_tokens, dtype=torch.int64, device=META)
         peak = peak_bytes(lambda: decode(vqvae, ids_BL))
     return Bytes(tensor_bytes(vqvae), 0, peak)

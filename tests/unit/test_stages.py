@@ -8,7 +8,7 @@ import torch
 from tiny_models import NUM_CLASSES, PATCH_NUMS
 
 from jobs.refine import RefineSpec
-from jobs.running import check_preparation, decoding_identity
+from jobs.settings import check_preparation, decoding_identity
 from tandem.assembly import Preparation
 from tandem.config import SamplingConfig
 from tandem.errors import InputError

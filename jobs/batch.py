@@ -1,0 +1,118 @@
+"""`--batch auto`: the largest batch that fits the smallest device, from counted bytes, before anything runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from cluster.devices import memory_of_cluster
+from jobs.options import JobOptions
+from jobs.progress import say
+from jobs.settings import choose_dtype, choose_preparation
+from tandem.config import SamplingConfig
+from tandem.costs import var_bytes, vqvae_bytes
+from tandem.errors import InputError
+from tandem.fitting import Stage, device_bytes, largest_batch
+from workers import layout
+from workers.manifest import read_job
+from workers.models import DTYPES, ModelSet
+from workers.store import Store
+
+# Stages whose models share a device, for each kind of device of a job
+DRAFTERS, REFINERS = ("draft",), ("refine", "decode")
+COLOCATED = (DRAFTERS + REFINERS,)
+SPLIT = (DRAFTERS, REFINERS)
+MAX_BATCH = 256
+GPU_SHARE = 0.9  # of a card: its context, workspaces of libraries and gaps between tensors take the rest
+HOST_SHARE = 0.5  # of a machine's memory: Ray's object store takes 0.3, Python and libraries the rest
+
+
+@dataclass(frozen=True)
+class Room:
+    """Bytes for a replica on the smallest device."""
+
+    budget: int
+    on_gpu: bool
+    about: str
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """What the bytes of a batch depend on, beside the options."""
+
+    models: ModelSet
+    devices: Sequence[Sequence[str]]
+    replicas: int  # that share the memory of a machine without GPUs
+    draft_steps: int
+    sampling: SamplingConfig
+    awaits_gpus: bool = False  # those that are to come are real
+
+
+def choose_batch(options: JobOptions, store: Store, decoding: Decoding, most: int) -> int:
+    """The batch that was asked for. `auto`: that of the job that has begun in this place, else the largest that fits
+    all kinds of devices, up to `most` and MAX_BATCH.
+
+    Raises InputError where a single image does not fit.
+    """
+    if options.batch != "auto":
+        return options.batch
+    if (before := batch_of_job(options, store)) is not None:
+        say(f"batch auto: {before}, as the job has begun")
+        return before
+    room = find_room(options, decoding)
+    stages = all_stages(options, decoding, room.on_gpu)
+
+    def most_bytes(batch: int) -> int:
+        return max(device_bytes([stages[name] for name in names], batch) for names in decoding.devices)
+
+    most = max(1, min(most, MAX_BATCH))
+    batch = largest_batch(most_bytes, room.budget, most)
+    if batch == 0:
+        raise InputError(
+            f"--batch auto: expected {most_bytes(1) / 1e9:.2f} GB for a single image, got {room.about}",
+            "--placement split has fewer models on a device, --fold-adaln a third of their weights in host memory",
+        )
+    limit = "all that this job can use" if batch == most else "the largest that fits"
+    say(f"batch auto: {batch}, {limit}; it takes {most_bytes(batch) / 1e9:.2f} GB, there are {room.about}")
+    return batch
+
+
+def batch_of_job(options: JobOptions, store: Store) -> int | None:
+    """Batch of the job that stands in a place and is to be gone on with."""
+    if options.overwrite or not store.exists(layout.JOB):
+        return None
+    batch = read_job(store)["identity"].get("decoding", {}).get("batch")
+    return batch if isinstance(batch, int) else None
+
+
+def find_room(options: JobOptions, decoding: Decoding) -> Room:
+    """What a replica may fill: as it was said, or as the smallest node has it."""
+    memory = memory_of_cluster(options.address)
+    on_gpu = bool(memory.cards) or decoding.awaits_gpus
+    if options.device_memory_gb is not None:
+        about = f"{options.device_memory_gb:g} GB (--device-memory-gb)"
+        return Room(int(options.device_memory_gb * 1e9), on_gpu, about)
+    if memory.cards:
+        card = min(memory.cards)
+        return Room(int(GPU_SHARE * card), True, f"{GPU_SHARE} of the smallest GPU's {card / 1e9:.1f} GB")
+    if on_gpu:
+        raise InputError("--batch auto: expected --device-memory-gb, as no GPU is here yet to be asked")
+    budget = int(HOST_SHARE * memory.host / decoding.replicas)
+    share = f"{HOST_SHARE} of {memory.host / 1e9:.1f} GB, for each of {decoding.replicas} replicas"
+    return Room(budget, False, f"{budget / 1e9:.2f} GB ({share})")
+
+
+def all_stages(options: JobOptions, decoding: Decoding, on_gpu: bool) -> Mapping[str, Stage]:
+    """How the bytes of each stage are counted."""
+    models, steps, sampling = decoding.models, decoding.draft_steps, decoding.sampling
+    device, dtype = torch.device("cuda" if on_gpu else "cpu"), DTYPES[choose_dtype(options, on_gpu)]
+    how, scales = choose_preparation(options), models.drafter_config.pyramid.num_scales
+    coarse, fine = models.drafter_config, models.refiner_config or models.drafter_config
+    tokenizer = replace(models.vqvae_config, patch_nums=coarse.patch_nums)
+    return {
+        "draft": lambda batch: var_bytes(coarse, batch, 0, steps, dtype, device, how, sampling),
+        "refine": lambda batch: var_bytes(fine, batch, steps, scales, dtype, device, how, sampling),
+        "decode": lambda batch: vqvae_bytes(tokenizer, batch, dtype, device),
+    }

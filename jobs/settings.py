@@ -1,0 +1,70 @@
+"""How a job decodes: what was asked for, else what the models and the devices suggest."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from typing import Any
+
+from jobs.options import DecodingOptions
+from tandem.assembly import Preparation
+from tandem.config import Pyramid, SamplingConfig, VarConfig, to_dict
+from tandem.errors import InputError
+from workers.drafter import DecodeSettings
+from workers.models import ModelSet
+
+
+def choose_draft_steps(asked: int | None, pyramid: Pyramid) -> int:
+    return pyramid.check_draft_steps(pyramid.default_draft_steps if asked is None else asked)
+
+
+def choose_sampling(options: DecodingOptions, own: SamplingConfig) -> SamplingConfig:
+    """What was asked for, else the model's own."""
+    names = ("cfg", "top_k", "top_p", "temperatures")
+    return replace(own, **{name: value for name in names if (value := getattr(options, name)) is not None})
+
+
+def choose_settings(
+    options: DecodingOptions, seed: int, draft_steps: int, sampling: SamplingConfig, batch: int, on_real_gpus: bool
+) -> DecodeSettings:
+    dtype, how = choose_dtype(options, on_real_gpus), choose_preparation(options)
+    return DecodeSettings(seed, draft_steps, sampling, batch, dtype, options.threads, how)
+
+
+def choose_dtype(options: DecodingOptions, on_real_gpus: bool) -> str:
+    if options.dtype != "auto":
+        return options.dtype
+    return "bfloat16" if on_real_gpus else "float32"
+
+
+def choose_preparation(options: DecodingOptions) -> Preparation:
+    return Preparation(options.fold_adaln, options.int8)
+
+
+def check_preparation(options: DecodingOptions, configs: Mapping[str, VarConfig | None]) -> None:
+    """Raise InputError if a model, by its role, cannot be prepared as the options ask."""
+    shared = [role for role, config in configs.items() if config and config.shared_adaln]
+    if options.fold_adaln and shared:
+        raise InputError(f"--fold-adaln: expected AdaLN weights in every block, got a {shared[0]} that shares them")
+
+
+def decoding_identity(settings: DecodeSettings) -> dict[str, Any]:
+    """As job.json keeps it. Of the preparation only what is asked for, so that plain jobs stay what they were."""
+    plain = asdict(settings) | {"sampling": to_dict(settings.sampling)}
+    how = {name: value for name, value in plain.pop("how").items() if value}
+    return plain | ({"how": how} if how else {})
+
+
+def describe_models(models: ModelSet, settings: DecodeSettings, configs: Sequence[VarConfig | None]) -> list[str]:
+    """What is about to decode, in a few lines."""
+    transformers = (models.drafter, models.refiner)
+    lines = [
+        f"{ref.role}: VAR of depth {config.depth}, {config.num_parameters / 1e6:.1f} M parameters "
+        f"({ref.source}, sha256 {ref.sha256[:12]})"
+        for ref, config in zip(transformers, configs, strict=True)
+        if ref and config
+    ]
+    scales = models.drafter_config.pyramid.num_scales
+    how = "".join(f", {name}" for name, asked in asdict(settings.how).items() if asked)
+    decoding = f"{settings.dtype}{how}, batches of {settings.batch}, seed {settings.seed}"
+    return [*lines, f"N = {settings.draft_steps} of {scales} scales, {decoding}"]
