@@ -147,6 +147,7 @@ class StoredShard:
     shard: int
     num_rows: int
     spans: tuple[Span, ...]
+    warnings: tuple[str, ...] = ()  # of the actors that worked on it, since they began
 
 
 def outcome(row: Row) -> StoredShard | FailedShard:
@@ -154,7 +155,7 @@ def outcome(row: Row) -> StoredShard | FailedShard:
     if is_failed(row):
         return from_row(row, FailedShard)[0]
     shard, spans = from_row(row, ShardRows)
-    return StoredShard(shard.shard, int(row["rows"][0]), tuple(spans))
+    return StoredShard(shard.shard, int(row["rows"][0]), tuple(spans), tuple(shard.warnings))
 
 
 class ShardSink(Protocol):
@@ -182,7 +183,9 @@ def write_shard(row: Row, write: ShardSink) -> Row:
         return failed_row(shard.shard, "write", error)
     for span in spans[before:]:
         stage_metrics().observe(span, len(shard))
-    return to_row(empty_shard(shard.shard), spans) | {"rows": np.array([len(shard)])}
+    done = empty_shard(shard.shard)
+    done.warnings = shard.warnings
+    return to_row(done, spans) | {"rows": np.array([len(shard)])}
 
 
 def draft_pool(models: ModelSet, settings: DecodeSettings, placement: Placement) -> Pool:

@@ -159,18 +159,24 @@ def make_shards(pipeline: Pipeline, todo: list[int], total: int, max_failed: int
     began = time.monotonic()
     spans: list[Span] = []
     failed: dict[int, str] = {}
+    warned: dict[str, None] = {}  # in their order
     todo_rows = sum(len(pipeline.plan.indices(shard)) for shard in todo)
     flow = pipeline.flow(len(todo))
     with RunProgress(total, total - todo_rows, flow, partial(why_lacking, pipeline, flow)) as progress:
         for shard in pipeline.run(todo, flow) if todo else ():
             if isinstance(shard, StoredShard):
                 spans += shard.spans
+                for warning in shard.warnings:
+                    if warning not in warned:
+                        say(f"warning: {warning}")
+                    warned[warning] = None
                 progress.add(shard.num_rows)
             else:
                 failed[shard.shard] = shard.cause
                 check_failures(failed, max_failed)
     made = todo_rows - sum(len(pipeline.plan.indices(shard)) for shard in failed)
-    return summarise(made, time.monotonic() - began, spans, failed, flow) | start_up.summary(spans)
+    found = summarise(made, time.monotonic() - began, spans, failed, flow) | start_up.summary(spans)
+    return found | ({"warnings": list(warned)} if warned else {})
 
 
 def summarise(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from tandem.assembly import PLAIN, Preparation
 from tandem.collaborative import draft
 from tandem.config import SamplingConfig
 from tandem.sampling import uniforms
+from workers.halving import Halving
 from workers.models import DTYPES, ModelSet, load_tokenizer, load_transformer, pick_device
 from workers.shards import PrefixShard, ShardRows
 
@@ -67,14 +69,21 @@ class Drafter:
         self.drafter = load_transformer(models.drafter, dtype, self.device, settings.how)
         patch_nums = models.drafter_config.patch_nums
         self.quantizer = load_tokenizer(models.vqvae, patch_nums, dtype, self.device).quantize
+        self.halving = Halving(self.name, settings.batch)
 
     def __call__(self, shard: ShardRows) -> PrefixShard:
         began = time.perf_counter()
         num_tokens = self.drafter.config.pyramid.num_tokens
-        steps, sampling = self.settings.draft_steps, self.settings.sampling
+        steps = self.settings.draft_steps
         prefixes = []
         for batch in fixed_batches(shard, self.settings, num_tokens, self.device):
-            prefix = draft(self.drafter, self.quantizer, batch.labels_B, batch.uniforms_BL, steps, sampling)
-            prefixes.append(prefix.tokens[: batch.num_rows])
+            tokens = np.concatenate(self.halving(partial(self.draft, batch), self.settings.batch))
+            prefixes.append(tokens[: batch.num_rows])
         seconds = {**shard.seconds, self.name: time.perf_counter() - began}
         return PrefixShard.of(shard, prefix=np.concatenate(prefixes), draft_steps=steps, seconds=seconds)
+
+    def draft(self, batch: Batch, some: slice) -> np.ndarray:
+        """Prefixes of some rows of a batch: uint16 [b, P]."""
+        labels_B, uniforms_BL = batch.labels_B[some], batch.uniforms_BL[some]
+        steps, sampling = self.settings.draft_steps, self.settings.sampling
+        return draft(self.drafter, self.quantizer, labels_B, uniforms_BL, steps, sampling).tokens

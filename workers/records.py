@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -19,7 +20,7 @@ import pyarrow as pa
 import ray
 from ray.util.metrics import Counter, Histogram
 
-from tandem.errors import OutputError, TandemError
+from tandem.errors import OutputError, TandemError, TandemWarning
 from workers.shards import FailedShard, ShardRows
 
 Row = dict[str, np.ndarray]
@@ -58,6 +59,7 @@ def to_row(shard: ShardRows, spans: Sequence[Span]) -> Row:
         "draft_steps": getattr(shard, "draft_steps", None),
         "cause": getattr(shard, "cause", None),
         "seconds": dict(shard.seconds),
+        "warnings": list(shard.warnings),
         "spans": [asdict(span) for span in spans],
     }
     row["notes"] = np.array([json.dumps(notes)], dtype=object)
@@ -72,7 +74,8 @@ def from_row(row: Row, kind: type[ShardT]) -> tuple[ShardT, list[Span]]:
         raise TypeError(f"expected a row that holds a {kind.__name__}, got a {notes['type']}")
     values: dict[str, Any] = {name: np.array(row[name][0]) for name in ARRAYS if name in row}
     values |= {name: notes[name] for name in ("draft_steps", "cause") if notes[name] is not None}
-    shard = kind(shard=int(row["shard"][0]), extra=bytes_table(row["extra"][0]), seconds=notes["seconds"], **values)
+    values |= {name: notes[name] for name in ("seconds", "warnings")}
+    shard = kind(shard=int(row["shard"][0]), extra=bytes_table(row["extra"][0]), **values)
     return shard, [Span(**span) for span in notes["spans"]]
 
 
@@ -152,7 +155,7 @@ class StageActor:
     """An actor of a pool: loads its stages once, then runs them in order on every shard that comes."""
 
     def __init__(self, kind: type[ShardRows], factories: Sequence[Callable[[], Stage]]):
-        self.kind = kind
+        self.kind, self.warned = kind, keep_warnings()
         self.stages = [factory() for factory in factories]
         self.replica = replica_name()
 
@@ -175,7 +178,24 @@ class StageActor:
                 return failed_row(shard.shard, stage.name, error)
             spans.append(Span(stage.name, self.replica, began, time.time()))
             stage_metrics().observe(spans[-1], len(shard))
+        shard.warnings = (*shard.warnings, *self.warned)
         return to_row(shard, spans)
+
+
+def keep_warnings() -> list[str]:
+    """From now on, warnings of ours in this process end in this list: nobody would see them on an actor's stderr."""
+    kept: list[str] = []
+    show = warnings.showwarning
+
+    def keep(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+        if not issubclass(category, TandemWarning):
+            show(message, category, *where, **more)
+        elif str(message) not in kept:
+            kept.append(str(message))
+
+    warnings.showwarning = keep
+    warnings.simplefilter("always", TandemWarning)
+    return kept
 
 
 def empty_shard(shard: int) -> ShardRows:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 
 import numpy as np
 import torch
@@ -10,7 +11,8 @@ import torch
 from tandem.collaborative import decode, refine
 from tandem.errors import JobError
 from tandem.prefix import Prefix, to_tokens
-from workers.drafter import DecodeSettings, fixed_batches
+from workers.drafter import Batch, DecodeSettings, fixed_batches
+from workers.halving import Halving
 from workers.models import DTYPES, ModelSet, load_tokenizer, load_transformer, pick_device
 from workers.shards import PixelShard, PrefixShard
 
@@ -26,21 +28,20 @@ class Refiner:
         dtype = DTYPES[settings.dtype]
         self.refiner = load_transformer(models.ref("refiner"), dtype, self.device, settings.how)
         self.vqvae = load_tokenizer(models.vqvae, models.drafter_config.patch_nums, dtype, self.device)
+        self.halving = Halving(self.name, settings.batch)
 
     def __call__(self, shard: PrefixShard) -> PixelShard:
-        pyramid, sampling = self.refiner.config.pyramid, self.settings.sampling
         seconds = dict.fromkeys(("refine", "decode"), 0.0)
         pixels, tokens = [], []
-        for batch in fixed_batches(shard, self.settings, pyramid.num_tokens, self.device):
+        for batch in fixed_batches(shard, self.settings, self.refiner.config.pyramid.num_tokens, self.device):
             began = time.perf_counter()
-            prefix = Prefix(shard.prefix[batch.rows_B], shard.draft_steps)
-            ids_BL = refine(self.refiner, self.vqvae.quantize, batch.labels_B, batch.uniforms_BL, prefix, sampling)
+            prefix_BP = shard.prefix[batch.rows_B]
+            refining = partial(self.refine, batch, prefix_BP, shard.draft_steps)
+            ids_BL = torch.cat(self.halving(refining, self.settings.batch))
             tokens.append(to_tokens(ids_BL)[: batch.num_rows])
             refined = time.perf_counter()
-            pixels_B3HW = decode(self.vqvae, ids_BL)[: batch.num_rows]
-            if not torch.isfinite(pixels_B3HW).all():
-                raise JobError(f"shard {shard.shard}: the decoder made pixels that are not finite")
-            pixels.append(to_uint8(pixels_B3HW))
+            images = np.concatenate(self.halving(partial(self.decode, ids_BL), self.settings.batch))
+            pixels.append(images[: batch.num_rows])
             seconds["refine"] += refined - began
             seconds["decode"] += time.perf_counter() - refined
         return PixelShard.of(
@@ -49,6 +50,19 @@ class Refiner:
             tokens=np.concatenate(tokens) if self.keep_tokens else None,
             seconds={**shard.seconds, **seconds},
         )
+
+    def refine(self, batch: Batch, prefix_BP: np.ndarray, draft_steps: int, some: slice) -> torch.Tensor:
+        """Token ids of some rows of a batch: int64 [b, L]."""
+        prefix = Prefix(prefix_BP[some], draft_steps)
+        labels_B, uniforms_BL = batch.labels_B[some], batch.uniforms_BL[some]
+        return refine(self.refiner, self.vqvae.quantize, labels_B, uniforms_BL, prefix, self.settings.sampling)
+
+    def decode(self, ids_BL: torch.Tensor, some: slice) -> np.ndarray:
+        """Pixels of some rows: uint8 [b, H, W, 3]."""
+        pixels_B3HW = decode(self.vqvae, ids_BL[some])
+        if not torch.isfinite(pixels_B3HW).all():
+            raise JobError("the decoder made pixels that are not finite")
+        return to_uint8(pixels_B3HW)
 
 
 def to_uint8(pixels_B3HW: torch.Tensor) -> np.ndarray:

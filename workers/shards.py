@@ -66,6 +66,7 @@ class ShardRows:
     tokens: NDArray[np.uint16] | None = None
     extra: Mapping[str, pa.Array | Sequence[Any]] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
+    warnings: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         self._check_array("index", self.index, "int64", 1)

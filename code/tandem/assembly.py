@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -9,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from tandem.config import VarConfig, VqvaeConfig
-from tandem.errors import InputError
-from tandem.kernels import compute_dtype
+from tandem.errors import InputError, TandemWarning
+from tandem.kernels import compute_dtype, multiplies_int8
 from tandem.linear import Linear
 from tandem.modulation import ModulationTable
 from tandem.var import Var
@@ -49,6 +50,8 @@ def assemble_var(
     """A Var of the given values. Without `how` it has plain parameters; with it, it is fit for inference alone."""
     var = build_empty(config)
     assert isinstance(var, Var)
+    if how is not None and how.int8 and device.type == "cpu" and not multiplies_int8():
+        warnings.warn("int8: this CPU has no VNNI, so that it saves memory but no time", TandemWarning, stacklevel=2)
     if how is not None and how.fold_adaln:
         if config.shared_adaln:
             raise InputError("fold_adaln: expected a model with AdaLN weights in every block, got one that shares them")

@@ -30,15 +30,14 @@ def largest_batch(bytes_of: Callable[[int], int], budget: int, most: int) -> int
             counts[batch] = bytes_of(batch)
         return counts[batch]
 
-    low, high = 0, most + 1  # the largest known to fit, the smallest known not to
-    guess = 1
-    for turn in range(1, MAX_GUESSES + most.bit_length() + 1):
-        low, high = (guess, high) if count(guess) <= budget else (low, guess)
-        if high - low == 1:
-            break
-        first, last = min(counts), max(counts)
-        slope = (counts[last] - counts[first]) / max(1, last - first)
-        straight = low + int((budget - counts[low]) / slope) if slope > 0 and low else 2 * low
-        guess = straight if turn < MAX_GUESSES else (low + high) // 2
+    if count(most) <= budget:
+        return most
+    if count(1) > budget:
+        return 0
+    low, high = 1, most  # the largest known to fit, the smallest known not to
+    while high - low > 1:
+        straight = low + (high - low) * (budget - counts[low]) // (counts[high] - counts[low])
+        guess = straight if len(counts) < MAX_GUESSES else (low + high) // 2
         guess = min(max(guess, low + 1), high - 1)
+        low, high = (guess, high) if count(guess) <= budget else (low, guess)
     return low

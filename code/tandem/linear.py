@@ -13,6 +13,7 @@ from tandem.kernels import compute_dtype, multiplies, multiplies_int8, to_comput
 
 INT8_ZERO = 128
 INT8_LARGEST = 126  # of an activation; in bfloat16 rounding takes 127 to 128, which int8 does not have
+MIN_INT8_ROWS = 17
 SMALLEST = 1e-12  # largest value of a row that counts as more than nothing
 
 
@@ -75,7 +76,7 @@ class Linear(nn.Linear):
         scale = largest.float().clamp_min(SMALLEST) / INT8_LARGEST
         int8_NI = (x_NI * scale.reciprocal().to(x.dtype)).round_().to(torch.int8)
         if not (on_cpu and multiplies_int8()):
-            sums_NO = F.linear(int8_NI.float(), self.packed.float()) if on_cpu else torch._int_mm(int8_NI, self.packed)
+            sums_NO = F.linear(int8_NI.float(), self.packed.float()) if on_cpu else int_mm(int8_NI, self.packed)
             y_NO = (sums_NO.float() * self.int8_scale_O * scale).to(x.dtype)
             return self.activated(y_NO if bias is None else y_NO + bias).view(*x.shape[:-1], -1)
         if self.gelu:
@@ -95,6 +96,12 @@ class Linear(nn.Linear):
         return torch.ops.onednn.qlinear_pointwise(
             uint8_NI, scale, INT8_ZERO, self.packed, self.int8_scale_O, zeros_O, bias, 1.0, 0, dtype, post, [], how
         )
+
+
+def int_mm(x_NI: Tensor, weight_IO: Tensor) -> Tensor:
+    """Product int32 [N, O] of int8 matrices on CUDA, whose kernel wants more than 16 rows."""
+    missing = max(0, MIN_INT8_ROWS - len(x_NI))
+    return torch._int_mm(F.pad(x_NI, (0, 0, 0, missing)), weight_IO)[: len(x_NI)]
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+import warnings
 from functools import partial
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from jobs.labels import read_label_file
 from jobs.pipeline import Pipeline, Pool, ReadLabels
 from jobs.running import make_shards
 from jobs.start_up import StartUp
+from tandem.errors import TandemWarning
 from workers.shards import PixelShard, PrefixShard, ShardPlan, ShardRows
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
@@ -61,6 +63,23 @@ def test_drafts_do_not_pile_up_while_no_refiner_is_there():
     )
     assert summary["images"] == 24
     assert summary["most_waiting_shards"]["refine"] <= 2 + 2
+
+
+def test_what_actors_warn_of_is_said_once_and_is_in_the_summary(capsys):
+    class Warner:
+        name = "refine"
+
+        def __call__(self, shard: PrefixShard) -> PixelShard:
+            warnings.warn("a batch was halved", TandemWarning, stacklevel=1)
+            return PixelShard.of(shard, pixels=np.full((1, 16, 16, 3), shard.shard, np.uint8))
+
+    plan = ShardPlan(6, 1)
+    stage = partial(Simulated, "draft", seconds=0.01, jitter=0.0, batch=1, prefix_tokens=20, image_size=16)
+    pools = [Pool("draft", ShardRows, [stage], 1), Pool("refine", PrefixShard, [Warner], 2)]
+    pipeline = Pipeline(plan, Rows(plan), pools, Consume(), 1, 768)
+    summary = make_shards(pipeline, list(range(6)), 6, max_failed=0, start_up=StartUp())
+    assert summary["warnings"] == ["a batch was halved"]
+    assert capsys.readouterr().err.count("warning: a batch was halved") == 1
 
 
 def resident_bytes() -> int:

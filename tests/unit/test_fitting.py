@@ -13,7 +13,7 @@ from cluster.devices import Memory
 from jobs import batch as auto
 from tandem.assembly import Preparation
 from tandem.config import VAR_PRESETS, VQVAE_PRESET, SamplingConfig
-from tandem.costs import peak_bytes, var_bytes, vqvae_bytes
+from tandem.costs import peak_bytes, var_bytes
 from tandem.errors import InputError
 from tandem.fitting import device_bytes, largest_batch
 from workers import layout
@@ -62,11 +62,10 @@ def stages_on(card: torch.device):
     return [
         lambda batch: var_bytes(VAR_PRESETS["d30"], batch, 0, 8, BF16, card, Preparation(), sampling),
         lambda batch: var_bytes(VAR_PRESETS["d16"], batch, 8, 10, BF16, card, Preparation(), sampling),
-        lambda batch: vqvae_bytes(VQVAE_PRESET, batch, BF16, card),
     ]
 
 
-def test_the_published_pair_on_a_card_of_24_gb():
+def test_the_published_transformers_on_a_card_of_24_gb():
     def bytes_of(batch):
         return device_bytes(stages_on(CUDA), batch)
 
@@ -76,10 +75,8 @@ def test_the_published_pair_on_a_card_of_24_gb():
 
 
 def options(**values):
-    plain = dict(
-        batch="auto", overwrite=False, address=None, device_memory_gb=None, dtype="auto", fold_adaln=False, int8=False
-    )
-    return SimpleNamespace(**plain | values)
+    plain = {"batch": "auto", "overwrite": False, "address": None, "device_memory_gb": None, "dtype": "auto"}
+    return SimpleNamespace(**plain | {"fold_adaln": False, "int8": False} | values)
 
 
 def store(job: bytes | None = None):
@@ -88,10 +85,12 @@ def store(job: bytes | None = None):
 
 @pytest.fixture
 def decoding():
-    drafter, refiner = (replace(VAR_PRESETS["d16"], depth=depth, num_heads=2) for depth in (3, 2))
-    vqvae = replace(VQVAE_PRESET, base_channels=32)
+    drafter, refiner = (
+        replace(VAR_PRESETS["d16"], depth=depth, num_heads=2, patch_nums=PATCH_NUMS) for depth in (3, 2)
+    )
+    vqvae = replace(VQVAE_PRESET, base_channels=32, patch_nums=PATCH_NUMS)
     models = SimpleNamespace(drafter_config=drafter, refiner_config=refiner, vqvae_config=vqvae)
-    return auto.Decoding(models, auto.COLOCATED, 2, 8, SamplingConfig())
+    return auto.Decoding(models, auto.COLOCATED, 2, 2, SamplingConfig())
 
 
 def test_a_number_is_taken_as_it_is(decoding):
@@ -105,10 +104,10 @@ def test_auto_goes_on_with_the_batch_of_the_job(decoding, capsys):
 
 
 def test_auto_fills_the_smallest_card(decoding, monkeypatch, capsys):
-    monkeypatch.setattr(auto, "memory_of_cluster", lambda address: Memory((2 * GB, 1 * GB), 64 * GB))
+    monkeypatch.setattr(auto, "memory_of_cluster", lambda address: Memory((2 * GB, GB // 4), 64 * GB))
     found = auto.choose_batch(options(), store(), decoding, 1000)
     stages = list(auto.all_stages(options(), decoding, on_gpu=True).values())
-    assert device_bytes(stages, found) <= 0.9 * GB < device_bytes(stages, found + 1)
+    assert device_bytes(stages, found) <= 0.9 * (GB // 4) < device_bytes(stages, found + 1)
     assert f"{found}, the largest that fits" in capsys.readouterr().err
 
 

@@ -9,7 +9,7 @@ from tiny_models import tiny_var
 from tandem import kernels
 from tandem.assembly import Preparation, assemble_var
 from tandem.attention import attention
-from tandem.linear import Linear
+from tandem.linear import Linear, int_mm
 from tandem.var import Var
 
 
@@ -41,6 +41,19 @@ def test_int8_is_near_and_a_largest_value_does_not_wrap(gelu, dtype, by_vnni, mo
     with torch.inference_mode():
         difference = (quantised(x) - plain(x)).float().abs()
     assert 0 < difference.max() < 0.06
+
+
+@pytest.mark.parametrize("rows", [1, 16, 17, 40])
+def test_few_rows_are_padded_for_the_kernel_of_cuda(rows, monkeypatch):
+    """With a product that refuses what the one on CUDA refuses."""
+
+    def picky(x, weight):
+        assert len(x) > 16
+        return x.int() @ weight.int()
+
+    monkeypatch.setattr(torch, "_int_mm", picky)
+    x, weight = (torch.randint(-127, 128, shape, dtype=torch.int8) for shape in ((rows, 8), (8, 24)))
+    assert torch.equal(int_mm(x, weight), x.int() @ weight.int())
 
 
 def test_a_cpu_without_bfloat16_multiplies_in_float32(monkeypatch):
