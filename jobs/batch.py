@@ -24,7 +24,7 @@ from workers.store import Store
 DRAFTERS, REFINERS = ("draft",), ("refine", "decode")
 COLOCATED = (DRAFTERS + REFINERS,)
 SPLIT = (DRAFTERS, REFINERS)
-MAX_BATCH = 256
+MAX_BATCH = 256  # beyond it no published card gets faster, by the roofline in docs/GPU.md
 GPU_SHARE = 0.9  # of a card: its context, workspaces of libraries and gaps between tensors take the rest
 HOST_SHARE = 0.5  # of a machine's memory: Ray's object store takes 0.3, Python and libraries the rest
 

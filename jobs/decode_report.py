@@ -10,10 +10,9 @@ from rich.console import Console
 from rich.table import Table
 
 from jobs.progress import say
+from tandem.roofline import PAPER_SPEED
 
-# CoDe (arXiv 2411.17787), Table 1: d30 and d16, batch 64, fp16 on an L20, VQVAE left out: N -> (images/s, speed-up)
-PAPER_SPEED = {None: (17.71, 1.0), 9: (21.54, 1.2), 8: (30.33, 1.7), 7: (40.00, 2.3), 6: (50.39, 2.9)}
-# Its Table 3, KV cache in MB: batch -> (VAR-d30, CoDe at N = 6). VAR did not fit at 128
+# CoDe (arXiv 2411.17787), Table 3: KV cache in MB: batch -> (VAR-d30, CoDe at N = 6). VAR did not fit at 128
 PAPER_CACHE_MB: dict[int, tuple[int | None, int]] = {
     8: (3595, 1023),
     16: (7191, 2056),
