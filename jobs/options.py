@@ -177,6 +177,12 @@ class PlaceOptions(Spec):
 class JobOptions(PlaceOptions, DecodingOptions):
     """Options of every job that decodes."""
 
+    @model_validator(mode="after")
+    def check_batch(self) -> JobOptions:
+        if self.device_memory_gb is not None and self.batch != "auto":
+            raise ValueError(f"expected --batch auto beside --device-memory-gb, got --batch {self.batch}")
+        return self
+
 
 class ImageOptions(Spec):
     """How images are stored."""

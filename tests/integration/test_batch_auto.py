@@ -1,0 +1,55 @@
+"""`--batch auto` from the command line: chosen once, and kept by whoever goes on."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from cluster.devices import memory_here, memory_of_cluster
+from jobs.cli import main
+
+pytestmark = pytest.mark.usefixtures("ray_cluster")
+AUTO = ("generate", "--classes", "all", "--images", "64", "--placement", "cpu", "--batch", "auto")
+
+
+def models(files: dict[str, str]) -> list[str]:
+    return [word for role in ("drafter", "refiner", "vqvae") for word in (f"--{role}", files[role])]
+
+
+def batch_of(out: str) -> int:
+    return json.loads((Path(out) / "job.json").read_text())["identity"]["decoding"]["batch"]
+
+
+def test_the_nodes_of_a_cluster_tell_their_memory():
+    assert memory_of_cluster(None) == memory_here()
+
+
+def test_a_job_that_goes_on_keeps_its_batch(tiny_models, out, capsys):
+    job = [*AUTO, *models(tiny_models), "--out", out]
+    assert main([*job, "--device-memory-gb", "16", "--shards", "0-9/32"]) == 0
+    assert "batch auto: 2, all that this job can use" in capsys.readouterr().err
+    # where less fits, another batch would make another job, which would be refused
+    assert main([*job, "--device-memory-gb", "0.0001"]) == 0
+    assert "batch auto: 2, as the job has begun" in capsys.readouterr().err
+    assert batch_of(out) == 2
+    assert (Path(out) / "_SUCCESS").exists()
+
+
+def test_drafts_and_their_refinement_choose_for_themselves(tiny_models, tmp_path, capsys):
+    drafts, images = str(tmp_path / "drafts"), str(tmp_path / "images")
+    drafter, refiner, vqvae = (models(tiny_models)[i : i + 2] for i in (0, 2, 4))
+    draft = ["draft", *AUTO[1:5], "--placement", "cpu", "--batch", "auto", *drafter, *vqvae]
+    assert main([*draft, "--shard-size", "16", "--out", drafts]) == 0
+    assert main(["refine", "--drafts", drafts, "--batch", "auto", *refiner, *vqvae, "--out", images]) == 0
+    assert capsys.readouterr().err.count("batch auto: 16, all that this job can use") == 2
+    assert batch_of(drafts) == batch_of(images) == 16
+
+
+def test_memory_without_auto_and_too_little_memory_are_refused(tiny_models, out, capsys):
+    job = [*AUTO[:-1], *models(tiny_models), "--out", out]
+    job.remove("--batch")
+    assert main([*job, "--device-memory-gb", "8"]) == 2
+    assert "expected --batch auto beside --device-memory-gb, got --batch 32" in capsys.readouterr().err
+    assert main([*job, "--batch", "auto", "--device-memory-gb", "0.0001"]) == 2
+    assert "GB for a single image, got 0.0001 GB" in capsys.readouterr().err
+    assert not Path(out).exists()
