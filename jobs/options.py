@@ -117,14 +117,6 @@ class DecodingOptions(Spec):
     temperatures: tuple[float, ...] | None = Field(
         None, description="one a scale, the last repeats: 1.1,1.0; default: the model's own"
     )
-    batch: PositiveInt | Literal["auto"] = Field(
-        32,
-        description="images of one forward; short batches are padded, so it is part of the job; auto: the largest "
-        "that fits the smallest device, from counted bytes, and leaves 32 shards",
-    )
-    device_memory_gb: float | None = Field(
-        None, gt=0, description="for --batch auto: gigabytes that a replica may fill; default: asked of the nodes"
-    )
     dtype: Dtype = Field("auto", description="of weights and activations; auto: bfloat16 on GPUs, float32 on CPUs")
     fold_adaln: bool = Field(
         False,
@@ -176,6 +168,15 @@ class PlaceOptions(Spec):
 
 class JobOptions(PlaceOptions, DecodingOptions):
     """Options of every job that decodes."""
+
+    batch: PositiveInt | Literal["auto"] = Field(
+        32,
+        description="images of one forward; short batches are padded, so it is part of the job; auto: the largest "
+        "that fits the smallest device, from counted bytes, and leaves 32 shards",
+    )
+    device_memory_gb: float | None = Field(
+        None, gt=0, description="for --batch auto: gigabytes that a replica may fill; default: asked of the nodes"
+    )
 
     @model_validator(mode="after")
     def check_batch(self) -> JobOptions:
