@@ -248,7 +248,7 @@ def choose_settings(
     dtype: str = options.dtype
     if dtype == "auto":
         dtype = "bfloat16" if on_real_gpus else "float32"
-    how = Preparation(options.fold_adaln, options.int8)
+    how = Preparation.of(options)
     return DecodeSettings(seed, draft_steps, sampling, options.batch, dtype, options.threads, how)
 
 
