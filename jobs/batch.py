@@ -10,7 +10,8 @@ import torch
 from cluster.devices import memory_of_cluster
 from jobs.options import JobOptions
 from jobs.progress import say
-from jobs.settings import choose_dtype, choose_preparation
+from jobs.settings import choose_dtype
+from tandem.assembly import Preparation
 from tandem.config import SamplingConfig
 from tandem.costs import var_bytes, vqvae_bytes
 from tandem.errors import InputError
@@ -108,7 +109,7 @@ def all_stages(options: JobOptions, decoding: Decoding, on_gpu: bool) -> Mapping
     """How the bytes of each stage are counted."""
     models, steps, sampling = decoding.models, decoding.draft_steps, decoding.sampling
     device, dtype = torch.device("cuda" if on_gpu else "cpu"), DTYPES[choose_dtype(options, on_gpu)]
-    how, scales = choose_preparation(options), models.drafter_config.pyramid.num_scales
+    how, scales = Preparation.of(options), models.drafter_config.pyramid.num_scales
     coarse, fine = models.drafter_config, models.refiner_config or models.drafter_config
     tokenizer = replace(models.vqvae_config, patch_nums=coarse.patch_nums)
     return {

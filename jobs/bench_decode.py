@@ -7,7 +7,7 @@ import statistics
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,8 +18,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from jobs.decode_report import plot, print_memory, print_speed, print_table
-from jobs.options import MeasuredOptions
+from jobs.options import MeasuredOptions, PreparationOptions
 from jobs.progress import say
+from jobs.resident import reset_resident, resident_bytes
 from tandem.assembly import Preparation
 from tandem.collaborative import decode, decode_scales
 from tandem.costs import decode_flops, kv_bytes, scale_flops, tensor_bytes
@@ -42,7 +43,7 @@ PEAK_SHAPE = (4096, 1920, 7680)
 PEAK_REPEATS = 8
 
 
-class BenchDecodeSpec(MeasuredOptions):
+class BenchDecodeSpec(PreparationOptions, MeasuredOptions):
     """Seconds, work, share of the matrix peak and bytes of decoding, beside plain VAR of the same drafter."""
 
     draft_steps: tuple[PositiveInt, ...] | None = Field(None, description="values of N; default: about 0.7 K")
@@ -50,8 +51,6 @@ class BenchDecodeSpec(MeasuredOptions):
     threads: NonNegativeInt = Field(0, description="CPU threads; 0: one a core")
     repeats: PositiveInt = Field(3, description="timed runs of each setting; medians are reported")
     plain_var: bool = Field(True, description="run plain VAR of the drafter as well, the yardstick of the speed-up")
-    fold_adaln: bool = Field(False, description="a table of modulation vectors in host memory for the AdaLN weights")
-    int8: bool = Field(False, description="matrices of the blocks in int8 (W8A8); not exact")
     paper_table: Literal["1", "3"] | None = Field(
         None, description="print the paper's Table 1 (speed) or 3 (memory; counted, nothing is run) beside ours"
     )
@@ -78,7 +77,7 @@ class Bench:
         if spec.threads:
             torch.set_num_threads(spec.threads)
         self.dtype_name = spec.dtype if spec.dtype != "auto" else ("bfloat16" if self.on_gpu else "float32")
-        self.dtype, how = DTYPES[self.dtype_name], Preparation(fold_adaln=spec.fold_adaln, int8=spec.int8)
+        self.dtype, self.how = DTYPES[self.dtype_name], Preparation.of(spec)
         models = resolve_models(spec.drafter, spec.refiner, spec.vqvae, spec.random_weights)
         self.pyramid, self.sampling = models.drafter_config.pyramid, models.sampling
         steps = spec.draft_steps or (self.pyramid.default_draft_steps,)
@@ -95,7 +94,7 @@ class Bench:
         self.vars: dict[str, Var] = {}
         for stage, ref in refs.items():
             began = time.perf_counter()
-            self.vars[stage] = load_transformer(ref, self.dtype, self.device, how)
+            self.vars[stage] = load_transformer(ref, self.dtype, self.device, self.how)
             say(f"{ref.role} {ref.source}: loaded in {time.perf_counter() - began:.1f} s")
         self.vqvae: Vqvae = load_tokenizer(models.vqvae, self.pyramid.patch_nums, self.dtype, self.device)
 
@@ -230,6 +229,10 @@ def measure(bench: Bench) -> dict[str, Any]:
     """All settings, round after round, so that a slow minute of the machine meets them all."""
     spec = bench.spec
     found: dict[Setting, list[dict[str, Any]]] = {setting: [] for setting in bench.settings}
+    if bench.how.compile or bench.how.cuda_graphs:
+        for setting in bench.settings:
+            say(f"{setting.name}, batch {setting.batch}: compiling and capturing, in a run that does not count")
+            bench.run(setting)
     for repeat in range(spec.repeats):
         for setting in bench.settings:
             one = bench.run(setting)
@@ -252,8 +255,7 @@ def measure(bench: Bench) -> dict[str, Any]:
         "dtype": bench.dtype_name,
         "threads": torch.get_num_threads(),
         "models": {role: getattr(spec, role) for role in ("drafter", "refiner", "vqvae")},
-        "int8": spec.int8,
-        "fold_adaln": spec.fold_adaln,
+        **asdict(bench.how),
         "repeats": spec.repeats,
         "runs": rows,
     }
@@ -276,22 +278,6 @@ HEADLINE = (
     "kv_bytes",
     "weight_bytes",
 )
-
-
-def reset_resident(device: torch.device) -> None:
-    """Forget the most memory so far."""
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-    else:
-        Path("/proc/self/clear_refs").write_text("5")
-
-
-def resident_bytes(device: torch.device) -> int:
-    """The most memory since `reset_resident`: allocated on the GPU, or resident in this process."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
 
 
 if __name__ == "__main__":

@@ -103,7 +103,31 @@ class MeasuredOptions(Spec):
     dtype: Dtype = Field("auto", description="of weights and activations; auto: bfloat16 on GPUs, float32 on CPUs")
 
 
-class DecodingOptions(Spec):
+class PreparationOptions(Spec):
+    """How the transformers compute, beyond their weights."""
+
+    fold_adaln: bool = Field(
+        False,
+        description="keep the AdaLN layers as a table of vectors per class in host memory, which frees device memory; "
+        "not for models that share AdaLN",
+    )
+    int8: bool = Field(
+        False,
+        description="int8 weights and activations in the transformers' blocks, to save memory and time; not exact",
+    )
+    compile: bool = Field(
+        False,
+        description="fuse what the transformers' blocks do around attention by torch.compile, meant for GPUs: the "
+        "first batch waits for it; where it fails, workers warn and go on without it",
+    )
+    cuda_graphs: bool = Field(
+        False,
+        description="launch all kernels of a scale at once, which helps small models and batches on GPUs; keeps the "
+        "KV cache allocated; where it fails, or without CUDA, workers warn and go on without it",
+    )
+
+
+class DecodingOptions(PreparationOptions):
     """How tokens are decoded. All of it is part of the job: it changes bytes."""
 
     vqvae: str = Field("embedded", description="like the models; its preset is vae_ch160v4096z32")
@@ -118,15 +142,6 @@ class DecodingOptions(Spec):
         None, description="one a scale, the last repeats: 1.1,1.0; default: the model's own"
     )
     dtype: Dtype = Field("auto", description="of weights and activations; auto: bfloat16 on GPUs, float32 on CPUs")
-    fold_adaln: bool = Field(
-        False,
-        description="keep the AdaLN layers as a table of vectors per class in host memory, which frees device memory; "
-        "not for models that share AdaLN",
-    )
-    int8: bool = Field(
-        False,
-        description="int8 weights and activations in the transformers' blocks, to save memory and time; not exact",
-    )
     threads: PositiveInt = Field(
         1, description="CPU threads of each replica; part of the job, as rounding depends on it"
     )

@@ -22,8 +22,9 @@ from cluster.session import Session, describe_cluster, living_nodes, open_sessio
 from jobs.options import DecodingOptions
 from jobs.progress import say
 from jobs.running import software
-from jobs.settings import choose_draft_steps, choose_sampling
+from jobs.settings import check_preparation, choose_draft_steps, choose_sampling
 from jobs.spec import explain
+from tandem.assembly import Preparation
 from tandem.errors import InputError, PlacementError
 from tandem.images import Provenance
 from workers.api_models import About
@@ -135,6 +136,7 @@ def app(args: dict[str, Any]) -> Application:
 def make_app(spec: AppSpec, session: Session, parts: Parts | None = None) -> tuple[Application, Placement, About]:
     """Check everything, choose the placement, and bind the deployments, of other parts if some are given."""
     models = resolve_models(spec.drafter, spec.refiner, spec.vqvae, spec.random_weights)
+    check_preparation(spec, {"drafter": models.drafter_config, "refiner": models.refiner_config})
     about = describe(spec, models)
     publish = None
     if spec.store is not None:
@@ -155,12 +157,13 @@ def make_app(spec: AppSpec, session: Session, parts: Parts | None = None) -> tup
     )
     on_real_gpus = placement.mode != "cpu" and not session.simulated
     dtype = spec.dtype if spec.dtype != "auto" else "bfloat16" if on_real_gpus else "float32"
+    how = Preparation.of(spec)
     warm_up = ImageRequest(0, 0, 1, about.draft_steps, about.sampling)
     sha256 = models.hashes
     provenance = Provenance(software(), sha256["drafter"], sha256["refiner"], sha256["vqvae"], 0, about.draft_steps)
     real = Parts(
-        partial(DraftWork, models, dtype, spec.threads),
-        partial(RefineWork, models, dtype, spec.threads),
+        partial(DraftWork, models, dtype, spec.threads, how),
+        partial(RefineWork, models, dtype, spec.threads, how),
         FileEncoder(provenance, about.class_names),
     )
     warm_prefix = models.drafter_config.pyramid.offsets[about.draft_steps]

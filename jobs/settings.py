@@ -27,7 +27,7 @@ def choose_sampling(options: DecodingOptions, own: SamplingConfig) -> SamplingCo
 def choose_settings(
     options: DecodingOptions, seed: int, draft_steps: int, sampling: SamplingConfig, batch: int, on_real_gpus: bool
 ) -> DecodeSettings:
-    dtype, how = choose_dtype(options, on_real_gpus), choose_preparation(options)
+    dtype, how = choose_dtype(options, on_real_gpus), Preparation.of(options)
     return DecodeSettings(seed, draft_steps, sampling, batch, dtype, options.threads, how)
 
 
@@ -35,10 +35,6 @@ def choose_dtype(options: DecodingOptions, on_real_gpus: bool) -> str:
     if options.dtype != "auto":
         return options.dtype
     return "bfloat16" if on_real_gpus else "float32"
-
-
-def choose_preparation(options: DecodingOptions) -> Preparation:
-    return Preparation(options.fold_adaln, options.int8)
 
 
 def check_preparation(options: DecodingOptions, configs: Mapping[str, VarConfig | None]) -> None:

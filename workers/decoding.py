@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from tandem.assembly import PLAIN, Preparation
 from tandem.collaborative import decode, decode_scales
 from tandem.errors import JobError
 from tandem.prefix import to_tokens
@@ -84,11 +85,11 @@ class RowBatch:
 class Decoding:
     """One transformer and the VQVAE on one device."""
 
-    def __init__(self, models: ModelSet, role: str, dtype: str, threads: int):
+    def __init__(self, models: ModelSet, role: str, dtype: str, threads: int, how: Preparation):
         torch.set_num_threads(threads)
         self.device = pick_device()
         ref = models.drafter if role == "drafter" else models.ref("refiner")
-        self.var: Var = load_transformer(ref, DTYPES[dtype], self.device)
+        self.var: Var = load_transformer(ref, DTYPES[dtype], self.device, how)
         patch_nums = models.drafter_config.patch_nums
         self.vqvae: Vqvae = load_tokenizer(models.vqvae, patch_nums, DTYPES[dtype], self.device)
         self.pyramid = self.var.config.pyramid
@@ -112,8 +113,8 @@ class Decoding:
 class DraftWork(Decoding):
     """Scales 1..N. All rows of a batch have the same N."""
 
-    def __init__(self, models: ModelSet, dtype: str, threads: int):
-        super().__init__(models, "drafter", dtype, threads)
+    def __init__(self, models: ModelSet, dtype: str, threads: int, how: Preparation = PLAIN):
+        super().__init__(models, "drafter", dtype, threads, how)
 
     def __call__(self, rows: Sequence[Row], size: int) -> Iterator[tuple[int, Look | Tokens]]:
         began = time.perf_counter()
@@ -130,8 +131,8 @@ class DraftWork(Decoding):
 class RefineWork(Decoding):
     """Scales N+1..K behind the rows' prefixes, and pixels."""
 
-    def __init__(self, models: ModelSet, dtype: str, threads: int):
-        super().__init__(models, "refiner", dtype, threads)
+    def __init__(self, models: ModelSet, dtype: str, threads: int, how: Preparation = PLAIN):
+        super().__init__(models, "refiner", dtype, threads, how)
 
     def __call__(self, rows: Sequence[Row], size: int) -> Iterator[tuple[int, Look | Pixels]]:
         began = time.perf_counter()

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor, nn
 
+from tandem.compiling import compile_blocks
 from tandem.config import VarConfig, VqvaeConfig
 from tandem.errors import InputError, TandemWarning
+from tandem.graphs import CudaCapture, Graphs
 from tandem.kernels import compute_dtype, multiplies_int8
 from tandem.linear import Linear
 from tandem.modulation import ModulationTable
@@ -23,15 +25,24 @@ Values = Callable[[str], Tensor]
 
 @dataclass(frozen=True)
 class Preparation:
-    """How a transformer computes, beyond its weights. All of it may change rounding, int8 more than that.
+    """How a transformer computes, beyond its weights. All but graphs may change rounding, int8 more than that.
 
     Attributes:
         fold_adaln: keep modulation vectors of every class in host memory instead of the AdaLN weights on the device.
         int8: weights and activations of the blocks' matrices in int8 (W8A8). Not exact.
+        compile: what the blocks do before and after attention is compiled by torch.compile, where that works.
+        cuda_graphs: the kernels of a scale are launched at once, on CUDA.
     """
 
     fold_adaln: bool = False
     int8: bool = False
+    compile: bool = False
+    cuda_graphs: bool = False
+
+    @classmethod
+    def of(cls, options: object) -> Preparation:
+        """As the attributes of these names say, such as the options of a command."""
+        return cls(**{field.name: getattr(options, field.name) for field in fields(cls)})
 
 
 PLAIN = Preparation()
@@ -56,6 +67,7 @@ def assemble_var(
         if config.shared_adaln:
             raise InputError("fold_adaln: expected a model with AdaLN weights in every block, got one that shares them")
         var.table = ModulationTable(config, dtype, device)
+    compiled = how is not None and can_compile(how, device)
     for name, module in list(var.named_modules()):
         put_all(name, module, values, lambda full: var.dtype_of(full, dtype), device)
         if how is None or not isinstance(module, Linear):
@@ -63,12 +75,43 @@ def assemble_var(
         if ".ada_lin." in name and var.table is not None:
             var.table.fold(module, var.class_emb.weight)
             module.drop()
-        elif how.int8 and name.startswith("blocks.") and ".ada_lin." not in name:
+            continue
+        in_blocks = name.startswith("blocks.") and ".ada_lin." not in name
+        if how.int8 and in_blocks:
             module.quantize()
-        else:
+        elif not (compiled and in_blocks):  # compilers see no weights of another layout
             module.pack()
     var.to(device)
-    return var.requires_grad_(False).eval() if how is not None else var
+    if how is None:
+        return var
+    if compiled:
+        compile_blocks(var.layers)
+    if can_capture(how, device):
+        var.graphs = Graphs(CudaCapture(device))
+    return var.requires_grad_(False).eval()
+
+
+def can_compile(how: Preparation, device: torch.device) -> bool:
+    """Whether blocks are to be compiled. Warns where that is asked for in vain."""
+    if not how.compile or device.type == "meta":
+        return False
+    if how.int8 and device.type == "cpu":
+        warnings.warn(
+            "compile: int8 layers cannot be compiled for a CPU; going on without it", TandemWarning, stacklevel=3
+        )
+        return False
+    return True
+
+
+def can_capture(how: Preparation, device: torch.device) -> bool:
+    """Whether CUDA graphs are to be made. Warns where they are asked for in vain."""
+    if how.cuda_graphs and device.type not in ("cuda", "meta"):
+        warnings.warn(
+            f"cuda-graphs: expected a CUDA device, got {device.type}; going on without them",
+            TandemWarning,
+            stacklevel=3,
+        )
+    return how.cuda_graphs and device.type == "cuda"
 
 
 @torch.inference_mode()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -36,9 +37,9 @@ class SelfAttention(nn.Module):
         self.v_bias = nn.Parameter(torch.zeros(width))
         self.proj = Linear(width, width)
 
-    def forward(self, x_RLC: Tensor, attend: Attend, wanted: int) -> Tensor:
-        """Output [R, l, C] of the last `wanted` = l tokens."""
-        R, L, C = x_RLC.shape
+    def project(self, x_RLC: Tensor, wanted: int) -> tuple[Tensor, Tensor, Tensor]:
+        """q [R, H, l, c] of the last `wanted` = l tokens, k and v [R, H, L, c] of all."""
+        R, L, _ = x_RLC.shape
         bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
         qkv = self.mat_qkv(x_RLC, bias).view(R, L, 3, self.heads, self.head_dim)
         # lengths in float32: an error there would be common to a whole vector
@@ -47,8 +48,11 @@ class SelfAttention(nn.Module):
         q_RHLc, k_RHLc = qk_RLsHc.permute(2, 0, 3, 1, 4)
         scale_1H11 = self.scale_mul_1H11.float().clamp_max(MAX_SCALE_MUL).exp()
         q_RHlc = (q_RHLc[:, :, L - wanted :] * scale_1H11).to(x_RLC.dtype)
-        out_RHlc = attend(q_RHlc, k_RHLc.to(x_RLC.dtype), qkv[:, :, 2].transpose(1, 2))
-        return self.proj(out_RHlc.transpose(1, 2).reshape(R, wanted, C))
+        return q_RHlc, k_RHLc.to(x_RLC.dtype), qkv[:, :, 2].transpose(1, 2)
+
+    def merge(self, out_RHlc: Tensor) -> Tensor:
+        """Output [R, l, C] of what the heads have found."""
+        return self.proj(out_RHlc.transpose(1, 2).flatten(2))
 
 
 class FeedForward(nn.Module):
@@ -84,14 +88,27 @@ class Block(nn.Module):
             return self.ada_lin(cond_RC).view(len(cond_RC), 6, -1)
         return self.ada_gss[0] + shared_R6C
 
-    def forward(self, x_RLC: Tensor, modulation_R6C: Tensor, attend: Attend, wanted: int | None = None) -> Tensor:
-        """New hidden states [R, l, C] of the last `wanted` = l tokens (None: of all); `attend` sees k and v of all."""
-        wanted = x_RLC.shape[1] if wanted is None else wanted
-        gate1, gate2, scale1, scale2, shift1, shift2 = modulation_R6C.unsqueeze(2).unbind(1)
-        h_RLC = torch.addcmul(shift1, layer_norm(x_RLC), scale1 + 1)
-        x_RlC = torch.addcmul(x_RLC[:, -wanted:], self.attn(h_RLC, attend, wanted), gate1)
+    def before(self, x_RLC: Tensor, modulation_R6C: Tensor, wanted: int) -> tuple[Tensor, Tensor, Tensor]:
+        """What attention needs: q [R, H, l, c] of the last `wanted` = l tokens, k and v [R, H, L, c] of all."""
+        _, _, scale1, _, shift1, _ = modulation_R6C.unsqueeze(2).unbind(1)
+        return self.attn.project(torch.addcmul(shift1, layer_norm(x_RLC), scale1 + 1), wanted)
+
+    def after(self, x_RlC: Tensor, out_RHlc: Tensor, modulation_R6C: Tensor) -> Tensor:
+        """New hidden states [R, l, C] from those before and what attention gave."""
+        gate1, gate2, _, scale2, _, shift2 = modulation_R6C.unsqueeze(2).unbind(1)
+        x_RlC = torch.addcmul(x_RlC, self.attn.merge(out_RHlc), gate1)
         h_RlC = torch.addcmul(shift2, layer_norm(x_RlC), scale2 + 1)
         return torch.addcmul(x_RlC, self.ffn(h_RlC), gate2)
+
+    # How the two are called: as they are, or compiled, see `tandem.compiling`
+    halves: tuple[Callable[..., Any], Callable[..., Any]] = (before, after)
+
+    def forward(self, x_RLC: Tensor, modulation_R6C: Tensor, attend: Attend, wanted: int | None = None) -> Tensor:
+        """New hidden states [R, l, C] of the last `wanted` = l tokens (None: of all); `attend` sees k and v of all."""
+        before, after = self.halves
+        wanted = x_RLC.shape[1] if wanted is None else wanted
+        out_RHlc = attend(*before(self, x_RLC, modulation_R6C, wanted))
+        return after(self, x_RLC[:, -wanted:], out_RHlc, modulation_R6C)
 
 
 def layer_norm(x_RLC: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -116,24 +117,26 @@ def decode_scales(
     if start > 0:
         entry_BlC = var.embed(inputs_BlD, start=offsets[1])
         x_RlC = torch.cat([x_RlC, entry_BlC.repeat(times, 1, 1)], dim=1)
-    cache = new_cache(var.config, batch * times, start, stop, x_RlC.dtype, x_RlC.device)
+    shape = batch * times, start, stop
+    make_cache = partial(new_cache, var.config, *shape, x_RlC.dtype, x_RlC.device)
 
     ids_BL, total = prefix_BL, torch.zeros((), device=device)
-    for scale in range(start, stop):
-        h_RlC = var.hidden(x_RlC, condition, cache, sizes[: scale + 1] if scale == start else sizes[scale : scale + 1])
-        guidance_B11 = guidance(cfg_B11, scale, pyramid.num_scales) if guided else None
-        noise_Bl = uniforms_BL[:, offsets[scale] : offsets[scale + 1]]
-        ids_Bl, summed = draw_tokens(var, h_RlC, condition, guidance_B11, noise_Bl, configs, scale)
-        ids_BL = torch.cat([ids_BL, ids_Bl], dim=1)
-        # looked at once in the end: a GPU is not made to wait at every scale
-        total = total + summed
-        if scale + 1 == stop and not total.is_meta and not torch.isfinite(total):
-            raise JobError(f"logits of scales {start + 1} to {stop} are not finite: weights or dtype are unfit")
-        yield ids_BL
-        if scale + 1 < stop:
-            f_hat_BChw = f_hat_BChw + quantizer.residual(ids_Bl, scale)
-            next_BlD = quantizer.next_input(f_hat_BChw, scale + 1)
-            x_RlC = var.embed(next_BlD, start=offsets[scale + 1]).repeat(times, 1, 1)
+    with var.forwards(condition, make_cache, shape) as forward:
+        for scale in range(start, stop):
+            h_RlC = forward(x_RlC, sizes[: scale + 1] if scale == start else sizes[scale : scale + 1])
+            guidance_B11 = guidance(cfg_B11, scale, pyramid.num_scales) if guided else None
+            noise_Bl = uniforms_BL[:, offsets[scale] : offsets[scale + 1]]
+            ids_Bl, summed = draw_tokens(var, h_RlC, condition, guidance_B11, noise_Bl, configs, scale)
+            ids_BL = torch.cat([ids_BL, ids_Bl], dim=1)
+            # looked at once in the end: a GPU is not made to wait at every scale
+            total = total + summed
+            if scale + 1 == stop and not total.is_meta and not torch.isfinite(total):
+                raise JobError(f"logits of scales {start + 1} to {stop} are not finite: weights or dtype are unfit")
+            yield ids_BL
+            if scale + 1 < stop:
+                f_hat_BChw = f_hat_BChw + quantizer.residual(ids_Bl, scale)
+                next_BlD = quantizer.next_input(f_hat_BChw, scale + 1)
+                x_RlC = var.embed(next_BlD, start=offsets[scale + 1]).repeat(times, 1, 1)
 
 
 def new_cache(config: VarConfig, rows: int, start: int, stop: int, dtype: torch.dtype, device: torch.device) -> KVCache:

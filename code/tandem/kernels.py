@@ -3,26 +3,35 @@ than going through float32, or oneDNN's for int8 without VNNI, which overflows."
 
 from __future__ import annotations
 
-from functools import cache
-
 import torch
 from torch import Tensor
 
 
-@cache
+def ask_onednn(question: str) -> bool:
+    """What oneDNN says of this CPU; no, where this torch is built without it."""
+    return torch.backends.mkldnn.is_available() and bool(getattr(torch.ops.mkldnn, question)())
+
+
+# Asked once: compiled code can read it, but not ask
+SLOW = {
+    dtype
+    for dtype, question in (
+        (torch.bfloat16, "_is_mkldnn_bf16_supported"),
+        (torch.float16, "_is_mkldnn_fp16_supported"),
+    )
+    if not ask_onednn(question)
+}
+INT8_SUMS = torch.backends.mkldnn.is_available() and torch.cpu._is_vnni_supported()
+
+
 def multiplies(dtype: torch.dtype) -> bool:
     """Whether this CPU has fast kernels for matrices of a float dtype."""
-    if dtype == torch.bfloat16:
-        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-    if dtype == torch.float16:
-        return bool(torch.ops.mkldnn._is_mkldnn_fp16_supported())
-    return True
+    return dtype not in SLOW
 
 
-@cache
 def multiplies_int8() -> bool:
     """Whether this CPU has the instructions (VNNI) that sum products of int8 in int32."""
-    return bool(torch.cpu._is_vnni_supported())
+    return INT8_SUMS
 
 
 def compute_dtype(dtype: torch.dtype, device: torch.device) -> torch.dtype:

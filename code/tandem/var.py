@@ -6,10 +6,11 @@ Source: VAR (arXiv 2404.02905); tensor names follow its published checkpoints.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +22,13 @@ from tandem.config import VarConfig
 from tandem.limits import limits
 from tandem.linear import Linear
 from tandem.modulation import ModulationTable
+
+if TYPE_CHECKING:
+    from tandem.graphs import Graphs
+
+Hidden = Callable[..., Tensor]  # `Var.hidden`
+# Hidden states [R, l, C] of the last of some scales, from all their tokens [R, L, C] and the scales' sizes
+Forward = Callable[[Tensor, Sequence[int]], Tensor]
 
 
 class HeadNorm(nn.Module):
@@ -68,6 +76,7 @@ class Var(nn.Module):
         self.head_nm = HeadNorm(width)
         self.head = Linear(width, config.vocab_size)
         self.table: ModulationTable | None = None  # in place of the AdaLN weights, see `tandem.assembly`
+        self.graphs: Graphs | None = None
         level_L = [scale for scale, n in enumerate(pyramid.patch_nums) for _ in range(n * n)]
         # on the CPU even where the weights are built without storage
         self.register_buffer("level_L", torch.tensor(level_L, device="cpu"), persistent=False)
@@ -103,7 +112,18 @@ class Var(nn.Module):
         """Level plus position embedding of tokens start..stop: float [1, l, C]."""
         return self.lvl_embed(self.level_L[None, start:stop]) + self.pos_1LC[:, start:stop]
 
-    def hidden(self, x_RLC: Tensor, condition: Conditioning, cache: KVCache, sizes: Sequence[int]) -> Tensor:
+    def forwards(
+        self, condition: Conditioning, make_cache: Callable[[], KVCache], shape: tuple[int, ...]
+    ) -> AbstractContextManager[Forward]:
+        """How the scales of one decode go through all blocks: by `hidden`, or by CUDA graphs of it.
+
+        `make_cache` gives an empty cache, and `shape` tells decodes apart whose tensors differ in size.
+        """
+        if self.graphs is None:
+            return nullcontext(partial(self.hidden, condition=condition, cache=make_cache()))
+        return self.graphs.forwards(self.hidden, condition, make_cache, shape)
+
+    def hidden(self, x_RLC: Tensor, sizes: Sequence[int], condition: Conditioning, cache: KVCache) -> Tensor:
         """All blocks over the new tokens [R, L, C], whole scales of `sizes` tokens: those of the last scale
         [R, l, C]. What came before is read from `cache`, which takes the new tokens where it has room.
 

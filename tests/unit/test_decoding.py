@@ -9,6 +9,7 @@ import pytest
 import torch
 from tiny_models import CLASS_NAMES, PATCH_NUMS, tiny_var
 
+from tandem.assembly import Preparation
 from tandem.collaborative import decode, generate, generate_alone
 from tandem.config import SamplingConfig
 from tandem.errors import JobError
@@ -194,3 +195,9 @@ def test_pixels_that_are_no_numbers_are_an_error_and_no_image(works, monkeypatch
     monkeypatch.setattr("workers.decoding.decode", lambda vqvae, ids: torch.full((len(ids), 3, 16, 16), torch.nan))
     with pytest.raises(JobError, match="pixels that are not finite"):
         list(works[1](rows_of(ask(0, 1, steps=0)), 1))
+
+
+def test_the_endpoint_prepares_its_models_as_it_is_told(models, works):
+    for work in (kind(models, "float32", 1, Preparation(fold_adaln=True)) for kind in (DraftWork, RefineWork)):
+        assert work.var.table is not None
+    assert works[0].var.table is works[1].var.table is None

@@ -124,6 +124,12 @@ def test_only_what_is_asked_for_of_the_preparation_is_part_of_the_identity():
     assert decoding_identity(settings(how=Preparation(int8=True))) == plain | {"how": {"int8": True}}
 
 
+def test_the_preparation_is_what_the_options_of_its_names_say():
+    asked = {"fold_adaln": True, "int8": True, "compile": True, "cuda_graphs": True}
+    assert Preparation.of(RefineSpec(drafts="drafts", out="out", **asked)) == Preparation(**asked)
+    assert Preparation.of(RefineSpec(drafts="drafts", out="out")) == Preparation()
+
+
 def test_folding_what_is_shared_is_refused_before_anything_starts(models):
     spec = RefineSpec(drafts="drafts", out="out", fold_adaln=True)
     check_preparation(spec, {"refiner": models.refiner_config})

@@ -1,0 +1,141 @@
+"""CUDA graphs of decoding: all kernels of a scale are launched at once, instead of one after the other.
+
+A graph works on the addresses that it was captured with. So decodes of one shape, one after the other, share their
+KV cache, their modulation vectors and the inputs of each scale, into which new values are copied.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from tandem.attention import KVCache
+from tandem.compiling import told
+from tandem.errors import TandemWarning
+from tandem.var import Conditioning, Forward, Hidden
+
+Replay = Callable[[], Tensor]
+# Captures some work; what it returns does that work again and gives the same tensor with new values
+Capture = Callable[[Callable[[], Tensor]], Replay]
+WARM_UPS = 3
+MOST_SHAPES = 8  # each keeps a KV cache; the one that was not used for longest makes room
+
+
+@dataclass
+class Place:
+    """What decodes of one shape share.
+
+    Attributes:
+        captured: input [R, L, C] and graph of each scale, by the tokens in the cache before it.
+        taken: a decode is under way here.
+    """
+
+    cache: KVCache
+    condition: Conditioning
+    captured: dict[int, tuple[Tensor, Replay]] = field(default_factory=dict)
+    taken: bool = False
+
+    def begin(self, condition: Conditioning) -> None:
+        """Make ready for a batch of other classes."""
+        for kept_R6C, new_R6C in zip(self.condition.blocks, condition.blocks, strict=True):
+            kept_R6C.copy_(new_R6C)
+        self.cache.filled = 0
+
+
+class Graphs:
+    """The graphs of one model. With the first that cannot be captured it warns, and captures no more."""
+
+    def __init__(self, capture: Capture):
+        self.capture = capture
+        self.works = True
+        self.places: dict[tuple[int, ...], Place] = {}
+
+    @contextmanager
+    def forwards(
+        self, hidden: Hidden, condition: Conditioning, make_cache: Callable[[], KVCache], shape: tuple[int, ...]
+    ) -> Iterator[Forward]:
+        """How the scales of one decode go through all blocks. `shape` is what its tensors' sizes follow from.
+
+        The tensor that a scale gives is good until the next scale. A decode beside another of its shape runs plainly.
+        """
+        place = self.places.pop(shape, None)
+        if place is None and self.works:
+            kept = [modulation_R6C.clone() for modulation_R6C in condition.blocks]
+            place = Place(make_cache(), replace(condition, blocks=kept))
+        if place is not None:
+            self.places[shape] = place  # as the one that was used last
+            if len(self.places) > MOST_SHAPES:
+                del self.places[next(iter(self.places))]
+        if place is None or place.taken:
+            yield partial(hidden, condition=condition, cache=make_cache())
+            return
+        place.begin(condition)
+        place.taken = True
+        try:
+            yield partial(self.forward, hidden, place)
+        finally:
+            place.taken = False
+
+    def forward(self, hidden: Hidden, place: Place, x_RLC: Tensor, sizes: Sequence[int]) -> Tensor:
+        """One scale through all blocks: captured at its first time, else replayed. As `Var.hidden`."""
+        cache, start = place.cache, place.cache.filled
+        if start not in place.captured:
+            plain = partial(hidden, sizes=sizes, condition=place.condition, cache=cache)
+            static_RLC = x_RLC.clone()
+
+            def work() -> Tensor:
+                cache.filled = start
+                return plain(static_RLC)
+
+            if not self.works or not (replay := self.try_capture(work)):
+                return work()
+            place.captured[start] = static_RLC, replay
+        static_RLC, replay = place.captured[start]
+        static_RLC.copy_(x_RLC)
+        cache.filled = start + sum(sizes)
+        return replay()
+
+    def try_capture(self, work: Callable[[], Tensor]) -> Replay | None:
+        try:
+            return self.capture(work)
+        except Exception as error:
+            warnings.warn(f"cuda-graphs: {told(error)}; going on without them", TandemWarning, stacklevel=2)
+            self.works = False
+            self.places.clear()
+            return None
+
+
+class CudaCapture:
+    """Captures work on a CUDA device. All graphs take their memory from one pool: none runs beside another,
+    and none reads what another has left there."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device, self.pool = device, torch.cuda.graph_pool_handle()
+
+    def __call__(self, work: Callable[[], Tensor]) -> Replay:
+        with torch.cuda.device(self.device):
+            return self.captured(work)
+
+    def captured(self, work: Callable[[], Tensor]) -> Replay:
+        # what kernels and libraries do at their first calls cannot be captured; it happens on a stream beside
+        side, current = torch.cuda.Stream(), torch.cuda.current_stream()
+        side.wait_stream(current)
+        with torch.cuda.stream(side):
+            for _ in range(WARM_UPS):
+                work()
+        current.wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=self.pool):
+            out_RlC = work()
+
+        def replay() -> Tensor:
+            graph.replay()
+            return out_RlC
+
+        return replay

@@ -1,0 +1,23 @@
+"""The most memory that a piece of work took."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+
+def reset_resident(device: torch.device) -> None:
+    """Forget the most memory so far."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    else:
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def resident_bytes(device: torch.device) -> int:
+    """The most memory since `reset_resident`: allocated on the GPU, or resident in this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
