@@ -32,7 +32,9 @@ def print_table(result: dict[str, Any]) -> None:
     title = f"decoding on {result['device']}, {result['dtype']}, peak {result['gemm_peak_gflops']:.0f} GFLOP/s"
     columns = ("", "batch", "draft s", "refine s", "decode s", "images/s", "+ decode", "speed-up")
     speed = Table(*columns, title=title)
-    work = Table("", "batch", "TFLOP/image", "of peak", "decode of peak", "KV MB", "resident MB")
+    work = Table(
+        "", "batch", "TFLOP/image", "of peak", "decode of peak", "weights MB", "KV MB", "activations MB", "resident MB"
+    )
     for row in result["runs"]:
         speed.add_row(
             name_of(row),
@@ -45,7 +47,7 @@ def print_table(result: dict[str, Any]) -> None:
             name_of(row),
             str(row["batch"]),
             *(f"{row[name]:.3f}" for name in ("tflop_per_image", "gemm_share", "decode_gemm_share")),
-            *(f"{row[name] / 1e6:,.0f}" for name in ("kv_bytes", "resident_bytes")),
+            *(f"{row[name] / 1e6:,.0f}" for name in ("weight_bytes", "kv_bytes", "activation_bytes", "resident_bytes")),
         )
     console = Console(stderr=True)
     console.print(speed)

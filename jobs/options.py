@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveInt, model_validator
 
 from cluster.elastic import Range
 from jobs.spec import Spec
@@ -14,6 +14,16 @@ from workers.formats import FormatName
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 RAY_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # Ray sets it for the command of a submitted job
+
+
+def check_batch_size(value: Any) -> Any:
+    """One error for what is neither of the two."""
+    if (value != "auto" and not str(value).isdecimal()) or str(value).strip("0") == "":
+        raise ValueError("expected a number above 0, or auto")
+    return value
+
+
+BatchSize = Annotated[PositiveInt | Literal["auto"], BeforeValidator(check_batch_size)]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -184,7 +194,7 @@ class PlaceOptions(Spec):
 class JobOptions(PlaceOptions, DecodingOptions):
     """Options of every job that decodes."""
 
-    batch: PositiveInt | Literal["auto"] = Field(
+    batch: BatchSize = Field(
         32,
         description="images of one forward; short batches are padded, so it is part of the job; auto: the largest "
         "that fits the smallest device, from counted bytes, and leaves 32 shards",

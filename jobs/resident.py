@@ -1,4 +1,4 @@
-"""The most memory that a piece of work took."""
+"""Memory that a piece of work took."""
 
 from __future__ import annotations
 
@@ -19,5 +19,15 @@ def resident_bytes(device: torch.device) -> int:
     """The most memory since `reset_resident`: allocated on the GPU, or resident in this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
+    return status_bytes("VmHWM")
+
+
+def anonymous_bytes() -> int:
+    """Host memory of this process that no file stands behind."""
+    return status_bytes("RssAnon")
+
+
+def status_bytes(name: str) -> int:
+    """A value of what Linux tells of this process."""
     lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:"))

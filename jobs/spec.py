@@ -115,6 +115,7 @@ METAVARS = {
     "str": "TEXT",
     "int": "N",
     "float": "X",
+    "{int,auto}": "N|auto",
     "tuple[float,...]": "X,X",
     "tuple[int,...]": "N,N",
     "tuple[str,...]": "TEXT",

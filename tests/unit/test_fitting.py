@@ -76,7 +76,9 @@ def test_the_published_transformers_on_a_card_of_24_gb():
 
 def options(**values):
     plain = {"batch": "auto", "overwrite": False, "address": None, "device_memory_gb": None, "dtype": "auto"}
-    return SimpleNamespace(**plain | {"fold_adaln": False, "int8": False} | values)
+    return SimpleNamespace(
+        **plain | {"fold_adaln": False, "int8": False, "compile": False, "cuda_graphs": False} | values
+    )
 
 
 def store(job: bytes | None = None):

@@ -78,7 +78,7 @@ def test_a_minimum_that_can_never_be_met_is_refused():
 def test_before_there_is_a_gpu_real_ones_are_expected_and_that_is_said(num_gpus, dtype, said):
     spec = generate(*["--max-drafters", "2", "--refiners", "1", "--dtype"], dtype)
     session = Session(1, 0, num_gpus, simulated=num_gpus > 0, address="none", can_grow=True)
-    placement, lines = choose_placement(spec, [], session, 5, 10)
+    placement, lines = choose_placement(spec, 32, [], session, 5, 10)
     assert placement.mode == "split"
     assert lines == ["no GPU is here yet: real ones are expected, so dtype is bfloat16"] * said
 

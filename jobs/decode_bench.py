@@ -1,0 +1,206 @@
+"""The models of `tandem bench decode` on one device, and how they are timed."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from pydantic import Field, NonNegativeInt, PositiveInt
+from torch import Tensor
+from torch.nn import functional as F
+
+from jobs.options import MeasuredOptions, PreparationOptions
+from jobs.progress import say
+from jobs.resident import anonymous_bytes, reset_resident, resident_bytes
+from tandem.assembly import Preparation
+from tandem.collaborative import decode, decode_scales
+from tandem.costs import decode_flops, kv_bytes, scale_flops, tensor_bytes, var_bytes, vqvae_bytes
+from tandem.sampling import uniforms
+from tandem.var import Var
+from tandem.vqvae import Vqvae
+from workers.models import DTYPES, load_tokenizer, load_transformer, pick_device, resolve_models
+
+PEAK_SHAPE = (4096, 1920, 7680)
+PEAK_REPEATS = 8
+
+
+class BenchDecodeSpec(PreparationOptions, MeasuredOptions):
+    """Seconds, work, share of the matrix peak and bytes of decoding, beside plain VAR of the same drafter."""
+
+    draft_steps: tuple[PositiveInt, ...] | None = Field(None, description="values of N; default: about 0.7 K")
+    batches: tuple[PositiveInt, ...] = Field((8,), description="images of a batch")
+    threads: NonNegativeInt = Field(0, description="CPU threads; 0: one a core")
+    repeats: PositiveInt = Field(3, description="timed runs of each setting; medians are reported")
+    plain_var: bool = Field(True, description="run plain VAR of the drafter as well, the yardstick of the speed-up")
+    paper_table: Literal["1", "3"] | None = Field(
+        None, description="print the paper's Table 1 (speed) or 3 (memory; counted, nothing is run) beside ours"
+    )
+    out: Path | None = Field(None, description="folder for decode.json and decode.png (the plot needs matplotlib)")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One thing to measure. `draft_steps` None: plain VAR."""
+
+    draft_steps: int | None
+    batch: int
+
+    @property
+    def name(self) -> str:
+        return "plain VAR" if self.draft_steps is None else f"N = {self.draft_steps}"
+
+
+class Bench:
+    """The models on one device, and how they are timed."""
+
+    def __init__(self, spec: BenchDecodeSpec):
+        self.device, self.spec = pick_device(), spec
+        if spec.threads:
+            torch.set_num_threads(spec.threads)
+        self.dtype_name = spec.dtype if spec.dtype != "auto" else ("bfloat16" if self.on_gpu else "float32")
+        self.dtype, self.how = DTYPES[self.dtype_name], Preparation.of(spec)
+        models = resolve_models(spec.drafter, spec.refiner, spec.vqvae, spec.random_weights)
+        self.pyramid, self.sampling = models.drafter_config.pyramid, models.sampling
+        steps = spec.draft_steps or (self.pyramid.default_draft_steps,)
+        codes = [Setting(self.pyramid.check_draft_steps(n), batch) for batch in spec.batches for n in steps]
+        plain = [Setting(None, batch) for batch in spec.batches] if spec.plain_var else []
+        self.settings = [*codes, *plain]
+        assert models.refiner_config is not None
+        self.configs = {"draft": models.drafter_config, "refine": models.refiner_config}
+        self.vqvae_config = replace(models.vqvae_config, patch_nums=self.pyramid.patch_nums)
+        self.peaks: list[float] = []
+        if spec.paper_table == "3":
+            return
+        refs = {"draft": models.drafter, "refine": models.ref("refiner")}
+        self.vars: dict[str, Var] = {}
+        for stage, ref in refs.items():
+            began, before = time.perf_counter(), anonymous_bytes()
+            self.vars[stage] = load_transformer(ref, self.dtype, self.device, self.how)
+            grown, kept = anonymous_bytes() - before, host_bytes(self.vars[stage], self.device)
+            took = f"loaded in {time.perf_counter() - began:.1f} s"
+            say(f"{ref.role} {ref.source}: {took}; {kept / 1e6:,.0f} MB on the host, RssAnon {grown / 1e6:+,.0f} MB")
+        self.vqvae: Vqvae = load_tokenizer(models.vqvae, self.pyramid.patch_nums, self.dtype, self.device)
+
+    @property
+    def on_gpu(self) -> bool:
+        return self.device.type == "cuda"
+
+    def weight_bytes(self) -> int:
+        return sum(tensor_bytes(model) for model in (*self.vars.values(), self.vqvae))
+
+    def clock(self) -> float:
+        if self.on_gpu:
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter()
+
+    @torch.inference_mode()
+    def gemm_peak(self) -> float:
+        """FLOP/s of the best of repeated multiplications now."""
+        rows, inner, outer = PEAK_SHAPE
+        x, weight = (torch.randn(n, inner, device=self.device).to(self.dtype) for n in (rows, outer))
+        seconds = []
+        for _ in range(PEAK_REPEATS):
+            began = self.clock()
+            F.linear(x, weight)
+            seconds.append(self.clock() - began)
+        self.peaks.append(2.0 * rows * inner * outer / min(seconds))
+        return self.peaks[-1]
+
+    def stages(self, setting: Setting) -> list[tuple[str, int, int]]:
+        """(whose model, first scale, scale after the last) of a setting."""
+        scales = self.pyramid.num_scales
+        if setting.draft_steps is None:
+            return [("draft", 0, scales)]
+        return [("draft", 0, setting.draft_steps), ("refine", setting.draft_steps, scales)]
+
+    def flops(self, setting: Setting) -> float:
+        """Counted work of draft and refine, of one batch."""
+        rows = 2 if self.sampling.cfg > 0 else 1
+        per_image = sum(sum(scale_flops(self.configs[s], a, b, rows)) for s, a, b in self.stages(setting))
+        return setting.batch * per_image
+
+    def kv_bytes(self, setting: Setting, device: torch.device) -> int:
+        """KV cache and scratch alive at once: the drafter's is freed before the refiner's is made."""
+        rows = setting.batch * (2 if self.sampling.cfg > 0 else 1)
+        return max(kv_bytes(self.configs[s], rows, a, b, self.dtype, device) for s, a, b in self.stages(setting))
+
+    def activation_bytes(self, setting: Setting) -> int:
+        """The most that is alive at once in any stage, beside weights and KV cache."""
+        batch, dtype, device = setting.batch, self.dtype, self.device
+        found = [vqvae_bytes(self.vqvae_config, batch, dtype, device).activations]
+        for stage, start, stop in self.stages(setting):
+            counted = var_bytes(self.configs[stage], batch, start, stop, dtype, device, self.how, self.sampling)
+            found.append(counted.activations)
+        return max(found)
+
+    def run(self, setting: Setting) -> dict[str, Any]:
+        """One timed run, with the peak before and after it."""
+        peak = self.gemm_peak()
+        reset_resident(self.device)
+        labels_B = torch.arange(setting.batch, device=self.device) % self.configs["draft"].num_classes
+        noise_BL = uniforms(0, np.arange(setting.batch), self.pyramid.num_tokens).to(self.device)
+        ids_BL, scale_s, stage_s = noise_BL[:, :0], [], {}
+        for stage, _, stop in self.stages(setting):
+            decoding = self.vars[stage], self.vqvae.quantize, labels_B, noise_BL, ids_BL, stop, self.sampling
+            steps = list(self.timed(decode_scales(*decoding)))
+            ids_BL = steps[-1][0]
+            scale_s += [seconds for _, seconds in steps]
+            stage_s[stage] = sum(seconds for _, seconds in steps)
+        began = self.clock()
+        decode(self.vqvae, ids_BL)
+        decode_s = self.clock() - began
+        resident = resident_bytes(self.device)
+        peak = max(peak, self.gemm_peak())
+        return {
+            "scale_s": scale_s,
+            "draft_s": stage_s["draft"],
+            "refine_s": stage_s.get("refine", 0.0),
+            "decode_s": decode_s,
+            "gemm_share": self.flops(setting) / sum(stage_s.values()) / peak,
+            "decode_gemm_share": setting.batch * decode_flops(self.vqvae_config) / decode_s / peak,
+            "resident_bytes": resident,
+        }
+
+    def timed(self, scales: Iterator[Tensor]) -> Iterator[tuple[Tensor, float]]:
+        """Each result of a generator with the seconds it took."""
+        began = self.clock()
+        for ids_BL in scales:
+            now = self.clock()
+            yield ids_BL, now - began
+            began = now
+
+    def row(self, setting: Setting, runs: list[dict[str, Any]]) -> dict[str, Any]:
+        """Medians of the runs of a setting, and what is counted."""
+        middle = {
+            name: statistics.median(run[name] for run in runs)
+            for name in ("draft_s", "refine_s", "decode_s", "gemm_share", "decode_gemm_share")
+        }
+        decoding_s = statistics.median(run["draft_s"] + run["refine_s"] for run in runs)
+        return {
+            "draft_steps": setting.draft_steps,
+            "batch": setting.batch,
+            **{name: round(value, 4) for name, value in middle.items()},
+            "images_per_s": round(setting.batch / decoding_s, 4),
+            "images_per_s_with_decode": round(setting.batch / (decoding_s + middle["decode_s"]), 4),
+            "scale_s": [
+                round(statistics.median(times), 4) for times in zip(*(run["scale_s"] for run in runs), strict=True)
+            ],
+            "tflop_per_image": round(self.flops(setting) / setting.batch / 1e12, 4),
+            "decode_tflop_per_image": round(decode_flops(self.vqvae_config) / 1e12, 4),
+            "kv_bytes": self.kv_bytes(setting, self.device),
+            "activation_bytes": self.activation_bytes(setting),
+            "weight_bytes": self.weight_bytes(),
+            "resident_bytes": max(run["resident_bytes"] for run in runs),
+        }
+
+
+def host_bytes(var: Var, device: torch.device) -> int:
+    """What a model keeps in host memory: its weights on a CPU, and its table of modulation vectors."""
+    weights = tensor_bytes(var) if device.type == "cpu" else 0
+    return weights + (var.table.num_bytes if var.table is not None else 0)
