@@ -69,7 +69,7 @@ class Drafter:
         self.drafter = load_transformer(models.drafter, dtype, self.device, settings.how)
         patch_nums = models.drafter_config.patch_nums
         self.quantizer = load_tokenizer(models.vqvae, patch_nums, dtype, self.device).quantize
-        self.halving = Halving(self.name, settings.batch)
+        self.halving = Halving(self.name, settings.batch, self.drafter.release)
 
     def __call__(self, shard: ShardRows) -> PrefixShard:
         began = time.perf_counter()

@@ -20,8 +20,9 @@ class Halving:
     Smaller batches may be rounded differently, so a warning says what happened.
     """
 
-    def __init__(self, what: str, batch: int):
-        self.what, self.size = what, batch
+    def __init__(self, what: str, batch: int, release: Callable[[], None]):
+        """`release` gives up what is kept between batches."""
+        self.what, self.size, self.release = what, batch, release
 
     def __call__(self, work: Callable[[slice], T], num_rows: int) -> list[T]:
         """Results of `work` on consecutive rows that make up all `num_rows`. Raises what `work` does, and its lack of
@@ -41,6 +42,7 @@ class Halving:
                 continue
             # only here is the error gone, and with it the tensors that its traceback held
             self.size = (some.stop - start + 1) // 2
+            self.release()
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
             warnings.warn(

@@ -28,7 +28,7 @@ class Refiner:
         dtype = DTYPES[settings.dtype]
         self.refiner = load_transformer(models.ref("refiner"), dtype, self.device, settings.how)
         self.vqvae = load_tokenizer(models.vqvae, models.drafter_config.patch_nums, dtype, self.device)
-        self.halving = Halving(self.name, settings.batch)
+        self.halving = Halving(self.name, settings.batch, self.refiner.release)
 
     def __call__(self, shard: PrefixShard) -> PixelShard:
         seconds = dict.fromkeys(("refine", "decode"), 0.0)

@@ -101,13 +101,17 @@ class Graphs:
         cache.filled = start + sum(sizes)
         return replay()
 
+    def release(self) -> None:
+        """Give up graphs and caches, to make room. They are captured again when they are needed."""
+        self.places.clear()
+
     def try_capture(self, work: Callable[[], Tensor]) -> Replay | None:
         try:
             return self.capture(work)
         except Exception as error:
             warnings.warn(f"cuda-graphs: {told(error)}; going on without them", TandemWarning, stacklevel=2)
             self.works = False
-            self.places.clear()
+            self.release()
             return None
 
 

@@ -35,10 +35,12 @@ class Device:
 
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), MemoryError(), CPU_ERROR])
 def test_rows_come_in_their_order_and_the_size_that_fits_stays(error):
-    halving, device = Halving("draft", 8), Device(3, error)
+    released = []
+    halving, device = Halving("draft", 8, lambda: released.append(halving.size)), Device(3, error)
     with pytest.warns(TandemWarning) as warned:
         assert list(chain(*halving(device, 8))) == list(range(8))
     assert device.asked == [8, 4, 2, 2, 2, 2]
+    assert released == [4, 2]
     assert [str(w.message)[:62] for w in warned] == [
         "draft: out of memory with 8 images at once, now 4; images of a",
         "draft: out of memory with 4 images at once, now 2; images of a",
@@ -50,13 +52,13 @@ def test_rows_come_in_their_order_and_the_size_that_fits_stays(error):
 
 def test_one_row_that_does_not_fit_is_an_error():
     with pytest.warns(TandemWarning), pytest.raises(MemoryError):
-        Halving("draft", 2)(Device(0, MemoryError()), 2)
+        Halving("draft", 2, lambda: None)(Device(0, MemoryError()), 2)
 
 
 def test_other_errors_are_not_hidden():
     device = Device(0, RuntimeError("CUDA error: an illegal memory access"))
     with pytest.raises(RuntimeError, match="illegal"):
-        Halving("draft", 8)(device, 8)
+        Halving("draft", 8, lambda: None)(device, 8)
     assert device.asked == [8]
 
 
