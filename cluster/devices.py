@@ -11,14 +11,15 @@ from pathlib import Path
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from cluster.nodes import Node
-from cluster.session import living_nodes, open_session
+from cluster.nodes import ACCELERATOR_LABEL, Node
+from cluster.session import count_real_gpus, living_nodes, open_session
 from tandem.errors import PlacementError
 
 # NVIDIA's driver brings it, and it sees cards that Ray has hidden from this process
 NVIDIA_SMI = ("nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits")
 CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 TIMEOUT_S = 60
+HINT = "--device-memory-gb says it"
 
 
 @dataclass(frozen=True)
@@ -27,10 +28,6 @@ class Memory:
 
     cards: tuple[int, ...]
     host: int
-
-    @property
-    def has_cards(self) -> bool:
-        return bool(self.cards)
 
 
 def memory_here() -> Memory:
@@ -47,13 +44,37 @@ def memory_here() -> Memory:
 
 def memory_of_cluster(address: str | None) -> Memory:
     """The least of all nodes that have GPUs, or of all nodes where none has; without an address, of this machine."""
-    if address is None and "RAY_ADDRESS" not in os.environ and not ray.is_initialized():
-        return memory_here()
+    if not joins(address):
+        return complete(memory_here(), "this machine", count_real_gpus() > 0)
     with open_session(address, 0, 0):
         nodes = living_nodes()
-        found = ask([node for node in nodes if node.gpus] or nodes)
+        asked = [node for node in nodes if node.gpus] or nodes
+        answers = zip(asked, ask(asked), strict=True)
+        found = [
+            complete(memory, f"node {node.node_id[:8]}", ACCELERATOR_LABEL in node.labels) for node, memory in answers
+        ]
     cards = [card for memory in found for card in memory.cards]
     return Memory((min(cards),) if cards else (), min(memory.host for memory in found))
+
+
+def has_real_gpus(address: str | None) -> bool:
+    """Whether there are GPUs that are not simulated, here or in the cluster."""
+    if not joins(address):
+        return count_real_gpus() > 0
+    with open_session(address, 0, 0) as session:
+        return session.num_gpus > 0 and not session.simulated
+
+
+def joins(address: str | None) -> bool:
+    """Whether a job of this process runs in a cluster that is there already."""
+    return address is not None or "RAY_ADDRESS" in os.environ or ray.is_initialized()
+
+
+def complete(memory: Memory, where: str, has_gpus: bool) -> Memory:
+    """The same. PlacementError where there are GPUs of which the driver's program tells nothing."""
+    if has_gpus and not memory.cards:
+        raise PlacementError(f"--batch auto: {where} has GPUs, and {NVIDIA_SMI[0]} tells no memory", HINT)
+    return memory
 
 
 def ask(nodes: Sequence[Node]) -> list[Memory]:
@@ -65,6 +86,4 @@ def ask(nodes: Sequence[Node]) -> list[Memory]:
         return list(ray.get(answers, timeout=TIMEOUT_S))
     except ray.exceptions.RayError as error:
         cause = " ".join(str(error).split())
-        raise PlacementError(
-            f"--batch auto: the nodes did not tell their memory: {cause:.200}", "give --device-memory-gb"
-        ) from error
+        raise PlacementError(f"--batch auto: the nodes did not tell their memory: {cause:.200}", HINT) from error

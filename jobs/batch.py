@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 
-from cluster.devices import memory_of_cluster
+from cluster.devices import has_real_gpus, memory_of_cluster
 from jobs.options import JobOptions
 from jobs.progress import say
+from jobs.running import SHARDS_AIMED_AT
 from jobs.settings import choose_dtype
 from tandem.assembly import Preparation
 from tandem.config import SamplingConfig
@@ -45,15 +47,18 @@ class Decoding:
 
     models: ModelSet
     devices: Sequence[Sequence[str]]
-    replicas: int  # that share the memory of a machine without GPUs
     draft_steps: int
     sampling: SamplingConfig
+    replicas: int  # that share the memory of a machine without GPUs
+    on_cpus: bool = False  # whatever GPUs there are
     awaits_gpus: bool = False  # those that are to come are real
 
 
-def choose_batch(options: JobOptions, store: Store, decoding: Decoding, most: int) -> int:
+def choose_batch(
+    options: JobOptions, store: Store, decoding: Decoding, num_rows: int, shard_size: int | None = None
+) -> int:
     """The batch that was asked for. `auto`: that of the job that has begun in this place, else the largest that fits
-    all kinds of devices, up to `most` and MAX_BATCH.
+    all kinds of devices, up to MAX_BATCH, and leaves SHARDS_AIMED_AT shards or cuts those of a given size well.
 
     Raises InputError where a single image does not fit.
     """
@@ -66,15 +71,18 @@ def choose_batch(options: JobOptions, store: Store, decoding: Decoding, most: in
     stages = all_stages(options, decoding, room.on_gpu)
 
     def most_bytes(batch: int) -> int:
-        return max(device_bytes([stages[name] for name in names], batch) for names in decoding.devices)
+        each = ([stages[name] for name in names] for names in decoding.devices)
+        return max(device_bytes(shared, batch, not room.on_gpu, options.cuda_graphs) for shared in each)
 
-    most = max(1, min(most, MAX_BATCH))
+    most = max(1, min(shard_size or num_rows // SHARDS_AIMED_AT, MAX_BATCH))
     batch = largest_batch(most_bytes, room.budget, most)
     if batch == 0:
         raise InputError(
             f"--batch auto: expected {most_bytes(1) / 1e9:.2f} GB for a single image, got {room.about}",
             "--placement split has fewer models on a device, --fold-adaln a third of their weights in host memory",
         )
+    if shard_size and batch:  # as many batches a shard, of even sizes, so that few rows are padded
+        batch = math.ceil(shard_size / math.ceil(shard_size / batch))
     limit = "all that this job can use" if batch == most else "the largest that fits"
     say(f"batch auto: {batch}, {limit}; it takes {most_bytes(batch) / 1e9:.2f} GB, there are {room.about}")
     return batch
@@ -90,15 +98,15 @@ def batch_of_job(options: JobOptions, store: Store) -> int | None:
 
 def find_room(options: JobOptions, decoding: Decoding) -> Room:
     """What a replica may fill: as it was said, or as the smallest node has it."""
-    memory = memory_of_cluster(options.address)
-    on_gpu = bool(memory.cards) or decoding.awaits_gpus
     if options.device_memory_gb is not None:
+        on_gpu = not decoding.on_cpus and (decoding.awaits_gpus or has_real_gpus(options.address))
         about = f"{options.device_memory_gb:g} GB (--device-memory-gb)"
         return Room(int(options.device_memory_gb * 1e9), on_gpu, about)
-    if memory.cards:
+    memory = memory_of_cluster(options.address)
+    if memory.cards and not decoding.on_cpus:
         card = min(memory.cards)
         return Room(int(GPU_SHARE * card), True, f"{GPU_SHARE} of the smallest GPU's {card / 1e9:.1f} GB")
-    if on_gpu:
+    if decoding.awaits_gpus:
         raise InputError("--batch auto: expected --device-memory-gb, as no GPU is here yet to be asked")
     budget = int(HOST_SHARE * memory.host / decoding.replicas)
     share = f"{HOST_SHARE} of {memory.host / 1e9:.1f} GB, for each of {decoding.replicas} replicas"
@@ -108,7 +116,7 @@ def find_room(options: JobOptions, decoding: Decoding) -> Room:
 def all_stages(options: JobOptions, decoding: Decoding, on_gpu: bool) -> Mapping[str, Stage]:
     """How the bytes of each stage are counted."""
     models, steps, sampling = decoding.models, decoding.draft_steps, decoding.sampling
-    device, dtype = torch.device("cuda" if on_gpu else "cpu"), DTYPES[choose_dtype(options, on_gpu)]
+    device, dtype = torch.device("cuda" if on_gpu else "cpu"), DTYPES[choose_dtype(options.dtype, on_gpu)]
     how, scales = Preparation.of(options), models.drafter_config.pyramid.num_scales
     coarse, fine = models.drafter_config, models.refiner_config or models.drafter_config
     tokenizer = replace(models.vqvae_config, patch_nums=coarse.patch_nums)

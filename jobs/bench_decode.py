@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from jobs.decode_bench import Bench, BenchDecodeSpec, Setting
-from jobs.decode_report import plot, print_memory, print_speed, print_table
+from jobs.decode_report import PAPER_DRAFT_STEPS, plot, print_memory, print_speed, print_table
 from jobs.progress import say
 from tandem.errors import InputError
 
@@ -31,6 +31,7 @@ def run(spec: BenchDecodeSpec) -> dict[str, Any]:
         raise InputError(f"--out: expected a folder, got the file {spec.out}")
     bench = Bench(spec)
     if spec.paper_table == "3":
+        bench.pyramid.check_draft_steps(PAPER_DRAFT_STEPS)
         result: dict[str, Any] = {
             "paper_table": 3,
             "rows": print_memory(lambda n, batch: bench.kv_bytes(Setting(n, batch), torch.device("cuda"))),

@@ -18,9 +18,11 @@ from torch.nn import functional as F
 from jobs.options import MeasuredOptions, PreparationOptions
 from jobs.progress import say
 from jobs.resident import anonymous_bytes, reset_resident, resident_bytes
+from jobs.settings import choose_dtype
 from tandem.assembly import Preparation
 from tandem.collaborative import decode, decode_scales
 from tandem.costs import decode_flops, kv_bytes, scale_flops, tensor_bytes, var_bytes, vqvae_bytes
+from tandem.kernels import compute_dtype
 from tandem.sampling import uniforms
 from tandem.var import Var
 from tandem.vqvae import Vqvae
@@ -63,7 +65,8 @@ class Bench:
         self.device, self.spec = pick_device(), spec
         if spec.threads:
             torch.set_num_threads(spec.threads)
-        self.dtype_name = spec.dtype if spec.dtype != "auto" else ("bfloat16" if self.on_gpu else "float32")
+        # the paper counts its table of memory in 16 bits
+        self.dtype_name = choose_dtype(spec.dtype, self.on_gpu or spec.paper_table == "3")
         self.dtype, self.how = DTYPES[self.dtype_name], Preparation.of(spec)
         models = resolve_models(spec.drafter, spec.refiner, spec.vqvae, spec.random_weights)
         self.pyramid, self.sampling = models.drafter_config.pyramid, models.sampling
@@ -101,9 +104,10 @@ class Bench:
 
     @torch.inference_mode()
     def gemm_peak(self) -> float:
-        """FLOP/s of the best of repeated multiplications now."""
+        """FLOP/s of the best of repeated multiplications now, in the dtype in which this device multiplies."""
         rows, inner, outer = PEAK_SHAPE
-        x, weight = (torch.randn(n, inner, device=self.device).to(self.dtype) for n in (rows, outer))
+        dtype = compute_dtype(self.dtype, self.device)
+        x, weight = (torch.randn(n, inner, device=self.device).to(dtype) for n in (rows, outer))
         seconds = []
         for _ in range(PEAK_REPEATS):
             began = self.clock()

@@ -15,7 +15,7 @@ from jobs.batch import DRAFTERS, Decoding, choose_batch
 from jobs.flow import wanted_object_store
 from jobs.options import JobOptions, RowOptions
 from jobs.pipeline import Pipeline, ReadLabels, Writer, draft_pool
-from jobs.running import Job, Work, close, most_of_a_batch, open_output, plan_shards, read_rows
+from jobs.running import Job, Work, close, open_output, plan_shards, read_rows
 from jobs.settings import (
     check_preparation,
     choose_draft_steps,
@@ -56,8 +56,9 @@ def run(spec: DraftSpec) -> dict[str, Any]:
     sampling = choose_sampling(spec, models.sampling)
     rows = read_rows(spec, models.class_names)
     store = open_output(spec)
-    on_device = Decoding(models, (DRAFTERS,), spec.drafters or 1, draft_steps, sampling)
-    batch = choose_batch(spec, store, on_device, most_of_a_batch(spec, len(rows)))
+    replicas = spec.drafters or (spec.logical_gpus if spec.placement == "gpu" else 1)
+    on_device = Decoding(models, (DRAFTERS,), draft_steps, sampling, replicas, spec.placement == "cpu")
+    batch = choose_batch(spec, store, on_device, len(rows), spec.shard_size)
     plan = plan_shards(spec, len(rows), batch)
     shard_bytes = plan.shard_size * 2 * models.drafter_config.pyramid.offsets[draft_steps]
 

@@ -20,7 +20,7 @@ from jobs.flow import wanted_object_store
 from jobs.images import CLOSES_WITH, ImageJobOptions, image_identity, open_images
 from jobs.options import ReplicaOptions, RowOptions
 from jobs.pipeline import Pipeline, ReadLabels, generate_pools
-from jobs.running import Job, Work, close, most_of_a_batch, open_output, plan_shards, read_rows
+from jobs.running import Job, Work, close, open_output, plan_shards, read_rows
 from jobs.settings import (
     check_preparation,
     choose_draft_steps,
@@ -96,7 +96,7 @@ def run(spec: GenerateSpec) -> dict[str, Any]:
     rows = read_rows(spec, models.class_names)
     store = open_output(spec)
     on_devices = decoding_of(spec, models, draft_steps, sampling)
-    batch = choose_batch(spec, store, on_devices, most_of_a_batch(spec, len(rows)))
+    batch = choose_batch(spec, store, on_devices, len(rows), spec.shard_size)
     plan = plan_shards(spec, len(rows), batch)
     schema = None if rows.extra is None else rows.extra.schema
     images = open_images(spec, store, models, spec.seed, draft_steps, plan, schema)
@@ -140,8 +140,11 @@ def run(spec: GenerateSpec) -> dict[str, Any]:
 def decoding_of(spec: GenerateSpec, models: ModelSet, draft_steps: int, sampling: SamplingConfig) -> Decoding:
     """What the bytes of a batch depend on. Where the placement is not known yet, all models may share a device."""
     apart = spec.placement == "split" or spec.is_elastic
-    replicas = sum(most.most for most in spec.ranges())
-    return Decoding(models, SPLIT if apart else COLOCATED, replicas, draft_steps, sampling, spec.is_elastic)
+    replicas = sum(role.most for role in spec.ranges())
+    if spec.placement in ("split", "colocated") and not (spec.drafters and spec.refiners):
+        replicas = max(replicas, spec.logical_gpus)
+    shared, on_cpus = SPLIT if apart else COLOCATED, spec.placement == "cpu"
+    return Decoding(models, shared, draft_steps, sampling, replicas, on_cpus, spec.is_elastic)
 
 
 def choose_placement(

@@ -49,7 +49,7 @@ class ImageDataset:
     def finish(self, models: ModelSet, sampling: SamplingConfig, failed: Mapping[int, str]) -> None:
         """Card, contact sheet and `_SUCCESS`, once every shard is committed or has failed."""
         settings = read_job(self.store)["identity"]["decoding"]
-        decoding = to_dict(sampling) | {name: settings[name] for name in ("batch", "dtype")}
+        decoding = to_dict(sampling) | {name: settings[name] for name in ("batch", "dtype")} | settings.get("how", {})
         info = CardInfo(
             fmt=self.fmt,
             image_size=models.image_size,

@@ -138,7 +138,7 @@ class PreparationOptions(Spec):
 
 
 class DecodingOptions(PreparationOptions):
-    """How tokens are decoded. All of it is part of the job: it changes bytes."""
+    """How tokens are decoded. All of it but --cuda-graphs is part of the job: it changes bytes."""
 
     vqvae: str = Field("embedded", description="like the models; its preset is vae_ch160v4096z32")
     random_weights: bool = Field(False, description="let presets have random weights, to try size and speed")
@@ -205,6 +205,8 @@ class JobOptions(PlaceOptions, DecodingOptions):
 
     @model_validator(mode="after")
     def check_batch(self) -> JobOptions:
+        if self.batch == "auto" and self.shards:
+            raise ValueError("expected a number for --batch beside --shards: all parts have to agree on it; got auto")
         if self.device_memory_gb is not None and self.batch != "auto":
             raise ValueError(f"expected --batch auto beside --device-memory-gb, got --batch {self.batch}")
         return self

@@ -23,6 +23,7 @@ from rich.table import Table
 from cluster.profile import Profile, StageName, StageTime, write_profile
 from jobs.options import MeasuredOptions
 from jobs.progress import say
+from jobs.settings import choose_dtype
 from tandem.collaborative import decode, draft, refine
 from tandem.images import Codec, Provenance, encode_image
 from tandem.sampling import uniforms
@@ -84,7 +85,7 @@ def run(spec: ProfileSpec) -> Profile:
     """Measure and write the profile; a table on stderr, the profile as one JSON line on stdout."""
     torch.set_num_threads(spec.threads)
     device = pick_device()
-    dtype_name = spec.dtype if spec.dtype != "auto" else ("bfloat16" if device.type == "cuda" else "float32")
+    dtype_name = choose_dtype(spec.dtype, device.type == "cuda")
     models = resolve_models(spec.drafter, spec.refiner, spec.vqvae, spec.random_weights)
     pyramid = models.drafter_config.pyramid
     steps = [pyramid.check_draft_steps(n) for n in spec.draft_steps or range(1, pyramid.num_scales)]

@@ -68,8 +68,9 @@ def run(spec: RefineSpec) -> dict[str, Any]:
     sampling = choose_sampling(spec, drafts.sampling)
     plan = drafts.plan
     store = open_output(spec)
-    on_device = Decoding(models, (REFINERS,), spec.refiners or 1, draft_steps, sampling)
-    batch = choose_batch(spec, store, on_device, plan.shard_size)
+    replicas = spec.refiners or (spec.logical_gpus if spec.placement == "gpu" else 1)
+    on_device = Decoding(models, (REFINERS,), draft_steps, sampling, replicas, spec.placement == "cpu")
+    batch = choose_batch(spec, store, on_device, plan.num_rows, plan.shard_size)
     images = open_images(spec, store, models, drafts.seed, draft_steps, plan, drafts.extra_schema())
 
     def settings(on_real_gpus: bool) -> DecodeSettings:

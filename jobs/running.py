@@ -235,11 +235,6 @@ def open_output(options: PlaceOptions) -> Store:
     return store
 
 
-def most_of_a_batch(options: RowOptions, num_rows: int) -> int:
-    """Images of the largest batch that leaves a job as many shards as it should have."""
-    return options.shard_size or num_rows // SHARDS_AIMED_AT
-
-
 def plan_shards(options: RowOptions, num_rows: int, batch: int) -> ShardPlan:
     """Whole batches: some 32 shards for a small job, 16 batches a shard for a large one. Depends on the job alone."""
     batches = min(MAX_SHARD_BATCHES, max(1, num_rows // (batch * SHARDS_AIMED_AT)))

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError, model_validator
 from ray.serve import Application
 
@@ -22,7 +23,7 @@ from cluster.session import Session, describe_cluster, living_nodes, open_sessio
 from jobs.options import DecodingOptions
 from jobs.progress import say
 from jobs.running import software
-from jobs.settings import check_preparation, choose_draft_steps, choose_sampling
+from jobs.settings import check_preparation, choose_draft_steps, choose_dtype, choose_sampling
 from jobs.spec import explain
 from tandem.assembly import Preparation
 from tandem.errors import InputError, PlacementError
@@ -156,8 +157,10 @@ def make_app(spec: AppSpec, session: Session, parts: Parts | None = None) -> tup
         publish=publish,
     )
     on_real_gpus = placement.mode != "cpu" and not session.simulated
-    dtype = spec.dtype if spec.dtype != "auto" else "bfloat16" if on_real_gpus else "float32"
+    dtype = choose_dtype(spec.dtype, on_real_gpus)
     how = Preparation.of(spec)
+    for sentence in how.in_vain(torch.device("cuda" if on_real_gpus else "cpu")):
+        say(f"warning: {sentence}")
     warm_up = ImageRequest(0, 0, 1, about.draft_steps, about.sampling)
     sha256 = models.hashes
     provenance = Provenance(software(), sha256["drafter"], sha256["refiner"], sha256["vqvae"], 0, about.draft_steps)

@@ -27,13 +27,13 @@ def choose_sampling(options: DecodingOptions, own: SamplingConfig) -> SamplingCo
 def choose_settings(
     options: DecodingOptions, seed: int, draft_steps: int, sampling: SamplingConfig, batch: int, on_real_gpus: bool
 ) -> DecodeSettings:
-    dtype, how = choose_dtype(options, on_real_gpus), Preparation.of(options)
+    dtype, how = choose_dtype(options.dtype, on_real_gpus), Preparation.of(options)
     return DecodeSettings(seed, draft_steps, sampling, batch, dtype, options.threads, how)
 
 
-def choose_dtype(options: DecodingOptions, on_real_gpus: bool) -> str:
-    if options.dtype != "auto":
-        return options.dtype
+def choose_dtype(asked: str, on_real_gpus: bool) -> str:
+    if asked != "auto":
+        return asked
     return "bfloat16" if on_real_gpus else "float32"
 
 
@@ -45,9 +45,10 @@ def check_preparation(options: DecodingOptions, configs: Mapping[str, VarConfig 
 
 
 def decoding_identity(settings: DecodeSettings) -> dict[str, Any]:
-    """As job.json keeps it. Of the preparation only what is asked for, so that plain jobs stay what they were."""
+    """As job.json keeps it. Of the preparation only what is asked for, so that plain jobs stay what they were, and
+    nothing of graphs, which change no byte."""
     plain = asdict(settings) | {"sampling": to_dict(settings.sampling)}
-    how = {name: value for name, value in plain.pop("how").items() if value}
+    how = {name: value for name, value in plain.pop("how").items() if value and name != "cuda_graphs"}
     return plain | ({"how": how} if how else {})
 
 

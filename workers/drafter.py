@@ -22,7 +22,7 @@ from workers.shards import PrefixShard, ShardRows
 
 @dataclass(frozen=True)
 class DecodeSettings:
-    """What both stages have to agree on. All of it changes bytes."""
+    """What both stages have to agree on. All of it may change bytes, but for CUDA graphs."""
 
     seed: int
     draft_steps: int
@@ -69,7 +69,7 @@ class Drafter:
         self.drafter = load_transformer(models.drafter, dtype, self.device, settings.how)
         patch_nums = models.drafter_config.patch_nums
         self.quantizer = load_tokenizer(models.vqvae, patch_nums, dtype, self.device).quantize
-        self.halving = Halving(self.name, settings.batch, self.drafter.release)
+        self.halving = Halving(self.name, settings.batch)
 
     def __call__(self, shard: ShardRows) -> PrefixShard:
         began = time.perf_counter()

@@ -9,9 +9,10 @@ from typing import TypeVar
 import torch
 
 from tandem.errors import TandemWarning
+from tandem.graphs import release_graphs
+from tandem.memory import is_out_of_memory
 
 T = TypeVar("T")
-CPU_ALLOCATOR = "DefaultCPUAllocator"  # raises a plain RuntimeError that names it
 
 
 class Halving:
@@ -20,9 +21,8 @@ class Halving:
     Smaller batches may be rounded differently, so a warning says what happened.
     """
 
-    def __init__(self, what: str, batch: int, release: Callable[[], None]):
-        """`release` gives up what is kept between batches."""
-        self.what, self.size, self.release = what, batch, release
+    def __init__(self, what: str, batch: int):
+        self.what, self.size = what, batch
 
     def __call__(self, work: Callable[[slice], T], num_rows: int) -> list[T]:
         """Results of `work` on consecutive rows that make up all `num_rows`. Raises what `work` does, and its lack of
@@ -42,7 +42,7 @@ class Halving:
                 continue
             # only here is the error gone, and with it the tensors that its traceback held
             self.size = (some.stop - start + 1) // 2
-            self.release()
+            release_graphs()
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
             warnings.warn(
@@ -52,7 +52,3 @@ class Halving:
                 stacklevel=2,
             )
         return done
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or CPU_ALLOCATOR in str(error)

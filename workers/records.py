@@ -79,11 +79,12 @@ def from_row(row: Row, kind: type[ShardT]) -> tuple[ShardT, list[Span]]:
     return shard, [Span(**span) for span in notes["spans"]]
 
 
-def failed_row(shard: int, stage: str, error: Exception) -> Row:
+def failed_row(shard: int, stage: str, error: Exception, warnings: Sequence[str] = ()) -> Row:
     """A shard that a stage could not make, as a row that later stages hand on."""
     text = " ".join(str(error).split())
     cause = text if isinstance(error, TandemError) else f"{type(error).__name__}: {text}"
-    return to_row(FailedShard.of(empty_shard(shard), cause=f"{stage}: {cause}"), [])
+    failed = FailedShard.of(empty_shard(shard), cause=f"{stage}: {cause}", warnings=warnings)
+    return to_row(failed, [])
 
 
 def is_failed(row: Row) -> bool:
@@ -175,7 +176,7 @@ class StageActor:
             except OutputError:  # a place is at fault, and would be for every other shard
                 raise
             except Exception as error:  # the shard's fault or the model's: the driver decides how many are too many
-                return failed_row(shard.shard, stage.name, error)
+                return failed_row(shard.shard, stage.name, error, [*shard.warnings, *self.warned])
             spans.append(Span(stage.name, self.replica, began, time.time()))
             stage_metrics().observe(spans[-1], len(shard))
         shard.warnings = (*shard.warnings, *self.warned)

@@ -28,7 +28,7 @@ class Refiner:
         dtype = DTYPES[settings.dtype]
         self.refiner = load_transformer(models.ref("refiner"), dtype, self.device, settings.how)
         self.vqvae = load_tokenizer(models.vqvae, models.drafter_config.patch_nums, dtype, self.device)
-        self.halving = Halving(self.name, settings.batch, self.refiner.release)
+        self.refining, self.decoding = Halving("refine", settings.batch), Halving("decode", settings.batch)
 
     def __call__(self, shard: PrefixShard) -> PixelShard:
         seconds = dict.fromkeys(("refine", "decode"), 0.0)
@@ -36,11 +36,11 @@ class Refiner:
         for batch in fixed_batches(shard, self.settings, self.refiner.config.pyramid.num_tokens, self.device):
             began = time.perf_counter()
             prefix_BP = shard.prefix[batch.rows_B]
-            refining = partial(self.refine, batch, prefix_BP, shard.draft_steps)
-            ids_BL = torch.cat(self.halving(refining, self.settings.batch))
+            work = partial(self.refine, batch, prefix_BP, shard.draft_steps)
+            ids_BL = torch.cat(self.refining(work, self.settings.batch))
             tokens.append(to_tokens(ids_BL)[: batch.num_rows])
             refined = time.perf_counter()
-            images = np.concatenate(self.halving(partial(self.decode, ids_BL), self.settings.batch))
+            images = np.concatenate(self.decoding(partial(self.decode, ids_BL), self.settings.batch))
             pixels.append(images[: batch.num_rows])
             seconds["refine"] += refined - began
             seconds["decode"] += time.perf_counter() - refined

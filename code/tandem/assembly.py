@@ -44,6 +44,17 @@ class Preparation:
         """As the attributes of these names say, such as the options of a command."""
         return cls(**{field.name: getattr(options, field.name) for field in fields(cls)})
 
+    def in_vain(self, device: torch.device) -> list[str]:
+        """What of it cannot be had on a device, in a sentence each. The rest is done all the same."""
+        if device.type != "cpu":
+            return []
+        sentences = {
+            "int8: this CPU has no VNNI, so that it saves memory but no time": self.int8 and not multiplies_int8(),
+            "compile: int8 layers cannot be compiled for a CPU; going on without it": self.int8 and self.compile,
+            "cuda-graphs: expected a CUDA device, got cpu; going on without them": self.cuda_graphs,
+        }
+        return [sentence for sentence, holds in sentences.items() if holds]
+
 
 PLAIN = Preparation()
 
@@ -54,20 +65,20 @@ def build_empty(config: VarConfig | VqvaeConfig) -> Var | Vqvae:
         return Var(config) if isinstance(config, VarConfig) else Vqvae(config)
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def assemble_var(
     config: VarConfig, values: Values, dtype: torch.dtype, device: torch.device, how: Preparation | None
 ) -> Var:
     """A Var of the given values. Without `how` it has plain parameters; with it, it is fit for inference alone."""
     var = build_empty(config)
     assert isinstance(var, Var)
-    if how is not None and how.int8 and device.type == "cpu" and not multiplies_int8():
-        warnings.warn("int8: this CPU has no VNNI, so that it saves memory but no time", TandemWarning, stacklevel=2)
+    for sentence in how.in_vain(device) if how is not None else ():
+        warnings.warn(sentence, TandemWarning, stacklevel=2)
     if how is not None and how.fold_adaln:
         if config.shared_adaln:
             raise InputError("fold_adaln: expected a model with AdaLN weights in every block, got one that shares them")
         var.table = ModulationTable(config, dtype, device)
-    compiled = how is not None and can_compile(how, device)
+    compiled = how is not None and how.compile and device.type != "meta" and not (how.int8 and device.type == "cpu")
     for name, module in list(var.named_modules()):
         put_all(name, module, values, lambda full: var.dtype_of(full, dtype), device)
         if how is None or not isinstance(module, Linear):
@@ -86,35 +97,12 @@ def assemble_var(
         return var
     if compiled:
         compile_blocks(var.layers)
-    if can_capture(how, device):
+    if how.cuda_graphs and device.type == "cuda":
         var.graphs = Graphs(CudaCapture(device))
     return var.requires_grad_(False).eval()
 
 
-def can_compile(how: Preparation, device: torch.device) -> bool:
-    """Whether blocks are to be compiled. Warns where that is asked for in vain."""
-    if not how.compile or device.type == "meta":
-        return False
-    if how.int8 and device.type == "cpu":
-        warnings.warn(
-            "compile: int8 layers cannot be compiled for a CPU; going on without it", TandemWarning, stacklevel=3
-        )
-        return False
-    return True
-
-
-def can_capture(how: Preparation, device: torch.device) -> bool:
-    """Whether CUDA graphs are to be made. Warns where they are asked for in vain."""
-    if how.cuda_graphs and device.type not in ("cuda", "meta"):
-        warnings.warn(
-            f"cuda-graphs: expected a CUDA device, got {device.type}; going on without them",
-            TandemWarning,
-            stacklevel=3,
-        )
-    return how.cuda_graphs and device.type == "cuda"
-
-
-@torch.inference_mode()
+@torch.no_grad()
 def assemble_vqvae(
     config: VqvaeConfig, values: Values, dtype: torch.dtype, device: torch.device, prepared: bool
 ) -> Vqvae:

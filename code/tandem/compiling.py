@@ -10,6 +10,7 @@ import torch
 
 from tandem.blocks import Block
 from tandem.errors import TandemWarning
+from tandem.memory import is_out_of_memory
 
 # Versions of one function in a process: models, dtypes, and shapes of one token, of many, of a last layer
 VERSIONS = 64
@@ -20,7 +21,6 @@ def compile_blocks(blocks: Sequence[Block]) -> None:
 
     Attention stays outside: what it reads and where differs from layer to layer and grows with the scales.
     """
-    torch._dynamo.config.cache_size_limit = VERSIONS
     compiler = Compiler()
     before, after = (compiler.compiled(half) for half in Block.halves)
     for block in blocks:
@@ -44,10 +44,11 @@ class Compiler:
             if not self.works:
                 return plain(*args)
             try:
-                return fused(*args)
-            except torch.cuda.OutOfMemoryError:
-                raise
+                with torch._dynamo.config.patch(cache_size_limit=VERSIONS):  # which is one thread's
+                    return fused(*args)
             except Exception as error:
+                if is_out_of_memory(error):
+                    raise
                 self.works = False
                 warnings.warn(f"compile: {told(error)}; going on without it", TandemWarning, stacklevel=2)
                 return plain(*args)

@@ -11,10 +11,16 @@ Stage = Callable[[int], Bytes]
 MAX_GUESSES = 6
 
 
-def device_bytes(stages: Sequence[Stage], batch: int) -> int:
-    """Bytes of stages that share a device and work one after the other: all weights, and the most of the rest."""
+def device_bytes(stages: Sequence[Stage], batch: int, on_host: bool = False, all_kept: bool = False) -> int:
+    """Bytes of stages that share a device and work one after the other: all weights, and the most of the rest.
+
+    `on_host`: the device is the host, which has tables of modulation vectors as well. `all_kept`: no stage gives up
+    what it works with (CUDA graphs).
+    """
     counted = [stage(batch) for stage in stages]
-    return sum(c.weights for c in counted) + max(c.cache + c.activations for c in counted)
+    working = [c.cache + c.activations for c in counted]
+    tables = sum(c.host for c in counted) if on_host else 0
+    return sum(c.weights for c in counted) + tables + (sum(working) if all_kept else max(working))
 
 
 def largest_batch(bytes_of: Callable[[int], int], budget: int, most: int) -> int:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
+from weakref import WeakSet
 
 import torch
 from torch import Tensor
@@ -18,12 +19,14 @@ from torch import Tensor
 from tandem.attention import KVCache
 from tandem.compiling import told
 from tandem.errors import TandemWarning
+from tandem.memory import is_out_of_memory
 from tandem.var import Conditioning, Forward, Hidden
 
 Replay = Callable[[], Tensor]
 # Captures some work; what it returns does that work again and gives the same tensor with new values
 Capture = Callable[[Callable[[], Tensor]], Replay]
 WARM_UPS = 3
+KNOWN: WeakSet[Graphs] = WeakSet()
 MOST_SHAPES = 8  # each keeps a KV cache; the one that was not used for longest makes room
 
 
@@ -54,6 +57,7 @@ class Graphs:
     def __init__(self, capture: Capture):
         self.capture = capture
         self.works = True
+        KNOWN.add(self)
         self.places: dict[tuple[int, ...], Place] = {}
 
     @contextmanager
@@ -109,10 +113,18 @@ class Graphs:
         try:
             return self.capture(work)
         except Exception as error:
+            if is_out_of_memory(error):
+                raise
             warnings.warn(f"cuda-graphs: {told(error)}; going on without them", TandemWarning, stacklevel=2)
             self.works = False
             self.release()
             return None
+
+
+def release_graphs() -> None:
+    """Give up graphs and caches of all models of this process."""
+    for graphs in KNOWN:
+        graphs.release()
 
 
 class CudaCapture:

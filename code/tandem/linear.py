@@ -74,17 +74,18 @@ class Linear(nn.Linear):
         on_cpu = x.device.type == "cpu"
         largest = x_NI.abs().max() if self.gelu and on_cpu else x_NI.abs().amax(dim=1, keepdim=True)
         scale = largest.float().clamp_min(SMALLEST) / INT8_LARGEST
-        int8_NI = (x_NI * scale.reciprocal().to(x.dtype)).round_().to(torch.int8)
+        wide = torch.float32 if x.dtype == torch.float16 else x.dtype  # float16 has no room for scales and sums
+        int8_NI = (x_NI * scale.reciprocal().to(wide)).round_().to(torch.int8)
         if not (on_cpu and multiplies_int8()):
             sums_NO = F.linear(int8_NI.float(), self.packed.float()) if on_cpu else int_mm(int8_NI, self.packed)
             y_NO = (sums_NO.float() * self.int8_scale_O * scale).to(x.dtype)
             return self.activated(y_NO if bias is None else y_NO + bias).view(*x.shape[:-1], -1)
         if self.gelu:
-            y_NO = self.int8_kernel(int8_NI, scale.item(), bias, x.dtype, "gelu", "tanh")
+            y_NO = self.int8_kernel(int8_NI, scale.item(), bias, wide, "gelu", "tanh")
         else:
-            y_NO = self.int8_kernel(int8_NI, 1.0, None, x.dtype, "none", "")
-            y_NO = y_NO * scale.to(x.dtype) if bias is None else torch.addcmul(bias, y_NO, scale.to(x.dtype))
-        return y_NO.view(*x.shape[:-1], -1)
+            y_NO = self.int8_kernel(int8_NI, 1.0, None, wide, "none", "")
+            y_NO = y_NO * scale.to(wide) if bias is None else torch.addcmul(bias.to(wide), y_NO, scale.to(wide))
+        return y_NO.to(x.dtype).view(*x.shape[:-1], -1)
 
     def int8_kernel(
         self, int8_NI: Tensor, scale: float, bias: Tensor | None, dtype: torch.dtype, post: str, how: str

@@ -16,6 +16,7 @@ from tandem.config import SamplingConfig
 
 UNIFORM_BITS = 31
 WEIGHT_BITS = 30
+HEAD_SHARE = 8  # of all codes that top-p looks at first on a CPU, where sorting them all takes longest
 
 
 def uniforms(seed: int, index_B: np.ndarray, num_tokens: int) -> Tensor:
@@ -62,17 +63,27 @@ def candidates(logits_BlV: Tensor, sampling: SamplingConfig, temperature: float)
         logits_BlV, order_BlV = logits_BlV.topk(sampling.top_k, dim=-1)
     if 0 < sampling.top_p < 1:
         falling_BlV = logits_BlV if order_BlV is not None else logits_BlV.sort(dim=-1, descending=True).values
-        # summed in integers, so that the set kept is the same in every run and on every device
-        weight_BlV = fixed_point(falling_BlV.softmax(dim=-1))
-        total_Bl1 = weight_BlV.sum(dim=-1, keepdim=True)
-        larger_BlV = weight_BlV.cumsum(dim=-1) - weight_BlV
-        kept_Bl1 = (total_Bl1 - larger_BlV > (1 - sampling.top_p) * total_Bl1).sum(dim=-1, keepdim=True)
-        least_Bl1 = falling_BlV.gather(-1, kept_Bl1.clamp_(min=1) - 1)
+        least_Bl1, _ = nucleus(falling_BlV, falling_BlV.softmax(dim=-1), sampling.top_p)
         logits_BlV = logits_BlV.masked_fill(logits_BlV < least_Bl1, -torch.inf)
     probability_BlV = (logits_BlV / temperature).softmax(dim=-1)
-    if order_BlV is None:
-        return probability_BlV, None
-    ids_BlV, place_BlV = order_BlV.sort(dim=-1)
+    return (probability_BlV, None) if order_BlV is None else by_id(probability_BlV, order_BlV)
+
+
+def nucleus(falling_BlV: Tensor, probability_BlV: Tensor, top_p: float) -> tuple[Tensor, Tensor]:
+    """For the largest logits, in falling order, and their probabilities among all codes: (the least logit that top-p
+    keeps [B, l, 1], whether these codes are all that can be kept [B, l, 1])."""
+    # summed in integers, so that the set kept is the same in every run and on every device
+    weight_BlV = fixed_point(probability_BlV)
+    sum_BlV = weight_BlV.cumsum(dim=-1)
+    enough = top_p * 2**WEIGHT_BITS
+    kept_Bl1 = (sum_BlV - weight_BlV < enough).sum(dim=-1, keepdim=True)
+    least_Bl1 = falling_BlV.gather(-1, kept_Bl1.clamp_(min=1) - 1)
+    return least_Bl1, (sum_BlV[..., -1:] >= enough) & (falling_BlV[..., -1:] < least_Bl1)
+
+
+def by_id(probability_BlV: Tensor, ids_BlV: Tensor) -> tuple[Tensor, Tensor]:
+    """Both in the order of the ids."""
+    ids_BlV, place_BlV = ids_BlV.sort(dim=-1)
     return probability_BlV.gather(-1, place_BlV), ids_BlV
 
 
@@ -97,6 +108,28 @@ def sample(logits_BlV: Tensor, uniform_Bl: Tensor, sampling: SamplingConfig, sca
     """Token ids int64 [B, l] of one scale (0-based). With top_k = 1 the largest logit wins, the first if several."""
     if sampling.top_k == 1:
         return logits_BlV.argmax(dim=-1)
-    probability_BlV, ids_BlV = candidates(logits_BlV, sampling, sampling.temperature(scale))
+    temperature, few = sampling.temperature(scale), logits_BlV.shape[-1] // HEAD_SHARE
+    if logits_BlV.device.type == "cpu" and sampling.top_k == 0 and 0 < sampling.top_p < 1 and few > 0:
+        return sample_head_first(logits_BlV.float(), uniform_Bl, sampling, temperature, few)
+    return draw_code(*candidates(logits_BlV, sampling, temperature), uniform_Bl)
+
+
+def sample_head_first(
+    logits_BlV: Tensor, uniform_Bl: Tensor, sampling: SamplingConfig, temperature: float, few: int
+) -> Tensor:
+    """Ids int64 [B, l] under top-p alone, without sorting all codes: those that it keeps are nearly always among the
+    `few` largest. Tokens for which they are not are sampled in full. Which way a token goes depends on it alone."""
+    head_BlW, order_BlW = logits_BlV.topk(few, dim=-1)
+    probability_BlW = logits_BlV.softmax(dim=-1).gather(-1, order_BlW)
+    least_Bl1, found_Bl1 = nucleus(head_BlW, probability_BlW, sampling.top_p)
+    head_BlW = head_BlW.masked_fill(head_BlW < least_Bl1, -torch.inf)
+    ids_Bl = draw_code(*by_id((head_BlW / temperature).softmax(dim=-1), order_BlW), uniform_Bl)
+    rest_Bl = ~found_Bl1.squeeze(-1)
+    ids_Bl[rest_Bl] = draw_code(*candidates(logits_BlV[rest_Bl], sampling, temperature), uniform_Bl[rest_Bl])
+    return ids_Bl
+
+
+def draw_code(probability_BlV: Tensor, ids_BlV: Tensor | None, uniform_Bl: Tensor) -> Tensor:
+    """Ids int64 [B, l] drawn from what `candidates` gives."""
     drawn_Bl = draw(probability_BlV, uniform_Bl)
     return drawn_Bl if ids_BlV is None else ids_BlV.gather(-1, drawn_Bl[..., None]).squeeze(-1)

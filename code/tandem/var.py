@@ -123,11 +123,6 @@ class Var(nn.Module):
             return nullcontext(partial(self.hidden, condition=condition, cache=make_cache()))
         return self.graphs.forwards(self.hidden, condition, make_cache, shape)
 
-    def release(self) -> None:
-        """Give up what is kept on the device between batches."""
-        if self.graphs is not None:
-            self.graphs.release()
-
     def hidden(self, x_RLC: Tensor, sizes: Sequence[int], condition: Conditioning, cache: KVCache) -> Tensor:
         """All blocks over the new tokens [R, L, C], whole scales of `sizes` tokens: those of the last scale
         [R, l, C]. What came before is read from `cache`, which takes the new tokens where it has room.

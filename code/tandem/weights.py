@@ -235,7 +235,14 @@ def check_config(checkpoint: Checkpoint, kind: str, expected: VarConfig | None) 
 
 
 def save_checkpoint(path: Path, model: Vqvae | Var, extra: dict[str, Any], dtype: torch.dtype) -> None:
-    """Write safetensors with config and `extra` in the header, aside and then renamed."""
+    """Write safetensors with config and `extra` in the header, aside and then renamed.
+
+    Raises ValueError for a model that was prepared for inference, whose weights are no longer those of the file.
+    """
+    if model.state_dict().keys() != build_empty(model.config).state_dict().keys():
+        raise ValueError(
+            "expected a model with plain parameters, got one prepared for inference (load it with how=None)"
+        )
     kind = "vqvae" if isinstance(model, Vqvae) else "var"
     header = {"kind": kind, "config": to_dict(model.config), **extra}
     tensors = {name: t.detach().to(dtype).contiguous() for name, t in model.state_dict().items()}

@@ -83,11 +83,17 @@ def test_table_1_stands_beside_the_runs(bench):
 
 
 def test_table_3_is_counted_without_running_anything(capsys):
-    assert main(["bench", "decode", *PUBLISHED, "--paper-table", "3", "--dtype", "bfloat16"]) == 0
+    assert main(["bench", "decode", *PUBLISHED, "--paper-table", "3"]) == 0
     rows = json.loads(capsys.readouterr().out.splitlines()[-1])["rows"]
     assert [(row["method"], row["batch"]) for row in rows] == [(m, b) for b in PAPER_CACHE_MB for m in ("VAR", "CoDe")]
     assert all(row["share"] <= 0.5 for row in rows if row["share"] is not None)
     assert [row["batch"] for row in rows if row["paper_mb"] is None] == [128]
+
+
+def test_table_3_is_about_pyramids_that_have_its_n(tiny_models, capsys):
+    models = [word for role in ("drafter", "refiner", "vqvae") for word in (f"--{role}", tiny_models[role])]
+    assert main(["bench", "decode", "--paper-table", "3", *models]) == 2
+    assert "expected 1 to 3" in capsys.readouterr().err
 
 
 def test_a_file_in_the_place_of_the_folder_is_refused(tmp_path: Path, capsys):

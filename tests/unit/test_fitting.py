@@ -13,8 +13,8 @@ from cluster.devices import Memory
 from jobs import batch as auto
 from tandem.assembly import Preparation
 from tandem.config import VAR_PRESETS, VQVAE_PRESET, SamplingConfig
-from tandem.costs import peak_bytes, var_bytes
-from tandem.errors import InputError
+from tandem.costs import Bytes, peak_bytes, var_bytes
+from tandem.errors import InputError, PlacementError
 from tandem.fitting import device_bytes, largest_batch
 from workers import layout
 
@@ -92,7 +92,7 @@ def decoding():
     )
     vqvae = replace(VQVAE_PRESET, base_channels=32, patch_nums=PATCH_NUMS)
     models = SimpleNamespace(drafter_config=drafter, refiner_config=refiner, vqvae_config=vqvae)
-    return auto.Decoding(models, auto.COLOCATED, 2, 2, SamplingConfig())
+    return auto.Decoding(models, auto.COLOCATED, 2, SamplingConfig(), replicas=2)
 
 
 def test_a_number_is_taken_as_it_is(decoding):
@@ -107,7 +107,7 @@ def test_auto_goes_on_with_the_batch_of_the_job(decoding, capsys):
 
 def test_auto_fills_the_smallest_card(decoding, monkeypatch, capsys):
     monkeypatch.setattr(auto, "memory_of_cluster", lambda address: Memory((2 * GB, GB // 4), 64 * GB))
-    found = auto.choose_batch(options(), store(), decoding, 1000)
+    found = auto.choose_batch(options(), store(), decoding, 32000)
     stages = list(auto.all_stages(options(), decoding, on_gpu=True).values())
     assert device_bytes(stages, found) <= 0.9 * (GB // 4) < device_bytes(stages, found + 1)
     assert f"{found}, the largest that fits" in capsys.readouterr().err
@@ -115,10 +115,39 @@ def test_auto_fills_the_smallest_card(decoding, monkeypatch, capsys):
 
 def test_auto_shares_a_machine_without_cards_and_leaves_shards(decoding, monkeypatch, capsys):
     monkeypatch.setattr(auto, "memory_of_cluster", lambda address: Memory((), 64 * GB))
-    assert auto.choose_batch(options(), store(), decoding, 5) == 5
+    assert auto.choose_batch(options(), store(), decoding, 160) == 5
     said = capsys.readouterr().err
     assert "all that this job can use" in said
     assert "for each of 2 replicas" in said
+
+
+def test_processes_on_cpus_have_no_card(decoding, monkeypatch):
+    monkeypatch.setattr(auto, "memory_of_cluster", lambda address: Memory((80 * GB,), 64 * GB))
+    room = auto.find_room(options(), replace(decoding, on_cpus=True, replicas=4))
+    assert (room.on_gpu, room.budget) == (False, 8 * GB)
+
+
+@pytest.mark.parametrize(("shard", "fits", "batch"), [(512, 256, 256), (512, 255, 171), (512, 200, 171), (7, 5, 4)])
+def test_a_shard_of_given_size_is_cut_into_even_batches(decoding, monkeypatch, shard, fits, batch):
+    monkeypatch.setattr(auto, "largest_batch", lambda bytes_of, budget, most: min(fits, most))
+    monkeypatch.setattr(auto, "memory_of_cluster", lambda address: Memory((), 64 * GB))
+    assert auto.choose_batch(options(), store(), decoding, 10_000, shard) == batch
+
+
+def test_what_is_kept_on_the_device_adds_up():
+    stages = [lambda batch: Bytes(10, batch, 2 * batch, host=5), lambda batch: Bytes(20, 0, 4 * batch)]
+    assert device_bytes(stages, 7) == 30 + 28
+    assert device_bytes(stages, 7, on_host=True) == 30 + 28 + 5
+    assert device_bytes(stages, 7, all_kept=True) == 30 + 21 + 28
+
+
+def test_the_memory_that_is_given_needs_no_answer_of_the_nodes(decoding, monkeypatch):
+    def no_answer(address):
+        raise PlacementError("the nodes did not tell their memory")
+
+    monkeypatch.setattr(auto, "memory_of_cluster", no_answer)
+    room = auto.find_room(options(device_memory_gb=3), decoding)
+    assert (room.on_gpu, room.budget) == (False, 3 * GB)
 
 
 def test_one_image_has_to_fit(decoding, monkeypatch):

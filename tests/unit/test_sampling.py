@@ -5,8 +5,19 @@ import pytest
 import torch
 from reference import probabilities
 
+from tandem import sampling as module
 from tandem.config import SamplingConfig
-from tandem.sampling import UNIFORM_BITS, draw, fixed_point, group_rows, guidance, sample, uniforms
+from tandem.sampling import (
+    UNIFORM_BITS,
+    candidates,
+    draw,
+    draw_code,
+    fixed_point,
+    group_rows,
+    guidance,
+    sample,
+    uniforms,
+)
 
 FILTERED = SamplingConfig(top_k=12, top_p=0.9)
 
@@ -120,3 +131,34 @@ def test_rows_that_are_sampled_alike_are_grouped_and_every_row_is_in_one_group()
 @pytest.mark.parametrize("sampling", [FILTERED, [FILTERED] * 3, [FILTERED, SamplingConfig(top_k=12, top_p=0.9)]])
 def test_a_batch_that_is_sampled_alike_is_one_group_and_is_not_gathered(sampling):
     assert group_rows(sampling, torch.device("cpu")) == [(FILTERED, slice(None))]
+
+
+@pytest.mark.parametrize("spread", [0.0, 0.1, 1.0, 4.0, 30.0])
+@pytest.mark.parametrize("temperature", [0.7, 1.0])
+def test_looking_at_the_largest_logits_first_draws_what_sorting_all_draws(spread, temperature, monkeypatch):
+    """From codes that are all alike, of which none is enough, to one that has everything; with equal logits."""
+    generator = torch.Generator().manual_seed(7)
+    logits = (torch.randn(4, 50, 256, generator=generator) * spread).mul(8).round().div(8)
+    noise = torch.randint(2**UNIFORM_BITS, (4, 50), generator=generator)
+    config, found = SamplingConfig(top_k=0, top_p=0.9, temperatures=(temperature,)), []
+
+    def watched(*args):
+        result = nucleus(*args)
+        found.append(result[1].float().mean().item())
+        return result
+
+    nucleus = module.nucleus
+    monkeypatch.setattr(module, "nucleus", watched)
+    ids = sample(logits, noise, config, 0)
+    assert (found[0] == 0.0) if spread < 0.2 else (found[0] > 0.9) if spread > 3 else (0.0 <= found[0] < 1.0)
+    assert torch.equal(ids, draw_code(*candidates(logits, config, temperature), noise))
+
+
+def test_a_token_is_drawn_alike_in_any_company():
+    generator = torch.Generator().manual_seed(8)
+    logits = torch.randn(2, 40, 256, generator=generator) * torch.linspace(0, 6, 40)[:, None]
+    noise = torch.randint(2**UNIFORM_BITS, (2, 40), generator=generator)
+    config = SamplingConfig(top_k=0, top_p=0.9)
+    together = sample(logits, noise, config, 0)
+    alone = [sample(logits[:, i : i + 1], noise[:, i : i + 1], config, 0) for i in range(40)]
+    assert torch.equal(together, torch.cat(alone, dim=1))

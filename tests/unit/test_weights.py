@@ -227,3 +227,15 @@ def test_a_pth_of_the_old_form_loads_too(tmp_path):
 def test_the_hash_is_that_of_the_file(tmp_path):
     (tmp_path / "x").write_bytes(b"abc")
     assert file_sha256(tmp_path / "x") == hashlib.sha256(b"abc").hexdigest()
+
+
+def test_a_model_with_plain_parameters_learns_and_a_prepared_one_is_not_saved(tmp_path):
+    save_checkpoint(tmp_path / "var.safetensors", tiny_var(2, seed=0), {}, torch.float32)
+    plain = load_var(tmp_path / "var.safetensors", how=None)
+    inputs = torch.randn(2, 29, plain.config.latent_channels)
+    plain(torch.arange(2), inputs).sum().backward()
+    assert all(p.grad is not None for p in plain.parameters())
+    save_checkpoint(tmp_path / "again.safetensors", plain, {}, torch.float32)
+    with pytest.raises(ValueError, match="got one prepared for inference"):
+        save_checkpoint(tmp_path / "third.safetensors", load_var(tmp_path / "var.safetensors"), {}, torch.float32)
+    assert not (tmp_path / "third.safetensors").exists()
