@@ -15,7 +15,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt
 from torch import Tensor
 from torch.nn import functional as F
 
-from jobs.options import MeasuredOptions, PreparationOptions
+from jobs.options import MeasuredOptions
 from jobs.progress import say
 from jobs.resident import anonymous_bytes, reset_resident, resident_bytes
 from jobs.settings import choose_dtype
@@ -32,7 +32,7 @@ PEAK_SHAPE = (4096, 1920, 7680)
 PEAK_REPEATS = 8
 
 
-class BenchDecodeSpec(PreparationOptions, MeasuredOptions):
+class BenchDecodeSpec(MeasuredOptions):
     """Seconds, work, share of the matrix peak and bytes of decoding, beside plain VAR of the same drafter."""
 
     draft_steps: tuple[PositiveInt, ...] | None = Field(None, description="values of N; default: about 0.7 K")

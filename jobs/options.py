@@ -103,16 +103,6 @@ class ReplicaOptions(Spec):
         return self
 
 
-class MeasuredOptions(Spec):
-    """Which models a measurement runs, and in what precision."""
-
-    drafter: str = Field("embedded", description="'embedded', a file, an s3:// address, or a preset (tandem models)")
-    refiner: str = Field("embedded", description="like --drafter; the smaller model")
-    vqvae: str = Field("embedded", description="like --drafter; its preset is vae_ch160v4096z32")
-    random_weights: bool = Field(False, description="let presets have random weights: times are those of real ones")
-    dtype: Dtype = Field("auto", description="of weights and activations; auto: bfloat16 on GPUs, float32 on CPUs")
-
-
 class PreparationOptions(Spec):
     """How the transformers compute, beyond their weights."""
 
@@ -135,6 +125,16 @@ class PreparationOptions(Spec):
         description="launch all kernels of a scale at once, which helps small models and batches on GPUs; keeps the "
         "KV cache allocated; where it fails, or without CUDA, workers warn and go on without it",
     )
+
+
+class MeasuredOptions(PreparationOptions):
+    """Which models a measurement runs, and in what precision."""
+
+    drafter: str = Field("embedded", description="'embedded', a file, an s3:// address, or a preset (tandem models)")
+    refiner: str = Field("embedded", description="like --drafter; the smaller model")
+    vqvae: str = Field("embedded", description="like --drafter; its preset is vae_ch160v4096z32")
+    random_weights: bool = Field(False, description="let presets have random weights: times are those of real ones")
+    dtype: Dtype = Field("auto", description="of weights and activations; auto: bfloat16 on GPUs, float32 on CPUs")
 
 
 class DecodingOptions(PreparationOptions):

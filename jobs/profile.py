@@ -24,6 +24,7 @@ from cluster.profile import Profile, StageName, StageTime, write_profile
 from jobs.options import MeasuredOptions
 from jobs.progress import say
 from jobs.settings import choose_dtype
+from tandem.assembly import Preparation
 from tandem.collaborative import decode, draft, refine
 from tandem.images import Codec, Provenance, encode_image
 from tandem.sampling import uniforms
@@ -89,7 +90,8 @@ def run(spec: ProfileSpec) -> Profile:
     models = resolve_models(spec.drafter, spec.refiner, spec.vqvae, spec.random_weights)
     pyramid = models.drafter_config.pyramid
     steps = [pyramid.check_draft_steps(n) for n in spec.draft_steps or range(1, pyramid.num_scales)]
-    loaded, load_s = load_all(models, DTYPES[dtype_name], device)
+    how = Preparation.of(spec)
+    loaded, load_s = load_all(models, DTYPES[dtype_name], device, how)
     timer = Timer(device, spec.repeats)
     for batch in spec.batches:
         profile_batch(timer, loaded, models, spec, batch, steps)
@@ -100,7 +102,7 @@ def run(spec: ProfileSpec) -> Profile:
         models={ref.role: ref.source for ref in models.refs},
         dtype=dtype_name,
         threads=spec.threads,
-        source=f"measured by tandem profile, median of {spec.repeats}",
+        source=", ".join([f"measured by tandem profile, median of {spec.repeats}", *how.names]),
         memory_bytes=torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else None,
         load_s=load_s,
         stages=tuple(timer.times),
@@ -120,12 +122,14 @@ class Loaded:
     vqvae: Any
 
 
-def load_all(models: ModelSet, dtype: torch.dtype, device: torch.device) -> tuple[Loaded, dict[str, float]]:
+def load_all(
+    models: ModelSet, dtype: torch.dtype, device: torch.device, how: Preparation
+) -> tuple[Loaded, dict[str, float]]:
     """The models, and the seconds that each took to load."""
     patch_nums = models.drafter_config.patch_nums
     loaders: dict[str, Callable[[], Any]] = {
-        "drafter": lambda: load_transformer(models.drafter, dtype, device),
-        "refiner": lambda: load_transformer(models.ref("refiner"), dtype, device),
+        "drafter": lambda: load_transformer(models.drafter, dtype, device, how),
+        "refiner": lambda: load_transformer(models.ref("refiner"), dtype, device, how),
         "vqvae": lambda: load_tokenizer(models.vqvae, patch_nums, dtype, device),
     }
     found, seconds = {}, {}

@@ -62,6 +62,6 @@ def describe_models(models: ModelSet, settings: DecodeSettings, configs: Sequenc
         if ref and config
     ]
     scales = models.drafter_config.pyramid.num_scales
-    how = "".join(f", {name}" for name, asked in asdict(settings.how).items() if asked)
+    how = "".join(f", {name}" for name in settings.how.names)
     decoding = f"{settings.dtype}{how}, batches of {settings.batch}, seed {settings.seed}"
     return [*lines, f"N = {settings.draft_steps} of {scales} scales, {decoding}"]

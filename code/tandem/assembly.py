@@ -44,6 +44,11 @@ class Preparation:
         """As the attributes of these names say, such as the options of a command."""
         return cls(**{field.name: getattr(options, field.name) for field in fields(cls)})
 
+    @property
+    def names(self) -> list[str]:
+        """What is asked for."""
+        return [field.name for field in fields(self) if getattr(self, field.name)]
+
     def in_vain(self, device: torch.device) -> list[str]:
         """What of it cannot be had on a device, in a sentence each. The rest is done all the same."""
         if device.type != "cpu":
