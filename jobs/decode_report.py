@@ -28,30 +28,25 @@ def name_of(row: dict[str, Any]) -> str:
 
 
 def print_table(result: dict[str, Any]) -> None:
-    """Speed, then work and bytes, then seconds of every scale."""
+    """Speed, work, bytes, and seconds of every scale."""
     title = f"decoding on {result['device']}, {result['dtype']}, peak {result['gemm_peak_gflops']:.0f} GFLOP/s"
-    columns = ("", "batch", "draft s", "refine s", "decode s", "images/s", "+ decode", "speed-up")
-    speed = Table(*columns, title=title)
-    work = Table(
-        "", "batch", "TFLOP/image", "of peak", "decode of peak", "weights MB", "KV MB", "activations MB", "resident MB"
-    )
+    speed = Table("", "batch", "draft s", "refine s", "decode s", "images/s", "+decode", "x VAR", title=title)
+    work = Table("", "batch", "TFLOP/image", "of the peak", "decode of the peak")
+    memory = Table("", "batch", "weights MB", "KV cache MB", "activations MB", "resident MB")
     for row in result["runs"]:
+        head = name_of(row), str(row["batch"])
         speed.add_row(
-            name_of(row),
-            str(row["batch"]),
+            *head,
             *(f"{row[name]:.2f}" for name in ("draft_s", "refine_s", "decode_s")),
             *(f"{row[name]:.3f}" for name in ("images_per_s", "images_per_s_with_decode")),
             f"{row['speed_up']:.2f}" if "speed_up" in row else "",
         )
-        work.add_row(
-            name_of(row),
-            str(row["batch"]),
-            *(f"{row[name]:.3f}" for name in ("tflop_per_image", "gemm_share", "decode_gemm_share")),
-            *(f"{row[name] / 1e6:,.0f}" for name in ("weight_bytes", "kv_bytes", "activation_bytes", "resident_bytes")),
-        )
+        work.add_row(*head, *(f"{row[name]:.3f}" for name in ("tflop_per_image", "gemm_share", "decode_gemm_share")))
+        sizes = ("weight_bytes", "kv_bytes", "activation_bytes", "resident_bytes")
+        memory.add_row(*head, *(f"{row[name] / 1e6:,.0f}" for name in sizes))
     console = Console(stderr=True)
-    console.print(speed)
-    console.print(work)
+    for table in (speed, work, memory):
+        console.print(table)
     for row in result["runs"]:
         seconds = " ".join(f"{s:.3f}" for s in row["scale_s"])
         say(f"{name_of(row)}, batch {row['batch']}, seconds a scale: {seconds}")
