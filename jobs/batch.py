@@ -81,7 +81,7 @@ def choose_batch(
             f"--batch auto: expected {most_bytes(1) / 1e9:.2f} GB for a single image, got {room.about}",
             "--placement split has fewer models on a device, --fold-adaln a third of their weights in host memory",
         )
-    if shard_size and batch:  # as many batches a shard, of even sizes, so that few rows are padded
+    if shard_size:  # as many batches a shard, of even sizes, so that few rows are padded
         batch = math.ceil(shard_size / math.ceil(shard_size / batch))
     limit = "all that this job can use" if batch == most else "the largest that fits"
     say(f"batch auto: {batch}, {limit}; it takes {most_bytes(batch) / 1e9:.2f} GB, there are {room.about}")
