@@ -15,10 +15,10 @@ ROOT = Path(__file__).parents[1]
 IMAGES = 48  # one image a shard: time enough to disturb a run
 
 
-def job(models: dict[str, str], out: Path | str, *more: str) -> list[str]:
+def job(models: dict[str, str], out: Path | str, *more: str, images: int = IMAGES) -> list[str]:
     """Arguments of `tandem generate` for a job of many small shards."""
     files = [part for role, path in models.items() for part in (f"--{role}", path)]
-    size = ["--classes", "all", "--images", str(IMAGES), "--batch", "1", "--shard-size", "1", "--seed", "3"]
+    size = ["--classes", "all", "--images", str(images), "--batch", "1", "--shard-size", "1", "--seed", "3"]
     return ["generate", *files, *size, "--out", str(out), *more]
 
 

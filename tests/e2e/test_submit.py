@@ -98,7 +98,8 @@ def test_the_line_of_the_readme_stopped_and_submitted_again(cluster, tmp_path):
 
 def test_every_outcome_has_its_exit_code(cluster, tiny_models, tmp_path):
     out = tmp_path / "out"
-    process = submit(cluster, "--follow", "--stop-on-interrupt", "--", *job(tiny_models, out))
+    long_job = job(tiny_models, out, images=144)  # it outlasts the way of a request to stop
+    process = submit(cluster, "--follow", "--stop-on-interrupt", "--", *long_job)
     wait_until(lambda: committed(out) >= 2, "two shards")
     process.send_signal(signal.SIGINT)
     result, errors = ended(process, 3)
@@ -106,16 +107,16 @@ def test_every_outcome_has_its_exit_code(cluster, tiny_models, tmp_path):
     there = committed(out)
     incomplete, errors = ended(submit(cluster, "--wait", "--", "verify", str(out)), 1)
     assert incomplete["status"] == "FAILED" and "problems, the first: " in errors
-    process = submit(cluster, "--wait", "--", *job(tiny_models, out))
+    process = submit(cluster, "--wait", "--", *long_job)
     wait_until(lambda: committed(out) > there, "another shard")
     process.send_signal(signal.SIGINT)
     _, errors = ended(process, 130)
     assert f"to stop it: ray job stop --address {cluster.dashboard}" in errors
-    result, _ = ended(submit(cluster, "--wait", "--", *job(tiny_models, out)), 0)  # beside the one that goes on
+    result, _ = ended(submit(cluster, "--wait", "--", *long_job), 0)  # beside the one that goes on
     assert result["summary"]["complete"] and verified(out)
     parts = result["summary"].get("start_up_s")
     assert parts is None or set(result["start_up_s"]) == {"submit", "job_start", *parts}
-    result, errors = ended(submit(cluster, "--wait", "--", *job(tiny_models, out, "--seed", "4")), 2)
+    result, errors = ended(submit(cluster, "--wait", "--", *long_job, "--seed", "4"), 2)
     assert result["exit_code"] == 2 and "decoding.seed: there 3, here 4" in errors
 
 
