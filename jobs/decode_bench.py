@@ -130,7 +130,8 @@ class Bench:
         return setting.batch * per_image
 
     def kv_bytes(self, setting: Setting, device: torch.device) -> int:
-        """KV cache and scratch alive at once: the drafter's is freed before the refiner's is made."""
+        """KV cache and scratch alive at once: the drafter's is freed before the refiner's is made (CUDA graphs, which
+        keep both, are not counted)."""
         rows = setting.batch * (2 if self.sampling.cfg > 0 else 1)
         return max(kv_bytes(self.configs[s], rows, a, b, self.dtype, device) for s, a, b in self.stages(setting))
 
