@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from tandem.config import VarConfig
 from tandem.kernels import to_compute
-from tandem.limits import limits
+from tandem.limits import limits, rows_together
 
 
 class KVCache:
@@ -35,7 +35,8 @@ class KVCache:
     ):
         heads, size = config.heads, config.head_dim
         self.store = torch.empty(config.depth, 2, rows, heads, length, size, dtype=dtype, device=device)
-        scratch_rows = limits(device).rows(widest - length, rows) if 0 < length < widest else 0
+        last = widest - length
+        scratch_rows = rows_together(config, rows, last, dtype, device) if 0 < length < widest else 0
         self.scratch = torch.empty(2, scratch_rows, heads, widest, size, dtype=dtype, device=device)
         self.filled = 0
 

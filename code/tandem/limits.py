@@ -14,43 +14,57 @@ from dataclasses import dataclass
 
 import torch
 
+from tandem.config import VarConfig
+from tandem.kernels import compute_dtype
+
 
 @dataclass(frozen=True)
 class Limits:
     """
     Attributes:
         tokens: of all rows that go through a layer together. None: all.
+        hidden_bytes: of their hidden layer, the widest there is.
         scores: attention weights at once. None: a fused kernel keeps none.
         logits: tokens whose logits are there at once.
         map_bytes: bytes of the widest feature map of the images that are decoded together.
     """
 
     tokens: int | None
+    hidden_bytes: int | None
     scores: int | None
     logits: int
     map_bytes: int
 
-    def rows(self, tokens: int, of: int) -> int:
-        """Rows of `tokens` tokens each that go through a layer together, of `of` rows."""
-        return of if self.tokens is None else max(1, min(of, self.tokens // tokens))
 
-
-CPU = Limits(tokens=2048, scores=2**21, logits=1024, map_bytes=2**25)
-GPU = Limits(tokens=None, scores=None, logits=8192, map_bytes=2**29)
-_pretended: ContextVar[Limits | None] = ContextVar("limits", default=None)
+CPU = Limits(tokens=2048, hidden_bytes=31 * 2**20, scores=2**21, logits=1024, map_bytes=2**25)
+GPU = Limits(tokens=None, hidden_bytes=None, scores=None, logits=8192, map_bytes=2**29)
+_pretended: ContextVar[torch.device | None] = ContextVar("device", default=None)
 
 
 def limits(device: torch.device) -> Limits:
     """Those of a device; on meta tensors, those of the device that is pretended."""
-    if device.type == "meta":
-        return _pretended.get() or GPU
-    return CPU if device.type == "cpu" else GPU
+    return CPU if meant(device).type == "cpu" else GPU
+
+
+def meant(device: torch.device) -> torch.device:
+    """The device itself; of meta tensors, the one that is pretended."""
+    return (_pretended.get() or device) if device.type == "meta" else device
+
+
+def rows_together(config: VarConfig, rows: int, tokens: int, dtype: torch.dtype, device: torch.device) -> int:
+    """How many of `rows` rows of `tokens` tokens each go through a layer together: all groups but the last."""
+    bound = limits(device)
+    if bound.tokens is None or bound.hidden_bytes is None:
+        return rows
+    token_bytes = config.mlp_ratio * config.width * compute_dtype(dtype, meant(device)).itemsize
+    most = max(1, min(bound.tokens, bound.hidden_bytes // token_bytes) // tokens)
+    return -(-rows // -(-rows // most))  # groups alike
 
 
 @contextmanager
 def pretend(device: torch.device) -> Iterator[None]:
     """Inside, meta tensors are worked on as they would be on `device`."""
-    token = _pretended.set(limits(device))
+    token = _pretended.set(device)
     try:
         yield
     finally:

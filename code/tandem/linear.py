@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tandem.kernels import compute_dtype, multiplies, multiplies_int8, to_compute
+from tandem.kernels import FUSED_GELU, compute_dtype, multiplies, multiplies_int8, to_compute
 
 INT8_ZERO = 128
 INT8_LARGEST = 126  # of an activation; in bfloat16 rounding takes 127 to 128, which int8 does not have
@@ -37,8 +37,10 @@ class Linear(nn.Linear):
             return self.int8(x, bias)
         if self.packed is None:
             return self.activated(linear(x, self.weight, bias))
-        post, how = ("gelu", "tanh") if self.gelu else ("none", "")
-        return torch.ops.mkldnn._linear_pointwise(x, self.packed, bias, post, [], how)
+        if self.gelu and FUSED_GELU:
+            return torch.ops.mkldnn._linear_pointwise(x, self.packed, bias, "gelu", [], "tanh")
+        y = torch.ops.mkldnn._linear_pointwise(x, self.packed, bias, "none", [], "")
+        return torch.ops.aten.gelu_(y, approximate="tanh") if self.gelu else y
 
     def activated(self, y: Tensor) -> Tensor:
         return F.gelu(y, approximate="tanh") if self.gelu else y

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from tandem.attention import KVCache, attend_by_scale
 from tandem.blocks import Block, layer_norm
 from tandem.config import VarConfig
-from tandem.limits import limits
+from tandem.limits import rows_together
 from tandem.linear import Linear
 from tandem.modulation import ModulationTable
 
@@ -142,7 +142,7 @@ class Var(nn.Module):
 
     def row_groups(self, rows: int, tokens: int) -> Iterator[slice]:
         """Rows of `tokens` tokens each that go through a layer together."""
-        step = limits(self.pos_1LC.device).rows(tokens, rows)
+        step = rows_together(self.config, rows, tokens, self.dtype, self.pos_1LC.device)
         return (slice(i, min(i + step, rows)) for i in range(0, rows, step))
 
     def logits(self, x_RlC: Tensor, modulation_R2C: Tensor, guidance_B11: Tensor | None = None) -> Tensor:

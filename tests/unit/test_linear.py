@@ -18,9 +18,11 @@ def layer(gelu: bool, dtype: torch.dtype) -> tuple[Linear, torch.Tensor]:
     return Linear(256, 512, gelu=gelu).requires_grad_(False).to(dtype), torch.randn(4, 10, 256).to(dtype)
 
 
-@pytest.mark.parametrize("gelu", [False, True])
+@pytest.mark.parametrize("gelu", ["none", "within", "behind"])
 @pytest.mark.parametrize(("dtype", "near"), [(torch.float32, 1e-5), (torch.bfloat16, 0.02)])
-def test_packed_weights_compute_the_same(gelu, dtype, near):
+def test_packed_weights_compute_the_same(gelu, dtype, near, monkeypatch):
+    monkeypatch.setattr("tandem.linear.FUSED_GELU", gelu == "within")
+    gelu = gelu != "none"
     plain, x = layer(gelu, dtype)
     packed = copy.deepcopy(plain)
     packed.pack()
