@@ -115,7 +115,7 @@ class RenderedCluster:
             process.send_signal(signal.SIGTERM)
         for process in (node.process for node in reversed(self.nodes)):
             try:
-                process.wait(timeout=20)
+                process.wait(timeout=5)
             except subprocess.TimeoutExpired:
                 os.killpg(process.pid, signal.SIGKILL)
         self.short.unlink(missing_ok=True)

@@ -88,12 +88,7 @@ def test_the_line_of_the_readme_stopped_and_submitted_again(cluster, tmp_path):
     summary = json.loads(next(text for text in printed.splitlines() if text.startswith("{")))
     assert summary["resumed_shards"] == there
     assert sum(len(s["replicas"]) for name, s in summary["stages"].items() if name in ("draft", "refine")) == 2
-    assert verified(out)
-    local = tmp_path / "local"
-    argv = [*line[line.index("jobs.generate") + 1 :]]
-    argv[argv.index("--out") + 1] = str(local)
-    assert start(["generate", *argv], tmp_path / "log").wait(timeout=180) == 0
-    assert digests(out) == digests(local)
+    assert verified(out)  # that a cluster makes the bytes of one machine: below, with smaller models
 
 
 def test_every_outcome_has_its_exit_code(cluster, tiny_models, tmp_path):

@@ -77,8 +77,9 @@ def test_a_run_that_is_told_to_stop_says_how_to_go_on_and_ends_within_three_seco
     assert "To go on from there:\n  tandem generate --drafter" in log
     assert "Traceback" not in log
     assert 3 <= committed(out) < IMAGES
-    assert main(job(tiny_models, out)) == 0
-    assert digests(out) == undisturbed
+    if number == signal.SIGTERM:  # both leave the same behind
+        assert main(job(tiny_models, out)) == 0
+        assert digests(out) == undisturbed
 
 
 @pytest.mark.slow
