@@ -21,7 +21,7 @@ SLOW = {
     )
     if not ask_onednn(question)
 }
-# oneDNN's GELU within a product: a few per cent with AVX512, with AVX2 thrice what torch's takes behind the product
+# oneDNN's GELU within a product: a few per cent with AVX512, with AVX2 several times what torch's takes behind it
 FUSED_GELU = torch.cpu._is_avx512_supported()
 INT8_SUMS = torch.backends.mkldnn.is_available() and torch.cpu._is_vnni_supported()
 
