@@ -37,6 +37,7 @@ class Settings:
     region: str = "us-west-2"
     instances: tuple[tuple[str, str, int], ...] = ()  # kind, EC2 instance type, its GPUs
     instance_profile: str | None = None
+    preparation: tuple[str, ...] = ()  # options of how the models compute that are on, such as fold_adaln
 
     @property
     def models(self) -> dict[str, str]:
@@ -71,6 +72,7 @@ def entrypoint(deployment: Deployment) -> str:
     words += ["--drafters", str(option.num_drafters), "--refiners", str(option.num_refiners)]
     if option.mode == "split":
         words += ["--drafters-on", selector_text("drafter"), "--refiners-on", selector_text("refiner")]
+    words += ["--" + name.replace("_", "-") for name in settings.preparation]
     return shlex.join([*words, "--out", settings.dataset])
 
 
@@ -91,6 +93,7 @@ def serve_config(deployment: Deployment) -> dict[str, Any] | None:
         "placement": option.mode,
         "drafters": option.num_drafters,
         "refiners": option.num_refiners,
+        **dict.fromkeys(settings.preparation, True),
     }
     if option.mode == "split":
         args |= {"drafters_on": selector_text("drafter"), "refiners_on": selector_text("refiner")}

@@ -14,9 +14,10 @@ from cluster.launcher import launcher, unknown_kinds
 from cluster.manifests import raycluster, rayjob, rayservice
 from cluster.planned import PlanFile, Spot, read_plan
 from cluster.render import Deployment, Settings, serve_config, to_yaml, with_header
+from jobs.options import PreparationOptions
 from jobs.progress import say
 from jobs.settings import choose_draft_steps
-from jobs.spec import Spec
+from tandem.assembly import Preparation
 from tandem.errors import InputError
 from workers.models import EMBEDDED, resolve_models
 
@@ -45,7 +46,7 @@ API keys come from the environment of the cluster's nodes (TANDEM_API_KEYS, sepa
 """
 
 
-class RenderSpec(Spec):
+class RenderSpec(PreparationOptions):
     """Write the files of a real cluster from a plan: KubeRay, Ray's cluster launcher, Ray Serve."""
 
     plan: Path = Field(description="what tandem plan printed: tandem plan ... > plan.json")
@@ -139,9 +140,13 @@ def read_deployment(spec: RenderSpec) -> Deployment:
 
 
 def read_settings(spec: RenderSpec, plan: PlanFile) -> Settings:
-    names = set(Settings.__dataclass_fields__) - {"images", "instances"}
-    given: dict[str, Any] = {name: getattr(spec, name) for name in names}
-    return Settings(**given, images=plan.images, instances=parse_instances(spec.instances or ""))
+    own: dict[str, Any] = {
+        "images": plan.images,
+        "instances": parse_instances(spec.instances or ""),
+        "preparation": tuple(Preparation.of(spec).names),
+    }
+    given = {name: getattr(spec, name) for name in set(Settings.__dataclass_fields__) - set(own)}
+    return Settings(**given, **own)
 
 
 def parse_instances(text: str) -> tuple[tuple[str, str, int], ...]:

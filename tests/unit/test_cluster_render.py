@@ -20,6 +20,7 @@ from clusters import (
 )
 
 from jobs import cli
+from tandem.assembly import Preparation
 
 ALL = {"raycluster.yaml", "rayjob.yaml", "rayservice.yaml", "serve.yaml", "launcher.yaml"}
 DATASET = ("--dataset", "s3://bucket/out")
@@ -56,6 +57,17 @@ def check(files: dict[str, str]) -> None:
         check_serve(files["serve.yaml"])
     if "launcher.yaml" in files:
         check_launcher(files["launcher.yaml"])
+
+
+def test_how_models_compute_is_said_to_the_job_and_to_the_endpoint(tmp_path):
+    how = ("--fold-adaln", "--int8", "--compile", "--cuda-graphs")
+    plan = plan_file(tmp_path, option("split", {"l40s": 1}))
+    for given in (how, how[:1], ()):
+        files = render(plan, tmp_path / f"out{len(given)}", *DATASET, *given)
+        check(files)
+        job = check_entrypoint(ray_document(files["rayjob.yaml"])["spec"]["entrypoint"])
+        for spec in (job, check_serve(files["serve.yaml"])):
+            assert Preparation.of(spec).names == [flag[2:].replace("-", "_") for flag in given]
 
 
 @pytest.mark.parametrize(
