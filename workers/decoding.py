@@ -6,9 +6,12 @@ and what has been decoded so far is given out after the scales that somebody wan
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,6 +26,7 @@ from tandem.sampling import uniforms
 from tandem.var import Var
 from tandem.vqvae import Vqvae
 from workers.endpoint_types import ImageRequest
+from workers.halving import Halving
 from workers.models import DTYPES, ModelSet, load_tokenizer, load_transformer, pick_device
 from workers.refiner import to_uint8
 
@@ -62,7 +66,7 @@ class Pixels:
 
 @dataclass(frozen=True)
 class RowBatch:
-    """Rows padded to `size` with the last of them, as the models take them."""
+    """Rows as the models take them."""
 
     rows: Sequence[Row]
     labels_B: Tensor
@@ -70,13 +74,12 @@ class RowBatch:
     prefix_BL: Tensor
 
     @classmethod
-    def of(cls, rows: Sequence[Row], size: int, num_tokens: int, device: torch.device) -> RowBatch:
-        filled = [*rows, *[rows[-1]] * (size - len(rows))]
-        noise = [uniforms(row.request.seed, np.array([row.index]), num_tokens) for row in filled]
-        prefix = np.stack([row.prefix for row in filled]).astype(np.int64)
+    def of(cls, rows: Sequence[Row], num_tokens: int, device: torch.device) -> RowBatch:
+        noise = [uniforms(row.request.seed, np.array([row.index]), num_tokens) for row in rows]
+        prefix = np.stack([row.prefix for row in rows]).astype(np.int64)
         return cls(
-            filled,
-            torch.tensor([row.request.label for row in filled], device=device),
+            rows,
+            torch.tensor([row.request.label for row in rows], device=device),
             torch.cat(noise).to(device),
             torch.from_numpy(prefix).to(device),
         )
@@ -93,6 +96,30 @@ class Decoding:
         patch_nums = models.drafter_config.patch_nums
         self.vqvae: Vqvae = load_tokenizer(models.vqvae, patch_nums, DTYPES[dtype], self.device)
         self.pyramid = self.var.config.pyramid
+        self.halving = Halving(role, sys.maxsize)  # until memory runs out
+
+    def __call__(self, rows: Sequence[Row], size: int) -> Iterator[tuple[int, Any]]:
+        """What is made of the rows, by their places, in a batch that is padded to `size` with the last of them; in
+        halves of it where memory runs out."""
+        padded = [*rows, *[rows[-1]] * (size - len(rows))]
+        shown: set[tuple[int, int]] = set()  # a half begins anew, and nobody is shown the same twice
+        for place, value in self.halving.run(partial(self.work_on, padded, len(rows)), size):
+            if isinstance(value, Look):
+                if (place, value.scale) in shown:
+                    continue
+                shown.add((place, value.scale))
+            yield place, value
+
+    def work_on(self, padded: Sequence[Row], num_rows: int, some: slice) -> Iterator[tuple[int, Any]]:
+        """Those of the first `num_rows` that are among some of the rows."""
+        count = min(some.stop, num_rows) - some.start
+        if count > 0:
+            batch = RowBatch.of(padded[some], self.pyramid.num_tokens, self.device)
+            yield from ((some.start + place, value) for place, value in self.work(batch, count))
+
+    def work(self, batch: RowBatch, num_rows: int) -> Iterator[tuple[int, Any]]:
+        """Looks, and in the end one result for each of the first `num_rows` of a batch."""
+        raise NotImplementedError
 
     def scales(self, batch: RowBatch, num_rows: int, stop: int) -> Iterator[tuple[int, Look] | Tensor]:
         """Decode up to scale `stop`: looks at the rows that want them, and the ids [B, L'] in the end."""
@@ -116,14 +143,13 @@ class DraftWork(Decoding):
     def __init__(self, models: ModelSet, dtype: str, threads: int, how: Preparation = PLAIN):
         super().__init__(models, "drafter", dtype, threads, how)
 
-    def __call__(self, rows: Sequence[Row], size: int) -> Iterator[tuple[int, Look | Tokens]]:
+    def work(self, batch: RowBatch, num_rows: int) -> Iterator[tuple[int, Look | Tokens]]:
         began = time.perf_counter()
-        batch = RowBatch.of(rows, size, self.pyramid.num_tokens, self.device)
-        for made in self.scales(batch, len(rows), rows[0].request.draft_steps):
+        for made in self.scales(batch, num_rows, batch.rows[0].request.draft_steps):
             if isinstance(made, Tensor):
                 tokens = to_tokens(made)
                 seconds = {"draft": time.perf_counter() - began}
-                yield from ((i, Tokens(tokens[i], seconds)) for i in range(len(rows)))
+                yield from ((i, Tokens(tokens[i], seconds)) for i in range(num_rows))
             else:
                 yield made
 
@@ -134,17 +160,16 @@ class RefineWork(Decoding):
     def __init__(self, models: ModelSet, dtype: str, threads: int, how: Preparation = PLAIN):
         super().__init__(models, "refiner", dtype, threads, how)
 
-    def __call__(self, rows: Sequence[Row], size: int) -> Iterator[tuple[int, Look | Pixels]]:
+    def work(self, batch: RowBatch, num_rows: int) -> Iterator[tuple[int, Look | Pixels]]:
         began = time.perf_counter()
-        batch = RowBatch.of(rows, size, self.pyramid.num_tokens, self.device)
-        for made in self.scales(batch, len(rows), self.pyramid.num_scales):
+        for made in self.scales(batch, num_rows, self.pyramid.num_scales):
             if isinstance(made, Tensor):
                 refined = time.perf_counter()
-                pixels_B3HW = decode(self.vqvae, made)[: len(rows)]
+                pixels_B3HW = decode(self.vqvae, made)[:num_rows]
                 if not torch.isfinite(pixels_B3HW).all():
                     raise JobError("the decoder made pixels that are not finite")
                 pixels = to_uint8(pixels_B3HW)
                 seconds = {"refine": refined - began, "decode": time.perf_counter() - refined}
-                yield from ((i, Pixels(pixels[i], seconds)) for i in range(len(rows)))
+                yield from ((i, Pixels(pixels[i], seconds)) for i in range(num_rows))
             else:
                 yield made

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 import torch
@@ -27,12 +27,16 @@ class Halving:
     def __call__(self, work: Callable[[slice], T], num_rows: int) -> list[T]:
         """Results of `work` on consecutive rows that make up all `num_rows`. Raises what `work` does, and its lack of
         memory once single rows do not fit either."""
-        done: list[T] = []
+        return list(self.run(lambda some: [work(some)], num_rows))
+
+    def run(self, work: Callable[[slice], Iterable[T]], num_rows: int) -> Iterator[T]:
+        """The same for a work that yields its results one by one: where memory runs out in the middle, those of the
+        rows in hand are yielded again from the first."""
         start = 0
         while start < num_rows:
             some = slice(start, min(start + self.size, num_rows))
             try:
-                done.append(work(some))
+                yield from work(some)
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error) or some.stop - start == 1:
                     raise
@@ -51,4 +55,3 @@ class Halving:
                 TandemWarning,
                 stacklevel=2,
             )
-        return done

@@ -10,9 +10,9 @@ import torch
 from tiny_models import CLASS_NAMES, PATCH_NUMS, tiny_var
 
 from tandem.assembly import Preparation
-from tandem.collaborative import decode, generate, generate_alone
+from tandem.collaborative import decode, decode_scales, generate, generate_alone
 from tandem.config import SamplingConfig
-from tandem.errors import JobError
+from tandem.errors import JobError, TandemWarning
 from tandem.prefix import to_tokens
 from tandem.sampling import uniforms
 from tandem.weights import save_checkpoint
@@ -172,6 +172,30 @@ def test_padding_changes_nothing_and_is_not_given_out(works, size):
     for one, other in zip(exact[1], padded[1], strict=True):
         assert_close(one.pixels, other.pixels)
     assert [len(looks) for looks in (*padded[2], *padded[3])] == [0, 0, 1, 0, 0, 1]
+
+
+@pytest.mark.parametrize("num_rows", [1, 3, 8])
+def test_memory_that_runs_out_halves_the_batch_and_nothing_comes_twice(models, works, num_rows, monkeypatch):
+    rows = rows_of(ask(0, 5, num_rows, looks=[1, 2, 3], steps=3))
+    expected = make(works, rows, 8)
+
+    def limited(*arguments):
+        for number, ids in enumerate(decode_scales(*arguments)):
+            if len(ids) > 2 and number > 0:  # one scale has been looked at
+                raise torch.OutOfMemoryError("made up")
+            yield ids
+
+    monkeypatch.setattr("workers.decoding.decode_scales", limited)
+    smaller = DraftWork(models, "float32", 1), RefineWork(models, "float32", 1)
+    with pytest.warns(TandemWarning, match="out of memory with . images at once") as warned:
+        found = make(smaller, rows, 8)
+    sizes = [str(warning.message).partition(";")[0] for warning in warned]
+    assert sizes == [f"drafter: out of memory with {n} images at once, now {n // 2}" for n in (8, 4)]
+    for one, other in zip(expected[0], found[0], strict=True):
+        np.testing.assert_array_equal(one.ids, other.ids)
+    for one, other in zip(expected[1], found[1], strict=True):
+        assert_close(one.pixels, other.pixels)
+    assert [[look.scale for look in looks] for looks in found[2]] == [[1, 2, 3]] * num_rows
 
 
 def test_each_result_says_how_long_its_batch_took(works):
