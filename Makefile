@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 OUT ?= out
 IMAGES ?= 64
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
+# Python compiles what it imports; to compile all of torch and Ray takes most of a minute
+INSTALL := $(PIP) install --no-compile -c constraints.txt
 
 .DEFAULT_GOAL := help
 
@@ -21,7 +23,7 @@ test: $(VENV)/.test ## install into .venv and run the tests, those of minutes ap
 	@echo "==> running the tests"
 	$(BIN)/python -m pytest -m "not slow"
 
-test-slow: $(VENV)/.test ## the tests of minutes: lost nodes, storage that fails, ten thousand shards
+test-slow: $(VENV)/.test ## the tests of minutes: lost nodes, storage that fails, thousands of shards
 	@echo "==> running the slow tests"
 	$(BIN)/python -m pytest -m slow
 
@@ -47,17 +49,17 @@ $(VENV)/.made:
 
 $(VENV)/.run: $(VENV)/.made pyproject.toml constraints.txt
 	@echo "==> installing Tandem and what it needs (torch and Ray: some minutes the first time)"
-	@$(PIP) install -c constraints.txt -e .
+	@$(INSTALL) -e .
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.run
 	@echo "==> installing what the tests need"
-	@$(PIP) install -c constraints.txt -e '.[test]'
+	@$(INSTALL) -e '.[test]'
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.test
 	@echo "==> installing ruff, mypy and hadolint"
-	@$(PIP) install -c constraints.txt -e '.[test,dev]'
+	@$(INSTALL) -e '.[test,dev]'
 	@touch $@
 
 .PHONY: help generate test test-slow lint types lock clean

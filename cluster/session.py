@@ -52,8 +52,7 @@ def open_session(
     """Join the cluster at `address` (or RAY_ADDRESS), else start one here, stopped at the end.
 
     `logical_gpus` are offered by a local cluster on a machine without GPUs; `min_cpus` is the least number of
-    logical CPUs it gets, so that writing tasks are never starved by actors; its object store has `object_store_bytes`
-    or as much of that as the memory allows.
+    logical CPUs it gets; its object store has `object_store_bytes` or as much of that as the memory allows.
     A session that is already open in this process is used as it is.
     """
     address = address or os.environ.get("RAY_ADDRESS")

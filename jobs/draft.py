@@ -97,7 +97,7 @@ def run(spec: DraftSpec) -> dict[str, Any]:
 
     finish = partial(Manifest(store).finish, plan.num_shards)
     object_store = wanted_object_store(spec.drafters or spec.logical_gpus, shard_bytes)
-    job = Job(spec, store, plan, 4 + (spec.drafters or 1), object_store, identify, prepare, finish)
+    job = Job(spec, store, plan, object_store, identify, prepare, finish)
     return close(job.run(), "drafts")
 
 

@@ -129,11 +129,9 @@ def run(spec: GenerateSpec) -> dict[str, Any]:
         lines = describe_models(models, decoding, (models.drafter_config, models.refiner_config)) + plan_lines
         return Work(pipeline, placement, lines, {}), on_real_gpus
 
-    most = [replicas.most for replicas in spec.ranges()]
-    min_cpus = 4 + sum(most)
     object_store = wanted_object_store(spec.refiners or spec.max_refiners or spec.logical_gpus, images.shard_bytes)
     finish = partial(images.finish, models, sampling)
-    job = Job(spec, store, plan, min_cpus, object_store, identify, prepare, finish, CLOSES_WITH)
+    job = Job(spec, store, plan, object_store, identify, prepare, finish, CLOSES_WITH)
     return close(job.run(), "dataset, card and contact sheet")
 
 

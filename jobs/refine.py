@@ -104,7 +104,7 @@ def run(spec: RefineSpec) -> dict[str, Any]:
 
     finish = partial(images.finish, models, sampling)
     object_store = wanted_object_store(spec.refiners or spec.logical_gpus, images.shard_bytes)
-    job = Job(spec, store, plan, 4 + (spec.refiners or 1), object_store, identify, prepare, finish, CLOSES_WITH)
+    job = Job(spec, store, plan, object_store, identify, prepare, finish, CLOSES_WITH)
     return close(job.run(), "dataset, card and contact sheet")
 
 

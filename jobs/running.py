@@ -31,6 +31,9 @@ from workers.store import Store, open_store
 
 MAX_SHARD_BATCHES = 16
 SHARDS_AIMED_AT = 32
+# Shards that a cluster of ours stores at once, if the machine has fewer cores. Each writer is a process, whose start
+# costs seconds; actors take no CPU from them.
+MIN_WRITERS = 2
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,6 @@ class Job:
     options: PlaceOptions
     store: Store
     plan: ShardPlan
-    min_cpus: int
     object_store_bytes: int
     identify: Callable[[bool], dict[str, Any]]
     prepare: Callable[[Session], tuple[Work, bool]]
@@ -115,7 +117,7 @@ def run_shards(job: Job, part: range) -> dict[str, Any]:
     """Take the place, make the shards that are missing, and return the summary. The dataset is not finished yet."""
     options, store, plan = job.options, job.store, job.plan
     start_up = StartUp()
-    with open_session(options.address, options.logical_gpus, job.min_cpus, job.object_store_bytes) as session:
+    with open_session(options.address, options.logical_gpus, MIN_WRITERS, job.object_store_bytes) as session:
         start_up.join()
         work, on_real_gpus = job.prepare(session)
         info = {"command": command_line(), **versions(), **work.info}

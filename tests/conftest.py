@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from ports import free_port
+from runs import Digests, digests, job
 from s3_server import S3Server
 from served import Served, serve
 from tiny_models import save_tiny_models
@@ -26,6 +27,16 @@ def ray_cluster(aws_variables: None) -> Iterator[None]:
 def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Files of a drafter, a refiner and a VQVAE of a few thousand weights."""
     return save_tiny_models(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def undisturbed(ray_cluster: None, tiny_models: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Digests:
+    """Hashes of the shards of `runs.job`, made here and without any fault."""
+    from jobs.cli import main
+
+    out = tmp_path_factory.mktemp("undisturbed") / "out"
+    assert main(job(tiny_models, out)) == 0
+    return digests(out)
 
 
 @pytest.fixture

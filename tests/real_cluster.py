@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import sysconfig
+import time
 import uuid
 import venv
 from contextlib import suppress
@@ -107,9 +108,10 @@ class RealCluster:
     def stop(self) -> None:
         for node in self.nodes:
             node.send_signal(signal.SIGTERM)
+        deadline = time.monotonic() + 5
         for node in self.nodes:
             with suppress(subprocess.TimeoutExpired):  # it would wait for its jobs
-                node.wait(timeout=5)
+                node.wait(timeout=max(0, deadline - time.monotonic()))
             with suppress(ProcessLookupError):
                 os.killpg(node.pid, signal.SIGKILL)
         Path(f"/tmp/tandem-{self.port}").unlink(missing_ok=True)

@@ -10,8 +10,10 @@ import os
 import signal
 import subprocess
 import sys
+import time
 import uuid
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -111,11 +113,14 @@ class RenderedCluster:
         return subprocess.run(argv, env=environment, capture_output=True, text=True, timeout=600, check=False)
 
     def stop(self) -> None:
-        for process in (node.process for node in reversed(self.nodes)):
+        """All at once; who does not end soon is killed."""
+        processes = [node.process for node in reversed(self.nodes)]
+        for process in processes:
             process.send_signal(signal.SIGTERM)
-        for process in (node.process for node in reversed(self.nodes)):
-            try:
-                process.wait(timeout=5)
-            except subprocess.TimeoutExpired:
+        deadline = time.monotonic() + 5
+        for process in processes:
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(timeout=max(0, deadline - time.monotonic()))
+            with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
         self.short.unlink(missing_ok=True)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
+Digests = dict[str, str]  # SHA-256 of shard files by their names
 IMAGES = 48  # one image a shard: time enough to disturb a run
 
 
@@ -30,8 +31,7 @@ def start(argv: Sequence[str], log: Path, **variables: str) -> subprocess.Popen[
         return subprocess.Popen(command, stdout=output, stderr=errors, env=environment, start_new_session=True)
 
 
-def digests(out: Path | str) -> dict[str, str]:
-    """Hash of every shard file."""
+def digests(out: Path | str) -> Digests:
     return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(Path(out, "shards").iterdir())}
 
 

@@ -1,9 +1,12 @@
-"""Rendered files at work: their flags start nodes, their probes say yes, their job and their endpoint run there."""
+"""Rendered files at work: their flags start nodes, their probes say yes, their job and their endpoint run there, and
+Prometheus beside a job fills every panel of its dashboard."""
 
 from __future__ import annotations
 
 import json
+import math
 import shlex
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,11 +14,13 @@ import boto3
 import pytest
 from clusters import ray_document
 from ports import free_port
+from prometheus import prometheus_of, values
 from rendered_cluster import BIN, RenderedCluster, render_small
-from runs import wait_until
+from runs import ROOT, wait_until
 from served import Served
 
 BUCKET = "rendered"
+MORE_IMAGES_THAN_IT_CAN_MAKE = "100000"
 NODES = "import ray, json; ray.init(); print(json.dumps({n['NodeID']: n['Labels'] for n in ray.nodes()}))"
 REPLICAS = """
 import json, ray
@@ -56,6 +61,37 @@ def test_the_job_runs_each_role_on_its_nodes(files: Path, cluster: RenderedClust
         (where,) = [found for node, found in labels.items() if node.startswith(replica.partition("/")[0])]
         assert (where["tandem/role"], where["ray.io/accelerator-type"]) == (role, kind)
     assert cluster.run([str(BIN / "tandem"), "verify", f"s3://{BUCKET}/out"]).returncode == 0
+
+
+@pytest.mark.slow
+def test_every_query_of_the_dashboard_has_an_answer_while_a_job_runs(
+    files: Path, cluster: RenderedCluster, tmp_path: Path
+):
+    command = shlex.split(ray_document((files / "rayjob.yaml").read_text())["spec"]["entrypoint"])
+    command[command.index("--out") + 1] = str(tmp_path / "dataset")
+    command[command.index("--images") + 1] = MORE_IMAGES_THAN_IT_CAN_MAKE
+    left = {
+        f"{panel['title']} {target['refId']}": target["expr"].replace("$__rate_interval", "1m")
+        for panel in json.loads((ROOT / "cluster" / "grafana_jobs.json").read_text())["panels"]
+        for target in panel["targets"]
+    }
+    (tmp_path / "prometheus").mkdir()
+    targets = [f"127.0.0.1:{node.metrics}" for node in cluster.nodes]
+    with prometheus_of(targets, tmp_path / "prometheus") as address, (tmp_path / "log").open("wb") as log:
+        job = subprocess.Popen(command, stdout=log, stderr=log, env=cluster.environment)
+
+        def shown() -> bool:
+            assert job.poll() is None, (tmp_path / "log").read_text()
+            for title, query in list(left.items()):
+                if any(math.isfinite(value) for value in values(address, query)):
+                    del left[title]
+            return not left
+
+        try:
+            wait_until(shown, f"answers to {left}", seconds=300)
+        finally:
+            job.terminate()
+            job.wait(timeout=60)
 
 
 @pytest.mark.slow

@@ -33,13 +33,6 @@ pytestmark = pytest.mark.usefixtures("ray_cluster")
 SPLIT = ("--placement", "split", "--drafters", "1", "--refiners", "1")
 
 
-@pytest.fixture(scope="module")
-def undisturbed(tiny_models, tmp_path_factory) -> dict[str, str]:
-    out = tmp_path_factory.mktemp("undisturbed") / "out"
-    assert main(job(tiny_models, out)) == 0
-    return digests(out)
-
-
 @pytest.mark.parametrize("stage", ["draft", "refine"])
 def test_a_killed_actor_is_started_again_and_its_shards_are_made_again(
     stage, undisturbed, tiny_models, out, record_property, capsys

@@ -1,4 +1,4 @@
-"""A job of ten thousand shards that is finished is recognised from names, without Ray."""
+"""A job of thousands of shards that is finished is recognised from names, without Ray."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from workers.manifest import Manifest, open_job
 from workers.shards import ShardRows
 from workers.store import Stored, open_store
 
-SHARDS = 10_000
+SHARDS = 3_000
 
 
 @pytest.mark.slow

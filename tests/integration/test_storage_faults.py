@@ -25,13 +25,6 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_cluster")]
 BUCKET = "faults"
 
 
-@pytest.fixture(scope="module")
-def undisturbed(tiny_models, tmp_path_factory) -> dict[str, str]:
-    out = tmp_path_factory.mktemp("undisturbed") / "out"
-    assert main(job(tiny_models, out)) == 0
-    return digests(out)
-
-
 @pytest.fixture
 def server(tmp_path, monkeypatch) -> Iterator[S3Server]:
     """A server of its own, which a test may stop; this process and those that it starts talk to it."""
@@ -76,57 +69,47 @@ def test_a_server_that_is_away_for_twenty_seconds_is_waited_for(server, undistur
     assert not verify(open_store(out)).problems
 
 
-def test_a_driver_killed_in_the_middle_is_completed_by_the_same_command(server, undisturbed, tiny_models, tmp_path):
-    out = f"s3://{BUCKET}/killed"
-    run = start(job(tiny_models, out), tmp_path / "log")
-    wait_for_shards("killed", 3)
-    run.kill()
-    run.wait()
-    assert 3 <= len(objects("killed/manifest/")) < len(undisturbed)
-    again = start(job(tiny_models, out), tmp_path / "log")
-    assert again.wait(timeout=200) == 0, (tmp_path / "log").read_text()
-    assert stored(out) == undisturbed
-    assert not verify(open_store(out)).problems
-
-
-def test_a_server_that_throttles_and_hangs_up_is_asked_again(server, undisturbed, tiny_models, tmp_path, capsys):
-    def fault(number: int, method: str, path: str):
-        return "slow down" if number % 5 == 0 else "reset" if number % 23 == 0 else None
-
-    out = f"s3://{BUCKET}/throttled"
-    with S3Proxy(server.environment["AWS_ENDPOINT_URL"], fault) as proxy:
-        run = start(job(tiny_models, out), tmp_path / "log", AWS_ENDPOINT_URL=proxy.endpoint)
-        assert run.wait(timeout=300) == 0, (tmp_path / "log").read_text()
-        assert proxy.faults["slow down"] > 50
-        assert proxy.faults["reset"] > 5
-    with capsys.disabled():
-        print(f"\nS3 through a bad line: {dict(proxy.faults)} of {proxy.number} requests")
-    assert stored(out) == undisturbed
-    assert not verify(open_store(out)).problems
-
-
-def test_keys_that_stop_working_end_the_run_in_one_line_and_nothing_is_lost(
+def test_wrong_keys_then_a_killed_driver_then_a_bad_line_lose_nothing(
     server, undisturbed, tiny_models, tmp_path, capsys
 ):
-    out = f"s3://{BUCKET}/keys"
-    run = start(job(tiny_models, out), tmp_path / "log")
-    wait_for_shards("keys", 3)
+    """One dataset, and the same command three times."""
+    out, log = f"s3://{BUCKET}/thrice", tmp_path / "log"
+    run = start(job(tiny_models, out), log)
+    wait_for_shards("thrice", 3)
     server.stop()
     server.start(secret="another-secret-2b7e")
     changed = time.monotonic()
     assert run.wait(timeout=120) == 1
-    with capsys.disabled():
-        print(f"\nwrong keys: the run ended after {time.monotonic() - changed:.1f} s")
-    errors = [line for line in (tmp_path / "log").read_text().splitlines() if line.startswith("error:")]
+    ended_s = time.monotonic() - changed
+    errors = [line for line in log.read_text().splitlines() if line.startswith("error:")]
     assert len(errors) == 1
-    assert f"bucket {BUCKET}, key keys/" in errors[0]
+    assert f"bucket {BUCKET}, key thrice/" in errors[0]
     assert re.search("SignatureDoesNotMatch|403: Forbidden", errors[0])  # a HEAD has no body to say more
     server.stop()
     server.start()
-    assert 3 <= len(objects("keys/manifest/")) < len(undisturbed)
-    again = start(job(tiny_models, out), tmp_path / "log")
-    assert again.wait(timeout=200) == 0, (tmp_path / "log").read_text()
+    there = len(objects("thrice/manifest/"))
+    assert 3 <= there < len(undisturbed)
+
+    run = start(job(tiny_models, out), log)
+    wait_for_shards("thrice", there + 3)
+    run.kill()
+    run.wait()
+    there = len(objects("thrice/manifest/"))
+    assert there < len(undisturbed)
+
+    def fault(number: int, method: str, path: str):
+        return "slow down" if number % 5 == 0 else "reset" if number % 23 == 0 else None
+
+    with S3Proxy(server.environment["AWS_ENDPOINT_URL"], fault) as proxy:
+        run = start(job(tiny_models, out), log, AWS_ENDPOINT_URL=proxy.endpoint)
+        assert run.wait(timeout=300) == 0, log.read_text()
+        assert proxy.faults["slow down"] > len(undisturbed) - there
+        assert proxy.faults["reset"] > 2
+    with capsys.disabled():
+        print(f"\nwrong keys: the run ended after {ended_s:.1f} s; {there} shards were there before the bad line")
+        print(f"S3 through a bad line: {dict(proxy.faults)} of {proxy.number} requests")
     assert stored(out) == undisturbed
+    assert not verify(open_store(out)).problems
 
 
 def test_a_body_that_breaks_off_is_read_again(server):

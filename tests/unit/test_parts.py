@@ -76,7 +76,7 @@ def job(tmp_path):
             Manifest(store).commit_shard(shard, [], rows, {})
 
     identity = {"seed": 1}
-    return Job(options, store, PLAN, 1, 0, lambda real: identity, None, finish, (layout.CARD,)), commit, finished
+    return Job(options, store, PLAN, 0, lambda real: identity, None, finish, (layout.CARD,)), commit, finished
 
 
 def with_part(job: Job, text: str | None) -> Job:
