@@ -16,7 +16,7 @@ from runs import committed, start, wait_until
 
 def run(argv: list[str], out: str, log: Path) -> dict[str, float | str]:
     """Do it; seconds to the report that work cannot be placed, and from the new node to the next shard."""
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 4, "num_gpus": 0})
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "num_gpus": 0})
     try:
         nodes = [cluster.add_node(num_cpus=1, num_gpus=1) for _ in range(2)]
         cluster.wait_for_nodes()

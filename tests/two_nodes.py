@@ -19,7 +19,7 @@ LABEL = "ray.io/accelerator-type"
 
 def run(jobs: list[list[str]]) -> dict[str, object]:
     """The nodes' ids by kind, and summary and log of each run."""
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 4, "num_gpus": 0})
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "num_gpus": 0})
     try:
         nodes = {kind: cluster.add_node(num_cpus=1, num_gpus=2, labels={LABEL: kind}) for kind in ("H100", "L20")}
         cluster.wait_for_nodes()
