@@ -11,7 +11,7 @@ from jobs.refine import RefineSpec
 from jobs.settings import check_preparation, decoding_identity
 from tandem.assembly import Preparation
 from tandem.config import SamplingConfig
-from tandem.errors import InputError
+from tandem.errors import InputError, JobError
 from tandem.sampling import uniforms
 from workers.drafter import DecodeSettings, Drafter, fixed_batches
 from workers.models import resolve_models
@@ -80,6 +80,13 @@ def test_the_same_shard_gives_the_same_bytes_from_any_replica(models):
     one, other = Refiner(models, settings()), Refiner(models, settings())
     other(second(rows(100, 5)))
     np.testing.assert_array_equal(one(expected).pixels, other(found).pixels)
+
+
+def test_pixels_that_are_no_numbers_are_an_error(models, monkeypatch):
+    monkeypatch.setattr("workers.refiner.decode", lambda vqvae, ids: torch.full((len(ids), 3, 16, 16), torch.nan))
+    prefixes = Drafter(models, settings())(rows(0, 2))
+    with pytest.raises(JobError, match="made pixels that are not finite"):
+        Refiner(models, settings())(prefixes)
 
 
 def test_threads_are_set_explicitly(models):
