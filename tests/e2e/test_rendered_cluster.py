@@ -103,15 +103,6 @@ def test_the_endpoint_runs_each_role_on_its_nodes(files: Path, cluster: Rendered
     ran = cluster.run([str(BIN / "serve"), "deploy", "--address", address, str(files / "local.yaml")])
     assert ran.returncode == 0, ran.stderr
 
-    def placed() -> dict[str, str]:
-        found = json.loads(cluster.run([str(BIN / "python"), "-c", REPLICAS]).stdout.splitlines()[-1])
-        labels = nodes(cluster)
-        mine = [(name, labels[node].get("tandem/role", "")) for name, node in found if ":tandem:" in name]
-        return {name.split(":")[2]: role for name, role in mine}
-
-    wait_until(lambda: {"Drafter", "Refiner"} <= set(placed()), "both roles", seconds=240)
-    roles = placed()
-    assert (roles["Drafter"], roles["Refiner"]) == ("drafter", "refiner")
     served = Served(cluster.nodes[0].process, f"http://127.0.0.1:{port}", files / "log")
 
     def answers() -> bool:
@@ -122,6 +113,10 @@ def test_the_endpoint_runs_each_role_on_its_nodes(files: Path, cluster: Rendered
         return status == 200
 
     wait_until(answers, "an image", seconds=240)
+    found = json.loads(cluster.run([str(BIN / "python"), "-c", REPLICAS]).stdout.splitlines()[-1])
+    labels = nodes(cluster)
+    roles = {name.split(":")[2]: labels[node].get("tandem/role") for name, node in found if ":tandem:" in name}
+    assert (roles["Drafter"], roles["Refiner"]) == ("drafter", "refiner")
 
 
 def nodes(cluster: RenderedCluster) -> dict[str, dict[str, str]]:

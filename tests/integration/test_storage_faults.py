@@ -18,7 +18,7 @@ from s3_proxy import S3Proxy
 from s3_server import S3Server
 
 from jobs.cli import main
-from workers.store import open_store
+from workers.store import Store, open_store
 from workers.verify import verify
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_cluster")]
@@ -38,9 +38,9 @@ def server(tmp_path, monkeypatch) -> Iterator[S3Server]:
     server.stop()
 
 
-def objects(prefix: str) -> list[str]:
-    pages = boto3.client("s3").get_paginator("list_objects_v2").paginate(Bucket=BUCKET, Prefix=prefix)
-    return [item["Key"] for page in pages for item in page.get("Contents", [])]
+def committed_to(store: Store) -> int:
+    """Shards that are done."""
+    return len(store.list_files("manifest"))
 
 
 def stored(out: str) -> dict[str, str]:
@@ -49,19 +49,20 @@ def stored(out: str) -> dict[str, str]:
     return {p.split("/")[1]: hashlib.sha256(store.read(p)).hexdigest() for p in store.list_files("shards")}
 
 
-def wait_for_shards(prefix: str, count: int) -> float:
-    return wait_until(lambda: len(objects(f"{prefix}/manifest/")) >= count, f"{count} shards")
+def wait_for_shards(store: Store, count: int) -> float:
+    return wait_until(lambda: committed_to(store) >= count, f"{count} shards")
 
 
 def test_a_server_that_is_away_for_twenty_seconds_is_waited_for(server, undisturbed, tiny_models, tmp_path, capsys):
     out = f"s3://{BUCKET}/away"
+    store = open_store(out)
     run = start(job(tiny_models, out), tmp_path / "log")
-    wait_for_shards("away", 3)
+    wait_for_shards(store, 3)
     server.stop()
     time.sleep(20)  # the fault itself
     server.start()
-    before = len(objects("away/manifest/"))
-    recovery_s = wait_for_shards("away", before + 1)
+    before = committed_to(store)
+    recovery_s = wait_for_shards(store, before + 1)
     assert run.wait(timeout=120) == 0, (tmp_path / "log").read_text()
     with capsys.disabled():
         print(f"\nS3 away for 20 s: recovery {recovery_s:.1f} s")
@@ -74,8 +75,9 @@ def test_wrong_keys_then_a_killed_driver_then_a_bad_line_lose_nothing(
 ):
     """One dataset, and the same command three times."""
     out, log = f"s3://{BUCKET}/thrice", tmp_path / "log"
+    store = open_store(out)
     run = start(job(tiny_models, out), log)
-    wait_for_shards("thrice", 3)
+    wait_for_shards(store, 3)
     server.stop()
     server.start(secret="another-secret-2b7e")
     changed = time.monotonic()
@@ -87,14 +89,14 @@ def test_wrong_keys_then_a_killed_driver_then_a_bad_line_lose_nothing(
     assert re.search("SignatureDoesNotMatch|403: Forbidden", errors[0])  # a HEAD has no body to say more
     server.stop()
     server.start()
-    there = len(objects("thrice/manifest/"))
+    there = committed_to(store)
     assert 3 <= there < len(undisturbed)
 
     run = start(job(tiny_models, out), log)
-    wait_for_shards("thrice", there + 3)
+    wait_for_shards(store, there + 3)
     run.kill()
     run.wait()
-    there = len(objects("thrice/manifest/"))
+    there = committed_to(store)
     assert there < len(undisturbed)
 
     def fault(number: int, method: str, path: str):
