@@ -93,7 +93,7 @@ def test_the_line_of_the_readme_stopped_and_submitted_again(cluster, tmp_path):
 
 def test_every_outcome_has_its_exit_code(cluster, tiny_models, tmp_path):
     out = tmp_path / "out"
-    long_job = job(tiny_models, out, images=144)  # it outlasts the way of a request to stop
+    long_job = job(tiny_models, out, images=288)  # it outlasts the way of a request to stop
     process = submit(cluster, "--follow", "--stop-on-interrupt", "--", *long_job)
     wait_until(lambda: committed(out) >= 2, "two shards")
     process.send_signal(signal.SIGINT)
