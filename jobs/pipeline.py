@@ -50,6 +50,11 @@ if TYPE_CHECKING:
     from workers.models import ModelSet
 
 
+# Actors of a stage that may die one after the other before they are ready: a file or a device that does not answer at
+# once, a node that is lost meanwhile. One more ends the run.
+MOST_FALSE_STARTS = 2
+
+
 @dataclass(frozen=True)
 class Pool:
     """One kind of actor: what comes in, the stages that it runs in order, how many there are, and on which nodes."""
@@ -92,6 +97,7 @@ class Pipeline:
         context = DataContext.get_current()
         context.enable_progress_bars = False
         context.target_max_block_size = None  # a shard's pixels may be larger than Ray's usual block
+        context.max_consecutive_actor_init_deaths = MOST_FALSE_STARTS
         watch(flow, context)
         # Numbers alone go in. Rows are read by the first actors: a task of its own for each shard would cost more
         # than it does, and would run ahead while actors load their weights.

@@ -18,8 +18,9 @@ import torch
 from runs import IMAGES, ROOT, committed, digests, job, kill_workers, start, wait_until
 from tiny_models import CLASS_NAMES, tiny_var
 
+from jobs.bench_pipeline import Consume
 from jobs.cli import main
-from jobs.pipeline import Pipeline, Pool
+from jobs.pipeline import MOST_FALSE_STARTS, Pipeline, Pool
 from jobs.running import make_shards
 from jobs.start_up import StartUp
 from tandem.errors import JobError
@@ -130,25 +131,48 @@ def test_logits_that_are_no_numbers_end_the_run_with_one_line_or_are_left_out_if
     assert main(["verify", out]) == 0
 
 
-def test_an_actor_that_cannot_start_ends_the_run_with_the_cause():
+def run_with(draft: type, count: int) -> dict:
+    """A pipeline of nothing but this stage, over some shards of a row each."""
+
+    def read(shard: int) -> ShardRows:
+        return ShardRows(shard=shard, index=np.array([shard]), label=np.zeros(1, np.int32))
+
+    pipeline = Pipeline(ShardPlan(count, 1), read, [Pool("draft", ShardRows, [draft], 1)], Consume(), 0, 1)
+    return make_shards(pipeline, list(range(count)), count, max_failed=0, start_up=StartUp())
+
+
+def test_an_actor_that_cannot_start_is_tried_again_and_ends_the_run_with_the_cause(tmp_path):
+    starts = tmp_path / "starts"
+
     class Unfit:  # in here, so that it travels to the workers, which have no tests
         name = "draft"
 
         def __init__(self) -> None:
+            with starts.open("a") as file:
+                file.write("x")
             raise OSError("no device answers")
 
         def __call__(self, shard: ShardRows) -> PixelShard:
             raise AssertionError("nothing may come here")
 
-    class Nowhere:
-        takes = PixelShard
-
-        def __call__(self, shard: PixelShard, spans: list) -> None:
-            raise AssertionError("nothing may come here")
-
-    def read(shard: int) -> ShardRows:
-        return ShardRows(shard=shard, index=np.array([shard]), label=np.zeros(1, np.int32))
-
-    pipeline = Pipeline(ShardPlan(4, 1), read, [Pool("draft", ShardRows, [Unfit], 1)], Nowhere(), 0, 1)
     with pytest.raises(JobError, match="OSError: no device answers"):
-        make_shards(pipeline, [0, 1, 2, 3], 4, max_failed=0, start_up=StartUp())
+        run_with(Unfit, 4)
+    assert len(starts.read_text()) == 1 + MOST_FALSE_STARTS
+
+
+def test_an_actor_whose_first_start_fails_costs_time_alone(tmp_path):
+    first = tmp_path / "first"
+
+    class Late:
+        name = "draft"
+
+        def __init__(self) -> None:
+            if not first.exists():
+                first.touch()
+                raise OSError("no device answers yet")
+
+        def __call__(self, shard: ShardRows) -> PixelShard:
+            return PixelShard.of(shard, pixels=np.full((1, 16, 16, 3), shard.shard, np.uint8))
+
+    assert run_with(Late, 4)["images"] == 4
+    assert first.exists()
