@@ -39,7 +39,7 @@ def run(argv: list[str], out: str, folder: Path, shards: int) -> dict[str, objec
         seen = {"start": cluster.nodes()}
         log = folder / "log"
         began = time.monotonic()
-        process = start([*argv, *ON, "--address", cluster.address], log, RAY_AUTH_MODE="disabled")
+        process = start([*argv, *ON, "--address", cluster.address], log)
         wait_until(lambda: bool(cluster.nodes()), "a node")
         first_node_s = time.monotonic() - began
         wait_until(lambda: committed(out) >= 1, "a shard")
@@ -111,7 +111,6 @@ def slow_refiner(cluster: FakeNodes) -> dict[str, object]:
         gone.append(time.monotonic() - began)
 
     began = time.monotonic()
-    os.environ["RAY_AUTH_MODE"] = "disabled"
     with open_session(cluster.address, 0, 0):
         watcher = threading.Thread(target=watch)
         watcher.start()
