@@ -6,7 +6,6 @@ In a process of its own, as a cluster cannot be made beside the one that the tes
 from __future__ import annotations
 
 import json
-import os
 import sys
 import threading
 import time

@@ -15,7 +15,7 @@ import boto3
 import pytest
 import requests
 from real_cluster import RealCluster
-from runs import ROOT, committed, digests, job, wait_until
+from runs import ROOT, committed, job, wait_until
 from s3_proxy import S3Proxy
 
 pytestmark = pytest.mark.slow
@@ -53,12 +53,6 @@ def ended(process: subprocess.Popen[str], code: int, timeout: float = 180) -> tu
     return json.loads(out.splitlines()[-1]) if out else {}, err
 
 
-def running_job(cluster: RealCluster) -> str:
-    """The id of the only job that runs."""
-    (found,) = [j for j in cluster.client().list_jobs() if not j.status.is_terminal() and j.submission_id]
-    return found.submission_id
-
-
 def readme_line() -> str:
     text = (ROOT / "README.md").read_text().replace("\\\n", " ")
     (line,) = re.findall(r"^ray job submit .*python -m jobs\.generate.*$", text, re.M)
@@ -70,61 +64,49 @@ def verified(out: Path | str) -> bool:
     return done.returncode == 0 and json.loads(done.stdout)["problems"] == []
 
 
-def test_the_line_of_the_readme_stopped_and_submitted_again(cluster, tmp_path):
+def test_the_line_of_the_readme(cluster, tmp_path):
     out = tmp_path / "out"
     line = shlex.split(readme_line())
     line[line.index("--address") + 1] = cluster.dashboard
     line[line.index("--out") + 1] = str(out)
-    first = cluster.run(*line)
-    wait_until(lambda: committed(out) >= 1 or first.poll() is not None, "a shard")
-    assert cluster.client().stop_job(running_job(cluster))
-    printed, _ = first.communicate(timeout=60)
-    there = committed(out)
-    assert 1 <= there < 8 and not (out / "_SUCCESS").exists(), printed
-    assert "stopping (SIGTERM): what was committed is kept" in printed
-    second = cluster.run(*line)
-    printed, errors = second.communicate(timeout=180)
-    assert second.returncode == 0, printed + errors
+    process = cluster.run(*line)
+    printed, errors = process.communicate(timeout=180)
+    assert process.returncode == 0, printed + errors
     summary = json.loads(next(text for text in printed.splitlines() if text.startswith("{")))
-    assert summary["resumed_shards"] == there
     assert sum(len(s["replicas"]) for name, s in summary["stages"].items() if name in ("draft", "refine")) == 2
-    assert verified(out)  # that a cluster makes the bytes of one machine: below, with smaller models
+    assert verified(out)  # that a cluster makes the bytes of one machine: in test_two_nodes.py
 
 
 def test_every_outcome_has_its_exit_code(cluster, tiny_models, tmp_path):
+    """Of a job that is stopped, and goes on as two jobs that share its dataset."""
     out = tmp_path / "out"
-    long_job = job(tiny_models, out, images=288)  # it outlasts the way of a request to stop
-    process = submit(cluster, "--follow", "--stop-on-interrupt", "--", *long_job)
+    the_job = job(tiny_models, out, images=144)  # it outlasts the way of a request to stop
+    process = submit(cluster, "--follow", "--stop-on-interrupt", "--", *the_job)
     wait_until(lambda: committed(out) >= 2, "two shards")
     process.send_signal(signal.SIGINT)
     result, errors = ended(process, 3)
     assert result["status"] == "STOPPED" and "was stopped" in errors
+    assert "stopping (SIGTERM): what was committed is kept" in errors
     there = committed(out)
+    assert 2 <= there < 72 and not (out / "_SUCCESS").exists()
     incomplete, errors = ended(submit(cluster, "--wait", "--", "verify", str(out)), 1)
     assert incomplete["status"] == "FAILED" and "problems, the first: " in errors
-    process = submit(cluster, "--wait", "--", *long_job)
+
+    left = submit(cluster, "--wait", "--", *the_job, "--shards", "0-71/144")
     wait_until(lambda: committed(out) > there, "another shard")
-    process.send_signal(signal.SIGINT)
-    _, errors = ended(process, 130)
+    left.send_signal(signal.SIGINT)
+    waited = submit(cluster, "--wait", "--", *the_job, "--shards", "72-143/144")  # beside the one that goes on
+    _, errors = ended(left, 130)
     assert f"to stop it: ray job stop --address {cluster.dashboard}" in errors
-    result, _ = ended(submit(cluster, "--wait", "--", *long_job), 0)  # beside the one that goes on
-    assert result["summary"]["complete"] and verified(out)
+    result, _ = ended(waited, 0)
+    assert result["summary"]["images"] == 72
     parts = result["summary"].get("start_up_s")
     assert parts is None or set(result["start_up_s"]) == {"submit", "job_start", *parts}
-    result, errors = ended(submit(cluster, "--wait", "--", *long_job, "--seed", "4"), 2)
-    assert result["exit_code"] == 2 and "decoding.seed: there 3, here 4" in errors
-
-
-def test_two_jobs_share_one_dataset(cluster, tiny_models, undisturbed, tmp_path):
-    out = tmp_path / "out"
-    first = submit(cluster, "--wait", "--", *job(tiny_models, out, "--shards", "0-19/48"))
-    second = submit(cluster, "--wait", "--", *job(tiny_models, out, "--shards", "20-47/48"))
-    results = [ended(process, 0)[0]["summary"] for process in (first, second)]
-    assert [result["images"] for result in results] == [20, 28]
-    assert any(result["complete"] for result in results)
+    wait_until((out / "_SUCCESS").exists, "the other half")
     assert verified(out)
     assert "--shards" not in (out / "README.md").read_text()
-    assert digests(out) == undisturbed
+    result, errors = ended(submit(cluster, "--wait", "--", *the_job, "--seed", "4"), 2)
+    assert result["exit_code"] == 2 and "decoding.seed: there 3, here 4" in errors
 
 
 def test_weights_reach_each_node_once_and_secrets_nobody(cluster, proxy, tiny_models, s3_environment, tmp_path):

@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import os
-import re
 import signal
-import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -15,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from runs import IMAGES, ROOT, committed, digests, job, kill_workers, start, wait_until
+from runs import IMAGES, committed, digests, job, kill_workers, start, wait_until
 from tiny_models import CLASS_NAMES, tiny_var
 
 from jobs.bench_pipeline import Consume
@@ -58,43 +53,21 @@ def test_a_killed_actor_is_started_again_and_its_shards_are_made_again(
 
 
 @pytest.mark.slow
-def test_a_run_stopped_stopped_again_and_killed_is_completed_by_the_same_command(
-    undisturbed, tiny_models, out, tmp_path
-):
+def test_a_run_stopped_and_stopped_again_is_completed_by_the_same_command(undisturbed, tiny_models, out, tmp_path):
+    """A killed one: in test_storage_faults.py."""
     argv, log = job(tiny_models, out), tmp_path / "log"
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
+    for number in (signal.SIGINT, signal.SIGTERM):
         there = committed(out)
         run = start(argv, log)
         wait_until(lambda there=there: committed(out) >= there + 3, "three shards more")
         run.send_signal(number)
         told = time.monotonic()
-        if number == signal.SIGKILL:
-            run.wait()
-            continue
         assert run.wait(timeout=20) == 130
         assert time.monotonic() - told < 3
         assert "To go on from there:\n  tandem generate --drafter" in log.read_text()
         assert "Traceback" not in log.read_text()
-    assert 9 <= committed(out) < IMAGES
+    assert 6 <= committed(out) < IMAGES
     assert main(argv) == 0
-    assert digests(out) == undisturbed
-    assert not verify(open_store(out)).problems
-
-
-@pytest.mark.slow
-def test_a_run_outlives_a_lost_node_and_says_what_it_waits_for(undisturbed, tiny_models, out, tmp_path, capsys):
-    argv = json.dumps(job(tiny_models, out, *SPLIT))
-    script = [sys.executable, str(ROOT / "tests/lost_node.py"), argv, out, str(tmp_path / "log")]
-    environment = os.environ | {"PYTHONPATH": f"{ROOT / 'code'}:{ROOT}:{ROOT / 'tests'}"}
-    done = subprocess.run(script, capture_output=True, text=True, env=environment, timeout=400, check=True)
-    found = json.loads(done.stdout.splitlines()[-1])
-    with capsys.disabled():
-        print(f"\nnode lost: reported after {found['reported_s']:.0f} s, recovery {found['recovery_s']:.0f} s")
-    assert found["exit_code"] == 0
-    assert found["reported_s"] < 30
-    assert re.search(
-        r"1 of 1 (draft|refine) replicas: each needs a GPU, and there are 2 nodes with 1 GPUs, 0 of them", found["line"]
-    )
     assert digests(out) == undisturbed
     assert not verify(open_store(out)).problems
 
