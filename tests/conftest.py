@@ -16,10 +16,10 @@ from tiny_models import save_tiny_models
 
 @pytest.fixture(scope="session")
 def ray_cluster(aws_variables: None) -> Iterator[None]:
-    """A local cluster with 8 logical CPUs and 4 simulated GPUs. Code that opens a session joins it."""
+    """A local cluster with 4 logical CPUs and 4 simulated GPUs. Code that opens a session joins it."""
     from cluster.session import open_session
 
-    with open_session(address=None, logical_gpus=4, min_cpus=8):
+    with open_session(address=None, logical_gpus=4, min_cpus=4):
         yield
 
 

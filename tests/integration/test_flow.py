@@ -96,8 +96,8 @@ def test_a_hundred_thousand_label_rows_stream_through_a_small_driver(tmp_path, c
     plan = ShardPlan(len(rows), 512)
     stage = partial(Simulated, seconds=0.02, jitter=0.0, batch=512, prefix_tokens=20, image_size=16)
     pools = [
-        Pool("draft", ShardRows, [partial(stage, "draft")], 2),
-        Pool("refine", PrefixShard, [partial(stage, "refine")], 2),
+        Pool("draft", ShardRows, [partial(stage, "draft")], 1),
+        Pool("refine", PrefixShard, [partial(stage, "refine")], 1),
     ]
     pipeline = Pipeline(plan, ReadLabels(ray.put(rows), plan), pools, Consume(), 1, 512 * 3 * 16**2)
     summary = make_shards(pipeline, list(range(plan.num_shards)), count, max_failed=0, start_up=StartUp())

@@ -19,6 +19,7 @@ from tandem.images import read_provenance
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 IMAGES = 22  # 6 shards of 4: the last is short
+ONE_ACTOR = ("--placement", "colocated", "--drafters", "1")  # where it does not matter: each takes seconds to start
 
 
 def options(models: dict[str, str], out: str, *more: str) -> list[str]:
@@ -100,7 +101,7 @@ def test_lost_shards_are_made_again_alike(reference_run, tiny_models, out):
     shutil.copytree(reference_run[0], out)
     for path in ("manifest/00001.json", "manifest/00005.json", "shards/00005.tar", "_SUCCESS"):
         (Path(out) / path).unlink()
-    summary = generate(tiny_models, out, "--placement", "colocated", "--drafters", "1")
+    summary = generate(tiny_models, out, *ONE_ACTOR)
     assert summary["images"] == 6
     assert digests(out) == digests(reference_run[0])
 
@@ -119,7 +120,7 @@ def test_another_job_in_the_same_place_is_refused(reference_run, tiny_models, ca
 def test_overwrite_replaces_it_and_another_seed_gives_other_images(reference_run, tiny_models, out):
     shutil.copytree(reference_run[0], out)
     (Path(out) / "notes.txt").write_text("mine")
-    generate(tiny_models, out, "--placement", "cpu", "--seed", "1", "--overwrite")
+    generate(tiny_models, out, *ONE_ACTOR, "--seed", "1", "--overwrite")
     mine, theirs = digests(out), digests(reference_run[0])
     assert mine.keys() == theirs.keys()
     assert all(mine[name] != theirs[name] for name in mine)
@@ -165,11 +166,11 @@ def read_image_folder(out: Path) -> dict[int, tuple[np.ndarray, int]]:
 def pixels_by_format(reference_run, tiny_models, tmp_path_factory) -> dict[str, Path]:
     """The same rows thrice, for parquet from a label file."""
     parquet, folder = (tmp_path_factory.mktemp(fmt) / "out" for fmt in ("parquet", "folder"))
-    generate(tiny_models, str(folder), "--placement", "cpu", "--format", "folder")
+    generate(tiny_models, str(folder), *ONE_ACTOR, "--format", "folder")
     named = [CLASS_NAMES[index % NUM_CLASSES] for index in range(IMAGES)]
     rows = parquet.with_name("rows.csv")
     rows.write_text("class_name,prompt\n" + "".join(f"{name},a {name}\n" for name in named))
-    args = options(tiny_models, str(parquet), "--placement", "cpu", "--format", "parquet", "--keep-tokens")
+    args = options(tiny_models, str(parquet), *ONE_ACTOR, "--format", "parquet", "--keep-tokens")
     assert args[6:10] == ["--classes", "all", "--images", str(IMAGES)]
     assert main(["generate", *args[:6], "--labels", str(rows), *args[10:]]) == 0
     return {"webdataset": Path(reference_run[0]), "parquet": parquet, "folder": folder}
