@@ -55,7 +55,7 @@ def test_a_planned_run_has_drafters_and_refiners_on_the_nodes_of_their_profiles(
     for stage, kind in (("draft", "H100"), ("refine", "L20")):
         replicas = run["summary"]["stages"][stage]["replicas"]
         assert len(replicas) == 2
-        assert {replica.split("/")[0] for replica in replicas} == {run["nodes"][kind][:8]}
+        assert {replica.split("/")[0] for replica in replicas} == {found["nodes"][kind][:8]}
     assert "placement split: 2 drafters, 2 refiners, one GPU each (planned: 2.0 images/s predicted)" in run["log"]
     assert "next best: colocated" in run["log"]
 
@@ -70,7 +70,10 @@ def test_a_run_outlives_a_lost_node_and_says_what_it_waits_for(outcome, capsys):
     assert run["reported_s"] < 30
     replicas = {s: run["summary"]["stages"][s]["replicas"] for s in ("draft", "refine")}
     on = {stage: {replica.split("/")[0] for replica in names} for stage, names in replicas.items()}
-    assert on == {"draft": {run["nodes"]["H100"][:8]}, "refine": {run["nodes"]["L20"][:8], found["replacement"][:8]}}
+    assert on == {
+        "draft": {found["nodes"]["H100"][:8]},
+        "refine": {found["nodes"]["L20"][:8], found["replacement"][:8]},
+    }
     assert "waiting: 1 of 1 refine replicas: each needs a GPU, and there are 0 nodes of " in run["log"]
     assert not verify(open_store(str(folder / "asked"))).problems
 
