@@ -6,6 +6,7 @@ of one block, so that it travels whole.
 
 from __future__ import annotations
 
+import os
 import re
 import time
 import warnings
@@ -273,6 +274,11 @@ class Writer:
 RAISED = re.compile(r"^(?P<type>[A-Za-z_][\w.]*(?:Error|Exception|Killed|Interrupt)): (?P<message>.+)$", re.M)
 
 
+# What Ray says of actors that it drops before they have a process. So it does where it cannot ask their driver whether
+# they are still wanted: a driver that checks tokens refuses the calls of a cluster that has none.
+NEVER_RAN = "The actor never ran"
+
+
 def as_job_error(error: BaseException) -> JobError:
     """The cause of a failed run in one line: what a stage raised, ours before others', not Ray's wrapping."""
     raised = [m for m in RAISED.finditer(str(error)) if not m["type"].startswith("ray.")]
@@ -281,6 +287,8 @@ def as_job_error(error: BaseException) -> JobError:
         cause = ours[-1]["message"]
     elif raised:
         cause = f"{raised[-1]['type']}: {raised[-1]['message']}"
+    elif NEVER_RAN in str(error) and os.environ.get("RAY_AUTH_MODE") == "token":
+        return JobError("Ray dropped an actor before it ran", "RAY_AUTH_MODE is token here: is it so on the cluster?")
     else:
         cause = next((line for line in str(error).splitlines() if line.strip()), repr(error))
     return JobError(cause.strip(), "what was committed is kept; the same command goes on from there")
