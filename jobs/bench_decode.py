@@ -21,8 +21,10 @@ EXAMPLES = """examples:
   tandem bench decode --paper-table 3 --drafter d30 --refiner d16 --vqvae vae_ch160v4096z32 --random-weights
 
 Work is counted as the published code does it, so a share of the peak can be above 1 where work was saved. The peak is
-the best of repeated multiplications of 4096 x 1920 by 1920 x 7680, taken before and after every run. The last line on
-stdout is one JSON object: the first N at the first batch, and all runs in "runs"."""
+the best of repeated multiplications of 4096 x 1920 by 1920 x 7680, taken before and after every run. Machines change
+their speed within runs of minutes: "of the moment's" is the share of what the same multiplication reaches before and
+behind each scale of more than five seconds. The last line on stdout is one JSON object: the first N at the first batch,
+and all runs in "runs"."""
 
 
 def run(spec: BenchDecodeSpec) -> dict[str, Any]:
@@ -62,7 +64,7 @@ def measure(bench: Bench) -> dict[str, Any]:
             say(
                 f"run {repeat + 1} of {spec.repeats}, {setting.name}, batch {setting.batch}: "
                 f"draft {one['draft_s']:.2f} s, refine {one['refine_s']:.2f} s, "
-                f"decode {one['decode_s']:.2f} s, share {one['gemm_share']:.3f}"
+                f"decode {one['decode_s']:.2f} s, share {one['gemm_share']:.3f} ({one['gemm_share_of_moment']:.3f})"
             )
     rows = [bench.row(setting, runs) for setting, runs in found.items()]
     plain = {row["batch"]: row["images_per_s"] for row in rows if row["draft_steps"] is None}
@@ -95,6 +97,7 @@ HEADLINE = (
     "images_per_s",
     "images_per_s_with_decode",
     "gemm_share",
+    "gemm_share_of_moment",
     "decode_gemm_share",
     "resident_bytes",
     "kv_bytes",

@@ -30,6 +30,8 @@ from workers.models import DTYPES, load_tokenizer, load_transformer, pick_device
 
 PEAK_SHAPE = (4096, 1920, 7680)
 PEAK_REPEATS = 8
+MOMENT_REPEATS = 2  # behind each scale that lasts long enough for the machine to have changed its speed meanwhile
+LONG_SCALE_S = 5.0
 
 
 class BenchDecodeSpec(MeasuredOptions):
@@ -103,17 +105,21 @@ class Bench:
         return time.perf_counter()
 
     @torch.inference_mode()
-    def gemm_peak(self) -> float:
+    def gemm_rate(self, repeats: int) -> float:
         """FLOP/s of the best of repeated multiplications now, in the dtype in which this device multiplies."""
         rows, inner, outer = PEAK_SHAPE
         dtype = compute_dtype(self.dtype, self.device)
         x, weight = (torch.randn(n, inner, device=self.device).to(dtype) for n in (rows, outer))
         seconds = []
-        for _ in range(PEAK_REPEATS):
+        for _ in range(repeats):
             began = self.clock()
             F.linear(x, weight)
             seconds.append(self.clock() - began)
-        self.peaks.append(2.0 * rows * inner * outer / min(seconds))
+        return 2.0 * rows * inner * outer / min(seconds)
+
+    def gemm_peak(self) -> float:
+        """The rate of many repeats, which is remembered."""
+        self.peaks.append(self.gemm_rate(PEAK_REPEATS))
         return self.peaks[-1]
 
     def stages(self, setting: Setting) -> list[tuple[str, int, int]]:
@@ -123,11 +129,11 @@ class Bench:
             return [("draft", 0, scales)]
         return [("draft", 0, setting.draft_steps), ("refine", setting.draft_steps, scales)]
 
-    def flops(self, setting: Setting) -> float:
-        """Counted work of draft and refine, of one batch."""
+    def flops(self, setting: Setting) -> list[float]:
+        """Counted work of one batch, scale after scale."""
         rows = 2 if self.sampling.cfg > 0 else 1
-        per_image = sum(sum(scale_flops(self.configs[s], a, b, rows)) for s, a, b in self.stages(setting))
-        return setting.batch * per_image
+        per_image = [scale_flops(self.configs[s], a, b, rows) for s, a, b in self.stages(setting)]
+        return [setting.batch * flops for scales in per_image for flops in scales]
 
     def kv_bytes(self, setting: Setting, device: torch.device) -> int:
         """KV cache and scratch alive at once: the drafter's is freed before the refiner's is made (CUDA graphs, which
@@ -145,18 +151,23 @@ class Bench:
         return max(found)
 
     def run(self, setting: Setting) -> dict[str, Any]:
-        """One timed run, with the peak before and after it."""
+        """One timed run, with the peak before and after it, and the rate of the moment behind its long scales."""
         peak = self.gemm_peak()
+        rates = [peak]
         reset_resident(self.device)
         labels_B = torch.arange(setting.batch, device=self.device) % self.configs["draft"].num_classes
         noise_BL = uniforms(0, np.arange(setting.batch), self.pyramid.num_tokens).to(self.device)
-        ids_BL, scale_s, stage_s = noise_BL[:, :0], [], {}
+        ids_BL = noise_BL[:, :0]
+        scale_s: list[float] = []
+        stage_s: dict[str, float] = {}
         for stage, _, stop in self.stages(setting):
             decoding = self.vars[stage], self.vqvae.quantize, labels_B, noise_BL, ids_BL, stop, self.sampling
-            steps = list(self.timed(decode_scales(*decoding)))
-            ids_BL = steps[-1][0]
-            scale_s += [seconds for _, seconds in steps]
-            stage_s[stage] = sum(seconds for _, seconds in steps)
+            before = len(scale_s)
+            for drawn_BL, seconds in self.timed(decode_scales(*decoding)):
+                ids_BL = drawn_BL
+                scale_s.append(seconds)
+                rates.append(self.gemm_rate(MOMENT_REPEATS) if seconds > LONG_SCALE_S else rates[-1])
+            stage_s[stage] = sum(scale_s[before:])
         began = self.clock()
         decode(self.vqvae, ids_BL)
         decode_s = self.clock() - began
@@ -167,7 +178,8 @@ class Bench:
             "draft_s": stage_s["draft"],
             "refine_s": stage_s.get("refine", 0.0),
             "decode_s": decode_s,
-            "gemm_share": self.flops(setting) / sum(stage_s.values()) / peak,
+            "gemm_share": sum(self.flops(setting)) / sum(scale_s) / peak,
+            "gemm_share_of_moment": least_s(self.flops(setting), rates) / sum(scale_s),
             "decode_gemm_share": setting.batch * decode_flops(self.vqvae_config) / decode_s / peak,
             "resident_bytes": resident,
         }
@@ -178,13 +190,13 @@ class Bench:
         for ids_BL in scales:
             now = self.clock()
             yield ids_BL, now - began
-            began = now
+            began = self.clock()
 
     def row(self, setting: Setting, runs: list[dict[str, Any]]) -> dict[str, Any]:
         """Medians of the runs of a setting, and what is counted."""
         middle = {
             name: statistics.median(run[name] for run in runs)
-            for name in ("draft_s", "refine_s", "decode_s", "gemm_share", "decode_gemm_share")
+            for name in ("draft_s", "refine_s", "decode_s", "gemm_share", "gemm_share_of_moment", "decode_gemm_share")
         }
         decoding_s = statistics.median(run["draft_s"] + run["refine_s"] for run in runs)
         return {
@@ -196,7 +208,7 @@ class Bench:
             "scale_s": [
                 round(statistics.median(times), 4) for times in zip(*(run["scale_s"] for run in runs), strict=True)
             ],
-            "tflop_per_image": round(self.flops(setting) / setting.batch / 1e12, 4),
+            "tflop_per_image": round(sum(self.flops(setting)) / setting.batch / 1e12, 4),
             "decode_tflop_per_image": round(decode_flops(self.vqvae_config) / 1e12, 4),
             "kv_bytes": self.kv_bytes(setting, self.device),
             "activation_bytes": self.activation_bytes(setting),
@@ -209,3 +221,8 @@ def host_bytes(var: Var, device: torch.device) -> int:
     """What a model keeps in host memory: its weights on a CPU, and its table of modulation vectors."""
     weights = tensor_bytes(var) if device.type == "cpu" else 0
     return weights + (var.table.num_bytes if var.table is not None else 0)
+
+
+def least_s(flops: list[float], rates: list[float]) -> float:
+    """Seconds that the work takes at the rate of matrix products: of each scale the mean of those before and behind."""
+    return sum(2 * work / (before + behind) for work, before, behind in zip(flops, rates, rates[1:], strict=False))

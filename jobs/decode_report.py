@@ -31,7 +31,7 @@ def print_table(result: dict[str, Any]) -> None:
     """Speed, work, bytes, and seconds of every scale."""
     title = f"decoding on {result['device']}, {result['dtype']}, peak {result['gemm_peak_gflops']:.0f} GFLOP/s"
     speed = Table("", "batch", "draft s", "refine s", "decode s", "img/s", "+decode", "x VAR", title=title)
-    work = Table("", "batch", "TFLOP/image", "of the peak", "decode of the peak")
+    work = Table("", "batch", "TFLOP/image", "of the peak", "of the moment's", "decode of the peak")
     memory = Table("", "batch", "weights MB", "KV cache MB", "activations MB", "resident MB")
     for row in result["runs"]:
         head = name_of(row), str(row["batch"])
@@ -41,7 +41,7 @@ def print_table(result: dict[str, Any]) -> None:
             *(f"{row[name]:.3f}" for name in ("images_per_s", "images_per_s_with_decode")),
             f"{row['speed_up']:.2f}" if "speed_up" in row else "",
         )
-        shares = (f"{row[name]:.3f}" for name in ("gemm_share", "decode_gemm_share"))
+        shares = (f"{row[name]:.3f}" for name in ("gemm_share", "gemm_share_of_moment", "decode_gemm_share"))
         work.add_row(*head, f"{row['tflop_per_image']:.3g}", *shares)
         sizes = ("weight_bytes", "kv_bytes", "activation_bytes", "resident_bytes")
         memory.add_row(*head, *(f"{row[name] / 1e6:,.0f}" for name in sizes))

@@ -1,4 +1,4 @@
-"""Runs of `tandem generate` on two nodes with two simulated GPUs each, of kinds that labels tell. Run as a program.
+"""Runs of `tandem generate` on two nodes with a simulated GPU each, of kinds that labels tell. Run as a program.
 
 In a process of its own, as a cluster cannot be made beside the one that the tests share.
 """
@@ -30,7 +30,7 @@ class TwoNodes:
         self.cluster.wait_for_nodes()
 
     def add(self, kind: str) -> Any:
-        return self.cluster.add_node(num_cpus=1, num_gpus=2, labels={LABEL: kind})
+        return self.cluster.add_node(num_cpus=1, num_gpus=1, labels={LABEL: kind})
 
     @property
     def ids(self) -> dict[str, str]:

@@ -28,7 +28,7 @@ def test_a_second_drafter_comes_with_the_load(tmp_path: Path):
     try:
         assert (len(replicas("Drafter", server)), len(replicas("Refiner", server))) == (1, 1)
         answers: list = []
-        load = threading.Thread(target=lambda: answers.extend(closed_loop(server.url, body, 40, 30)))
+        load = threading.Thread(target=lambda: answers.extend(closed_loop(server.url, body, 40, 15)))
         load.start()
         wait_until(lambda: len(replicas("Drafter", server)) == 2, "two drafters", seconds=60)
         load.join()

@@ -40,7 +40,7 @@ def outcome(tiny_models, tmp_path_factory):
         job(tiny_models, folder / "nowhere", "--placement", "split", *on[:3], f"{LABEL}=B200"),
         job(tiny_models, folder / "unknown", "--profile", profiles[0]),
     ]
-    struck = job(tiny_models, folder / "asked", "--placement", "split", "--drafters", "1", "--refiners", "1", *on)
+    struck = job(tiny_models, folder / "asked", "--placement", "split", *on)
     environment = os.environ | {"PYTHONPATH": f"{ROOT / 'code'}:{ROOT}:{ROOT / 'tests'}"}
     script = [sys.executable, str(ROOT / "tests/two_nodes.py"), json.dumps(jobs), json.dumps(struck)]
     done = subprocess.run(script, capture_output=True, text=True, env=environment, timeout=900)
@@ -54,9 +54,9 @@ def test_a_planned_run_has_drafters_and_refiners_on_the_nodes_of_their_profiles(
     assert run["code"] == 0, run["log"]
     for stage, kind in (("draft", "H100"), ("refine", "L20")):
         replicas = run["summary"]["stages"][stage]["replicas"]
-        assert len(replicas) == 2
+        assert len(replicas) == 1
         assert {replica.split("/")[0] for replica in replicas} == {found["nodes"][kind][:8]}
-    assert "placement split: 2 drafters, 2 refiners, one GPU each (planned: 2.0 images/s predicted)" in run["log"]
+    assert "placement split: 1 drafters, 1 refiners, one GPU each (planned: 1.0 images/s predicted)" in run["log"]
     assert "next best: colocated" in run["log"]
 
 
@@ -88,6 +88,6 @@ def test_what_no_node_offers_is_refused_before_anything_starts(outcome):
     nowhere, unknown = found["runs"][1:]
     assert nowhere["code"] == unknown["code"] == 2
     assert f"error: refiners: expected nodes of {LABEL}=B200 with GPUs, found none" in nowhere["log"]
-    assert "expected profiles of what the cluster has (2 h100, 2 l20), got those of h100" in unknown["log"]
+    assert "expected profiles of what the cluster has (1 h100, 1 l20), got those of h100" in unknown["log"]
     assert not (folder / "nowhere").exists()
     assert not (folder / "unknown").exists()

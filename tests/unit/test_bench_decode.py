@@ -1,6 +1,7 @@
 """`tandem bench decode` from the command line, with tiny models and a small multiplication for the peak."""
 
 import json
+from itertools import cycle
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from tandem.roofline import PAPER_SPEED
 KEYS = {
     "images_per_s",
     "gemm_share",
+    "gemm_share_of_moment",
     "decode_gemm_share",
     "gemm_peak_gflops",
     "resident_bytes",
@@ -64,6 +66,15 @@ def test_one_json_line_has_every_run_and_plain_var_beside(bench, tmp_path: Path)
     assert (tmp_path / "out" / "decode.png").read_bytes().startswith(b"\x89PNG")
     assert "plain VAR, batch 4, seconds a scale:" in said
     assert "RssAnon +" in said
+
+
+def test_long_scales_are_measured_against_the_moment(bench, monkeypatch):
+    """Each of them has a rate behind it: here the machine is half as fast from the second scale on."""
+    rates = cycle([4e9, *[2e9] * 4, 4e9])  # of each run: before it, behind its four scales, behind the decoder
+    monkeypatch.setattr(decode_bench, "LONG_SCALE_S", 0.0)
+    monkeypatch.setattr(decode_bench.Bench, "gemm_rate", lambda self, repeats: next(rates))
+    result, _ = bench("--no-plain-var", "--draft-steps", "2")
+    assert [1.3 < run["gemm_share_of_moment"] / run["gemm_share"] < 2.0 for run in result["runs"]] == [True, True]
 
 
 def test_what_prepares_the_models_is_told(bench):
