@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -85,7 +86,7 @@ class RowBatch:
         )
 
 
-class Decoding:
+class Decoding(ABC):
     """One transformer and the VQVAE on one device."""
 
     def __init__(self, models: ModelSet, role: str, dtype: str, threads: int, how: Preparation):
@@ -117,9 +118,9 @@ class Decoding:
             batch = RowBatch.of(padded[some], self.pyramid.num_tokens, self.device)
             yield from ((some.start + place, value) for place, value in self.work(batch, count))
 
+    @abstractmethod
     def work(self, batch: RowBatch, num_rows: int) -> Iterator[tuple[int, Any]]:
         """Looks, and in the end one result for each of the first `num_rows` of a batch."""
-        raise NotImplementedError
 
     def scales(self, batch: RowBatch, num_rows: int, stop: int) -> Iterator[tuple[int, Look] | Tensor]:
         """Decode up to scale `stop`: looks at the rows that want them, and the ids [B, L'] in the end."""
