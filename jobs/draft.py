@@ -15,6 +15,7 @@ from jobs.batch import DRAFTERS, Decoding, choose_batch
 from jobs.flow import wanted_object_store
 from jobs.options import JobOptions, RowOptions
 from jobs.pipeline import Pipeline, ReadLabels, Writer, draft_pool
+from jobs.row_identity import row_identity
 from jobs.running import Job, Work, close, open_output, plan_shards, read_rows
 from jobs.settings import (
     check_preparation,
@@ -60,6 +61,7 @@ def run(spec: DraftSpec) -> dict[str, Any]:
     on_device = Decoding(models, (DRAFTERS,), draft_steps, sampling, replicas, spec.placement == "cpu")
     batch = choose_batch(spec, store, on_device, len(rows), spec.shard_size)
     plan = plan_shards(spec, len(rows), batch)
+    row_fields = row_identity(rows, store, spec.overwrite)
     shard_bytes = plan.shard_size * 2 * models.drafter_config.pyramid.offsets[draft_steps]
 
     def settings(on_real_gpus: bool) -> DecodeSettings:
@@ -70,8 +72,7 @@ def run(spec: DraftSpec) -> dict[str, Any]:
             "kind": KIND,
             "weights_sha256": models.hashes,
             "decoding": decoding_identity(settings(on_real_gpus)),
-            "rows": len(rows),
-            "rows_sha256": rows.digest,
+            **row_fields,
             "shard_size": plan.shard_size,
         }
 

@@ -20,6 +20,7 @@ from jobs.flow import wanted_object_store
 from jobs.images import CLOSES_WITH, ImageJobOptions, image_identity, open_images
 from jobs.options import ReplicaOptions, RowOptions
 from jobs.pipeline import Pipeline, ReadLabels, generate_pools
+from jobs.row_identity import row_identity
 from jobs.running import Job, Work, close, open_output, plan_shards, read_rows
 from jobs.settings import (
     check_preparation,
@@ -98,6 +99,7 @@ def run(spec: GenerateSpec) -> dict[str, Any]:
     on_devices = decoding_of(spec, models, draft_steps, sampling)
     batch = choose_batch(spec, store, on_devices, len(rows), spec.shard_size)
     plan = plan_shards(spec, len(rows), batch)
+    row_fields = row_identity(rows, store, spec.overwrite)
     schema = None if rows.extra is None else rows.extra.schema
     images = open_images(spec, store, models, spec.seed, draft_steps, plan, schema)
 
@@ -108,8 +110,7 @@ def run(spec: GenerateSpec) -> dict[str, Any]:
         return {
             "weights_sha256": models.hashes,
             "decoding": decoding_identity(settings(on_real_gpus)),
-            "rows": len(rows),
-            "rows_sha256": rows.digest,
+            **row_fields,
             "shard_size": plan.shard_size,
             **image_identity(spec),
         }

@@ -1,32 +1,29 @@
-"""Label rows: from class names and counts, or from a file. Checked as a whole before anything starts."""
+"""Label rows: which images a job makes, from class names and counts or from a file (`jobs.label_file`)."""
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.dataset as pads
 
+from jobs.row_digest import update_columns, update_schema
 from tandem.errors import LabelError
-from workers.fetch import fetch, is_remote
-from workers.shards import ShardPlan, ShardRows
+from workers.shards import MAX_ROWS, ShardPlan, ShardRows
 
-FORMATS = {".parquet": "parquet", ".csv": "csv", ".jsonl": "json", ".ndjson": "json"}
-LABEL, CLASS_NAME, COUNT = "label", "class_name", "count"
+ROWS_AT_ONCE = 65_536  # hashed together; another number would be another digest
 
 
 @dataclass(frozen=True)
 class LabelRows:
-    """All rows of a job: position in the job is the image's index. Four bytes a row, and the carried columns."""
+    """All rows of a job: position in the job is the image's index. Some bytes a row, and the carried columns."""
 
     label: np.ndarray  # int32 [n]
-    extra: pa.Table | None = None  # n rows
+    extra: pa.Table | None = None  # carried columns, one row for each row of the label file
+    file_row: np.ndarray | None = None  # int32 [n], ascending: the row of `extra` for each image; None: its own
 
     def __len__(self) -> int:
         return len(self.label)
@@ -34,26 +31,32 @@ class LabelRows:
     @property
     def digest(self) -> str:
         """Hex sha256 of labels and carried columns: part of the job's identity."""
-        digest = hashlib.sha256(self.label.astype("<i4").tobytes())
+        digest = hashlib.sha256(np.ascontiguousarray(self.label, dtype="<i4").data)
         if self.extra is not None:
-            for name in self.extra.column_names:
-                digest.update(f"\n{name} {self.extra[name].type}\n".encode())
-                for value in self.extra[name]:
-                    digest.update(repr(value.as_py()).encode())
+            update_schema(digest, self.extra.schema)
+            for start in range(0, len(self), ROWS_AT_ONCE):
+                update_columns(digest, self.carried(range(start, min(start + ROWS_AT_ONCE, len(self)))).values())
         return digest.hexdigest()
+
+    def carried(self, rows: range) -> dict[str, pa.Array]:
+        """The carried columns of some images."""
+        if self.extra is None or not rows:
+            return {}
+        if self.file_row is None:
+            part = self.extra.slice(rows.start, len(rows))
+        else:  # a slice first: to take from a table of many chunks would copy all of it
+            chosen = self.file_row[rows.start : rows.stop]
+            part = self.extra.slice(chosen[0], chosen[-1] - chosen[0] + 1).take(pa.array(chosen - chosen[0]))
+        return {name: part[name].combine_chunks() for name in part.column_names}
 
     def shard(self, plan: ShardPlan, shard: int) -> ShardRows:
         """The rows of one shard."""
         rows = plan.indices(shard)
-        extra = {}
-        if self.extra is not None:
-            part = self.extra.slice(rows.start, len(rows))
-            extra = {name: part[name].combine_chunks() for name in part.column_names}
         return ShardRows(
             shard=shard,
             index=np.arange(rows.start, rows.stop, dtype=np.int64),
             label=self.label[rows.start : rows.stop],
-            extra=extra,
+            extra=self.carried(rows),
         )
 
 
@@ -63,8 +66,8 @@ def choose_classes(text: str, class_names: Sequence[str]) -> list[int]:
         return list(range(len(class_names)))
     chosen: dict[int, None] = {}
     for part in (p.strip() for p in text.split(",")):
-        if part in class_names:
-            chosen[list(class_names).index(part)] = None
+        if (label := label_of(part, class_names)) is not None:
+            chosen[label] = None
         elif match := re.fullmatch(r"(\d+)(?:-(\d+))?", part):
             first, last = int(match[1]), int(match[2] or match[1])
             if first > last:
@@ -77,72 +80,31 @@ def choose_classes(text: str, class_names: Sequence[str]) -> list[int]:
 
 
 def rows_of_classes(labels: Sequence[int], per_class: int | None, images: int | None) -> LabelRows:
-    """Rows that go round the classes: so many of each, or so many in all."""
+    """Rows that go round the classes: so many of each, or so many in all. Raises LabelError for too many."""
     total = len(labels) * per_class if per_class else images or 0
-    return LabelRows(np.resize(np.asarray(labels, dtype=np.int32), total))
+    if total > MAX_ROWS:
+        flag, most = ("--per-class", MAX_ROWS // len(labels)) if per_class else ("--images", MAX_ROWS)
+        raise LabelError(f"{flag}: expected at most {most} for {len(labels)} classes, got {per_class or images}")
+    rounds = -(-total // len(labels))
+    return LabelRows(np.tile(np.asarray(labels, dtype=np.int32), rounds)[:total])
 
 
-def read_label_file(address: str, class_names: Sequence[str]) -> LabelRows:
-    """Rows of a parquet, CSV or JSON-lines file, batch by batch. Raises LabelError naming file, row and cause."""
-    path = fetch(address) if is_remote(address) else Path(address).expanduser()
-    kind = FORMATS.get(path.suffix.lower())
-    if kind is None:
-        raise LabelError(f"--labels: expected a file that ends in {', '.join(FORMATS)}, got {address}")
-    if not path.is_file():
-        raise LabelError(f"--labels: no such file: {address}")
-    labels, tables, row = [], [], 0
-    try:
-        for batch in pads.dataset(path, format=kind).to_batches():
-            label, extra = read_batch(batch, class_names, f"--labels: {address}", row)
-            labels.append(label)
-            tables.append(extra)
-            row += batch.num_rows
-    except (pa.ArrowException, csv.Error, OSError) as error:
-        raise LabelError(f"--labels: cannot read {address}: {' '.join(str(error).split())}") from error
-    if sum(map(len, labels)) == 0:
-        raise LabelError(f"--labels: expected one row or more, got none in {address}")
-    carried = pa.Table.from_batches(tables) if tables and tables[0].num_columns else None
-    return LabelRows(np.concatenate(labels), carried)
+def label_of(name: str, class_names: Sequence[str]) -> int | None:
+    """The label of a class name; of one that stands twice, the first. None for a name of no class."""
+    return class_names.index(name) if name in class_names else None
 
 
-def read_batch(
-    batch: pa.RecordBatch, class_names: Sequence[str], where: str, first_row: int
-) -> tuple[np.ndarray, pa.RecordBatch]:
-    """(labels int32, carried columns) of one batch, rows repeated by their count."""
-    columns = batch.schema.names
-    if LABEL in columns:
-        label = np.fromiter(checked_labels(batch, class_names, where, first_row), dtype=np.int32)
-    elif CLASS_NAME in columns:
-        label = np.fromiter(named_labels(batch, class_names, where, first_row), dtype=np.int32)
-    else:
-        raise LabelError(f"{where}: expected a column '{LABEL}' or '{CLASS_NAME}', got {', '.join(columns)}")
-    extra = batch.select([name for name in columns if name not in (LABEL, CLASS_NAME, COUNT)])
-    if COUNT not in columns:
-        return label, extra
-    counts = [checked_whole(value, COUNT, where, first_row + i) for i, value in enumerate(batch[COUNT].to_pylist())]
-    repeated = np.repeat(np.arange(len(label)), counts)
-    return label[repeated], extra.take(pa.array(repeated))
-
-
-def checked_labels(batch: pa.RecordBatch, class_names: Sequence[str], where: str, first_row: int) -> Iterator[int]:
-    for i, value in enumerate(batch[LABEL].to_pylist()):
-        label = checked_whole(value, LABEL, where, first_row + i)
-        yield check_label(label, class_names, f"{where}, row {first_row + i + 1}")
-
-
-def named_labels(batch: pa.RecordBatch, class_names: Sequence[str], where: str, first_row: int) -> Iterator[int]:
-    label_of = {name: label for label, name in enumerate(class_names)}
-    for i, name in enumerate(batch[CLASS_NAME].to_pylist()):
-        if name not in label_of:
-            row = first_row + i + 1
-            raise LabelError(f"{where}, row {row}: unknown class name {name!r}", near(str(name), class_names))
-        yield label_of[name]
-
-
-def checked_whole(value: object, column: str, where: str, row: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise LabelError(f"{where}, row {row + 1}: {column}: expected a whole number >= 0, got {value!r}")
-    return value
+def named_labels(names: Sequence[str | None], class_names: Sequence[str], where: str, done: int) -> Iterator[int]:
+    """Labels of the class names of a file's rows, after `done` other rows. Raises LabelError naming the row."""
+    known: dict[str | None, int] = {}
+    for i, name in enumerate(names):
+        if name not in known:
+            label = None if name is None else label_of(name, class_names)
+            if label is None:
+                at = f"{where}, row {done + i + 1}"
+                raise LabelError(f"{at}: unknown class name {name!r}", near(str(name), class_names))
+            known[name] = label
+        yield known[name]
 
 
 def check_label(label: int, class_names: Sequence[str], where: str) -> int:

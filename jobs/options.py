@@ -39,7 +39,8 @@ class RowOptions(Spec):
     labels: str | None = Field(
         None,
         description="file of label rows (.parquet, .csv, .jsonl; local or s3://) instead of --classes: a column "
-        "'label' (number) or 'class_name', optionally 'count'; other columns are carried into the output",
+        "'label' (number) or 'class_name', optionally 'count'; other columns are carried into the output as they are "
+        "written: text of CSV stays text",
     )
     seed: NonNegativeInt = Field(0, lt=2**63, description="the same seed and job give the same images")
     shard_size: PositiveInt | None = Field(

@@ -16,7 +16,8 @@ from cluster.plan import Placement
 from cluster.session import Session, num_unplaced, open_session, why_unplaced
 from jobs.flow import USABLE_SHARE, Flow, StageState
 from jobs.interrupt import stop_in_time
-from jobs.labels import LabelRows, choose_classes, read_label_file, rows_of_classes
+from jobs.label_file import read_label_file
+from jobs.labels import LabelRows, choose_classes, rows_of_classes
 from jobs.options import PlaceOptions, RowOptions
 from jobs.parts import choose_part, command_line, describe_part, resume_command
 from jobs.pipeline import Pipeline, StoredShard

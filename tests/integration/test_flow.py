@@ -16,7 +16,7 @@ import ray
 
 from jobs.bench_pipeline import Consume, Rows, Simulated
 from jobs.cli import main
-from jobs.labels import read_label_file
+from jobs.label_file import read_label_file
 from jobs.pipeline import Pipeline, Pool, ReadLabels
 from jobs.running import make_shards
 from jobs.start_up import StartUp

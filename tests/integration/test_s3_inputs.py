@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from jobs.cli import main
-from jobs.labels import read_label_file
+from jobs.label_file import read_label_file
 from tandem.errors import InputError
 from workers.fetch import fetch, fetched_sha256
 

@@ -1,0 +1,116 @@
+"""A label file: which images to make, row by row, and the columns carried along. Checked as a whole at the start."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from jobs.label_tables import READERS
+from jobs.labels import LabelRows, check_label, named_labels
+from tandem.errors import InputError, LabelError
+from workers.columns import stored
+from workers.fetch import fetch, is_remote
+from workers.shards import MAX_ROWS
+
+LABEL, CLASS_NAME, COUNT = "label", "class_name", "count"
+INTERPRETED = (LABEL, CLASS_NAME, COUNT)  # every other column is carried
+
+
+def read_label_file(address: str, class_names: Sequence[str]) -> LabelRows:
+    """Rows of a parquet, CSV or JSON-lines file, local or on S3. Raises LabelError naming file, row and cause."""
+    path = fetch(address) if is_remote(address) else Path(address).expanduser()
+    where = f"--labels: {address}"
+    reader = READERS.get(path.suffix.lower())
+    if reader is None:
+        raise LabelError(f"--labels: expected a file that ends in {', '.join(READERS)}, got {address}")
+    if not path.is_file():
+        raise LabelError(f"--labels: no such file: {address}")
+    try:
+        return collect(reader(path, where), class_names, where)
+    except (pa.ArrowException, csv.Error, OSError) as error:
+        raise LabelError(f"--labels: cannot read {address}: {' '.join(str(error).split())}") from error
+
+
+def collect(tables: Iterator[pa.Table], class_names: Sequence[str], where: str) -> LabelRows:
+    """All parts of a file as the rows of a job."""
+    labels, counts, carried, done, total = [], [], [], 0, 0
+    for table in tables:
+        check_header(table.column_names, where)
+        labels.append(read_labels(table, class_names, where, done))
+        counts.append(read_counts(table, where, done, total))
+        try:
+            carried.append(stored(table.select(carried_columns(table.column_names))))
+        except InputError as error:
+            raise LabelError(f"{where}: {error}", error.hint) from None
+        done, total = done + len(table), total + int(counts[-1].sum())
+    if total == 0:
+        raise LabelError(f"{where}: expected one row or more, got none")
+    label, extra = np.concatenate(labels), pa.concat_tables(carried).combine_chunks()
+    if COUNT not in table.column_names:
+        return LabelRows(label, extra if extra.num_columns else None)
+    rows = np.repeat(np.arange(done, dtype=np.int32), np.concatenate(counts))
+    return LabelRows(label[rows], extra, rows) if extra.num_columns else LabelRows(label[rows])
+
+
+def carried_columns(names: Sequence[str]) -> list[str]:
+    """The columns that are data of the user and go into the dataset as they are."""
+    return [name for name in names if name not in INTERPRETED]
+
+
+def check_header(names: Sequence[str], where: str) -> None:
+    """LabelError unless there is a label or a class name, and for names that are nearly those that are read."""
+    for name in names:
+        wanted = next((known for known in INTERPRETED if plain(known) == plain(name)), None)
+        if wanted is not None and wanted not in names:
+            raise LabelError(f"{where}: column {name!r}: expected {wanted!r}", "rename it; names are taken exactly")
+    if LABEL not in names and CLASS_NAME not in names:
+        raise LabelError(f"{where}: expected a column '{LABEL}' or '{CLASS_NAME}', got {', '.join(names)}")
+
+
+def plain(name: str) -> str:
+    """A column's name without case, spaces, signs and plural, to find those that nearly fit."""
+    return re.sub(r"[\W_]", "", name.casefold()).removesuffix("s")
+
+
+def read_labels(table: pa.Table, class_names: Sequence[str], where: str, done: int) -> np.ndarray:
+    """int32 labels from numbers, names, or both where they agree. `done` rows came before."""
+    names = table[CLASS_NAME].to_pylist() if CLASS_NAME in table.column_names else []
+    if LABEL not in table.column_names:
+        return np.fromiter(named_labels(names, class_names, where, done), dtype=np.int32, count=len(table))
+    labels = []
+    for i, value in enumerate(table[LABEL].to_pylist()):
+        at = f"{where}, row {done + i + 1}"
+        label = check_label(whole_number(value, LABEL, at), class_names, at)
+        if names and names[i] not in (None, "", class_names[label]):
+            raise LabelError(f"{at}: label {label} is {class_names[label]!r}, but class_name is {names[i]!r}")
+        labels.append(label)
+    return np.array(labels, dtype=np.int32)
+
+
+def read_counts(table: pa.Table, where: str, done: int, total: int) -> np.ndarray:
+    """int64 images of each row; 1 where a row does not say. `total` images came before."""
+    if COUNT not in table.column_names:
+        return np.ones(len(table), dtype=np.int64)
+    counts = []
+    for i, value in enumerate(table[COUNT].to_pylist()):
+        at = f"{where}, row {done + i + 1}"
+        counts.append(1 if value is None else whole_number(value, COUNT, at))
+        total += counts[-1]
+        if total > MAX_ROWS:
+            raise LabelError(f"{at}: {COUNT}: expected at most {MAX_ROWS} images in all rows so far, got {total}")
+    return np.array(counts, dtype=np.int64)
+
+
+def whole_number(value: Any, column: str, at: str) -> int:
+    """A number of a typed file, or the text of one. LabelError for anything but a whole number >= 0."""
+    if isinstance(value, str) and re.fullmatch(r"\s*[0-9]{1,30}\s*", value):
+        return int(value)
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise LabelError(f"{at}: {column}: expected a whole number >= 0, got {value if value != '' else 'nothing'}")
+    return value
