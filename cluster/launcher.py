@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import shlex
 from typing import Any
 
+from cluster.driver import OLDEST_DRIVERS
 from cluster.planned import Group
-from cluster.pods import CACHE, SPILL, STORE_SHARE
+from cluster.pods import CACHE, DRIVER_CHECK, SPILL, STORE_SHARE
 from cluster.render import RAY_VERSION, Deployment, Settings, to_yaml, with_header
 
 HEAD = "head"
@@ -21,17 +23,23 @@ INSTANCES = {
     "h100": ("p5.4xlarge", 1),
     "h200": ("p5en.48xlarge", 8),
 }
+AMI_PARAMETER = "/aws/service/deeplearning/ami/x86_64/base-oss-nvidia-driver-gpu-ubuntu-24.04/latest/ami-id"
 TOKEN = "~/.ray/auth_token"
 HOST = "/tmp/tandem"  # on the nodes, outside the container
 START = "ulimit -n 65536; RAY_AUTH_MODE=token ray start"
-LINES = """
+LINES = f"""
 A Ray cluster on EC2. The token that lets you in is made once, on the machine that starts the cluster:
   ray get-auth-token --generate
   ray up launcher.yaml
   ray dashboard launcher.yaml          and from another terminal: tandem submit ...
   ray down launcher.yaml
-The head's role is made by Ray; that of the workers (their instance profile) has to reach the dataset. Nodes start
-from the Deep Learning AMI that Ray knows for the region; ImageId beside InstanceType sets another.
+The AMI (ImageId) is an Ubuntu with Docker, NVIDIA's container toolkit and driver {OLDEST_DRIVERS[13]} or newer, which
+torch in the image needs: workers check that before Ray starts. AWS says which one is current in a region:
+  aws ssm get-parameter --query Parameter.Value --output text --region REGION --name \\
+    {AMI_PARAMETER}
+The head starts the workers: its instance profile needs AmazonEC2FullAccess, iam:PassRole for the workers' role and, as
+you do, ssm:GetParameters where ImageId is resolve:ssm:. The one that Ray makes without --head-instance-profile has
+EC2 and S3 alone. The workers' profile has to reach the dataset.
 """
 
 
@@ -42,12 +50,12 @@ def unknown_kinds(deployment: Deployment) -> list[str]:
 
 
 def launcher(deployment: Deployment) -> str:
-    """The file. Every kind needs an instance type: see `unknown_kinds`."""
+    """The file. It needs an AMI, and an instance type for every kind: see `unknown_kinds`."""
     settings = deployment.settings
     node_types = {group.name: worker_type(settings, group) for group in deployment.groups}
     head: dict[str, Any] = {
         "resources": {"CPU": 0},
-        "node_config": {"InstanceType": HEAD_TYPE, "BlockDeviceMappings": disk(settings)},
+        "node_config": node_config(settings, HEAD_TYPE, settings.head_instance_profile),
     }
     config = {
         "cluster_name": settings.name,
@@ -76,6 +84,7 @@ def launcher(deployment: Deployment) -> str:
             f"""python -c "import ray; assert ray.__version__ == '{RAY_VERSION}', ray.__version__" """.strip()
         ],
         "head_setup_commands": [],
+        "worker_setup_commands": [shlex.join(DRIVER_CHECK)],
         "head_start_ray_commands": [
             "ray stop",
             f"{START} --head --port=6379 --num-cpus=0 --dashboard-host=127.0.0.1 "
@@ -94,9 +103,7 @@ def worker_type(settings: Settings, group: Group) -> dict[str, Any]:
     given = {kind: (name, gpus) for kind, name, gpus in settings.instances}
     instance, gpus = given.get(group.kind) or INSTANCES[group.kind]
     nodes = math.ceil(group.count / gpus)
-    node: dict[str, Any] = {"InstanceType": instance, "BlockDeviceMappings": disk(settings)}
-    if settings.instance_profile:
-        node["IamInstanceProfile"] = {"Name": settings.instance_profile}
+    node = node_config(settings, instance, settings.instance_profile)
     if group.spot:
         node["InstanceMarketOptions"] = {"MarketType": "spot"}
     return {
@@ -106,6 +113,12 @@ def worker_type(settings: Settings, group: Group) -> dict[str, Any]:
         "labels": group.labels,
         "node_config": node,
     }
+
+
+def node_config(settings: Settings, instance: str, profile: str | None) -> dict[str, Any]:
+    """As EC2's RunInstances takes it."""
+    node = {"InstanceType": instance, "ImageId": settings.ami, "BlockDeviceMappings": disk(settings)}
+    return node | ({"IamInstanceProfile": {"Name": profile}} if profile else {})
 
 
 def disk(settings: Settings) -> list[dict[str, Any]]:

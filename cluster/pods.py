@@ -24,6 +24,7 @@ KILL_S = 30  # for Ray's own processes to end, after it has drained
 RAYLET = "http://127.0.0.1:52365/api/local_raylet_healthz"
 GCS = "http://127.0.0.1:8265/api/gcs_healthz"
 PROXY = f"http://127.0.0.1:{SERVE_PORT}/-/healthz"
+DRIVER_CHECK = ["python", "/opt/check_driver.py"]  # of the image: cluster/driver.py
 PROBE = "import sys, urllib.request as web; [web.urlopen(url, timeout=5) for url in sys.argv[1:]]"
 
 # How clouds name the GPUs of a node: GKE's label, and that of NVIDIA's feature discovery. Karpenter's has the kind.
@@ -172,10 +173,24 @@ def worker_pod(settings: Settings, group: Group, serving: bool) -> dict[str, Any
         "securityContext": pod_security(),
         "tolerations": tolerations(group),
         "affinity": {"nodeAffinity": node_affinity(group)},
+        "initContainers": [driver_check(settings)],
         "containers": [container("ray-worker", settings, amounts, ports, serving, health)],
         "volumes": volumes(settings.memory_gib, settings.disk_gib),
     }
     return {"spec": spec}
+
+
+def driver_check(settings: Settings) -> dict[str, Any]:
+    """Ends the pod's start, with one line in this container's log, where the node's driver is too old for torch."""
+    amounts = {"cpu": "500m", "memory": "1Gi", "nvidia.com/gpu": "1"}
+    return {
+        "name": "check-driver",
+        "image": settings.image,
+        "imagePullPolicy": "IfNotPresent",
+        "command": DRIVER_CHECK,
+        "securityContext": locked_down(),
+        "resources": {"limits": amounts, "requests": amounts},
+    }
 
 
 def tolerations(group: Group) -> list[dict[str, str]]:

@@ -37,6 +37,8 @@ class Settings:
     region: str = "us-west-2"
     instances: tuple[tuple[str, str, int], ...] = ()  # kind, EC2 instance type, its GPUs
     instance_profile: str | None = None
+    head_instance_profile: str | None = None
+    ami: str | None = None
     preparation: tuple[str, ...] = ()  # options of how the models compute that are on, such as fold_adaln
 
     @property

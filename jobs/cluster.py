@@ -10,7 +10,7 @@ from typing import Any, Literal
 from pydantic import Field, PositiveInt, field_validator, model_validator
 
 import tandem
-from cluster.launcher import launcher, unknown_kinds
+from cluster.launcher import AMI_PARAMETER, launcher, unknown_kinds
 from cluster.manifests import raycluster, rayjob, rayservice
 from cluster.planned import PlanFile, Spot, read_plan
 from cluster.render import Deployment, Settings, serve_config, to_yaml, with_header
@@ -39,6 +39,7 @@ tandem/role tells apart. Files hold no secrets: each says at its top which ones 
 # user:password@ before a host, in part where the password has a slash; neither a port nor an image's digest
 LOGIN = re.compile(r"://[^/\s]*(?:@|:(?!\d+(?:/|$)))|^[^/\s@]+:[^/\s@]*@(?!sha256:[0-9a-f]{64}$)")
 HINT = "--overwrite replaces them"
+AMI_HINT = f"AWS names a current one: resolve:ssm:{AMI_PARAMETER}"
 SERVE_LINES = """
 The endpoint as a Ray Serve config file, for a cluster whose nodes have the labels of raycluster.yaml:
   serve deploy serve.yaml
@@ -77,7 +78,15 @@ class RenderSpec(PreparationOptions):
     instances: str | None = Field(
         None, description="EC2 instances of kinds of GPU: KIND=TYPE, with more than one GPU KIND=TYPE:GPUS"
     )
+    ami: str | None = Field(
+        None,
+        description="of all nodes on EC2, with NVIDIA's driver: ami-..., or resolve:ssm:PARAMETER; without it no "
+        "launcher.yaml",
+    )
     instance_profile: str | None = Field(None, description="of the workers on EC2: what lets them reach the dataset")
+    head_instance_profile: str | None = Field(
+        None, description="of the head on EC2, which starts the workers: EC2, iam:PassRole, and ssm:GetParameters"
+    )
     overwrite: bool = Field(False, description="replace files that are there and differ")
 
     @model_validator(mode="before")
@@ -104,6 +113,13 @@ class RenderSpec(PreparationOptions):
     def check_dataset(cls, text: str | None) -> str | None:
         if text is not None and not re.fullmatch(r"s3://[^/\s]+(/\S*)?", text):
             raise ValueError("expected s3://bucket/prefix")
+        return text
+
+    @field_validator("ami")
+    @classmethod
+    def check_ami(cls, text: str | None) -> str | None:
+        if text is not None and not re.fullmatch(r"ami-([0-9a-f]{8}|[0-9a-f]{17})|resolve:ssm:/[\w./-]+", text):
+            raise ValueError("expected ami- and 8 or 17 hexadecimal digits, or resolve:ssm:/PARAMETER")
         return text
 
     @field_validator("name")
@@ -174,13 +190,24 @@ def documents(deployment: Deployment) -> dict[str, str]:
     else:
         files["rayservice.yaml"] = service
         files["serve.yaml"] = with_header(SERVE_LINES, deployment, to_yaml(config))
+    files |= launcher_file(deployment)
+    return files
+
+
+def launcher_file(deployment: Deployment) -> dict[str, str]:
+    """`launcher.yaml`, or nothing, with what is missing said."""
+    settings = deployment.settings
+    if settings.ami is None:
+        say(f"left out: launcher.yaml, which needs --ami: AMIs differ by region, and Ray's own is too old; {AMI_HINT}")
+        return {}
     if kinds := unknown_kinds(deployment):
         say(f"left out: launcher.yaml: no EC2 instance with {', '.join(kinds)} is known; see --instances")
-    else:
-        files["launcher.yaml"] = launcher(deployment)
-        if settings.instance_profile is None:
-            say("launcher.yaml: its workers have no rights to a dataset; see --instance-profile")
-    return files
+        return {}
+    if settings.instance_profile is None:
+        say("launcher.yaml: its workers have no rights to a dataset; see --instance-profile")
+    elif settings.head_instance_profile is None:
+        say("launcher.yaml: the head that Ray makes may not start workers with a profile; see --head-instance-profile")
+    return {"launcher.yaml": launcher(deployment)}
 
 
 def write_files(files: dict[str, str], folder: Path, overwrite: bool) -> None:

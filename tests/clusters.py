@@ -24,6 +24,7 @@ from ray.autoscaler._private.util import prepare_config, validate_config
 from ray.scripts.scripts import start
 from ray.serve.schema import ServeDeploySchema
 
+from cluster.launcher import AMI_PARAMETER
 from jobs.generate import GenerateSpec
 from jobs.serve import AppSpec
 from jobs.spec import parse
@@ -35,6 +36,7 @@ EXAMPLE = (
     *("--drafter", "s3://example-bucket/weights/var_d30.pth", "--refiner", "s3://example-bucket/weights/var_d16.pth"),
     *("--vqvae", "s3://example-bucket/weights/vae_ch160v4096z32.pth"),
     *("--role-arn", "arn:aws:iam::111122223333:role/tandem", "--instance-profile", "tandem"),
+    *("--ami", f"resolve:ssm:{AMI_PARAMETER}", "--head-instance-profile", "tandem-head"),
 )
 CHECKED_IN = {
     **{

@@ -19,11 +19,14 @@ from clusters import (
     ray_document,
 )
 
+from cluster.launcher import AMI_PARAMETER
 from jobs import cli
 from tandem.assembly import Preparation
 
 ALL = {"raycluster.yaml", "rayjob.yaml", "rayservice.yaml", "serve.yaml", "launcher.yaml"}
 DATASET = ("--dataset", "s3://bucket/out")
+AMI = ("--ami", f"resolve:ssm:{AMI_PARAMETER}")
+MODELS = EXAMPLE[8:14]
 
 
 @pytest.fixture(autouse=True)
@@ -82,7 +85,7 @@ def test_how_models_compute_is_said_to_the_job_and_to_the_endpoint(tmp_path):
     ],
 )
 def test_every_kind_of_plan_gives_valid_files(best, more, missing, tmp_path, capsys):
-    files = render(plan_file(tmp_path, best), tmp_path / "out", *DATASET, *more)
+    files = render(plan_file(tmp_path, best), tmp_path / "out", *DATASET, *AMI, *more)
     assert set(files) == ALL - missing
     check(files)
     out, err = capsys.readouterr()
@@ -104,7 +107,7 @@ def out_order(files: dict[str, str]) -> list[str]:
 
 def test_instances_with_several_gpus_are_as_many_as_it_takes(tmp_path):
     best = option("split", {"a100": 9}, {"l20": 5})
-    files = render(plan_file(tmp_path, best), tmp_path / "out", "--instances", "l20=x9.large:4", "--spot", "none")
+    files = render(plan_file(tmp_path, best), tmp_path / "out", "--instances", "l20=x9.large:4", "--spot", "none", *AMI)
     nodes = check_launcher(files["launcher.yaml"])["available_node_types"]
     assert {name: (node["max_workers"], node["resources"].get("GPU")) for name, node in nodes.items()} == {
         "head": (0, None),
@@ -112,6 +115,22 @@ def test_instances_with_several_gpus_are_as_many_as_it_takes(tmp_path):
         "refiner-l20": (2, 4),
     }
     assert not any("InstanceMarketOptions" in node["node_config"] for node in nodes.values())
+
+
+def test_every_node_of_ec2_starts_from_the_ami_that_was_given(tmp_path, capsys):
+    """Ray's own default is years older than the driver that torch needs."""
+    images = {}
+    for ami in (AMI[1], "ami-" + "0" * 17, "ami-" + "a" * 8):
+        files = render(PLAN, tmp_path / ami[-3:], *EXAMPLE[2:], "--ami", ami)
+        nodes = check_launcher(files["launcher.yaml"])["available_node_types"]
+        images[ami] = {node["node_config"]["ImageId"] for node in nodes.values()}
+    assert images == {ami: {ami} for ami in images}
+    assert nodes["head"]["node_config"]["IamInstanceProfile"] == {"Name": "tandem-head"}
+    assert "launcher.yaml" not in render(PLAN, tmp_path / "none", "--mode", "split", *MODELS)
+    line = "left out: launcher.yaml, which needs --ami: AMIs differ by region, and Ray's own is too old; "
+    assert f"{line}AWS names a current one: resolve:ssm:{AMI_PARAMETER}" in capsys.readouterr().err.splitlines()
+    render(PLAN, tmp_path / "head", "--mode", "split", *MODELS, *AMI, "--instance-profile", "tandem")
+    assert "may not start workers with a profile; see --head-instance-profile" in capsys.readouterr().err
 
 
 def test_a_service_that_follows_the_load_starts_with_one_of_each(tmp_path):
@@ -190,6 +209,10 @@ def test_what_is_no_plan_is_one_line_and_leaves_nothing(text, line, tmp_path, ca
         (("--instances", "L4=a.b,L4=c.d"), "--instances: expected KIND=TYPE or KIND=TYPE:GPUS, each kind once"),
         (("--instances", "l4=a.b,L4=c.d"), "--instances: expected KIND=TYPE or KIND=TYPE:GPUS, each kind once"),
         (("--cpus", "0"), "--cpus: expected greater than 0"),
+        *(
+            (("--ami", ami), "--ami: expected ami- and 8 or 17 hexadecimal digits, or resolve:ssm:/PARAMETER")
+            for ami in ("latest_dlami", "ami-123", "resolve:ssm:name", "ami-" + "G" * 17)
+        ),
         (("--spot", "some"), "--spot: expected 'refiners', 'all' or 'none'"),
     ],
 )

@@ -63,3 +63,12 @@ def test_links_lead_somewhere(path):
 def test_files_that_are_named_exist(path):
     for name in re.findall(r"`((?:cluster|docs|tests|jobs|workers|code)/[\w./-]+\.\w+)`", path.read_text()):
         assert (ROOT / name).exists(), name
+
+
+def test_the_first_command_on_a_fresh_head_makes_the_token():
+    """`ray start` of Ray 2.60 with RAY_AUTH_MODE=token ends with an AuthenticationError where there is none."""
+    lines = fenced_lines((ROOT / "docs" / "OPERATIONS.md").read_text())
+    first = next(number for number, line in enumerate(lines) if "ray start" in line)
+    assert "--head" in lines[first] and lines[first - 1] == "ray get-auth-token --generate"
+    (sentence,) = re.findall(r"^A cluster asks for a token.*$", (ROOT / "README.md").read_text(), re.M)
+    assert "if one was there when it started (`ray get-auth-token --generate`)" in sentence

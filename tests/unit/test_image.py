@@ -47,7 +47,7 @@ def test_what_the_image_copies_is_there_and_reaches_docker():
     let_in = re.findall(r"^!(.+)$", (ROOT / ".dockerignore").read_text(), re.M)
     for name in copied:
         assert (ROOT / name).exists(), name
-        assert name in let_in, name
+        assert any(name == entry or name.startswith(f"{entry}/") for entry in let_in), name
     assert (ROOT / ".dockerignore").read_text().splitlines()[1] == "*"
 
 
@@ -69,6 +69,15 @@ def test_rays_cluster_launcher_finds_the_environment_in_its_login_shells(made, t
     )
     (path,) = re.findall(r"^PATH=(.+)$", ran.stdout, re.M)
     assert (path.split(":")[0] == environment) is made
+
+
+def test_the_base_image_can_be_pinned_by_its_digest():
+    (default,) = re.findall(r"^ARG BASE_IMAGE=(\S+)$", DOCKERFILE, re.M)
+    assert re.search(r"^FROM (\S+)", DOCKERFILE, re.M)[1] == "${BASE_IMAGE}"
+    named = re.findall(
+        r"python:\S+?-slim-\w+", DOCKERFILE.replace("${PYTHON}", re.search(r"^ARG PYTHON=(.+)$", DOCKERFILE, re.M)[1])
+    )
+    assert len(set(named)) == 1 and default.startswith("python:${PYTHON}-slim-"), "the comment names the default"
 
 
 def test_versions_of_the_image_are_those_of_the_project():
