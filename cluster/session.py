@@ -81,6 +81,14 @@ def open_session(
         ray.shutdown()
 
 
+def about_to_open(address: str | None) -> str:
+    """What `open_session` is going to do, which takes seconds."""
+    address = address or os.environ.get("RAY_ADDRESS")
+    if ray.is_initialized():
+        return "Ray runs in this process"
+    return f"joining the Ray cluster at {address}" if address else "starting Ray on this machine"
+
+
 @contextmanager
 def without_log_level_line() -> Iterator[None]:
     """Ray's C++ side reports that it has read RAY_BACKEND_LOG_LEVEL; whatever else it writes passes."""

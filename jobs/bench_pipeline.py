@@ -132,7 +132,7 @@ def run(spec: BenchPipelineSpec) -> dict[str, Any]:
                 done.append((max(s.end_s for s in stored.spans), stored))
                 if len(done) in (spec.warm_up, spec.warm_up + spec.window):
                     ticks.append(cpu_ticks())
-                progress.add(stored.num_rows)
+                progress.add(stored.num_rows, stored.spans)
     (idle, total), (idle_after, total_after) = ticks
     cores = {"cores_busy_share": round(1 - (idle_after - idle) / max(1, total_after - total), 3)}
     result = report(spec, began, done) | cores | flow.summary()

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from jobs.waiting import say_if_slow
 from tandem.errors import InputError, TandemError
 
 if TYPE_CHECKING:
@@ -90,7 +91,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         wrapped = []
         if command.wraps and "--" in rest:
             rest, wrapped = rest[: rest.index("--")], rest[rest.index("--") + 1 :]
-        spec, module = parse_options(name, rest), importlib.import_module(command.module)
+        with say_if_slow(f"tandem {name}: loading libraries"):
+            spec, module = parse_options(name, rest), importlib.import_module(command.module)
         getattr(module, command.run)(spec, *([wrapped] if command.wraps else []))
     except TandemError as error:
         print(f"error: {error}", file=sys.stderr)

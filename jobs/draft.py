@@ -15,6 +15,7 @@ from jobs.batch import DRAFTERS, Decoding, choose_batch
 from jobs.flow import wanted_object_store
 from jobs.options import JobOptions, RowOptions
 from jobs.pipeline import Pipeline, ReadLabels, Writer, draft_pool
+from jobs.progress import say
 from jobs.row_identity import row_identity
 from jobs.running import Job, Work, close, open_output, plan_shards, read_rows
 from jobs.settings import (
@@ -51,6 +52,7 @@ class DraftSpec(JobOptions, RowOptions):
 
 def run(spec: DraftSpec) -> dict[str, Any]:
     """Check everything, draft what is missing, and return the summary."""
+    say("checking models, rows and --out")
     models = resolve_models(spec.drafter, None, spec.vqvae, spec.random_weights)
     check_preparation(spec, {"drafter": models.drafter_config})
     draft_steps = choose_draft_steps(spec.draft_steps, models.drafter_config.pyramid)

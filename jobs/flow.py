@@ -91,6 +91,7 @@ class Flow:
 
     stages: list[StageState]
     apart: bool = True  # no node can serve two stages
+    num_shards: int = 0  # to be made
     object_store_bytes: int = 0
     most_object_store_bytes: int = 0
     object_store_limit_bytes: int = 0
@@ -108,6 +109,13 @@ class Flow:
     def optional(self) -> int:
         """Replicas that are asked for and not there, without which no stage waits."""
         return sum(max(0, self.wanted(stage) - max(stage.ready, stage.needed)) for stage in self.stages)
+
+    def finish(self) -> None:
+        """Every shard has left every stage: what the executor saw last is up to `LOOK_EVERY_S` older than that."""
+        for stage in self.stages:
+            stage.ready, stage.in_flight, stage.waiting = stage.most_ready, 0, 0
+            stage.done, stage.over = self.num_shards, True
+        self.object_store_bytes = 0
 
     def summary(self) -> dict[str, Any]:
         """What it came to: the most replicas, the longest queue, and the object store's fullest moment."""

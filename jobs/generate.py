@@ -20,6 +20,7 @@ from jobs.flow import wanted_object_store
 from jobs.images import CLOSES_WITH, ImageJobOptions, image_identity, open_images
 from jobs.options import ReplicaOptions, RowOptions
 from jobs.pipeline import Pipeline, ReadLabels, generate_pools
+from jobs.progress import say
 from jobs.row_identity import row_identity
 from jobs.running import Job, Work, close, open_output, plan_shards, read_rows
 from jobs.settings import (
@@ -44,6 +45,9 @@ EXAMPLES = """examples:
       --drafters-on ray.io/accelerator-type=H100 --refiners-on ray.io/accelerator-type=L20
   tandem generate --drafter var_d30.pth --refiner var_d16.pth --vqvae vae_ch160v4096z32.pth \\
       --draft-steps 8 --classes 0-999 --per-class 50 --batch 64 --out s3://bucket/imagenet
+
+images/s, in the progress, the closing table and the JSON line (images_per_s): committed images over the seconds from
+the first start of a stage to the last commit; starting Ray and loading models are in start_up_s.
 
 The same command again goes on where it stopped. Only other replicas and placements are the same job;
 anything that changes a byte is another one and is refused in the same place."""
@@ -89,6 +93,7 @@ class GenerateSpec(ImageJobOptions, ReplicaOptions, RowOptions):
 
 def run(spec: GenerateSpec) -> dict[str, Any]:
     """Check everything, make what is missing, and return the summary."""
+    say("checking models, rows and --out")
     models = resolve_models(spec.drafter, spec.refiner, spec.vqvae, spec.random_weights)
     check_preparation(spec, {"drafter": models.drafter_config, "refiner": models.refiner_config})
     draft_steps = choose_draft_steps(spec.draft_steps, models.drafter_config.pyramid)

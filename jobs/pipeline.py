@@ -91,7 +91,7 @@ class Pipeline:
             for pool in self.pools
         ]
         apart = all(are_apart(one.nodes, other.nodes) for one, other in combinations(self.pools, 2))
-        return Flow([*pools, StageState("write", 0)], apart)
+        return Flow([*pools, StageState("write", 0)], apart, num_shards)
 
     def run(self, shards: list[int], flow: Flow) -> Iterator[StoredShard | FailedShard]:
         """Make the given shards; yields each one as soon as it is committed or has failed, in any order."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import threading
 import time
@@ -13,11 +14,12 @@ from typing import Any
 
 from rich.console import Console, Group
 from rich.live import Live
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from cluster.plan import how_many
 from jobs.flow import Flow, StageState
+from jobs.throughput import Throughput, show_speed
 from workers.records import Span
 
 LINE_EVERY_S = 2.0
@@ -33,49 +35,56 @@ class RunProgress:
     """Counts images and shows the stages: a live table on a terminal, lines elsewhere.
 
     Data goes to stdout, so everything here goes to stderr. `why_lacking` says in one line why replicas of a stage
-    are not there, or None if they are merely loading; it is asked when that lasts.
+    are not there, or None if they are merely loading; it is asked when that lasts. The speed shown is
+    `Throughput.images_per_s`; only the time that is left is estimated from the last minute.
     """
 
     total: int
     done: int = 0
     flow: Flow | None = None
     why_lacking: Callable[[StageState], str | None] = lambda stage: None
+    console: Console = field(default_factory=lambda: Console(stderr=True, force_terminal=is_terminal()))
     began: float = field(default_factory=time.monotonic)
-    made: int = 0
+    throughput: Throughput = field(default_factory=Throughput)
     recent: deque[tuple[float, int]] = field(default_factory=deque)  # (time, images made) of the last RECENT_S
 
-    def __enter__(self) -> RunProgress:
+    def __post_init__(self) -> None:
         self.live: Live | None = None
-        self.last_line = 0.0
+        self.last_line = -math.inf
+        self.last_status = ""
         self.lacking_since: dict[str, float] = {}
         self.started = False
-        if sys.stderr.isatty():
+
+    def __enter__(self) -> RunProgress:
+        if self.console.is_interactive:
             columns = (
-                TextColumn("images"),
+                TextColumn("{task.description}"),
                 BarColumn(),
                 MofNCompleteColumn(),
-                TextColumn("{task.fields[rate]}"),
-                TimeRemainingColumn(),
+                TextColumn("{task.fields[speed]}"),
+                TimeElapsedColumn(),
+                TextColumn("{task.fields[left]}"),
             )
-            self.bar = Progress(*columns)
-            self.task = self.bar.add_task("images", total=self.total, completed=self.done, rate="")
-            self.live = Live(get_renderable=self.render, console=Console(stderr=True), refresh_per_second=2)
-            self.live.start()
+            self.bar = Progress(*columns, console=self.console)
+            self.task = self.bar.add_task("", total=self.total, speed="", left="")
+            self.live = Live(get_renderable=self.render, console=self.console, refresh_per_second=2)
+            self.live.start(refresh=True)
+        else:
+            self.print_status()
         self.over = threading.Event()
         self.thread = threading.Thread(target=self.tick, daemon=True)
         self.thread.start()
         return self
 
-    def add(self, num_images: int) -> None:
+    def add(self, num_images: int, spans: Sequence[Span] = ()) -> None:
+        """Count the images of a committed shard, and the work that was done on it."""
         now = time.monotonic()
         self.done += num_images
-        self.made += num_images
-        self.recent.append((now, self.made))
+        self.throughput.add(num_images, spans)
+        self.recent.append((now, self.throughput.images))
         while now - self.recent[0][0] > RECENT_S:
             self.recent.popleft()
-        if self.live is not None:
-            self.bar.update(self.task, completed=self.done, rate=f"{self.rate:.1f} images/s")
-        elif self.done == self.total:
+        if self.live is None and self.done == self.total:
             self.print_line()
 
     def __exit__(
@@ -84,21 +93,24 @@ class RunProgress:
         self.over.set()
         self.thread.join()
         if self.live is not None:
-            self.live.stop()
+            if error is None and self.flow is not None:
+                self.flow.finish()
+            self.live.stop()  # draws once more
 
     @property
-    def rate(self) -> float:
-        """Images a second lately; of the whole time until there are two moments to compare."""
+    def left_s(self) -> float:
+        """Seconds that are left at the speed of the last minute; of the whole time while that is one commit."""
         (first, before), (last, after) = self.recent[0], self.recent[-1]
-        return (after - before) / (last - first) if last > first else after / (last - self.began)
+        recent = (after - before) / (last - first) if last > first else after / max(1e-9, last - self.began)
+        return (self.total - self.done) / recent
 
     def tick(self) -> None:
         """Lines while nothing else happens, and the reason when replicas do not come up."""
         while not self.over.wait(0.5):
             now = time.monotonic()
             pause = max(LINE_EVERY_S, LINE_SHARE * (now - self.began))
-            if self.live is None and self.made and self.done < self.total and now - self.last_line >= pause:
-                self.print_line()
+            if self.live is None and self.done < self.total and now - self.last_line >= pause:
+                self.print_line() if self.throughput.images else self.print_status()
             for stage in self.flow.stages if self.flow else ():
                 self.ask_why_lacking(stage, now)
             self.tell_start()
@@ -122,32 +134,43 @@ class RunProgress:
                 self.lacking_since[stage.name] += REMIND_S - LACKING_S
                 say(f"waiting: {reason}")
 
+    @property
+    def status(self) -> str:
+        """What the run is at, in two words: before the first commit there are no images to count."""
+        if self.flow is None or self.throughput.images or self.done == self.total:
+            return "images"
+        return "loading models" if any(stage.short for stage in self.flow.stages) else "first shard"
+
+    def print_status(self) -> None:
+        """The status and the replicas that are ready, where that is news."""
+        stages = [stage for stage in self.flow.stages if stage.replicas] if self.flow else []
+        ready = ", ".join(f"{stage.ready} of {stage.replicas} {stage.name}" for stage in stages)
+        text = f"{self.status}: {ready} replicas ready"
+        if stages and text != self.last_status:
+            self.last_line, self.last_status = time.monotonic(), text
+            say(text)
+
     def print_line(self) -> None:
         self.last_line = time.monotonic()
-        left = (self.total - self.done) / self.rate
-        stages = "".join(f"  | {brief(stage)}" for stage in self.flow.stages[1:]) if self.flow else ""
-        say(f"{self.done}/{self.total} images  {self.rate:.1f} images/s  {left:.0f} s left{stages}")
+        speed = show_speed(self.throughput.images_per_s)
+        stages = "".join(f"  | {brief(stage)}" for stage in self.flow.stages) if self.flow else ""
+        say(f"{self.done}/{self.total} images  {speed}  {self.left_s:.0f} s left{stages}")
 
     def render(self) -> Group:
         """The bar and, below it, the stages."""
+        left = f"{self.left_s:.0f} s left" if self.recent and self.done < self.total else ""
+        speed = show_speed(self.throughput.images_per_s)
+        self.bar.update(self.task, description=self.status, completed=self.done, speed=speed, left=left)
         return Group(self.bar, self.table()) if self.flow else Group(self.bar)
 
     def table(self) -> Table:
         assert self.flow is not None
         table = Table("stage", box=None)
-        for name in ("replicas ready", "shards in hand", "waiting", "done", "images"):
+        for name in ("replicas ready", "shards in hand", "waiting", "done"):
             table.add_column(name, justify="right")
-        written = max(1, self.flow.stages[-1].done)
-        for stage in self.flow.stages[1:]:
+        for stage in self.flow.stages:
             ready = f"{stage.ready} of {stage.replicas}" if stage.replicas else "tasks"
-            row = (
-                ready,
-                stage.in_flight,
-                stage.waiting,
-                stage.done,
-                min(self.total, round(stage.done * self.made / written)),
-            )
-            table.add_row(stage.name, *map(str, row))
+            table.add_row(stage.name, *map(str, (ready, stage.in_flight, stage.waiting, stage.done)))
         used, limit = self.flow.object_store_bytes / 1e6, self.flow.object_store_limit_bytes / 1e6
         table.caption = f"object store: {used:.0f} MB in use of {limit:.0f} MB"
         return table
@@ -157,6 +180,11 @@ def brief(stage: StageState) -> str:
     """One stage in a line of progress."""
     ready = f"{stage.ready}/{stage.replicas} ready, " if stage.lacking else ""
     return f"{stage.name}: {ready}{stage.in_flight} in hand, {stage.waiting} waiting"
+
+
+def is_terminal() -> bool:
+    """Whether a person watches stderr."""
+    return sys.stderr.isatty()
 
 
 def say(text: str) -> None:
@@ -200,9 +228,14 @@ def overlap_s(first: Iterable[Span], second: Iterable[Span]) -> float:
 
 def print_summary(summary: dict[str, Any]) -> None:
     """The closing table, on stderr."""
-    table = Table(
-        title=f"{summary['images']} images in {summary['seconds']:.1f} s, {summary['images_per_s']:.2f} a second"
+    console = Console(stderr=True)
+    speed = (
+        f", {show_speed(summary['images_per_s'])} over {summary['working_s']:.1f} s of work"
+        if summary["images"]
+        else ""
     )
+    console.print(f"{summary['images']} images in {summary['seconds']:.1f} s{speed}", highlight=False)
+    table = Table()
     table.add_column("stage")
     table.add_column("busy s", justify="right")
     table.add_column("busy share", justify="right")
@@ -211,7 +244,6 @@ def print_summary(summary: dict[str, Any]) -> None:
         names = values["replicas"]
         shown = " ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
         table.add_row(stage, f"{values['busy_s']:.2f}", f"{values['busy_share']:.0%}", shown)
-    console = Console(stderr=True)
     console.print(table)
     if summary["draft_refine_overlap_s"]:
         console.print(f"drafters and refiners were busy at the same time for {summary['draft_refine_overlap_s']:.1f} s")

@@ -15,6 +15,7 @@ from jobs.batch import REFINERS, Decoding, choose_batch
 from jobs.flow import wanted_object_store
 from jobs.images import CLOSES_WITH, ImageJobOptions, image_identity, open_images
 from jobs.pipeline import Pipeline, refine_pool
+from jobs.progress import say
 from jobs.running import Job, Work, close, open_output
 from jobs.settings import check_preparation, choose_sampling, choose_settings, decoding_identity, describe_models
 from tandem.errors import InputError
@@ -56,6 +57,7 @@ class ReadDrafts:
 
 def run(spec: RefineSpec) -> dict[str, Any]:
     """Check everything, refine what is missing, and return the summary."""
+    say("checking drafts, models and --out")
     drafts = open_drafts(open_store(spec.drafts))
     models = resolve_models(drafts.drafter, spec.refiner, spec.vqvae, spec.random_weights)
     check_preparation(spec, {"refiner": models.refiner_config})

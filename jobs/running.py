@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import platform
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -13,7 +12,7 @@ from typing import Any
 
 import tandem
 from cluster.plan import Placement
-from cluster.session import Session, num_unplaced, open_session, why_unplaced
+from cluster.session import Session, about_to_open, num_unplaced, open_session, why_unplaced
 from jobs.flow import USABLE_SHARE, Flow, StageState
 from jobs.interrupt import stop_in_time
 from jobs.label_file import read_label_file
@@ -23,6 +22,7 @@ from jobs.parts import choose_part, command_line, describe_part, resume_command
 from jobs.pipeline import Pipeline, StoredShard
 from jobs.progress import RunProgress, busy_shares, overlap_s, print_summary, say
 from jobs.start_up import StartUp
+from jobs.throughput import Throughput
 from tandem.errors import JobError
 from workers import layout
 from workers.manifest import Manifest, as_json, is_closed, open_job, read_job, reopen
@@ -72,7 +72,7 @@ class Job:
         part = choose_part(self.options.shards, self.plan)
         if committed := self.found_done(part):
             say(f"{describe_part(part, self.plan)}: all of them done before")
-            summary = summarise(0, 0.0, [], {}, Flow([])) | self.about(part, len(part))
+            summary = summarise(Throughput(), 0.0, [], {}, Flow([])) | self.about(part, len(part))
         else:
             summary = run_shards(self, part)
             committed = Manifest(self.store).committed()
@@ -118,6 +118,7 @@ def run_shards(job: Job, part: range) -> dict[str, Any]:
     """Take the place, make the shards that are missing, and return the summary. The dataset is not finished yet."""
     options, store, plan = job.options, job.store, job.plan
     start_up = StartUp()
+    say(about_to_open(options.address))
     with open_session(options.address, options.logical_gpus, MIN_WRITERS, job.object_store_bytes) as session:
         start_up.join()
         work, on_real_gpus = job.prepare(session)
@@ -159,7 +160,6 @@ def describe_store(session: Session, work: Work) -> str:
 
 def make_shards(pipeline: Pipeline, todo: list[int], total: int, max_failed: int, start_up: StartUp) -> dict[str, Any]:
     """Run the pipeline over the shards that are left, with progress. JobError at one failed shard too many."""
-    began = time.monotonic()
     spans: list[Span] = []
     failed: dict[int, str] = {}
     warned: dict[str, None] = {}  # in their order
@@ -173,37 +173,31 @@ def make_shards(pipeline: Pipeline, todo: list[int], total: int, max_failed: int
                     if warning not in warned:
                         say(f"warning: {warning}")
                     warned[warning] = None
-                progress.add(shard.num_rows)
+                progress.add(shard.num_rows, shard.spans)
             else:
                 failed[shard.shard] = shard.cause
                 check_failures(failed, max_failed)
-    made = todo_rows - sum(len(pipeline.plan.indices(shard)) for shard in failed)
-    found = summarise(made, time.monotonic() - began, spans, failed, flow) | start_up.summary(spans)
+    found = summarise(progress.throughput, start_up.elapsed_s, spans, failed, flow) | start_up.summary(spans)
     return found | ({"warnings": list(warned)} if warned else {})
 
 
 def summarise(
-    images: int, seconds: float, spans: Sequence[Span], failed: Mapping[int, str], flow: Flow
+    throughput: Throughput, seconds: float, spans: Sequence[Span], failed: Mapping[int, str], flow: Flow
 ) -> dict[str, Any]:
-    """A run in numbers."""
+    """A run in numbers. `seconds` from the start of the command to its last shard; speeds as `Throughput` has them."""
     drafts = [s for s in spans if s.stage == "draft"]
     refines = [s for s in spans if s.stage == "refine"]
     return {
-        "images": images,
+        "images": throughput.images,
         "seconds": round(seconds, 3),
-        "images_per_s": round(images / seconds, 3) if images else 0.0,
-        "steady_images_per_s": round(steady_rate(images, spans), 3),
+        "working_s": round(throughput.working_s, 3),
+        "images_per_s": round(throughput.images_per_s, 3),
+        "steady_images_per_s": round(throughput.steady_images_per_s, 3),
         "stages": busy_shares(spans),
         "draft_refine_overlap_s": round(overlap_s(drafts, refines), 3),
         "failed_shards": dict(failed),
         **flow.summary(),
     }
-
-
-def steady_rate(images: int, spans: Sequence[Span]) -> float:
-    """Images a second from the first stored shard to the last: without the start. 0 where one shard is all."""
-    ends = sorted(span.end_s for span in spans if span.stage == "store")
-    return images * (1 - 1 / len(ends)) / (ends[-1] - ends[0]) if len(ends) > 1 else 0.0
 
 
 def check_failures(failed: Mapping[int, str], max_failed: int) -> None:

@@ -17,6 +17,11 @@ class StartUp:
         self.began, self.entered = process_began(), time.time()
         self.joined = self.entered
 
+    @property
+    def elapsed_s(self) -> float:
+        """Seconds since the start of the command."""
+        return time.time() - self.began
+
     def join(self) -> None:
         """The cluster is there."""
         self.joined = time.time()

@@ -1,0 +1,27 @@
+"""What a person at a terminal sees before a command has its own modules, which take seconds to import."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+MOMENT_S = 0.7
+
+
+@contextmanager
+def say_if_slow(text: str, after_s: float = MOMENT_S) -> Iterator[None]:
+    """Print the text on stderr if the block takes longer than a moment and somebody watches."""
+
+    def say() -> None:
+        print(text, file=sys.stderr, flush=True)
+
+    timer = threading.Timer(after_s, say)
+    timer.daemon = True
+    if sys.stderr.isatty():
+        timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
