@@ -84,6 +84,7 @@ def run(spec: DraftSpec) -> dict[str, Any]:
         decoding = settings(on_real_gpus)
         about = {
             "source": models.drafter.source,
+            "part": models.drafter.part,
             "config": to_dict(models.drafter_config),
             "class_names": list(models.class_names),
         }
@@ -96,7 +97,7 @@ def run(spec: DraftSpec) -> dict[str, Any]:
             shard_bytes=shard_bytes,
         )
         lines = describe_models(models, decoding, (models.drafter_config, None))
-        return Work(pipeline, placement, lines, {"drafter": about}), on_real_gpus
+        return Work(pipeline, placement, lines, models.record | {"drafter": about}), on_real_gpus
 
     finish = partial(Manifest(store).finish, plan.num_shards)
     object_store = wanted_object_store(spec.drafters or spec.logical_gpus, shard_bytes)

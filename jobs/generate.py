@@ -133,7 +133,7 @@ def run(spec: GenerateSpec) -> dict[str, Any]:
             shard_bytes=images.shard_bytes,
         )
         lines = describe_models(models, decoding, (models.drafter_config, models.refiner_config)) + plan_lines
-        return Work(pipeline, placement, lines, {}), on_real_gpus
+        return Work(pipeline, placement, lines, models.record), on_real_gpus
 
     object_store = wanted_object_store(spec.refiners or spec.max_refiners or spec.logical_gpus, images.shard_bytes)
     finish = partial(images.finish, models, sampling)

@@ -53,7 +53,7 @@ class ImageDataset:
         info = CardInfo(
             fmt=self.fmt,
             image_size=models.image_size,
-            models={ref.role: (ref.source, ref.sha256) for ref in models.refs},
+            models={ref.role: (ref.label, ref.sha256) for ref in models.refs},
             sampling=decoding,
             command=whole_command(),
             software=software(),

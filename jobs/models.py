@@ -1,23 +1,19 @@
-"""`tandem models` lists what there is; `tandem inspect FILE` tells what a checkpoint is."""
+"""`tandem models` lists what there is."""
 
 from __future__ import annotations
 
 import json
 import sys
-from pathlib import Path
 from typing import Any
 
 from pydantic import Field
-from pydantic_settings import CliPositionalArg
 from rich.console import Console
 from rich.table import Table
 
 from jobs.spec import Spec
-from tandem.config import VAR_PRESETS, VQVAE_PRESET, VarConfig, VqvaeConfig, to_dict
-from tandem.hashing import file_sha256
-from tandem.weights import Checkpoint, build_empty, open_checkpoint
+from tandem.config import VAR_PRESETS, VQVAE_PRESET, VarConfig, VqvaeConfig
+from tandem.weights import build_empty, open_checkpoint
 from tandem.zoo import ROLES, weights_path
-from workers.fetch import fetch, is_remote
 from workers.models import EMBEDDED, VQVAE_PRESET_NAME
 
 
@@ -25,12 +21,6 @@ class ModelsSpec(Spec):
     """List the embedded model and the presets, with their sizes."""
 
     json_lines: bool = Field(False, description="one JSON object a line instead of a table")
-
-
-class InspectSpec(Spec):
-    """Tell what a checkpoint is: kind, config, parameters, types, hash. The whole file is checked strictly."""
-
-    file: CliPositionalArg[str] = Field(description=".pth or .safetensors, a path or an s3:// address")
 
 
 def run_models(spec: ModelsSpec) -> list[dict[str, Any]]:
@@ -76,31 +66,6 @@ def preset_row(role: str, name: str, config: VarConfig | VqvaeConfig) -> dict[st
         "image": f"{pixels} px",
         "tokens": config.pyramid.num_tokens,
         "megabytes": 0.0,
-    }
-
-
-def run_inspect(spec: InspectSpec) -> dict[str, Any]:
-    """Print a table on stderr and one JSON object on stdout. Raises CheckpointError for a file that does not load."""
-    path = fetch(spec.file) if is_remote(spec.file) else Path(spec.file).expanduser()
-    about = describe(open_checkpoint(path).check())
-    table = Table("property", "value", title=str(spec.file), show_header=False)
-    for name, value in about.items():
-        table.add_row(name, ", ".join(map(str, value)) if isinstance(value, list) else str(value))
-    Console(stderr=True).print(table)
-    print(json.dumps(about))
-    return about
-
-
-def describe(checkpoint: Checkpoint) -> dict[str, Any]:
-    return {
-        "kind": {"vqvae": "VQVAE (image tokenizer)", "var": "VAR (drafter or refiner)"}[checkpoint.kind],
-        **to_dict(checkpoint.config),
-        "parameters": checkpoint.num_parameters,
-        "tensors": len(checkpoint.tensors),
-        "dtypes": checkpoint.dtypes,
-        "megabytes": round(checkpoint.num_bytes / 1e6, 1),
-        "classes": list(checkpoint.classes or ()),
-        "sha256": file_sha256(checkpoint.path),
     }
 
 

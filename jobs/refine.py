@@ -102,7 +102,7 @@ def run(spec: RefineSpec) -> dict[str, Any]:
         )
         lines = [f"drafts: {drafts.store.uri}, N = {drafts.draft_steps}"]
         lines += describe_models(models, decoding, (None, models.refiner_config))
-        return Work(pipeline, placement, lines, {}), on_real_gpus
+        return Work(pipeline, placement, lines, models.record), on_real_gpus
 
     finish = partial(images.finish, models, sampling)
     object_store = wanted_object_store(spec.refiners or spec.logical_gpus, images.shard_bytes)

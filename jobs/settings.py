@@ -57,7 +57,7 @@ def describe_models(models: ModelSet, settings: DecodeSettings, configs: Sequenc
     transformers = (models.drafter, models.refiner)
     lines = [
         f"{ref.role}: VAR of depth {config.depth}, {config.num_parameters / 1e6:.1f} M parameters "
-        f"({ref.source}, sha256 {ref.sha256[:12]})"
+        f"({ref.label}, sha256 {ref.sha256[:12]})"
         for ref, config in zip(transformers, configs, strict=True)
         if ref and config
     ]

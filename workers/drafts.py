@@ -95,7 +95,7 @@ def open_drafts(store: Store) -> Drafts:
         if identity.get("kind") != KIND:
             raise InputError(f"--drafts: {store.uri} holds a job of another kind", "made by: tandem draft")
         config = from_dict(VarConfig, about["config"])
-        ref = ModelRef("drafter", about["source"], identity["weights_sha256"]["drafter"])
+        ref = ModelRef("drafter", about["source"], identity["weights_sha256"]["drafter"], part=about.get("part", ""))
         plan = ShardPlan(int(identity["rows"]), int(identity["shard_size"]))
     except FileNotFoundError:
         raise InputError(

@@ -35,6 +35,12 @@ class ModelRef:
     source: str  # "embedded", a preset's name, a path or an s3:// address
     sha256: str  # of the file; of the recipe for random weights
     random_seed: int | None = None
+    part: str = ""  # of the file, where it holds more than this model; role and file determine it
+
+    @property
+    def label(self) -> str:
+        """Source and part, for people."""
+        return f"{self.source}, part {self.part}" if self.part else self.source
 
     def local_path(self) -> Path:
         """The weights as a file on this machine, its hash checked. Remote ones are fetched once per machine."""
@@ -86,6 +92,11 @@ class ModelSet:
     def hashes(self) -> dict[str, str]:
         return {ref.role: ref.sha256 for ref in self.refs}
 
+    @property
+    def record(self) -> dict[str, dict[str, str]]:
+        """Where the weights of each role came from: for job.json, not compared on resume (the hashes are)."""
+        return {"weights": {ref.role: ref.label for ref in self.refs}}
+
 
 @dataclass(frozen=True)
 class Resolved:
@@ -113,12 +124,12 @@ def resolve(role: Role, source: str, random_weights: bool) -> Resolved:
     else:
         path = Path(source).expanduser().resolve()
         source = str(path)
-    checkpoint = open_checkpoint(path)
-    kind = "vqvae" if role == "vqvae" else "var"
-    if checkpoint.kind != kind:
-        raise CheckpointError(f"{role}: expected a {kind} checkpoint, got a {checkpoint.kind}: {source}")
-    checkpoint.check()
-    return Resolved(ModelRef(role, source, file_sha256(path)), checkpoint.config, checkpoint.classes)
+    try:
+        checkpoint = open_checkpoint(path, "vqvae" if role == "vqvae" else "var").check()
+    except CheckpointError as error:
+        raise CheckpointError(f"{role}: {error}", error.hint) from error
+    ref = ModelRef(role, source, file_sha256(path), part=checkpoint.part.name)
+    return Resolved(ref, checkpoint.config, checkpoint.classes)
 
 
 def preset(role: Role, source: str) -> VarConfig | VqvaeConfig | None:

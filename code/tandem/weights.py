@@ -1,34 +1,33 @@
-"""Checkpoints: published `.pth` files and safetensors, loaded strictly; what a file is; its hash.
+"""Checkpoints: published `.pth` files and safetensors, loaded strictly; what a file is.
 
-A checkpoint of ours is safetensors with a JSON header (kind, config, classes). A published one has no header, so
-its config is read off the shapes. Either way every tensor must be there, with the expected shape, and none besides.
+A checkpoint of ours is safetensors with a JSON header (kind, config, classes). Others have no header, so their config
+is read off the shapes. Either way every tensor must be there, with the expected shape, and none besides.
 """
 
 from __future__ import annotations
 
 import json
-import math
-import pickle
 import re
-import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from tandem.assembly import PLAIN, Preparation, assemble_var, assemble_vqvae, build_empty
-from tandem.config import PATCH_NUMS_256, PATCH_NUMS_512, VarConfig, VqvaeConfig, from_dict, to_dict
-from tandem.errors import CheckpointError, InputError
+from tandem.checkpoint_reader import METADATA_KEY, one_line, read_weights
+from tandem.config import VarConfig, VqvaeConfig, to_dict
+from tandem.errors import CheckpointError
+from tandem.inferred_config import check_classes, config_of
+from tandem.unwrapping import MARKERS, Part, choose_part, entries, explain_choice, find_parts
 from tandem.var import Var
 from tandem.vqvae import Vqvae
 
 # Buffers of the published checkpoints that hold nothing learned: they follow from the config
 DERIVED = re.compile(r"lvl_1L|attn_bias_for_masking|quantize\.ema_vocab_hit_SV|blocks\.\d+\.attn\.zero_k_bias")
-METADATA_KEY = "tandem"
 
 
 @dataclass(frozen=True)
@@ -39,7 +38,9 @@ class Checkpoint:
     kind: str  # "vqvae" or "var"
     config: VqvaeConfig | VarConfig
     tensors: dict[str, Tensor]
-    header: dict[str, Any] = field(default_factory=dict)  # ours alone: kind, config, classes
+    header: dict[str, Any]  # ours alone: kind, config, classes
+    part: Part = field(repr=False)  # where in the file
+    choice: str | None = None  # what was chosen, where the file holds several of the kind
 
     @property
     def classes(self) -> tuple[str, ...] | None:
@@ -64,104 +65,62 @@ class Checkpoint:
         return sorted({str(t.dtype).removeprefix("torch.") for t in self.tensors.values()})
 
 
-def open_checkpoint(path: str | Path) -> Checkpoint:
-    """Open a `.pth` or safetensors file and find out what it is. Raises CheckpointError, naming file and cause."""
+def open_checkpoint(path: str | Path, kind: str | None = None, part: str | None = None) -> Checkpoint:
+    """Open a weights file, wrapped or not, and find out what it is.
+
+    Args:
+        kind: "var" or "vqvae": which model to take of a file that may hold both.
+        part: which of several of that kind, by the dotted keys that lead to it; else the averaged weights (EMA)
+            where the file has them beside plain ones.
+
+    Raises CheckpointError, naming file and cause.
+    """
     path = Path(path)
-    tensors, header = read_tensors(path)
-    if "encoder.conv_in.weight" in tensors:
-        kind = "vqvae"
-    elif "word_embed.weight" in tensors:
-        kind = "var"
-    else:
+    parts, header = read_parts(path)
+    kinds = sorted({found.kind for found in parts if part in (None, found.name)})
+    if part is not None and not kinds:
+        raise CheckpointError(f"{path}: expected the part {part!r}, got {', '.join(p.label for p in parts)}")
+    if kind is None and len(kinds) > 1:
+        raise CheckpointError(f"{path}: holds a VAR and a VQVAE: expected to hear which", "--role drafter or vqvae")
+    if kind is not None and kind not in kinds:
+        raise CheckpointError(f"{path}: expected a {kind} checkpoint, got a {' and a '.join(kinds)}")
+    return checkpoint_of(path, parts, header, kind or kinds[0], part)
+
+
+def open_all(path: str | Path) -> list[Checkpoint]:
+    """The models that a file would be taken for: one, or a VAR and a VQVAE. Raises CheckpointError."""
+    path = Path(path)
+    parts, header = read_parts(path)
+    return [checkpoint_of(path, parts, header, kind) for kind in dict.fromkeys(part.kind for part in parts)]
+
+
+def read_parts(path: Path) -> tuple[list[Part], dict[str, Any]]:
+    """Every model in a file, at least one, and the header of our own files."""
+    loaded, header = read_weights(path)
+    try:
+        parts = find_parts(loaded)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from None
+    if not parts:
         raise CheckpointError(
-            f"{path}: expected a VQVAE (encoder.conv_in.weight) or a VAR (word_embed.weight), "
-            f"got tensors {sorted(tensors)[:3]}"
+            f"{path}: expected a VQVAE ({MARKERS['vqvae']}) or a VAR ({MARKERS['var']}), got {entries(loaded)}"
         )
+    return parts, header
+
+
+def checkpoint_of(
+    path: Path, parts: Sequence[Part], header: dict[str, Any], kind: str, name: str | None = None
+) -> Checkpoint:
     try:
-        if header:
-            config = from_dict(VqvaeConfig if kind == "vqvae" else VarConfig, header["config"])
-        else:
-            config = vqvae_config(tensors) if kind == "vqvae" else var_config(tensors)
-    except (KeyError, IndexError, TypeError, InputError) as error:
-        raise CheckpointError(f"{path}: cannot tell the config of this {kind}: {error}") from error
-    return Checkpoint(path, kind, config, tensors, header)
-
-
-def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors by name, memory-mapped, and the header of our own files (else empty)."""
-    if not path.is_file():
-        raise CheckpointError(f"{path}: expected a weights file, found {'a folder' if path.is_dir() else 'nothing'}")
-    if path.suffix == ".safetensors":
-        try:
-            with safe_open(path, framework="pt") as file:
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-                metadata = file.metadata() or {}
-            return tensors, json.loads(metadata.get(METADATA_KEY, "{}"))
-        except (SafetensorError, json.JSONDecodeError, OSError) as error:
-            raise CheckpointError(f"{path}: not a readable safetensors file: {error}") from error
-    try:
-        # files of torch before 1.6 are no zip archives and cannot be mapped
-        loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except pickle.UnpicklingError as error:
-        cause = str(error).splitlines()[0]
-        name = re.search(r"GLOBAL ([\w.]+)", str(error))
-        what = f"it wants to run {name[1]}" if name else cause
-        raise CheckpointError(f"{path}: not plain weights: {what}", "only files of tensors are loaded") from error
-    except (RuntimeError, ValueError, EOFError, OSError, KeyError) as error:
-        raise CheckpointError(f"{path}: corrupt or not a torch file: {str(error).splitlines()[0]}") from error
-    if not isinstance(loaded, dict) or not all(isinstance(t, Tensor) for t in loaded.values()):
-        found = sorted(loaded)[:5] if isinstance(loaded, dict) else type(loaded).__name__
-        raise CheckpointError(f"{path}: expected tensors by name, got {found}")
-    return loaded, {}
-
-
-def count_prefixed(tensors: dict[str, Tensor], pattern: str) -> int:
-    """How many different numbers stand at the place of the group in `pattern`."""
-    return len({m[1] for name in tensors if (m := re.match(pattern, name))})
-
-
-def var_config(tensors: dict[str, Tensor]) -> VarConfig:
-    """Config of a VAR from its tensors' names and shapes."""
-    width, latent_channels = tensors["word_embed.weight"].shape
-    heads = tensors["blocks.0.attn.scale_mul_1H11"].shape[1]
-    depth = count_prefixed(tensors, r"blocks\.(\d+)\.")
-    num_tokens, num_scales = tensors["pos_1LC"].shape[1], tensors["lvl_embed.weight"].shape[0]
-    known = {(680, 10): PATCH_NUMS_256, (2240, 10): PATCH_NUMS_512}
-    if "lvl_1L" in tensors:
-        counts = tensors["lvl_1L"].flatten().bincount().tolist()
-        patch_nums = tuple(math.isqrt(n) for n in counts)
-    elif (num_tokens, num_scales) in known:
-        patch_nums = known[num_tokens, num_scales]
-    else:
-        raise InputError(f"no lvl_1L, and {num_tokens} tokens in {num_scales} scales is no published pyramid")
-    return VarConfig(
-        depth=depth,
-        num_classes=tensors["class_emb.weight"].shape[0] - 1,
-        vocab_size=tensors["head.weight"].shape[0],
-        latent_channels=latent_channels,
-        patch_nums=patch_nums,
-        shared_adaln="shared_ada_lin.1.weight" in tensors,
-        head_dim=width // heads,
-        num_heads=0 if heads == depth else heads,
-        mlp_ratio=tensors["blocks.0.ffn.fc1.weight"].shape[0] // width,
-    )
-
-
-def vqvae_config(tensors: dict[str, Tensor]) -> VqvaeConfig:
-    """Config of a VQVAE from its tensors. The file does not tell the pyramid: it is that of its transformers."""
-    base, folded = tensors["encoder.conv_in.weight"].shape[:2]
-    levels = count_prefixed(tensors, r"encoder\.down\.(\d+)\.")
-    widths = [tensors[f"encoder.down.{i}.block.0.conv1.weight"].shape[0] for i in range(levels)]
-    vocab_size, latent_channels = tensors["quantize.embedding.weight"].shape
-    return VqvaeConfig(
-        vocab_size=vocab_size,
-        latent_channels=latent_channels,
-        base_channels=base,
-        channel_mult=tuple(width // base for width in widths),
-        num_res_blocks=count_prefixed(tensors, r"encoder\.down\.0\.block\.(\d+)\."),
-        num_phi=count_prefixed(tensors, r"quantize\.quant_resi\.qresi_ls\.(\d+)\."),
-        stem_patch=math.isqrt(folded // 3),
-    )
+        chosen = choose_part(parts, kind, name)
+        config = config_of(kind, chosen.tensors, header)
+        check_classes(header, config.num_classes if isinstance(config, VarConfig) else None)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}", error.hint) from None
+    except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError, RuntimeError) as error:
+        cause = f"{error} is missing" if isinstance(error, KeyError) else one_line(error)
+        raise CheckpointError(f"{path}: cannot tell the config of this {kind}: {cause}") from error
+    return Checkpoint(path, kind, config, chosen.tensors, header, chosen, explain_choice(parts, chosen))
 
 
 def check_tensors(model: nn.Module, checkpoint: Checkpoint) -> None:
@@ -176,8 +135,11 @@ def check_tensors(model: nn.Module, checkpoint: Checkpoint) -> None:
     for name, shape in expected.items():
         if found[name] != shape:
             raise CheckpointError(f"{where}: {name}: expected shape {list(shape)}, got {list(found[name])}")
-        if not checkpoint.tensors[name].is_floating_point():
-            raise CheckpointError(f"{where}: {name}: expected floats, got {checkpoint.tensors[name].dtype}")
+        tensor = checkpoint.tensors[name]
+        if not tensor.is_floating_point():
+            raise CheckpointError(f"{where}: {name}: expected floats, got {tensor.dtype}")
+        if tensor.layout != torch.strided or tensor.is_meta:
+            raise CheckpointError(f"{where}: {name}: expected a dense tensor with values, got {tensor.layout}")
 
 
 def listed(names: list[str], limit: int = 3) -> str:
@@ -196,7 +158,7 @@ def load_var(
 
     It computes as `how` says and is fit for inference alone. With None it has plain parameters, as in the file.
     """
-    checkpoint = source if isinstance(source, Checkpoint) else open_checkpoint(source)
+    checkpoint = source if isinstance(source, Checkpoint) else open_checkpoint(source, "var")
     check_config(checkpoint, "var", expected)
     assert isinstance(checkpoint.config, VarConfig)
     checkpoint.check()
@@ -214,7 +176,7 @@ def load_vqvae(
 
     `prepared`, it is fit for inference alone; without, it has plain float32 parameters, as in the file.
     """
-    checkpoint = source if isinstance(source, Checkpoint) else open_checkpoint(source)
+    checkpoint = source if isinstance(source, Checkpoint) else open_checkpoint(source, "vqvae")
     check_config(checkpoint, "vqvae", None)
     config = checkpoint.config
     assert isinstance(config, VqvaeConfig)
@@ -245,7 +207,36 @@ def save_checkpoint(path: Path, model: Vqvae | Var, extra: dict[str, Any], dtype
         )
     kind = "vqvae" if isinstance(model, Vqvae) else "var"
     header = {"kind": kind, "config": to_dict(model.config), **extra}
-    tensors = {name: t.detach().to(dtype).contiguous() for name, t in model.state_dict().items()}
-    temporary = path.with_suffix(".tmp")
-    save_file(tensors, temporary, metadata={METADATA_KEY: json.dumps(header, sort_keys=True)})
-    temporary.replace(path)
+    write_tensors(path, {name: t.detach() for name, t in model.state_dict().items()}, header, dtype)
+
+
+def convert_checkpoint(checkpoint: Checkpoint, path: Path, dtype: torch.dtype | None, made_from: str) -> None:
+    """Write one model as a file of ours, without derived buffers. One of ours stays as it is, but for `dtype`.
+
+    Args:
+        dtype: of the floats in the file; None leaves them as they are, memory-mapped, so that none is copied.
+        made_from: what the new file's header says of its origin, where there is no header yet.
+    """
+    tensors = {name: t for name, t in checkpoint.tensors.items() if not DERIVED.fullmatch(name)}
+    plain = {"kind": checkpoint.kind, "config": to_dict(checkpoint.config), "made_from": made_from}
+    write_tensors(path, tensors, checkpoint.header or plain, dtype)
+
+
+def write_tensors(path: Path, tensors: dict[str, Tensor], header: dict[str, Any], dtype: torch.dtype | None) -> None:
+    """Write safetensors aside and rename. Tensors that share memory are written one by one."""
+    dense, places = {}, set()
+    for name, tensor in tensors.items():
+        place = (tensor := tensor.to(dtype or tensor.dtype).contiguous()).untyped_storage().data_ptr()
+        dense[name] = tensor.clone() if place in places else tensor
+        places.add(place)
+    temporary = aside(path)
+    try:
+        save_file(dense, temporary, metadata={METADATA_KEY: json.dumps(header, sort_keys=True)})
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def aside(path: Path) -> Path:
+    """Where a file is written until it is whole."""
+    return path.with_name(f".{path.name}.tmp")

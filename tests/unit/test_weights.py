@@ -10,6 +10,7 @@ import reference
 import torch
 from safetensors.torch import load_file, save_file
 from tiny_models import CLASS_NAMES, PATCH_NUMS, save_tiny_models, tiny_var, tiny_vqvae
+from wrapped_files import published_tensors
 
 from tandem.config import PATCH_NUMS_512, VAR_PRESETS, VQVAE_PRESET, VarConfig
 from tandem.errors import CheckpointError
@@ -61,18 +62,9 @@ def test_the_tokenizer_has_the_published_size():
 
 
 def published_file(folder, model: torch.nn.Module, name: str) -> str:
-    """A `.pth` of the published form: plain tensors with all derived buffers, and no header."""
-    tensors = dict(model.state_dict())
-    if isinstance(model, Var):
-        levels = [k for k, n in enumerate(model.config.patch_nums) for _ in range(n * n)]
-        tensors["lvl_1L"] = torch.tensor([levels])
-        tensors["attn_bias_for_masking"] = torch.zeros(1, 1, len(levels), len(levels))
-        for i in range(model.config.depth):
-            tensors[f"blocks.{i}.attn.zero_k_bias"] = torch.zeros(model.config.width)
-    else:
-        tensors["quantize.ema_vocab_hit_SV"] = torch.zeros(len(model.config.patch_nums), 256)
+    """A `.pth` of the published form, without a header."""
     path = folder / f"{name}.pth"
-    torch.save(tensors, path)
+    torch.save(published_tensors(model), path)
     return str(path)
 
 
@@ -163,13 +155,13 @@ class TestStrictness:
             load_var(path, expected=VAR_PRESETS["d16"])
 
     def test_not_a_model(self, tmp_path, drafter_tensors, suffix):
-        with pytest.raises(CheckpointError, match=r"expected a VQVAE .* got tensors"):
+        with pytest.raises(CheckpointError, match=r"expected a VQVAE .* got 'a'"):
             open_checkpoint(save(tmp_path, {"a": torch.zeros(2)}, suffix))
 
     def test_cut_off(self, tmp_path, drafter_tensors, suffix):
         path = save(tmp_path, drafter_tensors, suffix)
         path.write_bytes(path.read_bytes()[:-1000])
-        with pytest.raises(CheckpointError, match=r"x\.\w+: (corrupt|not a readable)"):
+        with pytest.raises(CheckpointError, match=r"x\.\w+: cut off: "):
             load_var(path)
 
     def test_garbage(self, tmp_path, drafter_tensors, suffix):
@@ -204,7 +196,7 @@ def test_pickled_code_is_named_and_not_run(tmp_path, capsys, form):
 
 def test_a_pth_of_other_objects_is_named(tmp_path):
     torch.save({"epoch": 3, "model": {"a": torch.zeros(1)}}, tmp_path / "trainer.pth")
-    with pytest.raises(CheckpointError, match=r"expected tensors by name, got \['epoch', 'model'\]"):
+    with pytest.raises(CheckpointError, match=r"expected a VQVAE .* got 'epoch', 'model'"):
         open_checkpoint(tmp_path / "trainer.pth")
 
 

@@ -1,0 +1,148 @@
+"""`tandem inspect FILE` tells what a checkpoint is; `tandem convert FILE OUT.safetensors` writes it in our own form."""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+from pydantic_settings import CliPositionalArg
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from jobs.progress import say
+from jobs.spec import Spec
+from tandem.config import to_dict
+from tandem.errors import InputError, OutputError
+from tandem.hashing import file_sha256
+from tandem.weights import Checkpoint, aside, convert_checkpoint, open_all, open_checkpoint
+from workers.fetch import fetch, is_remote
+from workers.models import DTYPES, Role
+
+KINDS = {"vqvae": "VQVAE (image tokenizer)", "var": "VAR (drafter or refiner)"}
+SHOWN_BYTES = 256 << 20  # larger files have a progress bar
+EXAMPLES = """examples:
+  tandem inspect ar-ckpt-best.pth
+  tandem convert ar-ckpt-best.pth drafter.safetensors --role drafter
+  tandem convert ar-ckpt-best.pth vqvae.safetensors --role vqvae
+  tandem convert var_d30.pth var_d30.safetensors --dtype bfloat16
+
+Files are loaded wrapped as well: state dicts inside dictionaries (a trainer's), under prefixes (module., _orig_mod.),
+in half precision. Where a file has averaged weights (EMA) beside plain ones, the averaged are taken; convert --part
+takes others, by the name that inspect prints."""
+
+
+class InspectSpec(Spec):
+    """Tell what a checkpoint is: kind, where in the file, config, types, hash. The whole is checked strictly."""
+
+    file: CliPositionalArg[str] = Field(description="weights file: a path or an s3:// address")
+
+
+class ConvertSpec(Spec):
+    """Write one model of a weights file as safetensors with its config in the header."""
+
+    file: CliPositionalArg[str] = Field(description="weights file: a path or an s3:// address")
+    out: CliPositionalArg[Path] = Field(description="file to write, *.safetensors")
+    role: Role | None = Field(None, description="which model, where the file holds a VAR and a VQVAE")
+    part: str | None = Field(None, description="which of several, by the name that 'tandem inspect' prints")
+    dtype: Literal["float32", "bfloat16", "float16"] | None = Field(None, description="default: as in the file")
+    overwrite: bool = Field(False, description="replace OUT if it is there")
+
+
+def run_inspect(spec: InspectSpec) -> list[dict[str, Any]]:
+    """Print a table on stderr and a JSON object on stdout for each model. CheckpointError if one does not load."""
+    path = local_file(spec.file)
+    digest = file_sha256(path)
+    described = [describe(checkpoint.check()) | {"sha256": digest} for checkpoint in open_all(path)]
+    for about in described:
+        table = Table("property", "value", title=str(spec.file), show_header=False)
+        for name, value in about.items():
+            table.add_row(name, ", ".join(map(str, value)) if isinstance(value, list) else str(value))
+        Console(stderr=True).print(table)
+        print(json.dumps(about))
+    return described
+
+
+def describe(checkpoint: Checkpoint) -> dict[str, Any]:
+    return {
+        "kind": KINDS[checkpoint.kind],
+        "part": checkpoint.part.name,
+        "choice": checkpoint.choice,
+        "left_out": checkpoint.part.left_out,
+        **to_dict(checkpoint.config),
+        "parameters": checkpoint.num_parameters,
+        "tensors": len(checkpoint.tensors),
+        "dtypes": checkpoint.dtypes,
+        "megabytes": round(checkpoint.num_bytes / 1e6, 1),
+        "classes": list(checkpoint.classes or ()),
+    }
+
+
+def run_convert(spec: ConvertSpec) -> Path:
+    """Write the file and say what was taken. Raises CheckpointError, or OutputError for a place that is not free."""
+    if spec.out.suffix != ".safetensors" or is_remote(str(spec.out)):
+        raise InputError(f"OUT: expected a local file *.safetensors, got {spec.out}")
+    if not spec.out.parent.is_dir():
+        raise OutputError(f"{spec.out}: no such folder: {spec.out.parent}")
+    check_free(spec)
+    path = local_file(spec.file)
+    kind = None if spec.role is None else "vqvae" if spec.role == "vqvae" else "var"
+    checkpoint = open_checkpoint(path, kind, spec.part).check()
+    made_from = f"{path.name}, sha256 {file_sha256(path)}" + (f", part {p}" if (p := checkpoint.part.name) else "")
+    dtype = DTYPES[spec.dtype] if spec.dtype else None
+    check_free(spec)
+    try:
+        with shown(aside(spec.out), checkpoint.num_bytes):
+            convert_checkpoint(checkpoint, spec.out, dtype, made_from)
+    except OSError as error:
+        raise OutputError(f"{spec.out}: cannot be written: {error.strerror or error}") from error
+    say(f"{spec.out}: {KINDS[checkpoint.kind]}, from {checkpoint.choice or checkpoint.part.label} of {spec.file}")
+    return spec.out
+
+
+def check_free(spec: ConvertSpec) -> None:
+    if spec.out.exists() and not spec.overwrite:
+        raise OutputError(f"{spec.out} is already there", "--overwrite replaces it")
+
+
+@contextmanager
+def shown(growing: Path, total_bytes: int) -> Iterator[None]:
+    """A progress bar of a large file that is being written, on a terminal."""
+    console = Console(stderr=True)
+    if total_bytes < SHOWN_BYTES or not console.is_terminal:
+        yield
+        return
+    done = threading.Event()
+    columns = (TextColumn("writing"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task("", total=total_bytes)
+
+        def follow() -> None:
+            while not done.wait(0.2):
+                progress.update(task, completed=growing.stat().st_size if growing.exists() else 0)
+
+        thread = threading.Thread(target=follow, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+            thread.join()
+
+
+def local_file(source: str) -> Path:
+    """A weights file on this machine, fetched where it is an address."""
+    return fetch(source) if is_remote(source) else Path(source).expanduser()
+
+
+if __name__ == "__main__":
+    from jobs.cli import main
+
+    sys.argv[1:1] = ["inspect"]
+    sys.exit(main())

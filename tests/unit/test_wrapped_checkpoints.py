@@ -1,0 +1,327 @@
+"""Files as training programs leave them load to the tensors of the plain file, or are named as what they are."""
+
+import itertools
+import json
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from tiny_models import CLASS_NAMES, save_tiny_models, tiny_var, tiny_vqvae
+from wrapped_files import PREFIXES, WRAPPERS, prefixed, published_tensors, trainer_file
+
+from jobs.cli import main
+from tandem.errors import CheckpointError
+from tandem.weights import load_var, load_vqvae, open_all, open_checkpoint, save_checkpoint
+from workers.models import resolve
+
+DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+
+
+@pytest.fixture(scope="module")
+def var():
+    return tiny_var(2, seed=3)
+
+
+@pytest.fixture(scope="module")
+def vqvae():
+    return tiny_vqvae()
+
+
+def save(tmp_path, loaded, name="x.pth"):
+    torch.save(loaded, tmp_path / name)
+    return tmp_path / name
+
+
+def same(loaded: torch.nn.Module, model: torch.nn.Module, dtype=torch.float32) -> bool:
+    expected = model.state_dict()
+    return expected.keys() == loaded.state_dict().keys() and all(
+        torch.equal(t, expected[name].to(dtype).float()) for name, t in loaded.state_dict().items()
+    )
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("role", ["var", "vqvae"])
+def test_every_wrapper_prefix_and_dtype_loads_to_the_same_tensors(tmp_path, var, vqvae, dtype, role):
+    """Buffers are cast along with the rest, as `state_dict()` of a model in half precision has them."""
+    model = var if role == "var" else vqvae
+    tensors = {name: tensor.to(dtype) for name, tensor in published_tensors(model).items()}
+    for wrapper, prefix in itertools.product(WRAPPERS, PREFIXES):
+        path = save(tmp_path, WRAPPERS[wrapper](prefixed(tensors, prefix)))
+        checkpoint = open_checkpoint(path)
+        assert (checkpoint.kind, checkpoint.choice) == (role, None), (wrapper, prefix)
+        assert role == "vqvae" or checkpoint.config == model.config
+        assert checkpoint.tensors.keys() == tensors.keys(), (wrapper, prefix)
+        assert all(torch.equal(t, tensors[name]) for name, t in checkpoint.tensors.items()), (wrapper, prefix)
+    loaded = load_var(path, how=None) if role == "var" else load_vqvae(path, prepared=False)
+    assert same(loaded, model, dtype)
+
+
+def test_a_trainer_file_gives_each_role_its_model(tmp_path, var, vqvae):
+    path = save(tmp_path, trainer_file(prefixed(published_tensors(var), "_orig_mod."), published_tensors(vqvae)))
+    assert same(load_var(path, how=None), var)
+    assert same(load_vqvae(path, prepared=False), vqvae)
+    assert {c.kind: c.part.name for c in open_all(path)} == {
+        "var": "trainer.var_wo_ddp._orig_mod",
+        "vqvae": "trainer.vae_local",
+    }
+    for role in ("drafter", "refiner"):
+        assert resolve(role, str(path), False).ref.part == "trainer.var_wo_ddp._orig_mod"
+    resolved = resolve("vqvae", str(path), False)
+    assert resolved.ref.part == "trainer.vae_local"
+    assert resolved.ref.label == f"{path}, part trainer.vae_local"
+    with pytest.raises(CheckpointError, match="holds a VAR and a VQVAE"):
+        open_checkpoint(path)
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda plain, ema: {"model": plain, "ema": ema},
+        lambda plain, ema: {"ema_state_dict": prefixed(ema, "module."), "state_dict": plain},
+        lambda plain, ema: {
+            "trainer": {"var_wo_ddp": plain, "var_ema": {"n_averaged": torch.tensor(3), **prefixed(ema, "module.")}}
+        },
+        lambda plain, ema: {"state_dict": prefixed(plain, "model.") | prefixed(ema, "model_ema.")},
+    ],
+)
+def test_averaged_weights_are_taken_where_both_are_there(tmp_path, var, wrap, capsys):
+    averaged = tiny_var(2, seed=4)
+    path = save(tmp_path, wrap(published_tensors(var), published_tensors(averaged)))
+    assert same(load_var(path, how=None), averaged)
+    choice = open_checkpoint(path).choice
+    assert "(the averaged weights) of" in choice
+    assert main(["inspect", str(path)]) == 0
+    about = json.loads(capsys.readouterr().out)
+    assert about["choice"] == choice
+    plain = next(part for part in choice.split(" of ")[1].split(", ") if part != about["part"])
+    assert main(["convert", str(path), str(tmp_path / "plain.safetensors"), "--part", plain]) == 0
+    assert same(load_var(tmp_path / "plain.safetensors", how=None), var)
+
+
+def test_two_models_alike_are_refused_by_name(tmp_path, var):
+    tensors = published_tensors(var)
+    path = save(tmp_path, {"best": tensors, "last": {name: t + 1 for name, t in tensors.items()}})
+    with pytest.raises(CheckpointError, match="expected one var, got 2: best, last") as caught:
+        load_var(path)
+    assert "--part best" in caught.value.hint
+    with pytest.raises(CheckpointError, match="expected the part 'worst', got best, last"):
+        open_checkpoint(path, part="worst")
+    twice = save(tmp_path, tensors | {"module.head.bias": tensors["head.bias"]})
+    with pytest.raises(CheckpointError, match=r"x\.pth: the tensor head\.bias occurs twice"):
+        load_var(twice)
+
+
+@pytest.mark.parametrize("axes", [lambda t: t.flatten(), lambda t: t.transpose(1, 2), lambda t: t[0]])
+@pytest.mark.parametrize("name", ["scale_mul_1H11", "scale_mul", "scale_mul_11H1"])
+def test_the_scale_of_each_head_may_have_other_axes(tmp_path, var, axes, name):
+    tensors = {
+        key.replace("scale_mul_1H11", name): axes(t) if "scale_mul" in key else t
+        for key, t in published_tensors(var).items()
+    }
+    assert same(load_var(save(tmp_path, tensors), how=None), var)
+
+
+def test_a_model_without_normalised_attention_is_named(tmp_path, var):
+    tensors = {name: t for name, t in published_tensors(var).items() if "scale_mul" not in name}
+    with pytest.raises(CheckpointError, match="no scale_mul_1H11: a model trained without L2-normalised attention"):
+        load_var(save(tmp_path, tensors))
+
+
+def test_tensors_that_share_memory_or_lie_across_load_and_convert(tmp_path, var):
+    tensors = published_tensors(var)
+    fused = torch.stack([tensors["blocks.0.attn.q_bias"], tensors["blocks.0.attn.v_bias"]], dim=1)
+    tensors["blocks.0.attn.q_bias"], tensors["blocks.0.attn.v_bias"] = fused.unbind(1)
+    tensors["head.weight"] = tensors["head.weight"].t().contiguous().t()
+    tensors["blocks.1.ffn.fc2.bias"] = tensors["blocks.0.ffn.fc2.bias"] = torch.ones(var.config.width)
+    path = save(tmp_path, tensors)
+    assert main(["convert", str(path), str(tmp_path / "o.safetensors")]) == 0
+    ours, theirs = load_var(tmp_path / "o.safetensors", how=None), load_var(path, how=None)
+    assert all(torch.equal(a, b) for a, b in zip(ours.parameters(), theirs.parameters(), strict=True))
+
+
+LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a214614ab2935c943f9e0ff69d22eadbb8f32b1\nsize 12345\n"
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "an empty file"),
+        (b"<!DOCTYPE html>\n<html><body>Sign in</body></html>", "a web page"),
+        (b"\n <html lang='en'>", "a web page"),
+        (LFS, "a git-LFS pointer"),
+        (b'<?xml version="1.0"?><Error><Code>NoSuchKey</Code></Error>', "an XML answer"),
+        (b'{"error": "Repository not found"}', "JSON text"),
+        (b"\x1f\x8b\x08\x00", "a gzip archive"),
+        (b"PK\x03\x04" + b"\0" * 90, "cut off: a corrupt torch file"),
+        (b"\x00" * 64, "neither a torch file nor safetensors"),
+        (b"\x80", "neither a torch file nor safetensors"),
+        (b"\x80\x02}q\x00.", "a corrupt torch file"),
+        (b"\x80\x04}\x94.", "a corrupt torch file"),
+        ((1 << 20).to_bytes(8, "little") + b'{"a"', "cut off: .* expected 1,048,584 bytes, got 12"),
+        ((8).to_bytes(8, "little") + b"{" + b"x" * 99, "not a readable safetensors file"),
+    ],
+)
+def test_what_is_no_weights_file_is_called_what_it_is(tmp_path, capsys, suffix, content, message):
+    path = tmp_path / f"w{suffix}"
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=message) as caught:
+        open_checkpoint(path)
+    assert caught.value.hint
+    assert main(["inspect", str(path)]) == 2
+    shown = capsys.readouterr().err
+    assert len(shown.splitlines()) == 2 and "weights_only" not in shown  # torch's advice to read without any check
+
+
+def test_archives_of_other_kinds_are_called_what_they_are(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.pth", "w") as archive:
+        archive.writestr("model/readme.txt", "text")
+    with pytest.raises(CheckpointError, match=r"a zip archive of other files \(model/readme\.txt\)"):
+        open_checkpoint(tmp_path / "a.pth")
+    torch.jit.save(torch.jit.script(torch.nn.Linear(1, 1)), tmp_path / "s.pth")
+    with pytest.raises(CheckpointError, match="a TorchScript program"):
+        open_checkpoint(tmp_path / "s.pth")
+
+
+def test_a_file_is_known_by_its_content_not_its_name(tmp_path, var):
+    save_file(published_tensors(var), tmp_path / "x.pth")
+    torch.save(published_tensors(var), tmp_path / "x.safetensors")
+    assert same(load_var(tmp_path / "x.pth", how=None), var)
+    assert same(load_var(tmp_path / "x.safetensors", how=None), var)
+
+
+@pytest.mark.parametrize(
+    "loaded",
+    [
+        {1: torch.zeros(2), "a": torch.zeros(2), None: 3},
+        {"word_embed.weight": torch.zeros(3)},
+        {"word_embed.weight": torch.zeros(8, 4), "blocks.0.attn.scale_mul_1H11": torch.zeros(1, 0, 1, 1)},
+        {"encoder.conv_in.weight": torch.zeros(3)},
+        {"word_embed.weight": "text"},
+        [torch.zeros(2)],
+        torch.zeros(2),
+        torch.nn.Linear(1, 1),
+        "text",
+        None,
+    ],
+    ids=repr,
+)
+def test_torch_files_of_other_things_are_one_line(tmp_path, capsys, loaded):
+    path = save(tmp_path, loaded)
+    assert main(["inspect", str(path)]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0].startswith(f"error: {path}: ") and len(lines) <= 2
+    assert "weights_only" not in lines[-1] and "untrusted" not in lines[-1]
+
+
+@pytest.mark.parametrize("value", [float("nan"), 1e9, -1])
+def test_levels_out_of_range_are_one_line(tmp_path, var, value):
+    tensors = published_tensors(var)
+    tensors["lvl_1L"] = torch.full((1, 30), value)
+    with pytest.raises(CheckpointError, match="lvl_1L: expected 30 levels below 4"):
+        load_var(save(tmp_path, tensors))
+
+
+def test_sparse_tensors_are_named(tmp_path, var):
+    tensors = published_tensors(var) | {"head.bias": var.head.bias.detach().to_sparse()}
+    with pytest.raises(CheckpointError, match=r"head\.bias: expected a dense tensor with values"):
+        load_var(save(tmp_path, tensors))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"classes": None}, "classes in its header: expected a list of names, got None"),
+        ({"classes": 5}, "classes in its header: expected a list of names, got 5"),
+        ({"classes": ["a", 3, "c", "d"]}, "classes in its header: expected a list of names"),
+        ({"classes": ["a"]}, "classes in its header: expected 4 names, got 1"),
+        ({"kind": "vqvae"}, "its header says 'vqvae', its tensors are those of a var"),
+        ({"config": None}, "cannot tell the config"),
+        ({"config": {}}, "'patch_nums' is missing"),
+        ({"config.depth": 10**9}, "its header says depth 1000000000, its tensors 2"),
+        ({"config.depth": 2.0}, r"its header says depth 2\.0, its tensors 2"),
+        ({"config.depth": "two"}, "its header says depth 'two', its tensors 2"),
+        ({"config.depth": None}, "its header says depth None, its tensors 2"),
+        ({"config.patch_nums": 5}, "patch_nums in its header: expected a list of whole numbers, got 5"),
+        ({"config.patch_nums": [1, 2]}, r"patch_nums in its header: expected 30 tokens, got \(1, 2\)"),
+        ({"config.patch_nums": [4, 1]}, "patch_nums: expected two or more ascending sizes"),
+        ({"config.colour": 5}, r"unknown fields \['colour'\]"),
+        (None, "its header: expected a JSON object, got None"),
+        ("{", "its header is not JSON"),
+    ],
+    ids=str,
+)
+def test_an_odd_header_is_one_line(tmp_path, var, change, message):
+    save_checkpoint(tmp_path / "v.safetensors", var, {"classes": list(CLASS_NAMES)}, torch.float32)
+    with safe_open(tmp_path / "v.safetensors", framework="pt") as file:
+        header = json.loads(file.metadata()["tandem"])
+    for key, value in change.items() if isinstance(change, dict) else ():
+        place = header["config"] if key.startswith("config.") else header
+        place[key.removeprefix("config.")] = value
+    text = change if isinstance(change, str) else json.dumps(change if change is None else header)
+    save_file(load_file(tmp_path / "v.safetensors"), tmp_path / "w.safetensors", metadata={"tandem": text})
+    with pytest.raises(CheckpointError, match=message) as caught:
+        open_checkpoint(tmp_path / "w.safetensors")
+    assert "\n" not in str(caught.value)
+
+
+def test_inspect_says_what_it_found(tmp_path, var, vqvae, capsys):
+    half = {name: t.half() for name, t in published_tensors(var).items()}
+    path = save(tmp_path, trainer_file(prefixed(half, "module."), published_tensors(vqvae)))
+    assert main(["inspect", str(path)]) == 0
+    first, second = map(json.loads, capsys.readouterr().out.splitlines())
+    assert first["part"] == "trainer.var_wo_ddp.module" and second["part"] == "trainer.vae_local"
+    assert (first["dtypes"], first["num_classes"], first["depth"]) == (["float16"], 4, 2)
+    assert first["sha256"] == second["sha256"]
+
+
+def test_convert_writes_our_form_once_and_then_leaves_it_as_it_is(tmp_path, var, vqvae, capsys):
+    path = save(tmp_path, trainer_file(prefixed(published_tensors(var), "module."), published_tensors(vqvae)))
+    first, second, vae = (str(tmp_path / f"{name}.safetensors") for name in ("first", "second", "vae"))
+    assert main(["convert", str(path), first]) == 2
+    assert "hint: --role drafter or vqvae" in capsys.readouterr().err
+    assert main(["convert", str(path), first, "--role", "drafter"]) == 0
+    assert main(["convert", str(path), vae, "--role", "vqvae"]) == 0
+    assert same(load_var(first, how=None), var) and same(load_vqvae(vae, prepared=False), vqvae)
+    header = open_checkpoint(first).header
+    assert header["made_from"].endswith("part trainer.var_wo_ddp.module")
+    assert "lvl_1L" not in load_file(first)
+    assert main(["convert", first, second]) == 0
+    assert (tmp_path / "first.safetensors").read_bytes() == (tmp_path / "second.safetensors").read_bytes()
+    capsys.readouterr()
+    assert main(["convert", vae, second]) == 2
+    assert "second.safetensors is already there" in capsys.readouterr().err
+    assert main(["convert", vae, second, "--overwrite", "--dtype", "bfloat16"]) == 0
+    assert open_checkpoint(second).dtypes == ["bfloat16"] and open_checkpoint(second).kind == "vqvae"
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_convert_keeps_class_names_and_refuses_other_places(tmp_path, capsys):
+    files = save_tiny_models(tmp_path)
+    assert main(["convert", files["drafter"], str(tmp_path / "o.safetensors")]) == 0
+    assert (tmp_path / "o.safetensors").read_bytes() == (tmp_path / "drafter.safetensors").read_bytes()
+    for out, message in (("o.pth", "expected a local file"), ("no/o.safetensors", "no such folder")):
+        assert main(["convert", files["drafter"], str(tmp_path / out)]) == 2
+        assert message in capsys.readouterr().err
+
+
+class Evil:
+    def __reduce__(self):
+        return (print, ("this must never be printed",))
+
+
+def test_numpy_values_are_read_and_calls_beside_them_are_not_made(tmp_path, var, capsys):
+    loaded = {"model": published_tensors(var), "args": {"a": np.float64(1), "b": Evil()}}
+    with pytest.raises(CheckpointError, match=r"it wants to run .*print") as caught:
+        load_var(save(tmp_path, loaded))
+    assert "state_dict()" in caught.value.hint
+    assert "never be printed" not in capsys.readouterr().out
+    # numpy 1 called its module otherwise
+    path = save(tmp_path, {"model": published_tensors(var), "args": {"a": np.float64(1)}})
+    with zipfile.ZipFile(path) as old, zipfile.ZipFile(tmp_path / "old.pth", "w") as new:
+        for item in old.infolist():
+            new.writestr(item, old.read(item).replace(b"numpy._core.multiarray", b"numpy.core.multiarray"))
+    assert same(load_var(tmp_path / "old.pth", how=None), var)
