@@ -72,3 +72,10 @@ def selector(kind: str, nodes: Sequence[Node]) -> dict[str, str]:
     if mine:
         return {ACCELERATOR_LABEL: mine.pop() if len(mine) == 1 else f"in({','.join(sorted(mine))})"}
     return {ACCELERATOR_LABEL: f"!in({','.join(sorted(spelt))})"} if spelt else {}
+
+
+def as_spelt(wanted: Labels, nodes: Sequence[Node]) -> Labels:
+    """The same labels with the kind of GPU as the nodes spell it: Ray compares them to the letter."""
+    kind = wanted.get(ACCELERATOR_LABEL, "").lower()
+    known = any(node.gpus and node.kind == kind for node in nodes)
+    return {**wanted, **selector(kind, nodes)} if known and ACCELERATOR_LABEL in wanted else wanted

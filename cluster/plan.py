@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from cluster.nodes import Labels, Node, count_gpus, gpus_by_kind, selector
+from cluster.nodes import Labels, Node, as_spelt, count_gpus, gpus_by_kind, selector
 from cluster.planner import Option
 from tandem.errors import PlacementError
 
@@ -107,6 +107,7 @@ def place_on(
     nodes: Sequence[Node], drafters_on: Labels, refiners_on: Labels, num_drafters: int | None, num_refiners: int | None
 ) -> Placement:
     """Split with each role on the nodes of given labels, by default on all of their GPUs. Raises PlacementError."""
+    drafters_on, refiners_on = as_spelt(drafters_on, nodes), as_spelt(refiners_on, nodes)
     draft_nodes = [node for node in nodes if node.gpus and node.matches(drafters_on)]
     refine_nodes = [node for node in nodes if node.gpus and node.matches(refiners_on)]
     both = [node for node in draft_nodes if node in refine_nodes]

@@ -1,9 +1,8 @@
 """From measured stage times to a placement: pure arithmetic, no Ray, no device.
 
 A GPU of kind k drafts a_k images a second, or refines (and decodes) b_k. Colocated it does both for each image and
-makes 1 / (1/a_k + 1/b_k). Split, the kinds are ordered by a_k / b_k and the GPUs up to some place in that order
-draft, the others refine: giving any drafter's role to a GPU further down cannot help (comparative advantage).
-With fractions of GPUs the same order gives the bound that no placement beats.
+makes 1 / (1/a_k + 1/b_k). Split, the GPUs of a kind may all take one role or be divided; `cluster.search` finds the
+best division of whole GPUs, and the bound that no placement beats.
 """
 
 from __future__ import annotations
@@ -15,35 +14,22 @@ from itertools import product
 from typing import Any, Literal
 
 from cluster.profile import Profile
+from cluster.search import USES, Cards, Goal, Search, Use
 from tandem.errors import InputError, PlacementError
 
-MAX_SUBSETS = 20_000  # choices of fewer GPUs that are looked at when a cheaper plan is wanted
 Counts = Mapping[str, int]
-
-
-@dataclass(frozen=True)
-class Rates:
-    """Images a second of one GPU of a kind in each role, at one N and batch. 0: it cannot take the role."""
-
-    kind: str
-    draft: float
-    refine: float
-
-    @property
-    def colocated(self) -> float:
-        return 1 / (1 / self.draft + 1 / self.refine) if self.draft and self.refine else 0.0
-
-    @property
-    def preference(self) -> float:
-        """How much better it drafts than it refines."""
-        return self.draft / self.refine if self.refine else math.inf
+# Share of the cheapest GPU's price at which time itself counts, so that of plans of equal cost the fastest is found
+TIME_PRICE = 1e-6
+TIE = 2e-6  # share by which plans differ that count as equally good
+Mode = Literal["split", "colocated"]
+SIMPLEST_FIRST: dict[Mode, Sequence[Use]] = {"colocated": ("both",), "split": ("draft", "refine")}
 
 
 @dataclass(frozen=True)
 class Option:
     """One way to use the GPUs, and what it is predicted to give."""
 
-    mode: Literal["split", "colocated"]
+    mode: Mode
     draft_steps: int
     batch: int
     drafters: dict[str, int]
@@ -54,7 +40,8 @@ class Option:
     fid: float | None = None
     hours: float = 0.0
     cost: float | None = None
-    estimated: tuple[str, ...] = field(default=())
+    estimated: tuple[str, ...] = field(default=())  # stage times that were not measured, and of which profile
+    exact: bool = True  # no other use of whole GPUs in this mode is better by more than EXACT_TO
 
     @property
     def gpus(self) -> dict[str, int]:
@@ -89,6 +76,14 @@ class Request:
     batch: int | None = None
     start_up_s: float = 0.0
 
+    @property
+    def wants_cheapest(self) -> bool:
+        return self.deadline_h is not None and bool(self.price_per_h)
+
+    @property
+    def deadline_s(self) -> float:
+        return math.inf if self.deadline_h is None else 3600 * self.deadline_h
+
 
 def make_plan(profiles: Sequence[Profile], request: Request, num_runners_up: int = 4) -> Plan:
     """The fastest option, or with a deadline and prices the cheapest that meets it.
@@ -101,22 +96,17 @@ def make_plan(profiles: Sequence[Profile], request: Request, num_runners_up: int
     options: list[Option] = []
     bound = 0.0
     for steps, batch in settings(list(by_kind.values()), request):
-        rates = [rates_of(profile, steps, batch) for profile in by_kind.values()]
-        bound = max(bound, bound_of(rates, request.gpus))
-        for counts in subsets(request):
-            for option in (colocated(rates, counts), split(rates, counts)):
-                if option is not None:
-                    options.append(priced(option, by_kind, steps, batch, request))
+        cards = [cards_of(profile, steps, batch, request) for profile in by_kind.values()]
+        bound = max(bound, Search(cards, USES, Goal()).most)
+        options += (priced(option, by_kind, steps, batch, request) for option in best_of_modes(cards, request))
     if not options:
         raise PlacementError("no kind of GPU can take both roles, and no two kinds share them")
-    wants_cheap = request.deadline_h is not None and bool(request.price_per_h)
-    ranked = sorted(options, key=lambda option: rank(option, request.deadline_h, wants_cheap))
-    best = ranked[0]
-    others = ranked[1 : num_runners_up + 1]
+    ranked = rank(options, request)
+    best, others = ranked[0], ranked[1 : num_runners_up + 1]
     together = next((option for option in ranked if option.mode == "colocated"), None)
     if together and together not in (best, *others):
         others = [*others[:-1], together]
-    meets = None if request.deadline_h is None else best.hours <= request.deadline_h
+    meets = None if request.deadline_h is None else not is_late(best, request)
     return Plan(best, tuple(others), bound, meets)
 
 
@@ -124,7 +114,8 @@ def check_kinds(profiles: Sequence[Profile], request: Request) -> dict[str, Prof
     """The profile of each kind of GPU asked for."""
     by_kind = {profile.kind: profile for profile in profiles}
     if len(by_kind) < len(profiles):
-        raise InputError(f"--profile: expected one of each kind, got {', '.join(p.kind for p in profiles)}")
+        got = ", ".join(f"{p.name} of {p.kind}" for p in profiles)
+        raise InputError(f"--profile: expected one profile of each kind, got {got}")
     if unknown := sorted(set(request.gpus) - set(by_kind)):
         raise InputError(f"--gpus: expected kinds with a profile ({', '.join(sorted(by_kind))}), got {unknown[0]}")
     if unknown := sorted(set(request.price_per_h) - set(request.gpus)):
@@ -154,79 +145,67 @@ def settings(profiles: Sequence[Profile], request: Request) -> Iterator[tuple[in
     yield from product(sorted(steps), sorted(batches))
 
 
-def rates_of(profile: Profile, steps: int, batch: int) -> Rates:
-    """Images a second of one GPU. A stage that was not measured at this batch cannot be placed there."""
+def cards_of(profile: Profile, steps: int, batch: int, request: Request) -> Cards:
+    """What the GPUs of a kind do at one N and batch. A stage that was not measured there cannot be placed there."""
     draft, refine, decode = (profile.time(s, steps, batch) for s in ("draft", "refine", "decode"))
-    refine_s = refine.seconds + decode.seconds if refine and decode else 0.0
-    return Rates(
+    draft_s = draft.seconds / batch if draft else 0.0
+    refine_s = (refine.seconds + decode.seconds) / batch if refine and decode else 0.0
+    return Cards(
         profile.kind,
-        batch / draft.seconds if draft and draft.seconds else 0.0,
-        batch / refine_s if refine_s else 0.0,
+        request.gpus[profile.kind],
+        draft=1 / draft_s if draft_s else 0.0,
+        refine=1 / refine_s if refine_s else 0.0,
+        both=1 / (draft_s + refine_s) if draft_s and refine_s else 0.0,
+        price=request.price_per_h.get(profile.kind, 0.0),
     )
 
 
-def colocated(rates: Sequence[Rates], counts: Counts) -> Option | None:
-    """Both models on every GPU that can hold them."""
-    used = {r.kind: counts[r.kind] for r in rates if r.colocated and counts[r.kind]}
-    total = sum(r.colocated * used.get(r.kind, 0) for r in rates)
-    if not total:
+def best_of_modes(cards: Sequence[Cards], request: Request) -> Iterator[Option]:
+    """The best option of each mode: where a cheap one is wanted the cheapest in time, otherwise the fastest."""
+    cheapest = None
+    if request.wants_cheapest:
+        seconds = request.deadline_s - request.start_up_s
+        least = request.images / seconds if seconds > 0 else math.inf
+        cheapest = Goal(least, request.images, request.start_up_s, TIME_PRICE * min(request.price_per_h.values()))
+    for mode, uses in SIMPLEST_FIRST.items():
+        found = None
+        if cheapest and math.isfinite(cheapest.least):
+            found = option_of(mode, cards, Search(cards, uses, cheapest).run())
+        if found is None:
+            found = option_of(mode, cards, Search(cards, uses, Goal()).run())
+        if found is not None:
+            yield found
+
+
+def option_of(mode: Mode, cards: Sequence[Cards], search: Search) -> Option | None:
+    """What a search has found, without GPUs that would only wait for others."""
+    if search.best is None:
         return None
-    return Option("colocated", 0, 0, used, used, total, {"draft + refine": 1.0}, 0.0)
+    drafters, refiners, both = (
+        {c.kind: int(n) for c, n in zip(cards, column, strict=True) if n} for column in search.best.T
+    )
+    if mode == "colocated":
+        rate = sum(c.both * both.get(c.kind, 0) for c in cards)
+        return Option(mode, 0, 0, both, both, rate, {"draft + refine": 1.0}, 0.0, exact=search.proven)
+    drafting, refining = {c.kind: c.draft for c in cards}, {c.kind: c.refine for c in cards}
+    rate = min(total(drafters, drafting), total(refiners, refining))
+    drafters, refiners = enough(drafters, drafting, rate), enough(refiners, refining, rate)
+    busy = {"draft": rate / total(drafters, drafting), "refine": rate / total(refiners, refining)}
+    return Option(mode, 0, 0, drafters, refiners, rate, busy, 0.0, exact=search.proven)
 
 
-def split(rates: Sequence[Rates], counts: Counts) -> Option | None:
-    """The best cut of the GPUs in order of preference, whole GPUs on either side."""
-    order = in_order(rates, counts)
-    best: Option | None = None
-    for place, boundary in enumerate(order):
-        before, after = order[:place], order[place + 1 :]
-        drafted = sum(r.draft * counts[r.kind] for r in before)
-        refined = sum(r.refine * counts[r.kind] for r in after)
-        n = counts[boundary.kind]
-        even = n * balance(drafted, refined, boundary, n)
-        for here in {math.floor(even), math.ceil(even)}:
-            rate = min(drafted + boundary.draft * here, refined + boundary.refine * (n - here))
-            if rate > 0 and (best is None or rate > best.images_per_s):
-                best = split_option(before, boundary, after, counts, here, rate)
-    return best
+def total(counts: Counts, rates: Mapping[str, float]) -> float:
+    """Images a second of so many GPUs in one role."""
+    return math.fsum(rates[kind] * n for kind, n in counts.items())
 
 
-def split_option(
-    before: Sequence[Rates], boundary: Rates, after: Sequence[Rates], counts: Counts, here: int, rate: float
-) -> Option:
-    drafters = {r.kind: counts[r.kind] for r in before} | {boundary.kind: here}
-    refiners = {boundary.kind: counts[boundary.kind] - here} | {r.kind: counts[r.kind] for r in after}
-    rates = {r.kind: r for r in (*before, boundary, *after)}
-    busy = {
-        "draft": rate / sum(rates[k].draft * n for k, n in drafters.items()),
-        "refine": rate / sum(rates[k].refine * n for k, n in refiners.items()),
-    }
-    drafters, refiners = ({k: n for k, n in role.items() if n} for role in (drafters, refiners))
-    return Option("split", 0, 0, drafters, refiners, rate, busy, 0.0)
-
-
-def bound_of(rates: Sequence[Rates], counts: Counts) -> float:
-    """Images a second if GPUs could be cut into fractions: no placement beats it."""
-    order, best = in_order(rates, counts), 0.0
-    for place, boundary in enumerate(order):
-        n = counts[boundary.kind]
-        drafted = sum(r.draft * counts[r.kind] for r in order[:place])
-        refined = sum(r.refine * counts[r.kind] for r in order[place + 1 :])
-        share = balance(drafted, refined, boundary, n)
-        best = max(best, min(drafted + boundary.draft * n * share, refined + boundary.refine * n * (1 - share)))
-    return best
-
-
-def balance(drafted: float, refined: float, boundary: Rates, count: int) -> float:
-    """Share of the boundary kind's GPUs that has to draft for both stages to keep pace: 0 to 1."""
-    both = (boundary.draft + boundary.refine) * count
-    return min(1.0, max(0.0, (refined + boundary.refine * count - drafted) / both))
-
-
-def in_order(rates: Sequence[Rates], counts: Counts) -> list[Rates]:
-    """Kinds that can do something, the keenest drafters first."""
-    able = [r for r in rates if counts[r.kind] and (r.draft or r.refine)]
-    return sorted(able, key=lambda r: (-r.preference, r.kind))
+def enough(counts: Counts, rates: Mapping[str, float], rate: float) -> dict[str, int]:
+    """As few of the GPUs as still make the rate: the slowest are left out first."""
+    kept = dict(counts)
+    for kind in sorted(counts, key=lambda kind: (rates[kind], kind)):
+        spare = total(kept, rates) - rate
+        kept[kind] -= min(kept[kind], math.floor(spare / rates[kind] + 1e-9))
+    return {kind: n for kind, n in kept.items() if n}
 
 
 def priced(option: Option, by_kind: Mapping[str, Profile], steps: int, batch: int, request: Request) -> Option:
@@ -236,7 +215,7 @@ def priced(option: Option, by_kind: Mapping[str, Profile], steps: int, batch: in
     cost = None
     if request.price_per_h:
         cost = hours * sum(request.price_per_h[kind] * n for kind, n in option.gpus.items())
-    times = [t for p in used for s in ("draft", "refine", "decode") if (t := p.time(s, steps, batch))]
+    times = [(p, t) for p in used for s in ("draft", "refine", "decode") if (t := p.time(s, steps, batch))]
     return replace(
         option,
         draft_steps=steps,
@@ -245,7 +224,7 @@ def priced(option: Option, by_kind: Mapping[str, Profile], steps: int, batch: in
         cost=cost,
         cpu_cores=option.images_per_s * max(cpu_seconds(p, batch) for p in used),
         fid=max((p.fid[steps] for p in used if steps in p.fid), default=None),
-        estimated=tuple(dict.fromkeys(f"{t.stage}: {t.estimated}" for t in times if t.estimated)),
+        estimated=tuple(f"{t.stage} on {p.kind} (profile {p.name}): {t.estimated}" for p, t in times if t.estimated),
     )
 
 
@@ -255,23 +234,35 @@ def cpu_seconds(profile: Profile, batch: int) -> float:
     return sum(t.seconds / t.batch for t in times if t)
 
 
-def rank(option: Option, deadline_h: float | None, wants_cheap: bool) -> tuple[float, ...]:
-    """Smaller is better: deadlines first, then cost or speed, then fewer GPUs, then the simpler placement."""
-    late = deadline_h is not None and option.hours > deadline_h
-    num_gpus = sum(option.gpus.values())
-    simple = option.mode == "split"
-    if wants_cheap and not late:
-        return (0, option.cost or 0.0, option.hours, num_gpus, simple)
-    return (late, -option.images_per_s, num_gpus, simple)
+def rank(options: Sequence[Option], request: Request) -> list[Option]:
+    """The best first: in time before late, then the cheaper or the faster. Of a tie the faster, then the one with
+    fewer GPUs, the simpler placement, the smaller N and batch."""
+    left = sorted(options, key=lambda option: value(option, request))
+    ranked: list[Option] = []
+    while left:
+        equal = [option for option in left if is_tie(left[0], option, request)]
+        left = [option for option in left if option not in equal]
+        ranked += sorted(equal, key=simplicity)
+    return ranked
 
 
-def subsets(request: Request) -> Iterator[Counts]:
-    """The GPUs asked for; where a cheaper plan is wanted, also fewer of them, in coarser steps if they are many."""
-    yield request.gpus
-    if request.deadline_h is None or not request.price_per_h:
-        return
-    each = max(2, int(MAX_SUBSETS ** (1 / len(request.gpus))))
-    ranges = [sorted({round(i * n / min(each, n)) for i in range(min(each, n) + 1)}) for n in request.gpus.values()]
-    for counts in product(*ranges):
-        if any(counts):
-            yield dict(zip(request.gpus, counts, strict=True))
+def value(option: Option, request: Request) -> tuple[bool, float]:
+    """Smaller is better."""
+    late = is_late(option, request)
+    cost = option.cost if request.wants_cheapest and not late else None
+    return late, -option.images_per_s if cost is None else cost
+
+
+def is_late(option: Option, request: Request) -> bool:
+    return option.hours * 3600 > request.deadline_s * (1 + 1e-9)
+
+
+def is_tie(one: Option, other: Option, request: Request) -> bool:
+    """Whether two options differ by no more than rounding."""
+    (late, first), (other_late, second) = value(one, request), value(other, request)
+    return late == other_late and math.isclose(first, second, rel_tol=TIE)
+
+
+def simplicity(option: Option) -> tuple[float, int, int, int, int]:
+    modes, hours = list(SIMPLEST_FIRST), float(f"{option.hours:.6g}")
+    return hours, sum(option.gpus.values()), modes.index(option.mode), option.draft_steps, option.batch

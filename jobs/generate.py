@@ -10,7 +10,7 @@ import ray
 from pydantic import Field, model_validator
 
 from cluster.elastic import place_elastically
-from cluster.nodes import gpus_by_kind, parse_labels
+from cluster.nodes import as_spelt, gpus_by_kind, parse_labels
 from cluster.plan import Placement, PlacementMode, place, place_by_plan, place_on
 from cluster.planner import Request, make_plan
 from cluster.profile import Profile, read_profile
@@ -180,7 +180,9 @@ def take_what_comes(spec: GenerateSpec, session: Session) -> tuple[Placement, li
     """Replicas that start small, on nodes that may not be there yet."""
     on = None
     if spec.drafters_on and spec.refiners_on:
-        on = parse_labels("--drafters-on", spec.drafters_on), parse_labels("--refiners-on", spec.refiners_on)
+        nodes = living_nodes()
+        drafters_on = as_spelt(parse_labels("--drafters-on", spec.drafters_on), nodes)
+        on = drafters_on, as_spelt(parse_labels("--refiners-on", spec.refiners_on), nodes)
     placement = place_elastically(*spec.ranges(), on, session.num_gpus, session.can_grow)
     unknown = spec.dtype == "auto" and not session.num_gpus
     return placement, ["no GPU is here yet: real ones are expected, so dtype is bfloat16"] * unknown

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any, Literal, TypeVar
 
@@ -13,7 +13,7 @@ from pydantic import Field, PositiveFloat, PositiveInt
 from rich.console import Console
 from rich.table import Table
 
-from cluster.planner import Option, Plan, Request, make_plan
+from cluster.planner import Option, Plan, Request, is_tie, make_plan
 from cluster.profile import read_profile
 from jobs.progress import say
 from jobs.spec import Spec
@@ -26,7 +26,8 @@ EXAMPLES = """examples:
       --deadline 24h --price h100=2.5,l20=0.8 --draft-steps auto --max-fid 2.1
 
 Profiles are made by 'tandem profile' on each kind of machine; built in: paper-l20 (the paper's figures).
-With a deadline and prices the cheapest plan that meets the deadline is chosen, without them the fastest."""
+With a deadline and prices the cheapest plan that meets the deadline is chosen, without them the fastest. Whole GPUs are
+searched exactly: no other use of them is better. Kinds are the same in capitals and in small letters."""
 HOURS = {"s": 1 / 3600, "m": 1 / 60, "h": 1.0, "d": 24.0}
 ValueT = TypeVar("ValueT", int, float)
 
@@ -77,17 +78,20 @@ def as_json(plan: Plan, request: Request) -> dict[str, Any]:
 
 
 def parse_pairs(flag: str, text: str, sign: str, number: Callable[[str], ValueT]) -> dict[str, ValueT]:
-    """'a:2,b:6' -> {'a': 2, 'b': 6}. Raises InputError for anything but names and numbers above 0."""
+    """'A:2,b:6' -> {'a': 2, 'b': 6}: kinds in small letters. Raises InputError for anything but names and numbers
+    above 0, and for a kind that is there twice."""
     pairs: dict[str, ValueT] = {}
     for part in text.split(","):
-        name, found, value = (piece.strip() for piece in part.partition(sign))
+        name, found, value = (piece.strip().lower() for piece in part.partition(sign))
         try:
             amount = number(value)
         except ValueError:
             amount = number("0")
-        if not found or not name or not amount > 0 or amount == float("inf") or name in pairs:
+        if not found or not name or not amount > 0 or amount == float("inf"):
             kind = "a whole number" if number is int else "a number"
-            raise InputError(f"{flag}: expected KIND{sign}X with each kind once and X {kind} above 0, got {part!r}")
+            raise InputError(f"{flag}: expected KIND{sign}X with X {kind} above 0, got {part!r}")
+        if name in pairs:
+            raise InputError(f"{flag}: expected each kind once, in capitals or not; got {name} twice")
         pairs[name] = amount
     return pairs
 
@@ -106,11 +110,18 @@ def print_plan(plan: Plan, request: Request) -> None:
         table.add_column(name)
     for name in ("images/s", "hours", *(["cost"] if request.price_per_h else [])):
         table.add_column(name, justify="right")
-    for option in (plan.best, *plan.runners_up):
-        table.add_row("best" if option is plan.best else "", *cells(option))
+    best, options = plan.best, (plan.best, *plan.runners_up)
+    decimals = decimals_for([option.images_per_s for option in options])
+    ties = [option for option in plan.runners_up if is_tie(best, option, request)]
+    for option in options:
+        word = "best" if option is best else "tie" if option in ties else ""
+        table.add_row(word, *cells(option, decimals))
     Console(stderr=True).print(table)
-    best = plan.best
+    if ties:
+        say("tie: equal within 0.0002 %; best is the faster, then the one with fewer GPUs, then the simpler placement")
     say("busy: " + ", ".join(f"{stage} {share:.0%}" for stage, share in best.busy.items()))
+    if not best.exact:
+        say("the search was cut off: a better plan may exist, up to the bound")
     share = best.images_per_s / plan.bound_images_per_s
     say(f"bound if GPUs could be cut into fractions: {plan.bound_images_per_s:.1f} images/s; the plan has {share:.0%}")
     if best.cpu_cores:
@@ -122,16 +133,22 @@ def print_plan(plan: Plan, request: Request) -> None:
         say(f"estimated, not measured: {line}")
 
 
-def cells(option: Option) -> list[str]:
+def decimals_for(rates: Sequence[float]) -> int:
+    """So many decimals, 1 to 6, that rates which differ look different."""
+    known = {float(f"{rate:.6g}") for rate in rates}
+    return next((n for n in range(1, 6) if len({f"{rate:.{n}f}" for rate in known}) == len(known)), 6)
+
+
+def cells(option: Option, decimals: int) -> list[str]:
     both = option.mode == "colocated"
-    numbers = [f"{option.images_per_s:.1f}", f"{option.hours:.2f}"]
+    numbers = [f"{option.images_per_s:.{decimals}f}", f"{option.hours:.{decimals + 1}f}"]
     return [
         option.mode,
         str(option.draft_steps),
         str(option.batch),
         named(option.drafters) + (" with both" if both else ""),
         "" if both else named(option.refiners),
-        *(numbers if option.cost is None else [*numbers, f"{option.cost:,.2f}"]),
+        *(numbers if option.cost is None else [*numbers, f"{option.cost:,.{decimals + 1}f}"]),
     ]
 
 

@@ -81,6 +81,14 @@ def test_roles_take_all_gpus_of_the_nodes_they_are_given():
     assert placement.refiner_nodes == ({LABEL: "L20"},) * 3
 
 
+def test_kinds_are_found_in_capitals_or_not():
+    """Ray compares labels to the letter and labels nodes H100."""
+    lower = Node("c", 2, 2, {LABEL: "h100"})
+    placement = place_on([BIG, lower, SMALL], {LABEL: "h100"}, {LABEL: "l20"}, None, None)
+    assert placement.drafter_nodes == ({LABEL: "in(H100,h100)"},) * 4
+    assert placement.refiner_nodes == ({LABEL: "L20"},) * 6
+
+
 @pytest.mark.parametrize(
     ("drafters_on", "refiners_on", "numbers", "line"),
     [

@@ -1,0 +1,284 @@
+"""The best use of whole GPUs: branch and bound over the kinds, with fractions of GPUs as the bound. No Ray, no device.
+
+A GPU of a kind drafts a images a second, refines b, or does both for c. The roles' sums are u = sum(a) + sum(c) and
+v = sum(b) + sum(c), and the plan makes min(u, v). Kinds are decided one after the other, all ways at once in arrays.
+
+The bound is the dual of the linear program. For weights y1, y2 >= 0 and g >= 0 the GPUs that are left add no more to
+y1 u + y2 v - g price than each of them at its best alone. A partial plan is dropped where, for one of several such
+cuts, even this leaves it no better than the best known plan.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+EXACT_TO = 1e-7  # share from which on a plan counts as better: stage times are known to a few thousandths at best
+GAPS = (1e-4, 1e-3, 1e-2, 0.1, math.inf)  # shares below the bound within which a first plan is looked for
+WIDTHS = (500, 5_000, 50_000)  # partial plans that are kept of a kind: the next width if the last dropped some
+MOST_CUTS = 24
+CHUNK = 2_000_000  # pairs of a partial plan and a way that are looked at together
+NOTHING = -math.inf  # worth of no plan
+Use = Literal["draft", "refine", "both"]
+USES: tuple[Use, ...] = ("draft", "refine", "both")
+Array = NDArray[np.float64]
+Whole = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Cards:
+    """`count` GPUs of a kind: images a second of one GPU in each role (0: it cannot take it), and its price an hour."""
+
+    kind: str
+    count: int
+    draft: float
+    refine: float
+    both: float
+    price: float = 0.0
+
+
+@dataclass(frozen=True)
+class Goal:
+    """The fastest plan, or with `images` the cheapest that makes `least` images a second or more.
+
+    A run costs (price + time_price) * (start_up_s + images / rate): a tiny `time_price` lets the faster of two plans
+    win that cost the same.
+    """
+
+    least: float = 0.0
+    images: float = 0.0
+    start_up_s: float = 0.0
+    time_price: float = 0.0
+
+    @property
+    def is_cheapest(self) -> bool:
+        return self.images > 0
+
+    def worth(self, points: Array) -> Array:
+        """Of plans with (u, v, price) [n, 3]: images a second, or the negative cost; NOTHING for what is too slow."""
+        rate = points[:, :2].min(axis=1)
+        enough = (rate > 0) & (rate >= self.least * (1 - 1e-12))
+        if not self.is_cheapest:
+            return np.where(enough, rate, NOTHING)
+        worth = np.full(len(points), NOTHING)
+        worth[enough] = -(points[enough, 2] + self.time_price) * (self.start_up_s + self.images / rate[enough])
+        return worth
+
+    def price_of(self, cost: float, rate: Array) -> Array:
+        """The price at which a run at some rate comes to a cost: concave in the rate."""
+        return cost * rate / (self.start_up_s * rate + self.images) - self.time_price
+
+
+@lru_cache(maxsize=64)
+def all_counts(count: int, able: tuple[bool, ...], may_idle: bool) -> Whole:
+    """How many of equal GPUs draft, refine and do both: int64 [n, 3]."""
+    counts = np.indices([count * can + 1 for can in able]).reshape(3, -1).T
+    used = counts.sum(axis=1)
+    return counts[used <= count if may_idle or not any(able) else used == count]
+
+
+@dataclass(frozen=True)
+class Ways:
+    """Uses of all GPUs of one kind. `ends` are the points of one GPU in each use and idle, times their number: all
+    uses lie between them."""
+
+    counts: Whole
+    points: Array
+    ends: Array
+
+    @classmethod
+    def of(cls, cards: Cards, uses: Sequence[Use], may_idle: bool) -> Ways:
+        rates = (cards.draft, 0.0), (0.0, cards.refine), (cards.both, cards.both)
+        able = tuple(use in uses and max(rate) > 0 for use, rate in zip(USES, rates, strict=True))
+        one = np.array([(*rate, cards.price) for rate in rates])
+        counts = all_counts(cards.count, able, may_idle)
+        return cls(counts, counts @ one, np.array([*one[list(able)] * cards.count, np.zeros(3)]))
+
+    def some(self, keep: NDArray[np.bool_]) -> Ways:
+        return Ways(self.counts[keep], self.points[keep], self.ends)
+
+
+@dataclass(frozen=True)
+class Cuts:
+    """Weights [j, 3] of u, v and price, and the levels [j] that a plan has to exceed."""
+
+    weights: Array
+    levels: Array
+
+    def most(self, ways: Sequence[Ways]) -> Array:
+        """The most that each kind can add to each cut: [kinds, j]."""
+        return np.array([(way.ends @ self.weights.T).max(axis=0) for way in ways])
+
+    def room(self, ways: Sequence[Ways]) -> Array:
+        """By how much fractions of GPUs could exceed each level."""
+        return self.most(ways).sum(axis=0) - self.levels
+
+
+@dataclass
+class Search:
+    """One search. `worth` starts as that of a plan known from elsewhere.
+
+    Afterwards `best` has int64 [kinds, 3], the GPUs in each use, or None where no plan is better than the known one;
+    `proven` says that none is better by more than EXACT_TO.
+    """
+
+    cards: Sequence[Cards]
+    uses: Sequence[Use]
+    goal: Goal
+    worth: float = NOTHING
+    best: Whole | None = None
+    proven: bool = False
+    ways: list[Ways] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.ways = [Ways.of(cards, self.uses, self.goal.is_cheapest) for cards in self.cards]
+
+    def run(self) -> Search:
+        """First look close to the bound, for any plan at all; then widen until nothing is dropped."""
+        for gap in GAPS:
+            floor = self.bound - gap * abs(self.bound) if self.bound else NOTHING
+            self.proven = self.sweep(WIDTHS[0], floor) and self.worth >= floor
+            if self.worth > NOTHING or self.proven:
+                break
+        for width in WIDTHS:
+            self.proven = self.proven or self.sweep(width, self.worth)
+        return self
+
+    @cached_property
+    def most(self) -> float:
+        """Images a second if GPUs could be cut into fractions: no plan has more."""
+        return float(Cuts(self.balances, np.zeros(len(self.balances))).room(self.ways).min())
+
+    @cached_property
+    def bound(self) -> float:
+        """What a plan of fractions of GPUs would be worth; 0 where nothing is known."""
+        goal, y = self.goal, self.price_weights
+        if not goal.is_cheapest:
+            return self.most
+        if not len(y) or not goal.least:
+            return 0.0
+        below = Cuts(np.column_stack([y, -np.ones(len(y))]), y.sum(axis=1) * goal.least).room(self.ways)
+        price = max(0.0, -float(below.min()))
+        return -(price + goal.time_price) * (goal.start_up_s + goal.images / goal.least)
+
+    @cached_property
+    def balances(self) -> Array:
+        """Weights of sum 1 at which some kind is as good in either role: the bound is that of the tightest."""
+        shares = {0.0, 1.0} | {c.refine / (c.draft + c.refine) for c in self.cards if c.draft + c.refine}
+        return np.array([(share, 1 - share, 0.0) for share in sorted(shares)])
+
+    @cached_property
+    def price_weights(self) -> Array:
+        """(y1, y2) [n, 2] at which kinds are worth their price or as good in either role: corners of the dual."""
+        first = [c.price / c.draft for c in self.cards if c.draft]
+        second = [c.price / c.refine for c in self.cards if c.refine]
+        ratios = [c.draft / c.refine for c in self.cards if c.draft and c.refine]
+        pairs = {(a, b) for a in (*first, 0.0) for b in (*second, 0.0)}
+        pairs |= {(a, a * r) for a in first for r in ratios} | {(b / r, b) for b in second for r in ratios}
+        return np.array([pair for pair in sorted(pairs) if sum(pair) > 0]).reshape(-1, 2)
+
+    def cuts(self, floor: float) -> Cuts:
+        """What plans that are better than `floor` exceed; of many cuts the tightest."""
+        goal, floor = self.goal, better(max(floor, self.worth))
+        if not goal.is_cheapest:
+            return Cuts(self.balances, np.full(len(self.balances), floor))
+        fast = Cuts(self.balances, np.full(len(self.balances), goal.least * (1 - 1e-9)))
+        if floor == NOTHING:
+            return fast
+        y, slope = self.price_weights, self.price_weights.sum(axis=1)
+        # A line of this slope that touches the concave `price_of` lies above it
+        if goal.start_up_s:
+            touch = (np.sqrt(-floor * goal.images / slope) - goal.images) / goal.start_up_s
+        else:
+            touch = np.where(slope > -floor / goal.images, 0.0, np.inf)
+        touch = np.clip(touch, goal.least, max(goal.least, self.most))
+        levels = slope * touch - goal.price_of(-floor, touch)
+        scale = y.max()  # of rates against prices
+        found = Cuts(
+            np.vstack([fast.weights * scale, np.column_stack([y, -np.ones(len(y))])]),
+            np.append(fast.levels * scale, levels),
+        )
+        tight = np.argsort(found.room(self.ways), kind="stable")[:MOST_CUTS]
+        return Cuts(found.weights[tight], found.levels[tight])
+
+    def sweep(self, width: int, floor: float) -> bool:
+        """Decide kind after kind. Returns whether no plan better than `floor` and `best` can have been dropped."""
+        cuts = self.cuts(floor)
+        most = cuts.most(self.ways)
+        others = most.sum(axis=0) - most - cuts.levels
+        possible = [  # ways with which such a plan is possible, whatever the other kinds do
+            ways.some((ways.points @ cuts.weights.T + rest > 0).all(axis=1))
+            for ways, rest in zip(self.ways, others, strict=True)
+        ]
+        order = sorted(range(len(possible)), key=lambda i: len(possible[i].points))
+        points, picks, complete = np.zeros((1, 3)), np.zeros((1, 0), np.int64), True
+        rest = most.sum(axis=0) - cuts.levels
+        for kind in order[:-1]:
+            rest = rest - most[kind]
+            points, picks, all_kept = self.extend(points, picks, possible[kind], cuts.weights, rest, width)
+            complete &= all_kept
+        self.finish(points, picks, order, possible)
+        return complete or self.is_at_bound()
+
+    def extend(
+        self, points: Array, picks: Whole, ways: Ways, weights: Array, rest: Array, width: int
+    ) -> tuple[Array, Whole, bool]:
+        """Every partial plan with every way of one more kind, where that can exceed the cuts; and whether all of
+        those are kept. `rest` is what the kinds to come add at most, less the levels."""
+        found = [(np.zeros((0, 3)), np.zeros((0, picks.shape[1] + 1), np.int64), np.zeros(0))]
+        for some in chunks(len(points), len(ways.points)):
+            one, other = points[some] @ weights.T + rest, ways.points @ weights.T
+            room = one[:, :1] + other[:, 0]
+            for j in range(1, len(weights)):
+                np.minimum(room, one[:, j : j + 1] + other[:, j], out=room)
+            before, way = np.nonzero(room > 0)
+            chosen = np.column_stack([picks[some][before], way])
+            found.append((points[some][before] + ways.points[way], chosen, room[before, way]))
+        points, picks, room = (np.concatenate(parts) for parts in zip(*found, strict=True))
+        keep = self.undominated(points)
+        widest = keep[np.argsort(-room[keep], kind="stable")[:width]]
+        return points[widest], picks[widest], len(widest) == len(keep)
+
+    def undominated(self, points: Array) -> Whole:
+        """Partial plans that no other beats in both roles; where prices count as well, one of each kind of equals."""
+        if self.goal.is_cheapest:
+            return np.unique(points.round(9), axis=0, return_index=True)[1]
+        order = np.lexsort((-points[:, 1], -points[:, 0]))
+        refined = points[order, 1]
+        return order[refined > np.maximum.accumulate(np.append(NOTHING, refined))[:-1]]
+
+    def finish(self, points: Array, picks: Whole, order: Sequence[int], possible: Sequence[Ways]) -> None:
+        """The last kind: keep the best whole plan."""
+        last = possible[order[-1]]
+        for some in chunks(len(points), len(last.points)):
+            worth = self.goal.worth((points[some][:, None] + last.points).reshape(-1, 3))
+            at = int(worth.argmax()) if len(worth) else -1
+            if at < 0 or worth[at] <= better(self.worth):
+                continue
+            plan, way = divmod(at, len(last.points))
+            self.worth, self.best = float(worth[at]), np.zeros((len(self.cards), 3), np.int64)
+            for kind, pick in zip(order, [*picks[some][plan], way], strict=True):
+                self.best[kind] = possible[kind].counts[pick]
+            if self.is_at_bound():
+                return
+
+    def is_at_bound(self) -> bool:
+        """Whether not even fractions of GPUs could be better."""
+        return bool((self.cuts(self.worth).room(self.ways) <= 0).any())
+
+
+def better(worth: float) -> float:
+    """What a plan has to exceed to count as better than one of this worth."""
+    return worth + EXACT_TO * abs(worth) if worth > NOTHING else worth
+
+
+def chunks(rows: int, columns: int) -> list[slice]:
+    """Cuts of so many rows that their pairs with the columns stay within CHUNK; none without pairs."""
+    step = max(1, CHUNK // max(1, columns))
+    return [slice(start, start + step) for start in range(0, rows if columns else 0, step)]
