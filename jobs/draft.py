@@ -27,6 +27,7 @@ from jobs.settings import (
     describe_models,
 )
 from tandem.config import to_dict
+from workers.columns import check_carried
 from workers.drafter import DecodeSettings
 from workers.drafts import KIND, DraftFormat
 from workers.manifest import Manifest
@@ -58,6 +59,8 @@ def run(spec: DraftSpec) -> dict[str, Any]:
     draft_steps = choose_draft_steps(spec.draft_steps, models.drafter_config.pyramid)
     sampling = choose_sampling(spec, models.sampling)
     rows = read_rows(spec, models.class_names)
+    if rows.extra is not None:
+        check_carried(rows.extra, KIND)
     store = open_output(spec)
     replicas = spec.drafters or (spec.logical_gpus if spec.placement == "gpu" else 1)
     on_device = Decoding(models, (DRAFTERS,), draft_steps, sampling, replicas, spec.placement == "cpu")

@@ -105,8 +105,7 @@ def run(spec: GenerateSpec) -> dict[str, Any]:
     batch = choose_batch(spec, store, on_devices, len(rows), spec.shard_size)
     plan = plan_shards(spec, len(rows), batch)
     row_fields = row_identity(rows, store, spec.overwrite)
-    schema = None if rows.extra is None else rows.extra.schema
-    images = open_images(spec, store, models, spec.seed, draft_steps, plan, schema)
+    images = open_images(spec, store, models, spec.seed, draft_steps, plan, rows.extra)
 
     def settings(on_real_gpus: bool) -> DecodeSettings:
         return choose_settings(spec, spec.seed, draft_steps, sampling, batch, on_real_gpus)

@@ -40,6 +40,7 @@ class ImageDataset:
     writer: Writer
     options: ImageJobOptions
     image_size: int
+    carried: pa.Schema  # the columns carried along from the label file
 
     @property
     def shard_bytes(self) -> int:
@@ -58,6 +59,7 @@ class ImageDataset:
             command=whole_command(),
             software=software(),
             tokens=self.options.keep_tokens,
+            carried=self.carried,
         )
         entries = write_card(self.store, self.plan.num_shards, info, failed)
         Manifest(self.store).finish(self.plan.num_shards, failed, entries)
@@ -70,17 +72,18 @@ def open_images(
     seed: int,
     draft_steps: int,
     plan: ShardPlan,
-    extra: pa.Schema | None,
+    extra: pa.Table | None,
 ) -> ImageDataset:
     """Check format and carried columns before anything starts. Raises InputError."""
     assert models.refiner is not None
     fmt = DatasetFormat(options.format, options.codec, models.class_names, seed, draft_steps)
     if extra is not None:
         fmt.check_extra(extra)
+    carried = pa.schema([]) if extra is None else extra.schema
     hashes = models.hashes
     provenance = Provenance(software(), hashes["drafter"], hashes["refiner"], hashes["vqvae"], seed, draft_steps)
     encoder = Encoder(options.codec, options.quality, provenance, models.class_names)
-    return ImageDataset(store, fmt, plan, Writer(encoder, fmt, plan, store), options, models.image_size)
+    return ImageDataset(store, fmt, plan, Writer(encoder, fmt, plan, store), options, models.image_size, carried)
 
 
 def image_identity(options: ImageOptions) -> dict[str, Any]:

@@ -73,7 +73,7 @@ def run(spec: RefineSpec) -> dict[str, Any]:
     replicas = spec.refiners or (spec.logical_gpus if spec.placement == "gpu" else 1)
     on_device = Decoding(models, (REFINERS,), draft_steps, sampling, replicas, spec.placement == "cpu")
     batch = choose_batch(spec, store, on_device, plan.num_rows, plan.shard_size)
-    images = open_images(spec, store, models, drafts.seed, draft_steps, plan, drafts.extra_schema())
+    images = open_images(spec, store, models, drafts.seed, draft_steps, plan, drafts.extra_schema().empty_table())
 
     def settings(on_real_gpus: bool) -> DecodeSettings:
         return choose_settings(spec, drafts.seed, draft_steps, sampling, batch, on_real_gpus)

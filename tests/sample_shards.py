@@ -48,13 +48,27 @@ def encoded_shard(shard: int, plan: ShardPlan, codec="png", tokens=False, noise=
 
 def sample_dataset(root: Path, name: str, codec="png", plan=PLAN, tokens=False) -> Store:
     """A finished dataset of `plan` under `root`."""
-    store, fmt = open_store(str(root)), sample_format(name, codec)
-    open_job(store, {"format": name})
-    for shard in range(plan.num_shards):
-        store_shard(store, Manifest(store), encoded_shard(shard, plan, codec, tokens), fmt, plan)
-    info = CardInfo(
-        fmt, SIZE, {"drafter": ("embedded", "d" * 64)}, {"cfg": 1.5}, "tandem generate", "tandem 0.0", tokens
-    )
+    shards = [encoded_shard(shard, plan, codec, tokens) for shard in range(plan.num_shards)]
+    return finished(root, sample_format(name, codec), shards, plan)
+
+
+def dataset_with(root: Path, name: str, carried: pa.Table, tokens=False) -> Store:
+    """A finished dataset that carries the columns of a table, an image each row."""
+    plan = ShardPlan(len(carried), 4)
+    shards = [encoded_shard(shard, plan, tokens=tokens) for shard in range(plan.num_shards)]
+    for shard in shards:
+        part = carried.slice(shard.index[0], len(shard))
+        shard.extra = {column: part[column].combine_chunks() for column in part.column_names}
+    return finished(root, sample_format(name), shards, plan)
+
+
+def finished(root: Path, fmt: DatasetFormat, shards: list[EncodedShard], plan: ShardPlan) -> Store:
+    store, tokens = open_store(str(root)), shards[0].tokens is not None
+    open_job(store, {"format": fmt.name})
+    for shard in shards:
+        store_shard(store, Manifest(store), shard, fmt, plan)
+    models, schema = {"drafter": ("embedded", "d" * 64)}, pa.table(shards[0].extra).schema
+    info = CardInfo(fmt, SIZE, models, {"cfg": 1.5}, "tandem generate", "tandem 0.0", tokens, schema)
     write_card(store, plan.num_shards, info)
     Manifest(store).finish(plan.num_shards)
     return store

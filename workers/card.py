@@ -9,15 +9,18 @@ import io
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.resources import files
 from string import Template
 from typing import Any
 
+import pyarrow as pa
+import yaml
 from PIL import Image
 
 from tandem.images import DIGITAL_SOURCE_TYPE, contact_sheet
 from workers import layout
+from workers.features import sample_features
 from workers.formats import DatasetFormat, merge_tables, read_images
 from workers.manifest import Manifest, ManifestEntry, Totals
 from workers.store import Store
@@ -32,6 +35,7 @@ SIZE_CATEGORIES = {  # the hub's own names, by the number of rows they end at
     10**7: "1M<n<10M",
     10**8: "10M<n<100M",
     10**9: "100M<n<1B",
+    10**10: "1B<n<10B",
 }
 
 _DATA_FILES = {"webdataset": "shards/*.tar", "parquet": "shards/*.parquet", "folder": "images/**"}
@@ -76,6 +80,7 @@ class CardInfo:
         command: the command line that makes the dataset again.
         software: name and version.
         tokens: whether the refiner's token ids are in the dataset.
+        carried: the columns carried along from the label file.
         license: a Hugging Face licence identifier.
     """
 
@@ -86,6 +91,7 @@ class CardInfo:
     command: str
     software: str
     tokens: bool = False
+    carried: pa.Schema = field(default_factory=lambda: pa.schema([]))
     title: str = "Synthetic images by Tandem"
     license: str = "other"
 
@@ -122,6 +128,7 @@ def render_card(info: CardInfo, totals: Totals) -> str:
         license=info.license,
         size_category=next(name for end, name in SIZE_CATEGORIES.items() if totals.rows < end),
         data_files=json.dumps(_DATA_FILES[fmt.name]),
+        dataset_info=dataset_info(info),
         rows=f"{totals.rows:,}",
         missing=missing(totals.failed_shards, num_shards),
         num_classes=len(totals.labels),
@@ -139,6 +146,14 @@ def render_card(info: CardInfo, totals: Totals) -> str:
         files=_table((f"`{path}`".format(**values), what.format(**values)) for path, what in _FILES[fmt.name]),
         classes=_table((label, fmt.class_names[label], count) for label, count in totals.labels.items()),
     )
+
+
+def dataset_info(info: CardInfo) -> str:
+    """The types of what is in a tar, as YAML. The other formats have them in their files."""
+    if info.fmt.name != "webdataset":
+        return ""
+    features = sample_features(info.fmt.extension, info.carried, info.tokens)
+    return yaml.safe_dump({"dataset_info": {"features": features}}, sort_keys=False, allow_unicode=True)
 
 
 def missing(failed: Mapping[int, str], num_shards: int) -> str:

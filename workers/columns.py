@@ -8,9 +8,10 @@ UUIDs text.
 from __future__ import annotations
 
 import io
-from collections.abc import Collection
+from collections.abc import Callable
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pyarrow.types as pt
 
@@ -25,13 +26,13 @@ def stored_type(kind: pa.DataType) -> pa.DataType:
     """The type in which a column of `kind` is stored. InputError, without the column's name, where there is none."""
     if any(check(kind) for check in _AS_IS):
         return kind
-    if is_uuid(kind) or pt.is_string_view(kind):
+    if pt.is_string_view(kind):
         return pa.string()
     if pt.is_fixed_size_binary(kind) or pt.is_binary_view(kind):
         return pa.binary()
     if pt.is_decimal(kind):
         return kind if kind.bit_width >= 128 else pa.decimal128(kind.precision, kind.scale)
-    if pt.is_dictionary(kind) or pt.is_run_end_encoded(kind):
+    if pt.is_dictionary(kind):
         return stored_type(kind.value_type)
     if pt.is_map(kind):
         pair = [pa.field("key", stored_type(kind.key_type)), pa.field("value", stored_type(kind.item_type))]
@@ -40,9 +41,9 @@ def stored_type(kind: pa.DataType) -> pa.DataType:
         return pa.struct([field.with_type(stored_type(field.type)) for field in kind])
     if pt.is_list(kind) or pt.is_large_list(kind) or pt.is_fixed_size_list(kind):
         item = kind.value_field.with_type(stored_type(kind.value_type))
-        if pt.is_fixed_size_list(kind):
+        if pt.is_fixed_size_list(kind) and kind.list_size:
             return pa.list_(item, kind.list_size)
-        return pa.list_(item) if pt.is_list(kind) else pa.large_list(item)
+        return pa.large_list(item) if pt.is_large_list(kind) else pa.list_(item)
     raise InputError("objects without any key" if pt.is_struct(kind) else str(kind))
 
 
@@ -62,33 +63,74 @@ def stored(table: pa.Table) -> pa.Table:
     return pa.table(columns, schema=schema) if columns else table.replace_schema_metadata(None)
 
 
-def check_names(names: Collection[str], taken: Collection[str]) -> None:
-    """InputError for carried columns that a dataset has itself."""
-    if clash := sorted(set(names) & set(taken)):
+def check_carried(table: pa.Table, format_name: str) -> None:
+    """InputError naming a carried column, in its stored type, that a format cannot hold. Ask before a job starts."""
+    if clash := sorted(IMAGE_COLUMNS.intersection(table.column_names)):
         raise InputError(
             f"columns {', '.join(clash)} of the label file: these names are the dataset's own",
             hint="rename or drop them",
         )
-
-
-def check_written(table: pa.Table) -> None:
-    """InputError naming the columns of an empty table that parquet cannot hold: writes it and reads it back."""
-    for name in table.column_names:
-        out = io.BytesIO()
-        try:
-            pq.write_table(table.select([name]), out)
-            pq.read_table(out)
-        except (pa.ArrowException, OSError, ValueError, TypeError) as error:
-            kind = table.schema.field(name).type
+    for field in table.schema:
+        problem = None
+        if format_name == "webdataset" and _any_part(field, _holds_bytes):
+            problem = f"is {field.type}, which JSON cannot hold"
+        elif format_name == "folder" and _any_part(field, _names_files):
+            problem = "would be read as the path of an image by Hugging Face's imagefolder"
+        elif format_name in ("webdataset", "folder") and _exceeds_int64(table[field.name]):
+            problem = "has numbers above 2^63 - 1, which Hugging Face's datasets can only read from parquet"
+        if problem:
             raise InputError(
-                f"column {name!r} of the label file is {kind}, which parquet cannot hold: {error}",
-                hint="drop or convert it",
-            ) from error
+                f"column {field.name!r} {problem}", "use --format parquet, or rename or convert the column"
+            )
+        _check_written(table.schema.empty_table().select([field.name]))
+
+
+def _check_written(table: pa.Table) -> None:
+    """Write an empty table as parquet and read it back. InputError naming its column where that fails."""
+    out = io.BytesIO()
+    try:
+        pq.write_table(table, out)
+        pq.read_table(out)
+    except (pa.ArrowException, OSError, ValueError, TypeError) as error:
+        field = table.schema.field(0)
+        raise InputError(
+            f"column {field.name!r} of the label file is {field.type}, which parquet cannot hold: {error}",
+            hint="drop or convert it",
+        ) from error
+
+
+def _any_part(field: pa.Field, check: Callable[[pa.Field], bool]) -> bool:
+    """Whether a check holds for a column or anything inside it."""
+    return check(field) or any(_any_part(field.type.field(i), check) for i in range(field.type.num_fields))
+
+
+def _holds_bytes(field: pa.Field) -> bool:
+    return bool(pt.is_binary(field.type) or pt.is_large_binary(field.type))
+
+
+def _names_files(field: pa.Field) -> bool:
+    """The rule of datasets' folder_based_builder."""
+    kind, name = field.type, f"_{field.name}"
+    if pt.is_list(kind):
+        return name.endswith("_file_names") and _is_text(kind.value_type)
+    return name.endswith("_file_name") and _is_text(kind)
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return bool(pt.is_string(kind) or pt.is_large_string(kind))
+
+
+def _exceeds_int64(column: pa.ChunkedArray) -> bool:
+    if pt.is_uint64(column.type):
+        return (pc.max(column).as_py() or 0) >= 2**63
+    if pt.is_struct(column.type):
+        return any(map(_exceeds_int64, column.flatten()))
+    return column.type.num_fields == 1 and _exceeds_int64(pc.list_flatten(column))
 
 
 def _named_type(field: pa.Field) -> pa.DataType:
     try:
-        return stored_type(field.type)
+        return pa.string() if is_uuid(field.type) else stored_type(field.type)
     except InputError as error:
         raise InputError(
             f"column {field.name!r} of the label file holds {error}, which a dataset cannot keep",

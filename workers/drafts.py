@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from tandem.config import SamplingConfig, VarConfig, from_dict
 from tandem.errors import InputError
 from workers import layout
+from workers.columns import stored, stored_schema
 from workers.manifest import Manifest, read_job
 from workers.models import ModelRef, Resolved
 from workers.shards import PrefixShard, ShardPlan
@@ -66,16 +67,17 @@ class Drafts:
         return sampling
 
     def extra_schema(self) -> pa.Schema:
-        """The columns carried along, read from the first shard."""
+        """The columns carried along, read from the first shard, as `read` gives them."""
         with self.store.open(layout.shard_path(0, "parquet")) as file:
             schema = pq.read_schema(file)
-        return pa.schema([field for field in schema if field.name not in COLUMNS])
+        return stored_schema(pa.schema([field for field in schema if field.name not in COLUMNS]))
 
     def read(self, shard: int, draft_steps: int) -> PrefixShard:
         """The drafts of one shard, cut to `draft_steps` scales."""
         assert isinstance(self.drafter.config, VarConfig)
         length = self.drafter.config.pyramid.offsets[draft_steps]
         table = pq.read_table(io.BytesIO(self.store.read(layout.shard_path(shard, "parquet"))))
+        extra = stored(table.drop_columns(list(COLUMNS)))
         tokens = table["tokens"].combine_chunks().flatten().to_numpy().reshape(len(table), -1)
         return PrefixShard(
             shard=shard,
@@ -83,7 +85,7 @@ class Drafts:
             label=table["label"].to_numpy().astype(np.int32),
             prefix=np.ascontiguousarray(tokens[:, :length]),
             draft_steps=draft_steps,
-            extra={name: table[name] for name in table.column_names if name not in COLUMNS},
+            extra={name: extra[name] for name in extra.column_names},
         )
 
 

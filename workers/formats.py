@@ -26,10 +26,10 @@ import pyarrow.parquet as pq
 from tandem.errors import InputError
 from tandem.images import EXTENSIONS, Codec
 from workers import layout
+from workers.columns import check_carried
 from workers.shards import EncodedShard
 
 FormatName = Literal["webdataset", "parquet", "folder"]
-RESERVED_COLUMNS = frozenset({"image", "file_name", "index", "label", "class_name", "seed", "draft_steps", "tokens"})
 ROWS_PER_GROUP = 100  # what Hugging Face advises for images: one group is read at a time
 
 
@@ -56,19 +56,9 @@ class DatasetFormat:
         """(path in the dataset, bytes) of every file of a shard."""
         return shard_files(shard, self)
 
-    def check_extra(self, schema: pa.Schema) -> None:
+    def check_extra(self, table: pa.Table) -> None:
         """InputError for carried columns that the format cannot hold: ask before the job starts."""
-        if taken := sorted(RESERVED_COLUMNS.intersection(schema.names)):
-            raise InputError(
-                f"columns {', '.join(taken)} of the label file: these names are the dataset's own",
-                hint="rename or drop them",
-            )
-        for column in schema if self.name == "webdataset" else ():
-            if _holds_bytes(column.type):
-                raise InputError(
-                    f"column {column.name!r} is {column.type}, which JSON cannot hold",
-                    hint="use --format parquet",
-                )
+        check_carried(table, self.name)
 
 
 def shard_files(shard: EncodedShard, fmt: DatasetFormat) -> list[tuple[str, bytes]]:
@@ -126,11 +116,6 @@ def unique_class_names(class_names: Sequence[str]) -> list[str]:
     """Names as ClassLabel wants them: one that stands twice (ImageNet's "crane") gets its label appended."""
     counts = Counter(class_names)
     return [name if counts[name] == 1 else f"{name} ({label})" for label, name in enumerate(class_names)]
-
-
-def _holds_bytes(kind: pa.DataType) -> bool:
-    scalar = pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind)
-    return scalar or any(_holds_bytes(kind.field(i).type) for i in range(kind.num_fields))
 
 
 def _columns(shard: EncodedShard, fmt: DatasetFormat) -> pa.Table:

@@ -182,14 +182,14 @@ def test_json_holds_what_json_can_hold():
 
 
 def test_columns_that_do_not_fit_are_refused_before_the_job():
-    clash = pa.schema([("seed", pa.int64()), ("note", pa.string())])
+    clash = pa.table({"seed": [1], "note": [""]})
     for name in FORMATS:
         with pytest.raises(InputError, match="columns seed of the label file"):
             sample_format(name).check_extra(clash)
-    nested_bytes = pa.schema([("binary_name", pa.string()), ("blobs", pa.list_(pa.binary()))])
+    nested_bytes = pa.table({"binary_name": [""], "blobs": [[b""]]})
     with pytest.raises(InputError, match="column 'blobs' is list<item: binary>") as caught:
         sample_format("webdataset").check_extra(nested_bytes)
-    assert caught.value.hint == "use --format parquet"
+    assert caught.value.hint.startswith("use --format parquet")
     sample_format("parquet").check_extra(nested_bytes)
     with pytest.raises(InputError, match="format: expected one of webdataset, parquet, folder, got 'zip'"):
         sample_format("zip")
