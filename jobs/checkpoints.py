@@ -8,14 +8,14 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
-from pydantic_settings import CliPositionalArg
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from jobs.flags import POSITIONAL
 from jobs.progress import say
 from jobs.spec import Spec
 from tandem.config import to_dict
@@ -41,14 +41,14 @@ takes others, by the name that inspect prints."""
 class InspectSpec(Spec):
     """Tell what a checkpoint is: kind, where in the file, config, types, hash. The whole is checked strictly."""
 
-    file: CliPositionalArg[str] = Field(description="weights file: a path or an s3:// address")
+    file: Annotated[str, POSITIONAL] = Field(description="weights file: a path or an s3:// address")
 
 
 class ConvertSpec(Spec):
     """Write one model of a weights file as safetensors with its config in the header."""
 
-    file: CliPositionalArg[str] = Field(description="weights file: a path or an s3:// address")
-    out: CliPositionalArg[Path] = Field(description="file to write, *.safetensors")
+    file: Annotated[str, POSITIONAL] = Field(description="weights file: a path or an s3:// address")
+    out: Annotated[Path, POSITIONAL] = Field(description="file to write, *.safetensors")
     role: Role | None = Field(None, description="which model, where the file holds a VAR and a VQVAE")
     part: str | None = Field(None, description="which of several, by the name that 'tandem inspect' prints")
     dtype: Literal["float32", "bfloat16", "float16"] | None = Field(None, description="default: as in the file")

@@ -5,12 +5,14 @@ Exit codes: 0 done; 1 the run failed; 2 the input was wrong; 3 a submitted job w
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from jobs.streams import CUT_OFF, OutputCut, usable_streams
 from jobs.waiting import say_if_slow
 from tandem.errors import InputError, TandemError
 
@@ -53,6 +55,7 @@ COMMANDS = {
     "train var": Command("jobs.train", "TrainVarSpec", "train_var", "train a drafter or a refiner"),
     "train curves": Command("jobs.curves", "CurvesSpec", "run", "draw the logs of training runs"),
     "evaluate": Command("jobs.evaluate", "EvaluateSpec", "run", "measure the quality of drafter, refiner and CoDe"),
+    "completion": Command("jobs.completion", "CompletionSpec", "run", "print a script that completes commands by TAB"),
 }
 
 USAGE = """usage: tandem COMMAND [OPTIONS]
@@ -72,12 +75,23 @@ examples:
   tandem models                                              what models there are
   tandem inspect var_d16.pth                                 what a checkpoint is
 
-'tandem COMMAND --help' explains a command. Every option is also a key of a --spec file and a variable TANDEM_*."""
+'tandem help COMMAND' explains a command. Every option is also a key of a --spec file and a variable TANDEM_*."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point. Returns the exit code."""
     args = list(sys.argv[1:] if argv is None else argv)
+    try:
+        with usable_streams():
+            return run(args)
+    except OutputCut:
+        return CUT_OFF
+
+
+def run(args: list[str]) -> int:
+    """Do what a command line says; errors become lines on stderr. Returns the exit code."""
+    if args[:1] == ["help"]:
+        args = [*args[1:], "--help"]
     if not args or args[0] in ("-h", "--help"):
         print(usage())
         return 0 if args else 2
@@ -96,7 +110,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             spec, module = parse_options(name, rest), importlib.import_module(command.module)
         getattr(module, command.run)(spec, *([wrapped] if command.wraps else []))
     except TandemError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {error}".replace("\n", "\n  "), file=sys.stderr)
         if error.hint:
             print(f"hint: {error.hint}", file=sys.stderr)
         return error.exit_code
@@ -122,13 +136,22 @@ def usage() -> str:
 
 def split_command(args: list[str]) -> tuple[str, list[str]]:
     """The command's name, one word or two, and what follows. Raises InputError for an unknown one."""
-    for words in (2, 1):
-        name = " ".join(args[:words])
+    for count in (2, 1):
+        name = " ".join(args[:count])
         if name in COMMANDS:
-            return name, args[words:]
-    group = [name for name in COMMANDS if name.split()[0] == args[0]]
-    expected = group or list(COMMANDS)
-    raise InputError(f"expected a command ({', '.join(expected)}), got {' '.join(args[:2])!r}", "tandem --help")
+            return name, args[count:]
+    typed = " ".join([args[0], *(word for word in args[1:2] if not word.startswith("-"))])
+    if group := [name for name in COMMANDS if name.split()[0] == args[0]]:
+        raise InputError(f"expected one of {', '.join(group)}, got {typed!r}", suggest(typed, group))
+    if not difflib.get_close_matches(typed, [name for name in COMMANDS if " " in name]):
+        typed = args[0]
+    raise InputError(f"expected a command, got {typed!r}", suggest(typed, list(COMMANDS)))
+
+
+def suggest(typed: str, names: Sequence[str]) -> str:
+    """What was probably meant, else where all commands are listed."""
+    close = difflib.get_close_matches(typed, names, 1, 0.7)
+    return f"did you mean tandem {close[0]}?" if close else "tandem help lists all commands"
 
 
 if __name__ == "__main__":

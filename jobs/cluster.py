@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveInt, field_validator, model_validator
 
@@ -14,6 +14,7 @@ from cluster.launcher import AMI_PARAMETER, launcher, unknown_kinds
 from cluster.manifests import raycluster, rayjob, rayservice
 from cluster.planned import PlanFile, Spot, read_plan
 from cluster.render import Deployment, Settings, serve_config, to_yaml, with_header
+from jobs.flags import COMMAS
 from jobs.options import PreparationOptions
 from jobs.progress import say
 from jobs.settings import choose_draft_steps
@@ -57,7 +58,7 @@ class RenderSpec(PreparationOptions):
     )
     image: str = Field(f"tandem:{tandem.__version__}", description="made from cluster/Dockerfile, as nodes pull it")
     dataset: str | None = Field(None, description="s3://bucket/prefix that the job fills; without it no rayjob.yaml")
-    classes: str = Field("all", description="classes of the dataset, as for tandem generate")
+    classes: Annotated[str, COMMAS] = Field("all", description="classes of the dataset, as for tandem generate")
     drafter: str = Field(EMBEDDED, description="'embedded', an s3:// address, or a file of the image")
     refiner: str = Field(EMBEDDED, description="like --drafter; the smaller model")
     vqvae: str = Field(EMBEDDED, description="like the models")
@@ -75,7 +76,7 @@ class RenderSpec(PreparationOptions):
     )
     role_arn: str | None = Field(None, description="IAM role of the pods on EKS; without it Pod Identity or a secret")
     region: str = Field("us-west-2", description="of EC2")
-    instances: str | None = Field(
+    instances: Annotated[str | None, COMMAS] = Field(
         None, description="EC2 instances of kinds of GPU: KIND=TYPE, with more than one GPU KIND=TYPE:GPUS"
     )
     ami: str | None = Field(

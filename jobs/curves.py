@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from pathlib import Path
+from typing import Annotated
 
 from pydantic import Field
-from pydantic_settings import CliPositionalArg
 
+from jobs.flags import POSITIONAL
 from jobs.spec import Spec
 from tandem.errors import InputError
 
@@ -20,7 +21,7 @@ MEASURES = {"loss": "training loss", "heldout_loss": "held-out loss", "heldout_p
 class CurvesSpec(Spec):
     """Draw what training runs have logged: losses and held-out figures over steps (needs matplotlib)."""
 
-    runs: CliPositionalArg[list[Path]] = Field(description="folders of training runs")
+    runs: Annotated[list[Path], POSITIONAL] = Field(description="folders of training runs")
     out: Path = Field(Path("curves.png"), description="the picture")
 
 

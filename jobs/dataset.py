@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import asdict
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import Field, PositiveInt
-from pydantic_settings import CliPositionalArg
 from rich.console import Console
 from rich.table import Table
 
+from jobs.flags import POSITIONAL
 from jobs.progress import RunProgress, say
 from jobs.spec import Spec
 from tandem.errors import JobError
@@ -34,7 +34,7 @@ MAX_SHOWN = 50
 class LsSpec(Spec):
     """List the committed files of a dataset, or addresses by which anyone can fetch them."""
 
-    out: CliPositionalArg[str] = Field(description="folder or s3://bucket/prefix of the dataset")
+    out: Annotated[str, POSITIONAL] = Field(description="folder or s3://bucket/prefix of the dataset")
     json_lines: bool = Field(False, description="one JSON object a line")
     presign: PositiveInt | None = Field(None, le=604_800, description="seconds for which the addresses work (S3)")
 
@@ -42,7 +42,7 @@ class LsSpec(Spec):
 class VerifySpec(Spec):
     """Read a whole dataset and compare it with its manifest: sizes, hashes, every index once."""
 
-    out: CliPositionalArg[str] = Field(description="folder or s3://bucket/prefix of the dataset")
+    out: Annotated[str, POSITIONAL] = Field(description="folder or s3://bucket/prefix of the dataset")
 
 
 def run_ls(spec: LsSpec) -> None:

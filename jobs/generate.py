@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
 
 import ray
 from pydantic import Field, model_validator
@@ -16,6 +16,7 @@ from cluster.planner import Request, make_plan
 from cluster.profile import Profile, read_profile
 from cluster.session import Session, living_nodes
 from jobs.batch import COLOCATED, SPLIT, Decoding, choose_batch
+from jobs.flags import COMMAS
 from jobs.flow import wanted_object_store
 from jobs.images import CLOSES_WITH, ImageJobOptions, image_identity, open_images
 from jobs.options import ReplicaOptions, RowOptions
@@ -66,10 +67,10 @@ class GenerateSpec(ImageJobOptions, ReplicaOptions, RowOptions):
     profile: tuple[str, ...] | None = Field(
         None, description="profile of each kind of GPU there is: with --placement auto the planner chooses by them"
     )
-    drafters_on: str | None = Field(
+    drafters_on: Annotated[str | None, COMMAS] = Field(
         None, description="Ray labels of the nodes for drafters: ray.io/accelerator-type=H100; with --placement split"
     )
-    refiners_on: str | None = Field(None, description="the same for refiners; both or neither")
+    refiners_on: Annotated[str | None, COMMAS] = Field(None, description="the same for refiners; both or neither")
 
     @model_validator(mode="after")
     def check_placement(self) -> GenerateSpec:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveInt, model_validator
 
 from cluster.elastic import Range
+from jobs.flags import COMMAS
 from jobs.spec import Spec
 from tandem.images import Codec
 from workers.formats import FormatName
@@ -30,7 +31,12 @@ Share = Annotated[float, Field(ge=0, le=1)]
 class RowOptions(Spec):
     """Which images to make."""
 
-    classes: str | None = Field(
+    needs: ClassVar = {
+        "--classes or --labels": ("classes", "labels"),
+        "--images or --per-class": ("images", "per_class", "labels"),
+    }
+
+    classes: Annotated[str | None, COMMAS] = Field(
         None,
         description="which classes: 'all', or names and label numbers and ranges: 'face,flag', '0-99,207'",
     )
@@ -50,11 +56,8 @@ class RowOptions(Spec):
     @model_validator(mode="after")
     def check_rows(self) -> RowOptions:
         if self.labels is None:
-            if self.classes is None:
-                raise ValueError("expected --classes (for example: all) or --labels FILE, got neither")
-            if (self.per_class is None) == (self.images is None):
-                got = "neither" if self.per_class is None else "both"
-                raise ValueError(f"expected either --per-class or --images beside --classes, got {got}")
+            if self.per_class is not None and self.images is not None:
+                raise ValueError("expected either --per-class or --images beside --classes, got both")
         elif self.classes or self.per_class or self.images:
             raise ValueError("expected --labels alone, got --classes, --per-class or --images beside it")
         return self

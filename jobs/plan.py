@@ -7,7 +7,7 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Field, PositiveFloat, PositiveInt
 from rich.console import Console
@@ -15,6 +15,7 @@ from rich.table import Table
 
 from cluster.planner import Option, Plan, Request, is_tie, make_plan
 from cluster.profile import read_profile
+from jobs.flags import COMMAS
 from jobs.progress import say
 from jobs.spec import Spec
 from tandem.errors import InputError
@@ -36,7 +37,7 @@ class PlanSpec(Spec):
     """Choose a placement: how many drafters and refiners on which GPUs, from measured stage times."""
 
     profile: tuple[str, ...] = Field(description="profile of each kind of GPU: files, or built-in names")
-    gpus: str = Field(description="what there is: KIND:COUNT,KIND:COUNT")
+    gpus: Annotated[str, COMMAS] = Field(description="what there is: KIND:COUNT,KIND:COUNT")
     images: PositiveFloat = Field(description="images to make, such as 1.3e6")
     draft_steps: PositiveInt | Literal["auto"] = Field(
         "auto", description="N; auto: the fastest N within --max-fid, else about 0.7 K"
@@ -44,7 +45,7 @@ class PlanSpec(Spec):
     max_fid: PositiveFloat | None = Field(None, description="worst FID that is good enough, where profiles know it")
     batch: PositiveInt | None = Field(None, description="images of one forward; default: the best that was measured")
     deadline: str | None = Field(None, description="time there is: 90m, 24h, 2d")
-    price: str | None = Field(None, description="price of a GPU and hour: KIND=PRICE,KIND=PRICE")
+    price: Annotated[str | None, COMMAS] = Field(None, description="price of a GPU and hour: KIND=PRICE,KIND=PRICE")
 
 
 def run(spec: PlanSpec) -> dict[str, Any]:

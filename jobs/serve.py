@@ -8,10 +8,10 @@ import time
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError, model_validator
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 from ray.serve import Application
 
 from cluster.nodes import gpus_by_kind, parse_labels
@@ -20,11 +20,12 @@ from cluster.planner import Request, make_plan
 from cluster.profile import read_profile
 from cluster.server import LOOPBACK, deployed, drain, find_port, metrics_addresses, signals
 from cluster.session import Session, describe_cluster, living_nodes, open_session
+from jobs.flags import COMMAS
 from jobs.options import DecodingOptions
 from jobs.progress import say
 from jobs.running import software
 from jobs.settings import check_preparation, choose_draft_steps, choose_dtype, choose_sampling
-from jobs.spec import explain
+from jobs.spec import check
 from tandem.assembly import Preparation
 from tandem.errors import InputError, PlacementError
 from tandem.images import Provenance
@@ -72,12 +73,12 @@ class AppSpec(DecodingOptions):
     )
     drafters: PositiveInt | None = Field(None, description="drafter replicas; the most with --autoscale")
     refiners: PositiveInt | None = Field(None, description="refiner replicas; the most with --autoscale")
-    drafters_on: str | None = Field(
+    drafters_on: Annotated[str | None, COMMAS] = Field(
         None,
         description="Ray labels of the nodes for drafters, with --placement split and both numbers; nodes that are "
         "not there yet are waited for",
     )
-    refiners_on: str | None = Field(None, description="the same for refiners; both or neither")
+    refiners_on: Annotated[str | None, COMMAS] = Field(None, description="the same for refiners; both or neither")
     ingresses: PositiveInt = Field(1, description="replicas of the HTTP API; each has its own queue")
     autoscale: bool = Field(False, description="start with one replica of each and let Ray Serve follow the load")
     profile: tuple[str, ...] | None = Field(
@@ -127,10 +128,7 @@ def app(args: dict[str, Any]) -> Application:
 
     Raises InputError with one line for every wrong value.
     """
-    try:
-        spec = AppSpec(**args)
-    except ValidationError as error:
-        raise InputError("\n".join(explain(error, AppSpec)), "tandem serve --help shows every option") from None
+    spec = check(AppSpec, args, "tandem serve --help shows every option")
     return make_app(spec, describe_cluster("this"))[0]
 
 

@@ -61,5 +61,5 @@ def test_a_config_file_with_a_wrong_option_says_what_was_expected(tmp_path: Path
     from jobs.serve import app
     from tandem.errors import InputError
 
-    with pytest.raises(InputError, match="--batch: expected greater than 0, got -1"):
+    with pytest.raises(InputError, match="--batch: expected a whole number above 0, got '-1'"):
         app({"batch": -1})

@@ -1,5 +1,7 @@
 """The command: help that teaches, and exit codes."""
 
+import subprocess
+
 import pytest
 
 from jobs import cli
@@ -33,10 +35,72 @@ def test_without_a_command_the_usage_is_shown(capsys):
     assert all(printed.count(f"  {name} ") >= 2 for name in cli.COMMANDS)
 
 
-@pytest.mark.parametrize("argv", [["paint"], ["train"], ["train", "everything"]])
-def test_an_unknown_command_is_named(argv, capsys):
+@pytest.mark.parametrize(
+    ("argv", "line", "hint"),
+    [
+        (["paint", "--out", "o"], "expected a command, got 'paint'", "tandem help lists all commands"),
+        (["genrate", "--out", "o"], "expected a command, got 'genrate'", "did you mean tandem generate?"),
+        (["bench", "stor"], None, "did you mean tandem bench store?"),
+        (["clustr", "render"], "expected a command, got 'clustr render'", "did you mean tandem cluster render?"),
+        (["train", "--data", "d"], "expected one of train vqvae, train var, train curves, got 'train'", None),
+        (["train", "everything"], None, None),
+        (["help", "genrate"], "expected a command, got 'genrate'", "did you mean tandem generate?"),
+    ],
+)
+def test_an_unknown_command_is_named_with_a_suggestion(argv, line, hint, capsys):
     assert cli.main(argv) == 2
-    assert f"got {' '.join(argv)!r}" in capsys.readouterr().err
+    printed = capsys.readouterr().err.splitlines()
+    assert len(printed) == 2
+    assert printed[0] == f"error: {line}" or line is None
+    assert printed[1] == f"hint: {hint}" or hint is None
+
+
+def test_help_is_a_command_too(capsys):
+    assert cli.main(["help"]) == 0
+    assert capsys.readouterr().out == cli.usage() + "\n"
+    with pytest.raises(SystemExit):
+        cli.main(["help", "train", "var"])
+    assert capsys.readouterr().out.startswith("usage: tandem train var --data ... --out ... --vqvae ... [OPTIONS]")
+
+
+def test_help_has_groups_with_the_required_options_first(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["generate", "--help"])
+    printed = capsys.readouterr().out
+    groups = [line for line in printed.splitlines() if line.endswith(":") and not line.startswith(" ")]
+    assert groups[:3] == ["required:", "options:", "How images are stored:"]
+    required = printed.split("required:")[1].split("options:")[0]
+    flags = [line.split()[0] for line in required.splitlines() if line.startswith("  --")]
+    assert flags == ["--classes", "--per-class", "--images", "--labels", "--out"]
+
+
+def test_several_errors_are_indented_under_the_first(capsys):
+    assert cli.main(["generate", "--batch", "0", "--codec", "gif", "--out", "o", "--labels", "l"]) == 2
+    assert [line[:9] for line in capsys.readouterr().err.splitlines()] == ["error: --", "  --codec", "hint: tan"]
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_shells_complete_commands_options_and_words(shell, capsys):
+    assert cli.main(["completion", shell]) == 0
+    script = capsys.readouterr().out
+    for word in ("generate", "render", "per-class", "webdataset"):
+        assert word in script
+
+
+def completed(script, *words: str) -> list[str]:
+    """What bash offers for the last word."""
+    typed = " ".join(f"'{word}'" for word in words)
+    ask = f"COMP_WORDS=({typed}); COMP_CWORD={len(words) - 1}; _shtab_tandem; printf '%s\\n' ${{COMPREPLY[@]}}"
+    return subprocess.run(["bash", "-c", f"{script}\n{ask}"], capture_output=True, text=True).stdout.split()
+
+
+def test_bash_completes(capsys):
+    cli.main(["completion", "bash"])
+    script = capsys.readouterr().out
+    assert completed(script, "tandem", "gen") == ["generate"]
+    assert completed(script, "tandem", "cluster", "") == ["render"]
+    assert completed(script, "tandem", "generate", "--per") == ["--per-class"]
+    assert completed(script, "tandem", "generate", "--codec", "") == ["png", "jpeg", "webp"]
 
 
 @pytest.mark.parametrize(

@@ -208,7 +208,7 @@ def test_what_is_no_plan_is_one_line_and_leaves_nothing(text, line, tmp_path, ca
         (("--instances", "l4=a.b,l4=c.d"), "--instances: expected KIND=TYPE"),
         (("--instances", "L4=a.b,L4=c.d"), "--instances: expected KIND=TYPE or KIND=TYPE:GPUS, each kind once"),
         (("--instances", "l4=a.b,L4=c.d"), "--instances: expected KIND=TYPE or KIND=TYPE:GPUS, each kind once"),
-        (("--cpus", "0"), "--cpus: expected greater than 0"),
+        (("--cpus", "0"), "--cpus: expected a whole number above 0"),
         *(
             (("--ami", ami), "--ami: expected ami- and 8 or 17 hexadecimal digits, or resolve:ssm:/PARAMETER")
             for ami in ("latest_dlami", "ami-123", "resolve:ssm:name", "ami-" + "G" * 17)

@@ -36,12 +36,15 @@ def spec_of(*argv: str) -> ServeSpec:
     [
         (("--max-n", "20", "--max-images", "10"), "expected --max-n of at most --max-images 10, got 20"),
         (("--store", "folder"), "expected --store s3://bucket/prefix, got 'folder'"),
-        (("--port", "65536"), "--port: expected less than or equal to 65535, got '65536'"),
-        (("--batch", "0"), "--batch: expected greater than 0, got '0'"),
-        (("--drafters", "0"), "--drafters: expected greater than 0, got '0'"),
-        (("--batch-wait-ms", "-1"), "--batch-wait-ms: expected greater than or equal to 0, got '-1'"),
-        (("--timeout-s", "0"), "--timeout-s: expected greater than 0, got '0'"),
-        (("--url-seconds", "604801"), "--url-seconds: expected less than or equal to 604800, got '604801'"),
+        (("--port", "65536"), "--port: expected a whole number from 0 to 65535, got '65536'"),
+        (("--batch", "0"), "--batch: expected a whole number above 0, got '0'"),
+        (("--drafters", "0"), "--drafters: expected a whole number above 0, got '0'"),
+        (("--batch-wait-ms", "-1"), "--batch-wait-ms: expected a number from 0 to 1000, got '-1'"),
+        (("--timeout-s", "0"), "--timeout-s: expected a number above 0, got '0'"),
+        (
+            ("--url-seconds", "604801"),
+            "--url-seconds: expected a whole number above 0 and of at most 604800, got '604801'",
+        ),
         (
             ("--placement", "disjoint"),
             "--placement: expected 'auto', 'split', 'colocated' or 'cpu', got 'disjoint'",
@@ -81,7 +84,7 @@ def test_the_defaults_listen_to_this_machine_alone():
     ("args", "line"),
     [
         ({"max_n": 20, "max_images": 10}, "expected --max-n of at most --max-images 10, got 20"),
-        ({"batch": 0}, "--batch: expected greater than 0, got 0"),
+        ({"batch": 0}, "--batch: expected a whole number above 0, got '0'"),
         ({"bach": 8}, "--bach: "),
         ({"port": 9000}, "--port: "),
     ],

@@ -1,17 +1,23 @@
 """Flags, a YAML file and variables mean the same; what is wrong is one line."""
 
-import pytest
+import os
+from pathlib import Path
 
+import pytest
+import yaml
+
+from jobs.checkpoints import InspectSpec
 from jobs.generate import GenerateSpec
-from jobs.spec import parse
+from jobs.plan import PlanSpec
+from jobs.spec import as_flags, join, load_yaml, parse, split
 from jobs.train import TrainVarSpec, TrainVqvaeSpec
 from tandem.errors import InputError
+
+BASE = ("--out", "o", "--classes", "all", "--images", "5")
 
 
 @pytest.fixture(autouse=True)
 def no_variables(monkeypatch):
-    import os
-
     for name in [name for name in os.environ if name.startswith("TANDEM_")]:
         monkeypatch.delenv(name)
 
@@ -20,21 +26,10 @@ def generate(*argv: str) -> GenerateSpec:
     return parse(GenerateSpec, argv, "tandem generate")
 
 
-BASE = ("--out", "o", "--classes", "all", "--images", "5")
-
-
-def test_the_three_ways_give_the_same(tmp_path, monkeypatch):
+def by_file(tmp_path: Path, text: str, *argv: str) -> GenerateSpec:
     file = tmp_path / "job.yaml"
-    file.write_text("out: o\nclasses: all\nimages: 5\ntop-p: 0.5\ntemperatures: [1.1, 1.0]\nkeep_tokens: true\n")
-    by_file = generate("--spec", str(file))
-    by_flags = generate(*BASE, "--top-p", "0.5", "--temperatures", "1.1,1.0", "--keep-tokens")
-    variables = {"OUT": "o", "CLASSES": "all", "IMAGES": "5", "TOP_P": "0.5", "KEEP_TOKENS": "true"}
-    for name, value in variables.items():
-        monkeypatch.setenv(f"TANDEM_{name}", value)
-    monkeypatch.setenv("TANDEM_TEMPERATURES", "[1.1, 1.0]")
-    by_variables = generate()
-    assert by_flags.model_dump(exclude={"spec"}) == by_file.model_dump(exclude={"spec"})
-    assert by_flags.model_dump() == by_variables.model_dump()
+    file.write_text(text, encoding="utf-8")
+    return generate("--spec", str(file), *argv)
 
 
 def test_a_flag_wins_over_a_variable_over_the_file_over_the_default(tmp_path, monkeypatch):
@@ -48,23 +43,81 @@ def test_a_flag_wins_over_a_variable_over_the_file_over_the_default(tmp_path, mo
 
 
 @pytest.mark.parametrize(
+    ("text", "name", "value"),
+    [
+        ("classes: 5", "classes", "5"),
+        ("classes: 007", "classes", "007"),
+        ("classes: [face, flag]", "classes", "face,flag"),
+        ('classes: ["a, b", c]', "classes", '"a, b",c'),
+        ("out: 7", "out", "7"),
+        ("out: 2026-01-02", "out", "2026-01-02"),
+        ("out: yes", "out", "yes"),
+        ("keep-tokens: yes", "keep_tokens", True),
+        ("temperatures: 1.1", "temperatures", (1.1,)),
+        ("temperatures: 1.1, 1.0", "temperatures", (1.1, 1.0)),
+        ("temperatures: [1.1, 1.0]", "temperatures", (1.1, 1.0)),
+        ("profile: paper-l20", "profile", ("paper-l20",)),
+        ("top_p:", "top_p", None),
+        ("top_p: ~", "top_p", None),
+    ],
+)
+def test_a_file_means_what_is_written_in_it(tmp_path, text, name, value):
+    base = dict(zip((flag[2:] for flag in BASE[::2]), BASE[1::2], strict=True))
+    flags = [word for key, given in base.items() if key != name for word in (f"--{key}", given)]
+    assert getattr(by_file(tmp_path, text, *flags), name) == value
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "value"),
+    [
+        ("TEMPERATURES", "1.1,1.0", (1.1, 1.0)),
+        ("TEMPERATURES", "[1.1, 1.0]", (1.1, 1.0)),
+        ("PROFILE", "paper-l20", ("paper-l20",)),
+        ("KEEP_TOKENS", "true", True),
+        ("CFG", "", None),
+        ("BATCH", "", 32),
+    ],
+)
+def test_a_variable_means_what_a_flag_means(monkeypatch, name, text, value):
+    monkeypatch.setenv(f"TANDEM_{name}", text)
+    assert getattr(generate(*BASE), name.lower()) == value
+
+
+def test_an_empty_variable_does_not_hide_the_file(tmp_path, monkeypatch):
+    monkeypatch.setenv("TANDEM_SEED", "")
+    assert by_file(tmp_path, "seed: 4", *BASE).seed == 4
+
+
+@pytest.mark.parametrize(
     ("argv", "line"),
     [
+        ((), "expected --out; --classes or --labels; --images or --per-class; got none of these"),
         (
-            (),
-            "--out: expected a value (folder or s3://bucket/prefix of the dataset; the same command resumes there), "
-            "got none",
+            BASE[2:],
+            "expected --out (folder or s3://bucket/prefix of the dataset; the same command resumes there), got none",
         ),
-        (("--out", "o"), "expected --classes (for example: all) or --labels FILE, got neither"),
-        (("--out", "o", "--classes", "all"), "expected either --per-class or --images beside --classes, got neither"),
+        (("--out", "o"), "expected --classes or --labels; --images or --per-class; got none of these"),
+        (("--out", "o", "--classes", "all"), "expected --images or --per-class, got none"),
         ((*BASE, "--per-class", "2"), "expected either --per-class or --images beside --classes, got both"),
         ((*BASE, "--labels", "x.csv"), "expected --labels alone, got --classes, --per-class or --images beside it"),
         ((*BASE, "--format", "zip"), "--format: expected 'webdataset', 'parquet' or 'folder', got 'zip'"),
         ((*BASE, "--batch", "0"), "--batch: expected a number above 0, or auto, got '0'"),
         ((*BASE, "--batch", "many"), "--batch: expected a number above 0, or auto, got 'many'"),
-        ((*BASE, "--quality", "101"), "--quality: expected less than or equal to 100, got '101'"),
-        ((*BASE, "--top-p", "2"), "--top-p: expected less than or equal to 1, got '2'"),
-        ((*BASE, "--seed", "-1"), "--seed: expected greater than or equal to 0, got '-1'"),
+        ((*BASE, "--images", "x"), "--images: expected a whole number above 0, got 'x'"),
+        ((*BASE, "--images", "1.5"), "--images: expected a whole number above 0, got '1.5'"),
+        ((*BASE, "--quality", "101"), "--quality: expected a whole number from 1 to 100, got '101'"),
+        ((*BASE, "--top-p", "2"), "--top-p: expected a number from 0 to 1, got '2'"),
+        ((*BASE, "--cfg", "high"), "--cfg: expected a number of at least 0, got 'high'"),
+        ((*BASE, "--temperatures", "1,x"), "--temperatures: expected numbers, separated by commas, got 'x'"),
+        ((*BASE, "--top-k", "-1"), "--top-k: expected a whole number of at least 0, got '-1'"),
+        ((*BASE, "--address", ""), "--address: expected text, got an empty text"),
+        ((*BASE, "--out", "caf\udce9"), r"--out: expected text in UTF-8, got 'caf\udce9'"),
+        (
+            (*BASE, "--images"),
+            "--images: expected a whole number above 0 (images in all, dealt evenly to the classes), got none",
+        ),
+        ((*BASE, "--int8=yes"), "--int8: expected no value, got one"),
+        ((*BASE, "face"), "expected options of tandem generate alone, got 'face' besides"),
     ],
 )
 def test_a_wrong_value_is_one_line_with_expected_and_actual(argv, line):
@@ -72,6 +125,22 @@ def test_a_wrong_value_is_one_line_with_expected_and_actual(argv, line):
         generate(*argv)
     assert str(caught.value).splitlines() == [line]
     assert caught.value.hint == "tandem generate --help shows every option"
+
+
+@pytest.mark.parametrize(("typed", "close"), [("--class", "--classes"), ("--sede=3", "--seed"), ("--keep-token", None)])
+def test_a_flag_that_is_nearly_one_has_a_suggestion(typed, close):
+    with pytest.raises(
+        InputError, match=f"expected an option of tandem generate, got {typed.split('=')[0]}$"
+    ) as caught:
+        generate(*BASE, typed, "all")
+    assert caught.value.hint == f"did you mean {close or '--keep-tokens'}?"
+
+
+def test_several_missing_options_are_named_together_and_one_is_described():
+    with pytest.raises(InputError, match=r"^expected --profile; --gpus; --images; got none of these$"):
+        parse(PlanSpec, [], "tandem plan")
+    with pytest.raises(InputError, match=r"^expected FILE \(.*\), got none$"):
+        parse(InspectSpec, [], "tandem inspect")
 
 
 def test_each_of_several_wrong_values_has_its_line():
@@ -84,24 +153,43 @@ def test_each_of_several_wrong_values_has_its_line():
     ("text", "message"),
     [
         ("sede: 3\n", "unknown options sede"),
+        ("spec: other.yaml\n", "unknown options spec"),
         ("- a\n", "expected values by name .* got a list"),
         ("a: [1\n", "is not YAML"),
+        ("out: [a, b]\n", "--out: expected text, got a list"),
+        ("images: {a: 1}\n", "--images: expected a whole number above 0, got a mapping"),
+        ("classes: [[a]]\n", "--classes: expected text, got a list"),
+        ("keep_tokens: maybe\n", "--keep-tokens: expected true or false, got 'maybe'"),
     ],
 )
 def test_a_wrong_file_is_named(tmp_path, text, message):
-    file = tmp_path / "job.yaml"
-    file.write_text(text)
+    given = [word for pair in zip(BASE[::2], BASE[1::2], strict=True) if pair[0][2:] not in text for word in pair]
     with pytest.raises(InputError, match=message):
-        generate(*BASE, "--spec", str(file))
+        by_file(tmp_path, text, *given)
     with pytest.raises(InputError, match=r"cannot read .*none"):
         generate(*BASE, "--spec", str(tmp_path / "none"))
 
 
-def test_an_unknown_flag_ends_with_2(capsys):
-    with pytest.raises(SystemExit) as caught:
-        generate(*BASE, "--sede", "3")
-    assert caught.value.code == 2
-    assert "--sede" in capsys.readouterr().err
+def test_a_file_that_is_not_utf_8_is_named(tmp_path):
+    (tmp_path / "job.yaml").write_bytes("classes: café".encode("latin-1"))
+    with pytest.raises(InputError, match=r"--spec: expected text in UTF-8 in .*job\.yaml, got other bytes at 12"):
+        generate("--spec", str(tmp_path / "job.yaml"))
+
+
+@pytest.mark.parametrize("values", [["a"], ["a", "b,c"], ['say "a"', "b"], ["", "x"], ["[a]"], ["[a", "b]"]])
+def test_values_with_commas_are_quoted(values):
+    assert split(join(values)) == values
+
+
+def test_files_of_other_tools_keep_their_types(tmp_path):
+    (tmp_path / "env.yaml").write_text(yaml.safe_dump({"pip": ["a"], "retries": 3}))
+    assert load_yaml("--runtime-env", tmp_path / "env.yaml") == {"pip": ["a"], "retries": 3}
+
+
+def test_the_flags_of_a_spec_keep_defaults_out():
+    assert as_flags(generate(*BASE, "--seed", "0", "--temperatures", "1.5,1")) == [
+        *("--classes", "all", "--images", "5", "--temperatures", "1.5,1.0", "--out", "o"),
+    ]
 
 
 def test_the_defaults_of_training_are_the_embedded_models():
