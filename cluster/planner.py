@@ -41,6 +41,7 @@ class Option:
     hours: float = 0.0
     cost: float | None = None
     estimated: tuple[str, ...] = field(default=())  # stage times that were not measured, and of which profile
+    limits: tuple[str, ...] = ()  # roles that kinds of GPU cannot take here, and why
     exact: bool = True  # no other use of whole GPUs in this mode is better by more than EXACT_TO
 
     @property
@@ -125,10 +126,10 @@ def check_kinds(profiles: Sequence[Profile], request: Request) -> dict[str, Prof
     return {kind: by_kind[kind] for kind in request.gpus}
 
 
-def settings(profiles: Sequence[Profile], request: Request) -> Iterator[tuple[int, int]]:
-    """(N, batch) that every kind was measured at and that the wishes allow."""
-    steps = set.intersection(*(set(p.draft_steps) for p in profiles))
-    batches = set.intersection(*(set(p.batches) for p in profiles))
+def settings(profiles: Sequence[Profile], request: Request) -> list[tuple[int, int]]:
+    """(N, batch) at which every kind is known, and that the wishes allow."""
+    pairs = {(n, b) for p in profiles for n in p.draft_steps for b in p.batches if all(q.knows(n, b) for q in profiles)}
+    steps, batches = {n for n, _ in pairs}, {b for _, b in pairs}
     if request.batch is not None:
         batches &= {request.batch}
     if request.draft_steps != "auto":
@@ -138,26 +139,22 @@ def settings(profiles: Sequence[Profile], request: Request) -> Iterator[tuple[in
         steps = {min(steps, key=lambda n: (abs(n - default), n))} if steps else steps
     if request.max_fid is not None:
         steps = {n for n in steps if all(p.fid.get(n, math.inf) <= request.max_fid for p in profiles)}
-    if not steps or not batches:
+    wanted = sorted(pairs & set(product(steps, batches)))
+    if not wanted:
         known = ", ".join(f"{p.name}: N {p.draft_steps}, batch {p.batches}, FID {p.fid}" for p in profiles)
         asked = f"N = {request.draft_steps}, batch {request.batch or 'any'}, FID {request.max_fid or 'any'}"
         raise InputError(f"no N and batch in the profiles that fit the wishes ({asked}); measured are: {known}")
-    yield from product(sorted(steps), sorted(batches))
+    return wanted
 
 
 def cards_of(profile: Profile, steps: int, batch: int, request: Request) -> Cards:
-    """What the GPUs of a kind do at one N and batch. A stage that was not measured there cannot be placed there."""
-    draft, refine, decode = (profile.time(s, steps, batch) for s in ("draft", "refine", "decode"))
-    draft_s = draft.seconds / batch if draft else 0.0
-    refine_s = (refine.seconds + decode.seconds) / batch if refine and decode else 0.0
-    return Cards(
-        profile.kind,
-        request.gpus[profile.kind],
-        draft=1 / draft_s if draft_s else 0.0,
-        refine=1 / refine_s if refine_s else 0.0,
-        both=1 / (draft_s + refine_s) if draft_s and refine_s else 0.0,
-        price=request.price_per_h.get(profile.kind, 0.0),
-    )
+    """What the GPUs of a kind do at one N and batch. They have to have been measured there, and room for the role."""
+    seconds = [t.seconds if (t := profile.time(s, steps, batch)) else 0.0 for s in ("draft", "refine", "decode")]
+    draft_s, refine_s = seconds[0] / batch, sum(seconds[1:]) / batch
+    each = zip(USES, (draft_s, refine_s, draft_s + refine_s), strict=True)
+    draft, refine, both = (1 / s if s and profile.why_not(use, steps, batch) is None else 0.0 for use, s in each)
+    price = request.price_per_h.get(profile.kind, 0.0)
+    return Cards(profile.kind, request.gpus[profile.kind], draft, refine, both, price)
 
 
 def best_of_modes(cards: Sequence[Cards], request: Request) -> Iterator[Option]:
@@ -224,6 +221,7 @@ def priced(option: Option, by_kind: Mapping[str, Profile], steps: int, batch: in
         cost=cost,
         cpu_cores=option.images_per_s * max(cpu_seconds(p, batch) for p in used),
         fid=max((p.fid[steps] for p in used if steps in p.fid), default=None),
+        limits=tuple(limit for p in by_kind.values() for limit in p.limits(steps, batch)),
         estimated=tuple(f"{t.stage} on {p.kind} (profile {p.name}): {t.estimated}" for p, t in times if t.estimated),
     )
 

@@ -21,6 +21,7 @@ from pydantic import (
 from tandem.errors import InputError
 
 StageName = Literal["draft", "refine", "decode", "encode", "store"]
+RoleName = Literal["draft", "refine"]  # refining includes VQVAE decode
 PER_N = ("draft", "refine")  # stages whose time depends on the draft steps
 BUILT_IN = "profiles"
 
@@ -34,7 +35,7 @@ class StageTime(BaseModel):
     draft_steps: PositiveInt | None = None
     batch: PositiveInt
     seconds: Annotated[float, Field(ge=0)]
-    memory_bytes: PositiveInt | None = None
+    memory_bytes: PositiveInt | None = Field(None, description="at the most, with all weights of the role")
     estimated: str | None = Field(default=None, description="how, where it was not measured")
 
     @model_validator(mode="after")
@@ -43,6 +44,16 @@ class StageTime(BaseModel):
             needs = "needs" if self.stage in PER_N else "has no"
             raise ValueError(f"{self.stage} {needs} draft_steps")
         return self
+
+
+class CannotTake(BaseModel):
+    """A role for which a device has no room, at one batch size or at all."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    role: RoleName
+    batch: PositiveInt | None = None
+    reason: str
 
 
 class Profile(BaseModel):
@@ -59,9 +70,11 @@ class Profile(BaseModel):
     dtype: str = ""
     threads: PositiveInt = 1
     source: str = ""
-    memory_bytes: PositiveInt | None = Field(None, description="of the device")
+    memory_bytes: PositiveInt | None = Field(None, description="that a replica may fill")
+    weights_bytes: dict[StageName, PositiveInt] = Field(default_factory=dict, description="of the model of each stage")
     load_s: dict[str, PositiveFloat] = Field(default_factory=dict)
     stages: tuple[StageTime, ...]
+    cannot: tuple[CannotTake, ...] = ()
     fid: dict[int, PositiveFloat] = Field(default_factory=dict, description="quality at each N, where known")
 
     def time(self, stage: StageName, draft_steps: int | None, batch: int) -> StageTime | None:
@@ -72,17 +85,64 @@ class Profile(BaseModel):
 
     @property
     def batches(self) -> list[int]:
-        """Batch sizes at which both drafting and refining were measured."""
-        return sorted({t.batch for t in self.stages if t.stage == "draft"} & self._refined("batch"))
+        """Batch sizes at which some role was measured."""
+        return sorted({t.batch for t in self.stages if t.stage in PER_N})
 
     @property
     def draft_steps(self) -> list[int]:
-        """Values of N at which both drafting and refining were measured."""
-        drafted = {t.draft_steps for t in self.stages if t.stage == "draft" and t.draft_steps}
-        return sorted(drafted & self._refined("draft_steps"))
+        """Values of N at which some role was measured."""
+        return sorted({t.draft_steps for t in self.stages if t.draft_steps})
 
-    def _refined(self, name: str) -> set[int]:
-        return {getattr(t, name) for t in self.stages if t.stage == "refine"}
+    def knows(self, draft_steps: int, batch: int) -> bool:
+        """Whether each role was either measured at this N and batch or is known to be impossible."""
+        roles: tuple[RoleName, ...] = ("draft", "refine")
+        return all(self.time(role, draft_steps, batch) or self.is_impossible(role, batch) for role in roles)
+
+    def is_impossible(self, role: RoleName, batch: int) -> bool:
+        """Whether a role was measured nowhere, or found to have no room at this batch size."""
+        nowhere = all(t.stage != role for t in self.stages)
+        return nowhere or any(c.role == role and c.batch in (None, batch) for c in self.cannot)
+
+    def why_not(self, role: RoleName | Literal["both"], draft_steps: int, batch: int) -> str | None:
+        """Why a GPU cannot take a role at this N and batch, or None where it can."""
+        if role == "both":
+            apart = self.why_not("draft", draft_steps, batch) or self.why_not("refine", draft_steps, batch)
+            return apart or self.lack(self.bytes_together(draft_steps, batch))
+        for c in self.cannot:
+            if c.role == role and c.batch in (None, batch):
+                return c.reason
+        needed: tuple[StageName, ...] = ("draft",) if role == "draft" else ("refine", "decode")
+        for stage in needed:
+            if (found := self.time(stage, draft_steps, batch)) is None:
+                return f"{stage} was not measured at N = {draft_steps}, batch {batch}"
+            if lack := self.lack(found.memory_bytes):
+                return lack
+        return None
+
+    def limits(self, draft_steps: int, batch: int) -> list[str]:
+        """The roles that a GPU cannot take at this N and batch, and why."""
+        uses: tuple[RoleName | Literal["both"], ...] = ("draft", "refine")
+        if not any(self.why_not(role, draft_steps, batch) for role in uses):
+            uses = ("both",)
+        reasons = {use: self.why_not(use, draft_steps, batch) for use in uses}
+        words = {"draft": "draft", "refine": "refine", "both": "hold both models"}
+        return [f"{self.kind} (profile {self.name}) cannot {words[u]}: {why}" for u, why in reasons.items() if why]
+
+    def lack(self, needed: int | None) -> str | None:
+        """In words, if so many bytes are more than a replica may fill."""
+        if needed is None or self.memory_bytes is None or needed <= self.memory_bytes:
+            return None
+        return f"needs {needed / 1e9:.2f} GB, there are {self.memory_bytes / 1e9:.2f} GB"
+
+    def bytes_together(self, draft_steps: int, batch: int) -> int | None:
+        """The most bytes of a GPU that holds all models; None where bytes are not known."""
+        stages: tuple[StageName, ...] = ("draft", "refine", "decode")
+        peaks = [t.memory_bytes if (t := self.time(s, draft_steps, batch)) else None for s in stages]
+        if any(peak is None for peak in peaks) or any(s not in self.weights_bytes for s in stages):
+            return None
+        draft, refine, decode = (self.weights_bytes[s] for s in stages)
+        others = (refine + decode, draft, draft)
+        return max(peak + other for peak, other in zip(peaks, others, strict=True) if peak is not None)
 
 
 def built_in_profiles() -> list[str]:

@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 import torch
 
 from cluster.devices import has_real_gpus, memory_of_cluster
-from jobs.options import JobOptions
+from cluster.profile import StageName
+from jobs.options import JobOptions, MeasuredOptions
 from jobs.progress import say
 from jobs.running import SHARDS_AIMED_AT
 from jobs.settings import choose_dtype
@@ -24,7 +25,8 @@ from workers.models import DTYPES, ModelSet
 from workers.store import Store
 
 # Stages whose models share a device, for each kind of device of a job
-DRAFTERS, REFINERS = ("draft",), ("refine", "decode")
+DRAFTERS: tuple[StageName, ...] = ("draft",)
+REFINERS: tuple[StageName, ...] = ("refine", "decode")
 COLOCATED = (DRAFTERS + REFINERS,)
 SPLIT = (DRAFTERS, REFINERS)
 MAX_BATCH = 256  # beyond it no published card gets faster, by the roofline in docs/GPU.md
@@ -113,7 +115,7 @@ def find_room(options: JobOptions, decoding: Decoding) -> Room:
     return Room(budget, False, f"{budget / 1e9:.2f} GB ({share})")
 
 
-def all_stages(options: JobOptions, decoding: Decoding, on_gpu: bool) -> Mapping[str, Stage]:
+def all_stages(options: JobOptions | MeasuredOptions, decoding: Decoding, on_gpu: bool) -> Mapping[str, Stage]:
     """How the bytes of each stage are counted."""
     models, steps, sampling = decoding.models, decoding.draft_steps, decoding.sampling
     device, dtype = torch.device("cuda" if on_gpu else "cpu"), DTYPES[choose_dtype(options.dtype, on_gpu)]

@@ -130,6 +130,8 @@ def print_plan(plan: Plan, request: Request) -> None:
     if plan.meets_deadline is not None:
         word = "met" if plan.meets_deadline else "NOT met: no placement of these GPUs is fast enough"
         say(f"deadline of {request.deadline_h:g} h: {word}")
+    for line in best.limits:
+        say(line)
     for line in best.estimated:
         say(f"estimated, not measured: {line}")
 

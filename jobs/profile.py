@@ -4,40 +4,37 @@ from __future__ import annotations
 
 import json
 import re
-import statistics
 import sys
-import tempfile
-import time
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
-from pydantic import Field, NonNegativeInt, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 from rich.console import Console
 from rich.table import Table
 
-from cluster.profile import Profile, StageName, StageTime, write_profile
+from cluster.profile import Profile, RoleName, StageName, StageTime, write_profile
+from jobs.batch import DRAFTERS, GPU_SHARE, REFINERS, SPLIT, Decoding, all_stages
 from jobs.options import MeasuredOptions
 from jobs.progress import say
 from jobs.settings import choose_dtype
+from jobs.stage_times import Measuring, Timer
 from tandem.assembly import Preparation
-from tandem.collaborative import decode, draft, refine
-from tandem.images import Codec, Provenance, encode_image
-from tandem.sampling import uniforms
-from workers.models import DTYPES, ModelSet, load_tokenizer, load_transformer, pick_device, resolve_models
-from workers.refiner import to_uint8
-from workers.store import open_store
+from tandem.costs import Bytes
+from tandem.errors import InputError
+from tandem.fitting import device_bytes
+from tandem.images import Codec
+from workers.drafter import DecodeSettings
+from workers.models import ModelSet, pick_device, resolve_models
 
 EXAMPLES = """examples:
   tandem profile --out cpu.json
   tandem profile --out l20.json --drafter var_d30.pth --refiner var_d16.pth --vqvae vae_ch160v4096z32.pth \\
       --batches 32,64 --draft-steps 6,7,8,9
   tandem profile --out d30.json --drafter d30 --refiner d16 --vqvae vae_ch160v4096z32 --random-weights
+  tandem profile --out small.json --roles refine
 
+Roles are measured one after the other, so that a card needs room for the models of one. One that it has no room for, by
+counted bytes or when it is tried, goes into the profile with the reason, and the planner does not place it there.
 Run it once on each kind of machine, then: tandem plan --profile ... --gpus ..."""
 
 
@@ -49,63 +46,52 @@ class ProfileSpec(MeasuredOptions):
     draft_steps: tuple[PositiveInt, ...] | None = Field(None, description="values of N; default: all")
     batches: tuple[PositiveInt, ...] = Field((32,), description="batch sizes")
     repeats: PositiveInt = Field(3, description="timed runs of each stage after one that is not; the median counts")
+    roles: tuple[RoleName, ...] = Field(
+        ("draft", "refine"),
+        description="what to measure: draft, refine (with VQVAE decode); others count as impossible",
+    )
+    device_memory_gb: PositiveFloat | None = Field(
+        None, description="gigabytes that a replica may fill; default: 0.9 of a GPU, on CPUs any"
+    )
     threads: PositiveInt = Field(1, description="CPU threads of a replica")
     codec: Codec = Field("png", description="image files")
     quality: int = Field(92, ge=1, le=100, description="of jpeg and webp")
     seed: NonNegativeInt = Field(0, description="of the images made meanwhile")
 
 
-@dataclass
-class Timer:
-    """Times stages on one device and keeps what it found."""
-
-    device: torch.device
-    repeats: int
-    times: list[StageTime] = field(default_factory=list)
-
-    def measure(self, stage: StageName, draft_steps: int | None, batch: int, work: Callable[[], Any]) -> Any:
-        """Run the work once to warm up and then `repeats` times; returns what it returned last."""
-        if self.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(self.device)
-        seconds = []
-        for _ in range(self.repeats + 1):
-            began = time.perf_counter()
-            result = work()
-            if self.device.type == "cuda":
-                torch.cuda.synchronize(self.device)
-            seconds.append(time.perf_counter() - began)
-        peak = torch.cuda.max_memory_allocated(self.device) if self.device.type == "cuda" else None
-        median = statistics.median(seconds[1:])
-        found = StageTime(stage=stage, draft_steps=draft_steps, batch=batch, seconds=median, memory_bytes=peak)
-        self.times.append(found)
-        say(f"{stage:<7}{f'N = {draft_steps}' if draft_steps else '':<8}batch {batch:<5}{median:.4f} s")
-        return result
-
-
 def run(spec: ProfileSpec) -> Profile:
-    """Measure and write the profile; a table on stderr, the profile as one JSON line on stdout."""
+    """Measure and write the profile; a table on stderr, the profile as one JSON line on stdout.
+
+    Raises InputError where the device can take no role.
+    """
     torch.set_num_threads(spec.threads)
     device = pick_device()
-    dtype_name = choose_dtype(spec.dtype, device.type == "cuda")
+    dtype = choose_dtype(spec.dtype, device.type == "cuda")
     models = resolve_models(spec.drafter, spec.refiner, spec.vqvae, spec.random_weights)
     pyramid = models.drafter_config.pyramid
-    steps = [pyramid.check_draft_steps(n) for n in spec.draft_steps or range(1, pyramid.num_scales)]
+    steps = sorted({pyramid.check_draft_steps(n) for n in spec.draft_steps or range(1, pyramid.num_scales)})
     how = Preparation.of(spec)
-    loaded, load_s = load_all(models, DTYPES[dtype_name], device, how)
+    settings = DecodeSettings(spec.seed, steps[-1], models.sampling, spec.batches[0], dtype, spec.threads, how)
     timer = Timer(device, spec.repeats)
-    for batch in spec.batches:
-        profile_batch(timer, loaded, models, spec, batch, steps)
+    budget = budget_of(spec, device)
+    counted = count_bytes(spec, models, steps[-1], device) if budget else {}
+    measure_all(spec, Measuring(models, settings, steps), timer, fitting_batches(spec, timer, counted, budget))
+    if not any(t.stage in ("draft", "refine") for t in timer.times):
+        reasons = "; ".join(dict.fromkeys(c.reason for c in timer.cannot))
+        raise InputError(f"expected a device that can draft or refine, got one that can do neither: {reasons}")
     profile = Profile(
         name=spec.out.stem,
         kind=spec.kind or device_kind(device),
         num_scales=pyramid.num_scales,
         models={ref.role: ref.source for ref in models.refs},
-        dtype=dtype_name,
+        dtype=dtype,
         threads=spec.threads,
         source=", ".join([f"measured by tandem profile, median of {spec.repeats}", *how.names]),
-        memory_bytes=torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else None,
-        load_s=load_s,
-        stages=tuple(timer.times),
+        memory_bytes=budget,
+        load_s=timer.load_s,
+        stages=tuple(with_counted(timer, counted)),
+        cannot=tuple(timer.cannot),
+        weights_bytes={stage: part.weights for (stage, _), part in counted.items()},
     )
     write_profile(profile, spec.out)
     print_profile(profile)
@@ -113,64 +99,68 @@ def run(spec: ProfileSpec) -> Profile:
     return profile
 
 
-@dataclass(frozen=True)
-class Loaded:
-    """The three models on the device."""
-
-    drafter: Any
-    refiner: Any
-    vqvae: Any
+Counted = dict[tuple[StageName, int], Bytes]  # by stage and batch
 
 
-def load_all(
-    models: ModelSet, dtype: torch.dtype, device: torch.device, how: Preparation
-) -> tuple[Loaded, dict[str, float]]:
-    """The models, and the seconds that each took to load."""
-    patch_nums = models.drafter_config.patch_nums
-    loaders: dict[str, Callable[[], Any]] = {
-        "drafter": lambda: load_transformer(models.drafter, dtype, device, how),
-        "refiner": lambda: load_transformer(models.ref("refiner"), dtype, device, how),
-        "vqvae": lambda: load_tokenizer(models.vqvae, patch_nums, dtype, device),
-    }
-    found, seconds = {}, {}
-    for role, load in loaders.items():
-        began = time.perf_counter()
-        found[role] = load()
-        seconds[role] = max(1e-6, time.perf_counter() - began)
-    return Loaded(**found), seconds
+def budget_of(spec: ProfileSpec, device: torch.device) -> int | None:
+    """Bytes that a replica may fill, where that is known."""
+    if spec.device_memory_gb is not None:
+        return int(spec.device_memory_gb * 1e9)
+    return int(GPU_SHARE * torch.cuda.get_device_properties(device).total_memory) if device.type == "cuda" else None
 
 
-def profile_batch(
-    timer: Timer, loaded: Loaded, models: ModelSet, spec: ProfileSpec, batch: int, steps: list[int]
-) -> None:
-    """All stages at one batch size. The images of the last N go through encode and store."""
-    quantizer, sampling = loaded.vqvae.quantize, models.sampling
-    labels = torch.arange(batch, device=timer.device) % models.drafter_config.num_classes
-    noise = uniforms(spec.seed, np.arange(batch), models.drafter_config.pyramid.num_tokens).to(timer.device)
-    ids = None
-    for n in steps:
-        drafting = partial(draft, loaded.drafter, quantizer, labels, noise, n, sampling)
-        prefix = timer.measure("draft", n, batch, drafting)
-        refining = partial(refine, loaded.refiner, quantizer, labels, noise, prefix, sampling)
-        ids = timer.measure("refine", n, batch, refining)
-    assert ids is not None  # there is at least one N
-    pixels = timer.measure("decode", None, batch, lambda: to_uint8(decode(loaded.vqvae, ids)))
-    cpu = replace(timer, device=torch.device("cpu"))
-    drafter, refiner, vqvae = (models.hashes[role] for role in ("drafter", "refiner", "vqvae"))
-    provenance = Provenance("tandem profile", drafter, refiner, vqvae, spec.seed, steps[-1])
-    images = cpu.measure(
-        "encode",
-        None,
-        batch,
-        lambda: [
-            encode_image(image, spec.codec, spec.quality, provenance.for_image(i, 0, "class"))
-            for i, image in enumerate(pixels)
-        ],
-    )
-    with tempfile.TemporaryDirectory() as folder:
-        data, place = b"".join(images), open_store(folder)
-        names = iter(range(1_000_000))
-        cpu.measure("store", None, batch, lambda: place.put_once(f"shards/{next(names):05d}.tar", data))
+def count_bytes(spec: ProfileSpec, models: ModelSet, draft_steps: int, device: torch.device) -> Counted:
+    """Bytes of each stage at each batch, with the most draft steps: those take the most."""
+    decoding = Decoding(models, SPLIT, draft_steps, models.sampling, replicas=1)
+    stages = all_stages(spec, decoding, device.type == "cuda")
+    names: tuple[StageName, ...] = (*DRAFTERS, *REFINERS)
+    return {(name, batch): stages[name](batch) for name in names for batch in spec.batches}
+
+
+def fitting_batches(spec: ProfileSpec, timer: Timer, counted: Counted, budget: int | None) -> dict[RoleName, list[int]]:
+    """Batch sizes to measure for each role; those that do not fit by counted bytes are recorded with the reason."""
+    found: dict[RoleName, list[int]] = {}
+    stages: dict[RoleName, tuple[StageName, ...]] = {"draft": DRAFTERS, "refine": REFINERS}
+    for role, names in stages.items():
+        found[role] = []
+        if role not in spec.roles:
+            timer.give_up(role, None, "left out by --roles")
+            continue
+        for batch in spec.batches:
+            need = role_bytes([counted[name, batch] for name in names], spec, timer) if budget else 0
+            if budget and need > budget:
+                timer.give_up(
+                    role, batch, f"needs {need / 1e9:.2f} GB by counted bytes, there are {budget / 1e9:.2f} GB"
+                )
+            else:
+                found[role].append(batch)
+    return found
+
+
+def role_bytes(parts: list[Bytes], spec: ProfileSpec, timer: Timer) -> int:
+    """Bytes of stages that share the device."""
+    stages = [lambda batch, part=part: part for part in parts]
+    return device_bytes(stages, 0, timer.device.type == "cpu", spec.cuda_graphs)
+
+
+def measure_all(spec: ProfileSpec, measuring: Measuring, timer: Timer, batches: dict[RoleName, list[int]]) -> None:
+    """All stages of the roles that may fit; the images of the last N go through encode and store."""
+    prefixes = measuring.draft(timer, batches["draft"]) if batches["draft"] else {}
+    pixels = measuring.refine(timer, batches["refine"], prefixes) if batches["refine"] else {}
+    for batch, images in pixels.items():
+        measuring.store(timer, images, spec.codec, spec.quality, (measuring.steps[-1], batch) in prefixes)
+
+
+def with_counted(timer: Timer, counted: Counted) -> list[StageTime]:
+    """Stage times with counted bytes, all weights of the role included, where the device does not say what it used."""
+    found = []
+    for t in timer.times:
+        role = DRAFTERS if t.stage in DRAFTERS else REFINERS if t.stage in REFINERS else ()
+        if t.memory_bytes is None and counted and role:
+            others = sum(counted[name, t.batch].weights for name in role if name != t.stage)
+            t = t.model_copy(update={"memory_bytes": counted[t.stage, t.batch].total + others})
+        found.append(t)
+    return found
 
 
 def device_kind(device: torch.device) -> str:
@@ -189,6 +179,8 @@ def print_profile(profile: Profile) -> None:
         rate = f"{t.batch / t.seconds:.1f}" if t.seconds else ""
         table.add_row(t.stage, str(t.draft_steps or ""), str(t.batch), f"{t.seconds:.4f}", rate, memory)
     Console(stderr=True).print(table)
+    for lack in profile.cannot:
+        say(f"cannot {lack.role}{f' at batch {lack.batch}' if lack.batch else ''}: {lack.reason}")
     say("load: " + ", ".join(f"{role} {seconds:.2f} s" for role, seconds in profile.load_s.items()))
 
 
