@@ -14,16 +14,18 @@ from pydantic import Field
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from safetensors import SafetensorError
 
 from jobs.flags import POSITIONAL
 from jobs.progress import say
 from jobs.spec import Spec
+from tandem.checkpoint_reader import one_line
 from tandem.config import to_dict
 from tandem.errors import InputError, OutputError
-from tandem.hashing import file_sha256
 from tandem.weights import Checkpoint, aside, convert_checkpoint, open_all, open_checkpoint
-from workers.fetch import fetch, is_remote
+from workers.fetch import is_remote
 from workers.models import DTYPES, Role
+from workers.sources import local_file
 
 KINDS = {"vqvae": "VQVAE (image tokenizer)", "var": "VAR (drafter or refiner)"}
 SHOWN_BYTES = 256 << 20  # larger files have a progress bar
@@ -32,6 +34,7 @@ EXAMPLES = """examples:
   tandem convert ar-ckpt-best.pth drafter.safetensors --role drafter
   tandem convert ar-ckpt-best.pth vqvae.safetensors --role vqvae
   tandem convert var_d30.pth var_d30.safetensors --dtype bfloat16
+  tandem inspect hf://FoundationVision/var/var_d16.pth
 
 Files are loaded wrapped as well: state dicts inside dictionaries (a trainer's), under prefixes (module., _orig_mod.),
 in half precision. Where a file has averaged weights (EMA) beside plain ones, the averaged are taken; convert --part
@@ -41,13 +44,17 @@ takes others, by the name that inspect prints."""
 class InspectSpec(Spec):
     """Tell what a checkpoint is: kind, where in the file, config, types, hash. The whole is checked strictly."""
 
-    file: Annotated[str, POSITIONAL] = Field(description="weights file: a path or an s3:// address")
+    file: Annotated[str, POSITIONAL] = Field(
+        description="weights file: a path, an address (hf://, https://, s3://), or a name of 'tandem models'"
+    )
 
 
 class ConvertSpec(Spec):
     """Write one model of a weights file as safetensors with its config in the header."""
 
-    file: Annotated[str, POSITIONAL] = Field(description="weights file: a path or an s3:// address")
+    file: Annotated[str, POSITIONAL] = Field(
+        description="weights file: a path, an address (hf://, https://, s3://), or a name of 'tandem models'"
+    )
     out: Annotated[Path, POSITIONAL] = Field(description="file to write, *.safetensors")
     role: Role | None = Field(None, description="which model, where the file holds a VAR and a VQVAE")
     part: str | None = Field(None, description="which of several, by the name that 'tandem inspect' prints")
@@ -57,9 +64,9 @@ class ConvertSpec(Spec):
 
 def run_inspect(spec: InspectSpec) -> list[dict[str, Any]]:
     """Print a table on stderr and a JSON object on stdout for each model. CheckpointError if one does not load."""
-    path = local_file(spec.file)
-    digest = file_sha256(path)
-    described = [describe(checkpoint.check()) | {"sha256": digest} for checkpoint in open_all(path)]
+    file = local_file(spec.file)
+    origin = {"source": file.source, "sha256": file.sha256}
+    described = [describe(checkpoint.check()) | origin for checkpoint in open_all(file.path)]
     for about in described:
         table = Table("property", "value", title=str(spec.file), show_header=False)
         for name, value in about.items():
@@ -91,17 +98,18 @@ def run_convert(spec: ConvertSpec) -> Path:
     if not spec.out.parent.is_dir():
         raise OutputError(f"{spec.out}: no such folder: {spec.out.parent}")
     check_free(spec)
-    path = local_file(spec.file)
+    file = local_file(spec.file)
     kind = None if spec.role is None else "vqvae" if spec.role == "vqvae" else "var"
-    checkpoint = open_checkpoint(path, kind, spec.part).check()
-    made_from = f"{path.name}, sha256 {file_sha256(path)}" + (f", part {p}" if (p := checkpoint.part.name) else "")
+    checkpoint = open_checkpoint(file.path, kind, spec.part).check()
+    origin = file.source if is_remote(file.source) else file.path.name
+    made_from = f"{origin}, sha256 {file.sha256}" + (f", part {p}" if (p := checkpoint.part.name) else "")
     dtype = DTYPES[spec.dtype] if spec.dtype else None
     check_free(spec)
     try:
         with shown(aside(spec.out), checkpoint.num_bytes):
             convert_checkpoint(checkpoint, spec.out, dtype, made_from)
-    except OSError as error:
-        raise OutputError(f"{spec.out}: cannot be written: {error.strerror or error}") from error
+    except (OSError, SafetensorError) as error:
+        raise OutputError(f"{spec.out}: cannot be written: {one_line(error)}") from error
     say(f"{spec.out}: {KINDS[checkpoint.kind]}, from {checkpoint.choice or checkpoint.part.label} of {spec.file}")
     return spec.out
 
@@ -134,11 +142,6 @@ def shown(growing: Path, total_bytes: int) -> Iterator[None]:
         finally:
             done.set()
             thread.join()
-
-
-def local_file(source: str) -> Path:
-    """A weights file on this machine, fetched where it is an address."""
-    return fetch(source) if is_remote(source) else Path(source).expanduser()
 
 
 if __name__ == "__main__":

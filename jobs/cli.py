@@ -47,7 +47,7 @@ COMMANDS = {
     "bench store": Command("jobs.bench_store", "BenchStoreSpec", "run", "encode and write throughput"),
     "ls": Command("jobs.dataset", "LsSpec", "run_ls", "list the files of a dataset, or presigned addresses"),
     "verify": Command("jobs.dataset", "VerifySpec", "run_verify", "check every file of a dataset"),
-    "models": Command("jobs.models", "ModelsSpec", "run_models", "list presets and the embedded model"),
+    "models": Command("jobs.models", "ModelsSpec", "run_models", "list the embedded and the published models"),
     "inspect": Command("jobs.checkpoints", "InspectSpec", "run_inspect", "tell what a checkpoint file is"),
     "convert": Command("jobs.checkpoints", "ConvertSpec", "run_convert", "write a checkpoint as safetensors"),
     "pictures": Command("jobs.pictures", "PicturesSpec", "run", "make a folder of pictures to train on"),

@@ -59,7 +59,10 @@ class RenderSpec(PreparationOptions):
     image: str = Field(f"tandem:{tandem.__version__}", description="made from cluster/Dockerfile, as nodes pull it")
     dataset: str | None = Field(None, description="s3://bucket/prefix that the job fills; without it no rayjob.yaml")
     classes: Annotated[str, COMMAS] = Field("all", description="classes of the dataset, as for tandem generate")
-    drafter: str = Field(EMBEDDED, description="'embedded', an s3:// address, or a file of the image")
+    drafter: str = Field(
+        EMBEDDED,
+        description="'embedded', an address (s3://, hf://, https://), a name (tandem models), or a file of the image",
+    )
     refiner: str = Field(EMBEDDED, description="like --drafter; the smaller model")
     vqvae: str = Field(EMBEDDED, description="like the models")
     name: str = Field("tandem", description="of the cluster; the job is NAME-job, the endpoint NAME-endpoint")

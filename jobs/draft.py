@@ -46,7 +46,9 @@ give the bytes that 'tandem generate' gives. The same command again goes on wher
 class DraftSpec(JobOptions, RowOptions):
     """Make the coarse token maps of a dataset and keep them: drafters alone."""
 
-    drafter: str = Field("embedded", description="'embedded', a file, an s3:// address, or a preset (d16 to d36)")
+    drafter: str = Field(
+        "embedded", description="'embedded', a file, an address (hf://, https://, s3://), or a name (tandem models)"
+    )
     placement: Literal["auto", "gpu", "cpu"] = Field("auto", description="gpu: one drafter on each; cpu: processes")
     drafters: PositiveInt | None = Field(None, description="drafter replicas; default: every GPU, or one on the CPU")
 

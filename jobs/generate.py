@@ -57,7 +57,9 @@ anything that changes a byte is another one and is refused in the same place."""
 class GenerateSpec(ImageJobOptions, ReplicaOptions, RowOptions):
     """Synthesise a labelled image dataset: drafters make the coarse token maps, refiners the fine ones."""
 
-    drafter: str = Field("embedded", description="'embedded', a file, an s3:// address, or a preset (d16 to d36)")
+    drafter: str = Field(
+        "embedded", description="'embedded', a file, an address (hf://, https://, s3://), or a name (tandem models)"
+    )
     refiner: str = Field("embedded", description="like --drafter; the smaller model")
     placement: PlacementMode = Field(
         "auto",

@@ -11,46 +11,55 @@ from rich.console import Console
 from rich.table import Table
 
 from jobs.spec import Spec
-from tandem.config import VAR_PRESETS, VQVAE_PRESET, VarConfig, VqvaeConfig
+from tandem.config import VAR_PRESETS, VarConfig, VqvaeConfig
 from tandem.weights import build_empty, open_checkpoint
 from tandem.zoo import ROLES, weights_path
-from workers.models import EMBEDDED, VQVAE_PRESET_NAME
+from workers.models import EMBEDDED
+from workers.sources import PUBLISHED, Published
+
+CAPTION = (
+    "Published files are fetched from their authors' repositories on the Hugging Face hub when a command names them."
+)
 
 
 class ModelsSpec(Spec):
-    """List the embedded model and the presets, with their sizes."""
+    """List the embedded model, the files that VAR's and CoDe's authors publish, and presets, with their sizes."""
 
     json_lines: bool = Field(False, description="one JSON object a line instead of a table")
 
 
 def run_models(spec: ModelsSpec) -> list[dict[str, Any]]:
-    """Print every model that `--drafter`, `--refiner` and `--vqvae` know by name."""
+    """Print every model that `--drafter`, `--refiner` and `--vqvae` know by name. Asks no server."""
     rows = [embedded_row(role) for role in ROLES]
-    rows.append(preset_row("vqvae", VQVAE_PRESET_NAME, VQVAE_PRESET))
+    rows += [published_row(name, file) for name, file in PUBLISHED.items()]
     rows += [preset_row("drafter or refiner", name, config) for name, config in VAR_PRESETS.items()]
     if spec.json_lines:
         for row in rows:
             print(json.dumps(row))
         return rows
-    table = Table("name", "role", "parameters", "image", "tokens", "weights", title="models")
+    columns = ("name", "role", "parameters", "image", "tokens", "size", "licence", "weights")
+    table = Table(*columns, title="models", caption=CAPTION)
     for row in rows:
-        size = f"{row['megabytes']:.1f} MB here" if row["megabytes"] else "published file, or --random-weights"
-        table.add_row(
-            row["name"],
-            row["role"],
-            f"{row['parameters'] / 1e6:,.1f} M",
-            row["image"],
-            str(row["tokens"]),
-            size,
-        )
-    Console().print(table)
+        size = f"{row['megabytes']:,.1f} MB{' (counted)' if row['counted'] else ''}" if row["megabytes"] else ""
+        parameters = f"{row['parameters'] / 1e6:,.1f} M"
+        texts = (row["name"], row["role"], parameters, row["image"], str(row["tokens"]), size)
+        table.add_row(*texts, row["licence"], row["weights"])
+    Console(width=None if sys.stdout.isatty() else 200).print(table)
     return rows
+
+
+def published_row(name: str, file: Published) -> dict[str, Any]:
+    """What the hub shows of a file; where its size is not known, 4 bytes a parameter."""
+    row = preset_row(file.role, name, file.config)
+    size = file.size_bytes or 4 * row["parameters"]
+    about = {"megabytes": size / 1e6, "counted": file.size_bytes is None, "licence": file.licence}
+    return row | about | {"weights": file.address}
 
 
 def embedded_row(role: str) -> dict[str, Any]:
     path = weights_path(role)
     row = preset_row(role, EMBEDDED, open_checkpoint(path).config)
-    return row | {"megabytes": path.stat().st_size / 1e6}
+    return row | {"megabytes": path.stat().st_size / 1e6, "licence": "Apache-2.0", "weights": "with Tandem"}
 
 
 def preset_row(role: str, name: str, config: VarConfig | VqvaeConfig) -> dict[str, Any]:
@@ -66,6 +75,9 @@ def preset_row(role: str, name: str, config: VarConfig | VqvaeConfig) -> dict[st
         "image": f"{pixels} px",
         "tokens": config.pyramid.num_tokens,
         "megabytes": 0.0,
+        "counted": False,
+        "licence": "",
+        "weights": "--random-weights",
     }
 
 

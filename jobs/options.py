@@ -134,7 +134,9 @@ class PreparationOptions(Spec):
 class MeasuredOptions(PreparationOptions):
     """Which models a measurement runs, and in what precision."""
 
-    drafter: str = Field("embedded", description="'embedded', a file, an s3:// address, or a preset (tandem models)")
+    drafter: str = Field(
+        "embedded", description="'embedded', a file, an address (hf://, https://, s3://), or a name (tandem models)"
+    )
     refiner: str = Field("embedded", description="like --drafter; the smaller model")
     vqvae: str = Field("embedded", description="like --drafter; its preset is vae_ch160v4096z32")
     random_weights: bool = Field(False, description="let presets have random weights: times are those of real ones")

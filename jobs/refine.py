@@ -39,7 +39,9 @@ class RefineSpec(ImageJobOptions):
     """Finish drafted images: refiners, and the VQVAE, alone."""
 
     drafts: str = Field(description="place of a finished 'tandem draft': a folder or s3://bucket/prefix")
-    refiner: str = Field("embedded", description="'embedded', a file, an s3:// address, or a preset (d16 to d36)")
+    refiner: str = Field(
+        "embedded", description="'embedded', a file, an address (hf://, https://, s3://), or a name (tandem models)"
+    )
     placement: Literal["auto", "gpu", "cpu"] = Field("auto", description="gpu: one refiner on each; cpu: processes")
     refiners: PositiveInt | None = Field(None, description="refiner replicas; default: every GPU, or one on the CPU")
 

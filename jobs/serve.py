@@ -61,7 +61,9 @@ running requests finish. API keys come from the environment alone: TANDEM_API_KE
 class AppSpec(DecodingOptions):
     """What the application is: models, batches, limits. Also the `args` of a Ray Serve config file."""
 
-    drafter: str = Field("embedded", description="'embedded', a file, an s3:// address, or a preset (d16 to d36)")
+    drafter: str = Field(
+        "embedded", description="'embedded', a file, an address (hf://, https://, s3://), or a name (tandem models)"
+    )
     refiner: str = Field("embedded", description="like --drafter; the smaller model")
     model_id: str = Field("", description="what clients call the pair; default: tandem-embedded, or from its files")
     batch: PositiveInt = Field(8, description="most images of one forward, and the size of deterministic ones")

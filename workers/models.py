@@ -1,4 +1,4 @@
-"""Which weights a job uses, and how a worker gets them: embedded, a file, an S3 address, or random ones."""
+"""Which weights a job uses, and how a worker gets them: embedded, a file, an address, or random ones."""
 
 from __future__ import annotations
 
@@ -13,13 +13,12 @@ import torch
 from tandem.assembly import PLAIN, Preparation
 from tandem.config import VAR_PRESETS, VQVAE_PRESET, SamplingConfig, VarConfig, VqvaeConfig
 from tandem.errors import CheckpointError
-from tandem.hashing import file_sha256
 from tandem.initial import random_var, random_vqvae
 from tandem.var import Var
 from tandem.vqvae import Vqvae
 from tandem.weights import load_var, load_vqvae, open_checkpoint
 from tandem.zoo import EMBEDDED_SAMPLING, weights_path
-from workers.fetch import fetch, fetched_sha256, is_remote
+from workers.sources import PUBLISHED, local_file
 
 Role = Literal["vqvae", "drafter", "refiner"]
 EMBEDDED = "embedded"
@@ -32,7 +31,7 @@ class ModelRef:
     """One model of a job: its role, where its weights come from, and their hash. Small enough to send anywhere."""
 
     role: Role
-    source: str  # "embedded", a preset's name, a path or an s3:// address
+    source: str  # "embedded", a preset's name, a path or an address that names one version where it can
     sha256: str  # of the file; of the recipe for random weights
     random_seed: int | None = None
     part: str = ""  # of the file, where it holds more than this model; role and file determine it
@@ -46,20 +45,15 @@ class ModelRef:
         """The weights as a file on this machine, its hash checked. Remote ones are fetched once per machine."""
         if self.source == EMBEDDED:
             return weights_path(self.role)
-        if is_remote(self.source):
-            path = fetch(self.source, patient=True)
-            found = fetched_sha256(path)
-        else:
-            path = Path(self.source)
-            if not path.is_file():
-                raise CheckpointError(
-                    f"{self.source}: no such file on node {platform.node()}",
-                    "weights by path have to be on every node; s3:// addresses are fetched by each",
-                )
-            found = file_sha256(path)
-        if found != self.sha256:
+        file = local_file(self.source, patient=True)
+        if not file.path.is_file():
+            raise CheckpointError(
+                f"{self.source}: no such file on node {platform.node()}",
+                "weights by path have to be on every node; addresses are fetched by each",
+            )
+        if (found := file.sha256) != self.sha256:
             raise CheckpointError(f"{self.source}: expected sha256 {self.sha256[:12]}…, got {found[:12]}… on this node")
-        return path
+        return file.path
 
 
 @dataclass(frozen=True)
@@ -109,26 +103,22 @@ class Resolved:
 
 def resolve(role: Role, source: str, random_weights: bool) -> Resolved:
     """Find a model's weights and check them against their shapes. Raises CheckpointError."""
-    if config := preset(role, source):
+    config = preset(role, source)
+    if config and (random_weights or source not in PUBLISHED):  # one name is that of a preset and of its file
         if not random_weights:
             raise CheckpointError(
                 f"{role}: {source} is a preset, which has no weights of its own",
-                "give a file or an s3:// address, or add --random-weights to try its size and speed",
+                f"var_{source} is the published file; or give a file or an address (tandem models), or add "
+                "--random-weights to try its size and speed",
             )
         recipe = hashlib.sha256(f"random/{role}/{source}".encode()).hexdigest()
         return Resolved(ModelRef(role, source, recipe, random_seed=int(recipe[:8], 16)), config)
-    if source == EMBEDDED:
-        path = weights_path(role)
-    elif is_remote(source):
-        path = fetch(source)
-    else:
-        path = Path(source).expanduser().resolve()
-        source = str(path)
+    file = local_file(str(weights_path(role)) if source == EMBEDDED else source)
     try:
-        checkpoint = open_checkpoint(path, "vqvae" if role == "vqvae" else "var").check()
+        checkpoint = open_checkpoint(file.path, "vqvae" if role == "vqvae" else "var").check()
     except CheckpointError as error:
         raise CheckpointError(f"{role}: {error}", error.hint) from error
-    ref = ModelRef(role, source, file_sha256(path), part=checkpoint.part.name)
+    ref = ModelRef(role, EMBEDDED if source == EMBEDDED else file.source, file.sha256, part=checkpoint.part.name)
     return Resolved(ref, checkpoint.config, checkpoint.classes)
 
 
