@@ -129,7 +129,7 @@ def test_models_and_inspect_print_data_on_stdout(capsys):
 
     assert cli.main(["models", "--json-lines"]) == 0
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert {"embedded", "d16", "d20", "d24", "d30", "d36", "vae_ch160v4096z32"} == {row["name"] for row in rows}
+    assert {"embedded", "d16", "d20", "d24", "d30", "d36", "vae_ch160v4096z32"} <= {row["name"] for row in rows}
     assert next(row for row in rows if row["name"] == "d36")["image"] == "512 px"
     assert cli.main(["inspect", str(weights_path("drafter"))]) == 0
     about = json.loads(capsys.readouterr().out)
