@@ -6,6 +6,7 @@ import fcntl
 import hashlib
 import http.client
 import re
+import ssl
 import time
 import urllib.error
 import urllib.request
@@ -104,7 +105,7 @@ def receive(url: str, path: Path, expected: str, attempts: int) -> None:
         before = partial.size
         try:
             partial.add_rest(url)
-        except (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError) as error:
+        except (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError, ssl.SSLError) as error:
             # 416: nothing is missing, or there is too much already
             if not (isinstance(error, urllib.error.HTTPError) and error.code == 416 and before):
                 failures = 0 if partial.size > before else failures + 1

@@ -68,7 +68,10 @@ def local_file(source: str, patient: bool = False) -> LocalFile:
     source = address_of(source)
     if not is_remote(source):
         path = Path(source).expanduser().resolve()
-        return LocalFile(str(path), path, file_sha256(path) if path.is_file() else "")
+        try:
+            return LocalFile(str(path), path, file_sha256(path) if path.is_file() else "")
+        except OSError as error:
+            raise InputError(f"{path}: cannot be read: {error.strerror}") from error
     scheme = source.partition("://")[0]
     if scheme == "hf":
         return LocalFile(*fetch_from_hub(source))

@@ -40,11 +40,11 @@ STAND_INS = (
 
 def _numpy_globals() -> list[Any]:
     """What numpy scalars and arrays are pickled as, by numpy 1 and 2. They hold data and call nothing."""
-    kinds = [type(np.dtype(code)) for code in (*np.typecodes["All"].replace("O", ""),)]
+    kinds = {type(np.dtype(code)) for code in np.typecodes["All"] if code != "O"}  # of all dtypes but objects
     rebuilders: list[Any] = [np.float64(0).__reduce__()[0], np.empty(0).__reduce__()[0]]
     modules = ("numpy.core.multiarray", "numpy._core.multiarray")
     named = [(f, f"{module}.{f.__name__}") for f in rebuilders for module in modules]
-    return [np.ndarray, np.dtype, *set(kinds), *named]
+    return [np.ndarray, np.dtype, *kinds, *named]
 
 
 # Besides tensors and plain containers; all of them only keep values

@@ -278,6 +278,18 @@ def test_inspect_says_what_it_found(tmp_path, var, vqvae, capsys):
     assert first["sha256"] == second["sha256"]
 
 
+def test_every_wrapped_file_is_inspected_and_converted(tmp_path, var, capsys):
+    half = prefixed({name: t.half() for name, t in published_tensors(var).items()}, "module._orig_mod.")
+    for wrapper, wrap in WRAPPERS.items():
+        path, converted = save(tmp_path, wrap(half)), tmp_path / f"{wrapper}.safetensors"
+        assert main(["inspect", str(path)]) == 0
+        about = json.loads(capsys.readouterr().out)
+        assert about["part"].endswith("module._orig_mod") and about["dtypes"] == ["float16"]
+        assert main(["convert", str(path), str(converted)]) == 0
+        assert same(load_var(converted, how=None), var, torch.float16)
+    assert len({open_checkpoint(path).config for path in tmp_path.glob("*.safetensors")}) == 1
+
+
 def test_convert_writes_our_form_once_and_then_leaves_it_as_it_is(tmp_path, var, vqvae, capsys):
     path = save(tmp_path, trainer_file(prefixed(published_tensors(var), "module."), published_tensors(vqvae)))
     first, second, vae = (str(tmp_path / f"{name}.safetensors") for name in ("first", "second", "vae"))
