@@ -111,22 +111,18 @@ def rayjob(deployment: Deployment) -> str:
     return with_header(job_lines(settings.name), deployment, to_yaml(service_account(settings), document))
 
 
-def rayservice(deployment: Deployment) -> str | None:
-    """None where the endpoint cannot take the plan's form."""
-    config = serve_config(deployment)
-    if config is None:
-        return None
+def rayservice(deployment: Deployment) -> str:
     settings = replace(deployment.settings, name=deployment.settings.name + ENDPOINT)
     groups = []
     for group in deployment.groups:
-        # following the load, one drafter and one refiner stay; the rest comes when Serve asks for it
+        # following the load, one replica of each role stays; the rest comes when Serve asks for it
         first = next(other for other in deployment.groups if other.role == group.role) == group
         least = int(first) if settings.autoscale else group.count
         groups.append(worker_group(settings, group, least, group.count, serving=True))
     spec = {
         "upgradeStrategy": {"type": "NewCluster"},
         "excludeHeadPodFromServeSvc": True,
-        "serveConfigV2": Block(to_yaml(config)),
+        "serveConfigV2": Block(to_yaml(serve_config(deployment))),
         "rayClusterConfig": cluster_spec(settings, groups, serving=True),
     }
     document = resource("RayService", settings, spec)

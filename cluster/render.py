@@ -82,11 +82,8 @@ def selector_text(role: Role) -> str:
     return ",".join(f"{name}={value}" for name, value in role_selector(role).items())
 
 
-def serve_config(deployment: Deployment) -> dict[str, Any] | None:
-    """The endpoint as a Ray Serve config file; None where it cannot take the plan's form.
-
-    Colocated, the endpoint has one drafter and one refiner, a half of one GPU each.
-    """
+def serve_config(deployment: Deployment) -> dict[str, Any]:
+    """The endpoint as a Ray Serve config file. Nodes that it names by labels may come later."""
     option, settings = deployment.option, deployment.settings
     args: dict[str, Any] = {
         **settings.models,
@@ -96,12 +93,10 @@ def serve_config(deployment: Deployment) -> dict[str, Any] | None:
         "drafters": option.num_drafters,
         "refiners": option.num_refiners,
         **dict.fromkeys(settings.preparation, True),
+        "drafters_on": selector_text("both" if option.mode == "colocated" else "drafter"),
+        "refiners_on": selector_text("both" if option.mode == "colocated" else "refiner"),
+        "autoscale": settings.autoscale,
     }
-    if option.mode == "split":
-        args |= {"drafters_on": selector_text("drafter"), "refiners_on": selector_text("refiner")}
-        args |= {"autoscale": settings.autoscale}
-    elif option.num_drafters > 1:
-        return None
     return {
         "proxy_location": "EveryNode",
         "http_options": {"host": "0.0.0.0", "port": SERVE_PORT},

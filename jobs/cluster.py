@@ -188,12 +188,8 @@ def documents(deployment: Deployment) -> dict[str, str]:
         say("left out: rayjob.yaml, which needs --dataset s3://bucket/prefix")
     else:
         files["rayjob.yaml"] = rayjob(deployment)
-    service, config = rayservice(deployment), serve_config(deployment)
-    if service is None or config is None:
-        say("left out: rayservice.yaml and serve.yaml: the endpoint splits, or has one GPU for both; see --mode split")
-    else:
-        files["rayservice.yaml"] = service
-        files["serve.yaml"] = with_header(SERVE_LINES, deployment, to_yaml(config))
+    files["rayservice.yaml"] = rayservice(deployment)
+    files["serve.yaml"] = with_header(SERVE_LINES, deployment, to_yaml(serve_config(deployment)))
     files |= launcher_file(deployment)
     return files
 

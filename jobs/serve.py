@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 import time
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -14,24 +13,23 @@ import torch
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 from ray.serve import Application
 
-from cluster.nodes import gpus_by_kind, parse_labels
-from cluster.plan import Placement, place, place_by_plan
-from cluster.planner import Request, make_plan
-from cluster.profile import read_profile
+from cluster.nodes import parse_labels
+from cluster.plan import Placement
 from cluster.server import LOOPBACK, deployed, drain, find_port, metrics_addresses, signals
-from cluster.session import Session, describe_cluster, living_nodes, open_session
+from cluster.session import Session, describe_cluster, open_session
 from jobs.flags import COMMAS
 from jobs.options import DecodingOptions
 from jobs.progress import say
 from jobs.running import software
+from jobs.serve_placement import check_pairs, choose_placement, scales
 from jobs.settings import check_preparation, choose_draft_steps, choose_dtype, choose_sampling
 from jobs.spec import check
 from tandem.assembly import Preparation
-from tandem.errors import InputError, PlacementError
+from tandem.errors import InputError
 from tandem.images import Provenance
 from workers.api_models import About
 from workers.decoding import DraftWork, RefineWork
-from workers.endpoint import INGRESS, Parts, Publisher, Scale, build_app
+from workers.endpoint import INGRESS, Parts, Publisher, build_app
 from workers.endpoint_types import ImageRequest
 from workers.gateway import GatewaySettings
 from workers.guard import digest
@@ -71,16 +69,20 @@ class AppSpec(DecodingOptions):
         5.0, ge=0, le=1000, description="so long an incomplete batch waits for company; up to 6 x under load"
     )
     placement: Literal["auto", "split", "colocated", "cpu"] = Field(
-        "auto", description="split: a GPU each; colocated: one of each on one GPU, half each; cpu; auto: what fits"
+        "auto",
+        description="split: a GPU each; colocated: both models on each GPU; cpu; auto: colocated on all GPUs, split "
+        "where numbers are given",
     )
     drafters: PositiveInt | None = Field(None, description="drafter replicas; the most with --autoscale")
     refiners: PositiveInt | None = Field(None, description="refiner replicas; the most with --autoscale")
     drafters_on: Annotated[str | None, COMMAS] = Field(
         None,
-        description="Ray labels of the nodes for drafters, with --placement split and both numbers; nodes that are "
-        "not there yet are waited for",
+        description="Ray labels of the nodes for drafters, with --placement split or colocated and both numbers; "
+        "nodes that are not there yet are waited for",
     )
-    refiners_on: Annotated[str | None, COMMAS] = Field(None, description="the same for refiners; both or neither")
+    refiners_on: Annotated[str | None, COMMAS] = Field(
+        None, description="the same for refiners; both or neither, and equal if colocated"
+    )
     ingresses: PositiveInt = Field(1, description="replicas of the HTTP API; each has its own queue")
     autoscale: bool = Field(False, description="start with one replica of each and let Ray Serve follow the load")
     profile: tuple[str, ...] | None = Field(
@@ -99,15 +101,18 @@ class AppSpec(DecodingOptions):
 
     @model_validator(mode="after")
     def check_together(self) -> AppSpec:
-        if self.profile and (self.placement not in ("auto", "split") or self.drafters or self.refiners):
-            raise ValueError("expected --profile with --placement auto or split and without --drafters and --refiners")
+        if self.profile and (self.placement == "cpu" or self.drafters or self.refiners):
+            raise ValueError("expected --profile without --placement cpu, --drafters and --refiners")
         if (self.drafters_on is None) != (self.refiners_on is None):
             raise ValueError("expected --drafters-on and --refiners-on together, got one of them")
         if self.drafters_on and self.refiners_on:
             parse_labels("--drafters-on", self.drafters_on)
             parse_labels("--refiners-on", self.refiners_on)
-            if self.placement != "split" or not (self.drafters and self.refiners):
-                raise ValueError("expected --placement split, --drafters and --refiners beside --drafters-on")
+            if self.placement not in ("split", "colocated") or not (self.drafters and self.refiners):
+                expected = "--placement split or colocated, --drafters and --refiners"
+                raise ValueError(f"expected {expected} beside --drafters-on")
+            if self.placement == "colocated":
+                check_pairs(self)
         if self.max_images is not None and self.max_n > self.max_images:
             raise ValueError(f"expected --max-n of at most --max-images {self.max_images}, got {self.max_n}")
         if self.store is not None and not self.store.startswith("s3://"):
@@ -173,7 +178,7 @@ def make_app(spec: AppSpec, session: Session, parts: Parts | None = None) -> tup
     replica = ReplicaSettings(spec.batch, spec.batch_wait_ms / 1000, warm_up, warm_prefix)
     drafters, refiners = scales(spec, placement)
     if parts is not None:  # they ask for nothing, and stand beside the real ones
-        drafters, refiners = (replace(scale, num_cpus=0.0, num_gpus=0.0, nodes={}) for scale in (drafters, refiners))
+        drafters, refiners = drafters.anywhere(), refiners and refiners.anywhere()
     bound = build_app(parts or real, about, gateway, replica, drafters, refiners, spec.ingresses)
     return bound, placement, about
 
@@ -193,55 +198,6 @@ def describe(spec: AppSpec, models: ModelSet) -> About:
         sampling=choose_sampling(spec, models.sampling),
         created=int(time.time()),
         sha256=models.hashes,
-    )
-
-
-def choose_placement(spec: AppSpec, session: Session, draft_steps: int) -> Placement:
-    """By profiles, labels, or number alone. One of each on CPUs and on simulated GPUs unless more are asked for."""
-    if spec.drafters_on and spec.refiners_on and spec.drafters and spec.refiners:
-        # on a cluster that grows, nodes come when replicas ask for them: what is there now decides nothing
-        drafter_nodes = (parse_labels("--drafters-on", spec.drafters_on),) * spec.drafters
-        refiner_nodes = (parse_labels("--refiners-on", spec.refiners_on),) * spec.refiners
-        return Placement("split", spec.drafters, spec.refiners, "as asked", drafter_nodes, refiner_nodes)
-    if spec.profile:
-        nodes = living_nodes()
-        wish = Request(gpus_by_kind(nodes), images=1, draft_steps=draft_steps, batch=None)
-        plan = make_plan([read_profile(source) for source in spec.profile], wish)
-        # the replicas of one deployment all ask for the same nodes, so each role is one kind of GPU
-        options = [
-            option
-            for option in (plan.best, *plan.runners_up)
-            if option.mode == "split" and len(option.drafters) == len(option.refiners) == 1
-        ]
-        if not options:
-            raise PlacementError("--profile: no good plan has one kind of GPU a role; give --drafters and --refiners")
-        return place_by_plan(options[0], nodes)
-    mode = spec.placement
-    if mode == "auto" and session.num_gpus and not session.simulated:
-        mode = "split" if session.num_gpus > 1 else "colocated"
-    if mode == "colocated" and (spec.drafters or 1, spec.refiners or 1) != (1, 1):
-        # halves of GPUs need not land in pairs
-        asked = f"{spec.drafters or 1} and {spec.refiners or 1}"
-        raise PlacementError(f"colocated: expected one drafter and one refiner, which share a GPU, got {asked}")
-    one = 1 if mode == "colocated" else None
-    return place(mode, one or spec.drafters, one or spec.refiners, session.num_gpus, session.simulated)
-
-
-def scales(spec: AppSpec, placement: Placement) -> tuple[Scale, Scale]:
-    """Replicas of both deployments, and how each follows the load.
-
-    A request is in hand at a drafter until its refiner has answered, so a drafter has 1 + R / D times the requests
-    in hand that a refiner has when both are as busy; with targets in this ratio both grow in the plan's.
-    """
-    gpus = {"split": 1.0, "colocated": 0.5, "cpu": 0.0}[placement.mode]
-    cpus = float(spec.threads) if placement.mode == "cpu" else 0.0
-    drafters, refiners = placement.num_drafters, placement.num_refiners
-    least = (1, 1) if spec.autoscale else (drafters, refiners)
-    at_once = float(spec.batch)
-    draft_nodes, refine_nodes = (next(iter(nodes), {}) for nodes in (placement.drafter_nodes, placement.refiner_nodes))
-    return (
-        Scale(least[0], drafters, cpus, gpus, at_once * (1 + refiners / drafters), draft_nodes),
-        Scale(least[1], refiners, cpus, gpus, at_once, refine_nodes),
     )
 
 

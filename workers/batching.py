@@ -12,6 +12,7 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Hashable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
 
@@ -70,6 +71,8 @@ class Batcher(Generic[RowT, ValueT]):
             to 1 + MORE_PATIENCE times as long, in full for as many as a batch has rows.
         observe: told of every batch.
         initializer: called in the model's thread before it works.
+        turn: held while the model works. Batchers whose models are on one device share it and work by turns; a batch
+            is cut when its turn comes.
 
     A request that is `alone` shares no batch with others, and its batches all have the size `most`: what comes out
     then depends on the request alone. To be used within one event loop.
@@ -81,6 +84,7 @@ class Batcher(Generic[RowT, ValueT]):
     observe: Callable[[BatchReport], None] = lambda report: None
     elsewhere: Callable[[], int] = lambda: 0
     initializer: Callable[[], None] = lambda: None
+    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
     queue: deque[Ticket[RowT]] = field(default_factory=deque)
 
     def __post_init__(self) -> None:
@@ -117,24 +121,34 @@ class Batcher(Generic[RowT, ValueT]):
 
     async def serve(self) -> None:
         """Cuts batches and works on them, one after the other, for ever."""
-        loop = asyncio.get_running_loop()
         while True:
-            batch, size = await self.next_batch()
-            began = time.monotonic()
-            wait_s = began - min(ticket.arrived for ticket, _ in batch)
-            fault: Exception | None = None
-            try:
-                await loop.run_in_executor(self.pool, self.work_on, batch, size, loop)
-            except Exception as error:
-                fault = error
-            for ticket, _ in batch:
-                ticket.left -= 1
-                if fault is not None:
-                    ticket.next = len(ticket.rows)  # its other rows are of no use any more
-                if fault is not None or ticket.left == 0:
-                    ticket.events.put_nowait((FINISHED, fault))
-            self.tidy()
-            self.observe(BatchReport(len(batch), size, wait_s, time.monotonic() - began, fault))
+            await self.wait_for_batch()
+            async with self.turn:
+                if chosen := self.next_batch():  # else those who asked have left meanwhile
+                    await self.make(chosen)
+
+    async def make(self, batch: list[tuple[Ticket[RowT], int]]) -> None:
+        """Takes a batch out of the queue, works on it, and tells its requests when they are finished."""
+        for ticket, _ in batch:
+            ticket.next += 1
+        self.tidy()
+        size = self.most if batch[0][0].alone else padded(len(batch), self.most)
+        began = time.monotonic()
+        wait_s = began - min(ticket.arrived for ticket, _ in batch)
+        fault: Exception | None = None
+        loop = asyncio.get_running_loop()
+        try:
+            await loop.run_in_executor(self.pool, self.work_on, batch, size, loop)
+        except Exception as error:
+            fault = error
+        for ticket, _ in batch:
+            ticket.left -= 1
+            if fault is not None:
+                ticket.next = len(ticket.rows)  # its other rows are of no use any more
+            if fault is not None or ticket.left == 0:
+                ticket.events.put_nowait((FINISHED, fault))
+        self.tidy()
+        self.observe(BatchReport(len(batch), size, wait_s, time.monotonic() - began, fault))
 
     def work_on(self, batch: list[tuple[Ticket[RowT], int]], size: int, loop: asyncio.AbstractEventLoop) -> None:
         """In the model's thread: hands every value to its request as soon as it is there."""
@@ -143,25 +157,26 @@ class Batcher(Generic[RowT, ValueT]):
             ticket, position = batch[place]
             loop.call_soon_threadsafe(ticket.events.put_nowait, (position, value))
 
-    async def next_batch(self) -> tuple[list[tuple[Ticket[RowT], int]], int]:
-        """Wait until there is a full batch, or an incomplete one that has waited long enough; take it."""
+    async def wait_for_batch(self) -> None:
+        """Until there is a full batch, or an incomplete one that has waited long enough."""
         while True:
             self.changed.clear()
-            if not self.queue:
-                await self.changed.wait()
-                continue
-            oldest = self.queue[0]
-            patience = oldest.arrived + self.wait_s * self.stretch() - time.monotonic()
-            chosen = self.choose(oldest) if oldest.alone or patience <= 0 else self.full_batch()
-            if chosen:
-                for ticket, _ in chosen:
-                    ticket.next += 1
-                self.tidy()
-                return chosen, self.most if chosen[0][0].alone else padded(len(chosen), self.most)
-            try:
+            if self.next_batch():
+                return
+            patience = self.patience(self.queue[0]) if self.queue else None
+            with suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self.changed.wait(), patience)
-            except asyncio.TimeoutError:
-                continue
+
+    def next_batch(self) -> list[tuple[Ticket[RowT], int]]:
+        """The rows to take now, none while company is waited for."""
+        if not self.queue:
+            return []
+        oldest = self.queue[0]
+        return self.choose(oldest) if oldest.alone or self.patience(oldest) <= 0 else self.full_batch()
+
+    def patience(self, oldest: Ticket[RowT]) -> float:
+        """Seconds that an incomplete batch still waits for company."""
+        return oldest.arrived + self.wait_s * self.stretch() - time.monotonic()
 
     def full_batch(self) -> list[tuple[Ticket[RowT], int]]:
         """The first full batch of any key, or none."""

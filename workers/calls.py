@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from ray.exceptions import ObjectLostError, RayActorError, RayTaskError, WorkerCrashedError
 from ray.serve.exceptions import ReplicaUnavailableError
+from ray.serve.handle import DeploymentHandle
 
-from workers.endpoint_types import Preview
+from workers.endpoint_types import Drafted, Pictures, Preview
 
 LOST = (RayActorError, ReplicaUnavailableError, WorkerCrashedError, ObjectLostError)
 ATTEMPTS = 4
@@ -58,3 +61,20 @@ async def ask_stream(call: Callable[[], Any]) -> AsyncGenerator[Any, None]:
         finally:
             if not complete:
                 response.cancel()
+
+
+@dataclass(frozen=True)
+class RemoteRefiners:
+    """The refiners of another deployment, with the methods of one in the same process."""
+
+    handle: DeploymentHandle[Any]
+
+    async def ready(self) -> bool:
+        return bool(await self.handle.ready.remote())
+
+    async def generate(self, drafted: Drafted) -> Pictures:
+        pictures: Pictures = await ask(partial(self.handle.generate.remote, drafted))
+        return pictures
+
+    def stream(self, drafted: Drafted) -> AsyncGenerator[Preview | Pictures, None]:
+        return ask_stream(partial(self.handle.options(stream=True).stream.remote, drafted))

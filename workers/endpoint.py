@@ -1,4 +1,5 @@
-"""The Ray Serve application: ingress -> drafters -> refiners, each deployment calling the next one's handle."""
+"""The Ray Serve application: ingress -> drafters -> refiners, each deployment calling the next one's handle; or ingress
+-> replicas that hold both models."""
 
 from __future__ import annotations
 
@@ -24,7 +25,7 @@ from workers.calls import LOST, ask, ask_stream
 from workers.endpoint_metrics import RequestMetrics
 from workers.endpoint_types import ImageRequest, Pictures, Preview
 from workers.gateway import Gateway, GatewaySettings, Watcher
-from workers.replicas import DraftReplica, RefineReplica, ReplicaSettings
+from workers.replicas import ColocatedReplica, DraftReplica, RefineReplica, ReplicaSettings
 from workers.store import Store
 
 INGRESS = "Ingress"
@@ -135,6 +136,10 @@ class Scale:
     target_requests: float
     nodes: Mapping[str, str] = field(default_factory=dict)
 
+    def anywhere(self) -> Scale:
+        """The same replicas, which ask for no device and no node."""
+        return replace(self, num_cpus=0.0, num_gpus=0.0, nodes={})
+
     def options(self, batch: int) -> dict[str, Any]:
         """As Ray Serve's deployments take them."""
         asked: dict[str, Any] = {
@@ -169,14 +174,12 @@ def build_app(
     gateway: GatewaySettings,
     replica: ReplicaSettings,
     drafters: Scale,
-    refiners: Scale,
+    refiners: Scale | None,
     ingresses: int = 1,
 ) -> Application:
-    """Bind the three deployments to each other."""
+    """Bind the deployments to each other. Without `refiners`, each drafter has one in its own process."""
     patience = {"graceful_shutdown_timeout_s": gateway.timeout_s, "graceful_shutdown_wait_loop_s": 0.5}
-    health = {"health_check_period_s": 5, "health_check_timeout_s": 30}
-    refine = deployment(RefineReplica, name="Refiner", **refiners.options(replica.batch), **patience, **health)
-    draft = deployment(DraftReplica, name="Drafter", **drafters.options(replica.batch), **patience, **health)
+    usual = patience | {"health_check_period_s": 5, "health_check_timeout_s": 30}
     ingress = deployment(
         Ingress,
         name=INGRESS,
@@ -187,8 +190,14 @@ def build_app(
         backpressure_config=BackpressureConfig(status_code=503, retry_after_s=5),
         **patience,
     )
-    refiner = refine.bind(parts.refine, parts.encode, replica)
-    drafter = draft.bind(parts.draft, parts.encode, replica, refiner)
+    if refiners is None:
+        both = deployment(ColocatedReplica, name="Colocated", **drafters.options(replica.batch), **usual)
+        drafter = both.bind(parts.draft, parts.refine, parts.encode, replica)
+    else:
+        refine = deployment(RefineReplica, name="Refiner", **refiners.options(replica.batch), **usual)
+        draft = deployment(DraftReplica, name="Drafter", **drafters.options(replica.batch), **usual)
+        refiner = refine.bind(parts.refine, parts.encode, replica)
+        drafter = draft.bind(parts.draft, parts.encode, replica, refiner)
     return ingress.bind(drafter, about, replace(gateway, batch=replica.batch))
 
 

@@ -1,15 +1,14 @@
-"""The two model deployments of the endpoint: a drafter drafts and hands the prefix straight on to a refiner."""
+"""The model deployments of the endpoint: a drafter hands its prefix straight on to a refiner, elsewhere or its own."""
 
 from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +17,7 @@ from ray.serve.handle import DeploymentHandle
 from tandem.errors import TandemError
 from tandem.images import Provenance, encode_image
 from workers.batching import Batcher, BatchReport, Work
-from workers.calls import ask, ask_stream
+from workers.calls import RemoteRefiners
 from workers.decoding import Look, Pixels, Row, Tokens
 from workers.endpoint_metrics import StageMetrics
 from workers.endpoint_types import Drafted, ImageRequest, Pictures, Preview
@@ -78,7 +77,10 @@ class Replica:
         work: Callable[[], Work[Row, Any]],
         encode: Callable[[NDArray[np.uint8], ImageRequest, int], bytes],
         settings: ReplicaSettings,
+        turn: asyncio.Lock | None = None,
     ):
+        """`turn` is shared by stages of one process, whose models are on one device."""
+        turn = turn or asyncio.Lock()
         self.encode, self.settings = encode, settings
         self.handed_on = 0  # requests that the next stage works on
         self.metrics = StageMetrics(self.name)
@@ -86,7 +88,13 @@ class Replica:
         for _ in model([Row(settings.warm_up, 0, self.warm_prefix())], settings.batch):
             pass
         self.batcher: Batcher[Row, Any] = Batcher(
-            model, settings.batch, settings.batch_wait_s, self.observe, lambda: self.handed_on, give_way
+            model,
+            settings.batch,
+            settings.batch_wait_s,
+            self.observe,
+            lambda: self.handed_on,
+            give_way,
+            turn or asyncio.Lock(),
         )
         self.encoders = ThreadPoolExecutor(ENCODERS, thread_name_prefix="encode")
         self.fault: Exception | None = None
@@ -124,6 +132,16 @@ def seconds_of(results: Sequence[Tokens] | Sequence[Pixels]) -> dict[str, float]
     return {stage: sum(batch[stage] for batch in batches) for stage in results[0].seconds}
 
 
+class Refiners(Protocol):
+    """Who takes over from a drafter: refiners elsewhere, or the one in its own process."""
+
+    async def ready(self) -> bool: ...
+
+    async def generate(self, drafted: Drafted) -> Pictures: ...
+
+    def stream(self, drafted: Drafted) -> AsyncGenerator[Preview | Pictures, None]: ...
+
+
 class DraftReplica(Replica):
     """Makes scales 1..N, hands them to a refiner, and passes on what that makes."""
 
@@ -131,30 +149,30 @@ class DraftReplica(Replica):
 
     def __init__(self, work: Any, encode: Any, settings: ReplicaSettings, refiner: DeploymentHandle[Any]):
         super().__init__(work, encode, settings)
-        self.refiner = refiner
+        self.refiner: Refiners = RemoteRefiners(refiner)
 
     async def ready(self) -> bool:
         """Whether a refiner answers too."""
-        return bool(await self.refiner.ready.remote())
+        return await self.refiner.ready()
 
     async def generate(self, request: ImageRequest) -> Pictures:
         """The images alone."""
         drafted = [event async for event in self.draft(request)][-1]
         assert isinstance(drafted, Drafted)
         with self.handing_on():
-            pictures: Pictures = await ask(lambda: self.refiner.generate.remote(drafted))
-        return pictures
+            return await self.refiner.generate(drafted)
 
     async def stream(self, request: ImageRequest) -> AsyncIterator[Preview | Pictures]:
         """Previews as they come, and in the end the images."""
         async for event in self.draft(request):
             if isinstance(event, Drafted):
-                refine = partial(self.refiner.options(stream=True).stream.remote, event)
+                drafted = event
             else:
                 yield event
         with self.handing_on():
-            async for event in ask_stream(refine):
-                yield event
+            async with aclosing(self.refiner.stream(drafted)) as events:
+                async for made in events:
+                    yield made
 
     @contextmanager
     def handing_on(self) -> Iterator[None]:
@@ -190,7 +208,7 @@ class RefineReplica(Replica):
         assert isinstance(pictures, Pictures)
         return pictures
 
-    async def stream(self, drafted: Drafted) -> AsyncIterator[Preview | Pictures]:
+    async def stream(self, drafted: Drafted) -> AsyncGenerator[Preview | Pictures, None]:
         """Previews as they come, and in the end the images."""
         request = drafted.request
         results: list[Pixels] = [Pixels(np.zeros((0, 0, 3), np.uint8), {})] * request.n
@@ -201,3 +219,17 @@ class RefineReplica(Replica):
         self.metrics.images.inc(request.n)
         encode = {"encode": asyncio.get_running_loop().time() - began}
         yield Pictures(list(files), drafted.seconds | seconds_of(results) | encode)
+
+
+class ColocatedReplica(DraftReplica):
+    """Drafter and refiner in one process on one GPU: their batches take turns, as in a job's colocated actor."""
+
+    def __init__(self, draft: Any, refine: Any, encode: Any, settings: ReplicaSettings):
+        turn = asyncio.Lock()
+        Replica.__init__(self, draft, encode, settings, turn)
+        self.beside = RefineReplica(refine, encode, settings, turn)
+        self.refiner = self.beside
+
+    def check_health(self) -> None:
+        super().check_health()
+        self.beside.check_health()

@@ -335,3 +335,23 @@ def test_any_mix_of_requests_gets_every_row_exactly_once(requests, most, wait_s)
                 assert len(numbers) == 1 and size == most
 
     run(test)
+
+
+def test_batchers_of_one_device_take_turns_and_cut_a_batch_when_their_turn_comes():
+    """Rows that arrive while the other model works still go together."""
+
+    async def test():
+        turn = asyncio.Lock()
+        busy, free = FakeWork(held=True), FakeWork()
+        first, second = (Batcher(work, most=4, wait_s=0.0, turn=turn) for work in (busy, free))
+        tasks = [await queued(first, "a")]
+        await busy.has_begun()
+        for row in "bcd":
+            tasks.append(await queued(second, row))
+            await asyncio.sleep(0.005)  # the patience of each is over
+        assert free.batches == []
+        busy.gate.set()
+        await asyncio.gather(*tasks)
+        assert free.batches == [["b", "c", "d"]]
+
+    run(test)

@@ -20,13 +20,16 @@ from clusters import (
 )
 
 from cluster.launcher import AMI_PARAMETER
+from cluster.session import Session
 from jobs import cli
+from jobs.serve_placement import choose_placement, scales
 from tandem.assembly import Preparation
 
 ALL = {"raycluster.yaml", "rayjob.yaml", "rayservice.yaml", "serve.yaml", "launcher.yaml"}
 DATASET = ("--dataset", "s3://bucket/out")
 AMI = ("--ami", f"resolve:ssm:{AMI_PARAMETER}")
 MODELS = EXAMPLE[8:14]
+EMPTY = Session(num_nodes=1, num_cpus=0, num_gpus=0, simulated=False, address="none")
 
 
 @pytest.fixture(autouse=True)
@@ -81,7 +84,7 @@ def test_how_models_compute_is_said_to_the_job_and_to_the_endpoint(tmp_path):
         (option("split", {"l20": 2}, {"l20": 1}), (), {"launcher.yaml"}),
         (option("split", {"gpu": 1}, {"rtx-4090.24": 1}), ("--spot", "none"), {"launcher.yaml"}),
         (option("colocated", {"l40s": 1}), (), set()),
-        (option("colocated", {"l40s": 2, "t4": 1}), ("--spot", "all"), {"rayservice.yaml", "serve.yaml"}),
+        (option("colocated", {"l40s": 2, "t4": 1}), ("--spot", "all", "--autoscale"), set()),
     ],
 )
 def test_every_kind_of_plan_gives_valid_files(best, more, missing, tmp_path, capsys):
@@ -94,6 +97,8 @@ def test_every_kind_of_plan_gives_valid_files(best, more, missing, tmp_path, cap
     job = check_entrypoint(ray_document(files["rayjob.yaml"])["spec"]["entrypoint"])
     assert (job.placement, job.images, job.draft_steps, job.batch) == (best["mode"], 1001, 5, 16)
     assert (job.drafters, job.refiners) == (sum(best["drafters"].values()), sum(best["refiners"].values()))
+    app = check_serve(files["serve.yaml"])
+    assert (app.placement, app.drafters, app.refiners) == (job.placement, job.drafters, job.refiners)
     roles = ("drafters",) if best["mode"] == "colocated" else ("drafters", "refiners")
     groups = groups_of(ray_document(files["raycluster.yaml"]))
     assert sum(g["maxReplicas"] for g in groups.values()) == sum(sum(best[role].values()) for role in roles)
@@ -153,12 +158,25 @@ def test_spot_nodes_are_given_back_on_request_by_clusters_that_stay_alone(tmp_pa
     assert (nodes["refiner-l40s"]["min_workers"], nodes["drafter-h100"]["min_workers"]) == (0, 2)
 
 
-def test_colocated_is_never_turned_into_a_split_unasked(tmp_path, capsys):
+def test_colocated_is_never_turned_into_a_split_unasked(tmp_path):
     plan = plan_file(tmp_path, option("colocated", {"l4": 3}), option("split", {"l4": 2}, {"l4": 1}))
     assert set(groups_of(ray_document(render(plan, tmp_path / "a")["raycluster.yaml"]))) == {"both-l4"}
     split = render(plan, tmp_path / "b", "--mode", "split")
     assert set(groups_of(ray_document(split["raycluster.yaml"]))) == {"drafter-l4", "refiner-l4"}
-    assert "--mode split" in capsys.readouterr().err
+
+
+def test_the_endpoint_of_a_colocated_plan_has_both_models_on_every_gpu(tmp_path):
+    """When the app is built no node with a GPU needs to be there: labels say where its replicas go."""
+    plan = plan_file(tmp_path, option("colocated", {"l4": 3}))
+    for more, least in (((), 3), (("--autoscale",), 1)):
+        files = render(plan, tmp_path / f"out{least}", *more)
+        spec = check_serve(files["serve.yaml"])
+        assert (spec.placement, spec.drafters, spec.refiners) == ("colocated", 3, 3)
+        assert (spec.drafters_on, spec.refiners_on) == ("tandem/role=both",) * 2
+        group = groups_of(ray_document(files["rayservice.yaml"]))["both-l4"]
+        assert (group["minReplicas"], group["maxReplicas"], group["labels"]["tandem/role"]) == (least, 3, "both")
+        replicas, none = scales(spec, choose_placement(spec, EMPTY, 5))
+        assert none is None and (replicas.least, replicas.most) == (least, 3)
 
 
 def broken(change: Any) -> str:

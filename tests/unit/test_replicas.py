@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
@@ -16,7 +17,7 @@ from tandem.errors import JobError
 from workers.calls import ATTEMPTS
 from workers.decoding import Look, Pixels, Tokens
 from workers.endpoint_types import Drafted, ImageRequest, Pictures, Preview
-from workers.replicas import DraftReplica, RefineReplica, ReplicaSettings
+from workers.replicas import ColocatedReplica, DraftReplica, RefineReplica, ReplicaSettings
 
 REQUEST = ImageRequest(label=1, seed=7, n=2, draft_steps=2, sampling=SamplingConfig(), preview_scales=frozenset({1, 3}))
 SETTINGS = ReplicaSettings(batch=4, batch_wait_s=0.0, warm_up=REQUEST, warm_prefix=5)
@@ -219,6 +220,60 @@ def test_a_fault_of_the_device_makes_a_replica_unhealthy_and_one_of_the_weights_
             with pytest.raises(RuntimeError, match=r"drafter: RuntimeError.*CUDA error"):
                 replica.check_health()
         else:
+            replica.check_health()
+
+    asyncio.run(test())
+
+
+def colocated(draft: FakeWork, refine: FakeWork) -> ColocatedReplica:
+    return ColocatedReplica(lambda: draft, lambda: refine, encode, SETTINGS)
+
+
+def test_a_colocated_replica_makes_what_a_drafter_and_a_refiner_make():
+    async def test():
+        replica = colocated(FakeWork(refines=False), FakeWork(refines=True))
+        assert await replica.ready()
+        return await replica.generate(REQUEST), await collect(replica.stream(REQUEST))
+
+    pictures, events = asyncio.run(test())
+    assert pictures.files == events[-1].files == [bytes([0, 1, 0]), bytes([1, 1, 1])]
+    assert pictures.seconds.pop("encode") >= 0
+    assert pictures.seconds == {"draft": 0.3, "refine": 0.2, "decode": 0.1}
+    previews = [(event.image, event.scale, event.made_by) for event in events if isinstance(event, Preview)]
+    assert previews == [(0, 1, "drafter"), (1, 1, "drafter"), (0, 3, "refiner"), (1, 3, "refiner")]
+
+
+def test_the_two_models_of_a_colocated_replica_take_turns():
+    """They share a GPU: activations of both at once might not fit, and neither would be done sooner."""
+    at_work, most = [], []
+
+    class Slow(FakeWork):
+        def __call__(self, rows, size):
+            at_work.append(self)
+            most.append(len(at_work))
+            threading.Event().wait(0.002)
+            yield from super().__call__(rows, size)
+            at_work.remove(self)
+
+    async def test():
+        replica = colocated(Slow(refines=False), Slow(refines=True))
+        await asyncio.gather(*(replica.generate(replace(REQUEST, n=3, seed=seed)) for seed in range(8)))
+
+    asyncio.run(test())
+    assert max(most) == 1 and len(most) > 6
+
+
+@pytest.mark.parametrize("stage", ["drafter", "refiner"])
+def test_a_fault_of_either_model_makes_a_colocated_replica_unhealthy(stage):
+    fault = RuntimeError("CUDA error")
+
+    async def test():
+        faults = {name: fault if name == stage else None for name in ("drafter", "refiner")}
+        replica = colocated(FakeWork(False, faults["drafter"]), FakeWork(True, faults["refiner"]))
+        replica.check_health()
+        with pytest.raises(RuntimeError, match="CUDA error"):
+            await replica.generate(REQUEST)
+        with pytest.raises(RuntimeError, match=rf"{stage}: RuntimeError.*CUDA error"):
             replica.check_health()
 
     asyncio.run(test())

@@ -13,11 +13,13 @@ from cluster.plan import Placement
 from cluster.profile import Profile, StageTime, write_profile
 from cluster.server import find_port
 from cluster.session import Session
-from jobs.serve import MIN_KEY, ServeSpec, api_keys, app, choose_placement, describe, make_app, run, scales
+from jobs.serve import MIN_KEY, ServeSpec, api_keys, app, describe, make_app, run
+from jobs.serve_placement import choose_placement, scales
 from jobs.spec import parse
 from tandem.errors import InputError, OutputError, PlacementError
 from workers.models import resolve_models
 
+COLOCATED = ("--placement", "colocated")
 SIMULATED = Session(num_nodes=1, num_cpus=8, num_gpus=4, simulated=True, address="none")
 
 
@@ -56,12 +58,20 @@ def spec_of(*argv: str) -> ServeSpec:
         ),
         (
             ("--drafters-on", "a=b", "--refiners-on", "a=c", "--placement", "split", "--drafters", "2"),
-            "expected --placement split, --drafters and --refiners beside --drafters-on",
+            "expected --placement split or colocated, --drafters and --refiners beside --drafters-on",
+        ),
+        (
+            (*COLOCATED, "--drafters", "2", "--refiners", "3", "--drafters-on", "a=b", "--refiners-on", "a=b"),
+            "colocated: expected as many drafters as refiners, got 2 and 3",
+        ),
+        (
+            (*COLOCATED, "--drafters", "2", "--refiners", "2", "--drafters-on", "a=b", "--refiners-on", "a=c"),
+            "colocated: expected the same --drafters-on and --refiners-on, got a=b and a=c",
         ),
         *(
             (
                 ("--profile", "a.json", *more),
-                "expected --profile with --placement auto or split and without --drafters and --refiners",
+                "expected --profile without --placement cpu, --drafters and --refiners",
             )
             for more in (("--drafters", "1"), ("--refiners", "1"), ("--placement", "cpu"))
         ),
@@ -110,12 +120,43 @@ def test_a_variable_without_usable_keys_opens_no_door(keys, monkeypatch):
         api_keys()
 
 
-def test_colocated_is_one_of_each_and_auto_splits_where_there_are_gpus_for_it():
-    alone, four = Session(1, 8, 1, False, "here"), Session(1, 8, 4, False, "here")
-    found = [choose_placement(spec_of(), session, 5) for session in (alone, four)]
-    assert [(p.mode, p.num_drafters, p.num_refiners) for p in found] == [("colocated", 1, 1), ("split", 3, 1)]
-    with pytest.raises(PlacementError, match="expected one drafter and one refiner, which share a GPU, got 2 and 1"):
-        choose_placement(spec_of("--placement", "colocated", "--drafters", "2"), four, 5)
+@pytest.mark.parametrize(
+    ("argv", "gpus", "simulated", "placed"),
+    [
+        ((), 1, False, ("colocated", 1, 1)),
+        ((), 4, False, ("colocated", 4, 4)),  # as the planner and a job's auto have it
+        (("--drafters", "3"), 4, False, ("split", 3, 1)),
+        (COLOCATED, 4, False, ("colocated", 4, 4)),
+        ((*COLOCATED, "--drafters", "2"), 4, False, ("colocated", 2, 2)),
+        ((*COLOCATED, "--refiners", "2"), 4, True, ("colocated", 2, 2)),
+        (COLOCATED, 4, True, ("colocated", 1, 1)),  # simulated GPUs are cores of a CPU
+    ],
+)
+def test_both_models_are_on_each_of_equal_gpus_and_numbers_split_them(argv, gpus, simulated, placed):
+    found = choose_placement(spec_of(*argv), Session(1, 8, gpus, simulated, "here"), 5)
+    assert (found.mode, found.num_drafters, found.num_refiners) == placed
+
+
+def test_colocated_takes_as_many_drafters_as_refiners_and_no_more_than_there_are_gpus():
+    four = Session(1, 8, 4, False, "here")
+    with pytest.raises(PlacementError, match="colocated: expected as many drafters as refiners, got 2 and 1"):
+        choose_placement(spec_of(*COLOCATED, "--drafters", "2", "--refiners", "1"), four, 5)
+    with pytest.raises(PlacementError, match="expected at most 4 GPUs, got 5 replicas"):
+        choose_placement(spec_of(*COLOCATED, "--drafters", "5"), four, 5)
+
+
+@pytest.mark.parametrize("autoscale", [False, True])
+def test_a_colocated_replica_takes_a_whole_gpu_of_its_nodes_though_none_is_there_yet(autoscale):
+    empty = Session(num_nodes=1, num_cpus=0, num_gpus=0, simulated=False, address="none")
+    numbers = (*COLOCATED, "--drafters", "3", "--refiners", "3", *(("--autoscale",) if autoscale else ()))
+    spec = spec_of(*numbers, "--drafters-on", "tandem/role=both", "--refiners-on", "tandem/role=both", "--batch", "8")
+    placement = choose_placement(spec, empty, 5)
+    both, none = scales(spec, placement)
+    assert none is None
+    assert (both.least, both.most, both.target_requests) == (1 if autoscale else 3, 3, 16.0)
+    options = both.options(8)["ray_actor_options"]
+    assert options == {"num_cpus": 0.0, "num_gpus": 1.0, "label_selector": {"tandem/role": "both"}}
+    assert placement.describe() == "placement colocated: 3 x (drafter + refiner), one GPU each (as asked)"
 
 
 def test_a_key_that_could_be_guessed_is_refused_and_not_printed(monkeypatch):
@@ -207,7 +248,7 @@ def test_the_planner_gives_each_role_one_kind_of_gpu_and_its_nodes(tmp_path, mon
         return str(path)
 
     nodes = [Node("a", 1, 1, {ACCELERATOR_LABEL: "H100"}), Node("b", 2, 2, {ACCELERATOR_LABEL: "L4"})]
-    monkeypatch.setattr("jobs.serve.living_nodes", lambda: nodes)
+    monkeypatch.setattr("jobs.serve_placement.living_nodes", lambda: nodes)
     profiles = f"{profile('h100', 0.1, 0.1)},{profile('l4', 1.0, 0.2)}"
     spec = spec_of("--profile", profiles, "--autoscale")
     placement = choose_placement(spec, Session(2, 8, 3, False, "here"), 5)
@@ -217,6 +258,12 @@ def test_the_planner_gives_each_role_one_kind_of_gpu_and_its_nodes(tmp_path, mon
         {"num_cpus": 0.0, "num_gpus": 1.0, "label_selector": {ACCELERATOR_LABEL: kind}} for kind in ("H100", "L4")
     ]
     assert (draft.most, refine.most) == (1, 2)
+    monkeypatch.setattr("jobs.serve_placement.living_nodes", lambda: [nodes[1]])
+    for more in ((), COLOCATED):  # on equal cards both on each is the best, and may be asked for
+        found = choose_placement(
+            spec_of("--profile", profiles.partition(",")[2], *more), Session(1, 8, 2, False, ""), 5
+        )
+        assert (found.mode, found.num_drafters, found.num_refiners) == ("colocated", 2, 2)
 
 
 @pytest.mark.parametrize(
@@ -224,7 +271,6 @@ def test_the_planner_gives_each_role_one_kind_of_gpu_and_its_nodes(tmp_path, mon
     [
         ("split", 2, 1, (12.0, 8.0), 1.0, 0.0),
         ("split", 1, 3, (32.0, 8.0), 1.0, 0.0),
-        ("colocated", 4, 4, (16.0, 8.0), 0.5, 0.0),
         ("cpu", 1, 1, (16.0, 8.0), 0.0, 3.0),
     ],
 )

@@ -1,0 +1,72 @@
+"""Where the replicas of the endpoint run, how many there are, and how they follow the load."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from cluster.nodes import gpus_by_kind, parse_labels
+from cluster.plan import Placement, place, place_by_plan
+from cluster.planner import Request, make_plan
+from cluster.profile import read_profile
+from cluster.session import Session, living_nodes
+from tandem.errors import PlacementError
+from workers.endpoint import Scale
+
+if TYPE_CHECKING:
+    from jobs.serve import AppSpec
+
+
+def check_pairs(spec: AppSpec) -> None:
+    """Raises ValueError where drafters and refiners on the same GPUs differ in number or nodes."""
+    if spec.drafters != spec.refiners:
+        got = f"{spec.drafters} and {spec.refiners}"
+        raise ValueError(f"colocated: expected as many drafters as refiners, got {got}")
+    if spec.drafters_on != spec.refiners_on:
+        got = f"{spec.drafters_on} and {spec.refiners_on}"
+        raise ValueError(f"colocated: expected the same --drafters-on and --refiners-on, got {got}")
+
+
+def choose_placement(spec: AppSpec, session: Session, draft_steps: int) -> Placement:
+    """By profiles, labels, or number alone. One of each on CPUs and on simulated GPUs unless more are asked for."""
+    if spec.drafters_on and spec.refiners_on and spec.drafters and spec.refiners:
+        # on a cluster that grows, nodes come when replicas ask for them: what is there now decides nothing
+        assert spec.placement in ("split", "colocated")
+        drafter_nodes = (parse_labels("--drafters-on", spec.drafters_on),) * spec.drafters
+        refiner_nodes = (parse_labels("--refiners-on", spec.refiners_on),) * spec.refiners
+        return Placement(spec.placement, spec.drafters, spec.refiners, "as asked", drafter_nodes, refiner_nodes)
+    if spec.profile:
+        return place_by_profiles(spec.profile, spec.placement, draft_steps)
+    drafters = spec.drafters
+    if spec.placement == "colocated" and session.simulated:
+        drafters = drafters or spec.refiners or 1
+    return place(spec.placement, drafters, spec.refiners, session.num_gpus, session.simulated)
+
+
+def place_by_profiles(profiles: Sequence[str], mode: str, draft_steps: int) -> Placement:
+    """The planner's best whose deployments are of one kind of GPU each: their replicas all ask for the same nodes."""
+    nodes = living_nodes()
+    wish = Request(gpus_by_kind(nodes), images=1, draft_steps=draft_steps, batch=None)
+    plan = make_plan([read_profile(source) for source in profiles], wish)
+    for option in (plan.best, *plan.runners_up):
+        if mode in ("auto", option.mode) and len(option.drafters) == len(option.refiners) == 1:
+            return place_by_plan(option, nodes)
+    raise PlacementError("--profile: no good plan has one kind of GPU a role; give --drafters and --refiners")
+
+
+def scales(spec: AppSpec, placement: Placement) -> tuple[Scale, Scale | None]:
+    """Replicas of both deployments, or of the one that holds both models, and how each follows the load.
+
+    A request is in hand at a drafter until its refiner has answered, so a drafter has 1 + R / D times the requests
+    in hand that a refiner has when both are as busy; with targets in this ratio both grow in the plan's.
+    """
+    cpus = float(spec.threads) if placement.mode == "cpu" else 0.0
+    gpus = float(placement.gpus_per_replica)
+    drafters, refiners = placement.num_drafters, placement.num_refiners
+    least = (1, 1) if spec.autoscale else (drafters, refiners)
+    at_once = float(spec.batch)
+    draft_nodes, refine_nodes = (next(iter(nodes), {}) for nodes in (placement.drafter_nodes, placement.refiner_nodes))
+    draft = Scale(least[0], drafters, cpus, gpus, at_once * (1 + refiners / drafters), draft_nodes)
+    if placement.mode == "colocated":
+        return draft, None
+    return draft, Scale(least[1], refiners, cpus, gpus, at_once, refine_nodes)
