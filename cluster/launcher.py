@@ -7,9 +7,8 @@ import shlex
 from typing import Any
 
 from cluster.driver import OLDEST_DRIVERS
-from cluster.planned import Group
 from cluster.pods import CACHE, DRIVER_CHECK, SPILL, STORE_SHARE
-from cluster.render import RAY_VERSION, Deployment, Settings, to_yaml, with_header
+from cluster.render import RAY_VERSION, Deployment, Pool, Settings, to_yaml, with_header
 
 HEAD = "head"
 HEAD_TYPE = "m6i.xlarge"
@@ -52,7 +51,7 @@ def unknown_kinds(deployment: Deployment) -> list[str]:
 def launcher(deployment: Deployment) -> str:
     """The file. It needs an AMI, and an instance type for every kind: see `unknown_kinds`."""
     settings = deployment.settings
-    node_types = {group.name: worker_type(settings, group) for group in deployment.groups}
+    node_types = {pool.group.name: worker_type(settings, pool) for pool in deployment.pools()}
     head: dict[str, Any] = {
         "resources": {"CPU": 0},
         "node_config": node_config(settings, HEAD_TYPE, settings.head_instance_profile),
@@ -72,6 +71,7 @@ def launcher(deployment: Deployment) -> str:
                 "--env NVIDIA_VISIBLE_DEVICES=all",  # the image leaves that to whoever starts it
                 "--env NVIDIA_DRIVER_CAPABILITIES=compute,utility",
                 f"--env TANDEM_CACHE={CACHE}",
+                *(f"--env {shlex.quote(f'{name}={value}')}" for name, value in settings.env),
                 f"--volume {HOST}/cache:{CACHE}",
                 f"--volume {HOST}/spill:{SPILL}",
             ],
@@ -99,16 +99,16 @@ def launcher(deployment: Deployment) -> str:
     return with_header(LINES, deployment, to_yaml(config))
 
 
-def worker_type(settings: Settings, group: Group) -> dict[str, Any]:
+def worker_type(settings: Settings, pool: Pool) -> dict[str, Any]:
+    group = pool.group
     given = {kind: (name, gpus) for kind, name, gpus in settings.instances}
     instance, gpus = given.get(group.kind) or INSTANCES[group.kind]
-    nodes = math.ceil(group.count / gpus)
     node = node_config(settings, instance, settings.instance_profile)
     if group.spot:
         node["InstanceMarketOptions"] = {"MarketType": "spot"}
     return {
-        "min_workers": 0 if settings.release_refiners and group.spot else nodes,
-        "max_workers": nodes,
+        "min_workers": 0 if settings.release_refiners and group.spot else math.ceil(pool.least / gpus),
+        "max_workers": math.ceil(pool.most / gpus),
         "resources": {"CPU": settings.cpus * gpus, "GPU": gpus},
         "labels": group.labels,
         "node_config": node,

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from cluster.planned import Group
+from cluster.extras import REDIS_KEY, extras, kubectl, metadata
 from cluster.pods import (
     HEAD_MEMORY_GIB,
     KEYS,
@@ -16,7 +16,7 @@ from cluster.pods import (
     S3_SECRET,
     head_pod,
     locked_down,
-    pod_security,
+    pod_spec,
     start_params,
     worker_pod,
 )
@@ -25,6 +25,7 @@ from cluster.render import (
     SERVE_PORT,
     Block,
     Deployment,
+    Pool,
     Settings,
     entrypoint,
     serve_config,
@@ -40,140 +41,181 @@ JOB, ENDPOINT = "-job", "-endpoint"  # after the name, so that no two files make
 NEEDS = "Needs KubeRay 1.5.1 or newer, NVIDIA's device plugin, and the image where the nodes can pull it."
 
 
-def credentials(name: str) -> str:
-    return f"""
-Objects of S3 are reached by the identity of the service account {name} (on EKS its role, by annotation or
+def credentials(settings: Settings) -> str:
+    lines = f"""
+Objects of S3 are reached by the identity of the service account {settings.name} (on EKS its role, by annotation or
 Pod Identity); where there is none, by a secret that is not in this file:
-  kubectl create secret generic {S3_SECRET} --from-literal=AWS_ACCESS_KEY_ID=... \\
+  {kubectl(settings)} create secret generic {S3_SECRET} --from-literal=AWS_ACCESS_KEY_ID=... \\
     --from-literal=AWS_SECRET_ACCESS_KEY=... [--from-literal=AWS_ENDPOINT_URL=...]
 """.strip()
+    if settings.image_pull_secrets or settings.env_from_secret:
+        names = ", ".join([*settings.image_pull_secrets, *settings.env_from_secret])
+        lines += f"\nSecrets that have to be there: {names}."
+    return lines
 
 
-def cluster_lines(name: str) -> str:
+def redis_lines(settings: Settings) -> str:
+    if not settings.gcs_redis:
+        return ""
+    text = f"\nThe head's state is kept in Redis at {settings.gcs_redis}, so that a new head goes on with it."
+    if name := settings.gcs_redis_secret:
+        text += f" Its password:\n  {kubectl(settings)} create secret generic {name} --from-literal={REDIS_KEY}=..."
+    return text
+
+
+def cluster_lines(settings: Settings) -> str:
     """KubeRay keeps a cluster's token in a secret of the cluster's name."""
+    name, program = settings.name, kubectl(settings)
     return f"""
 A Ray cluster that stays, for `tandem submit`. kubectl apply -f raycluster.yaml
 {NEEDS}
 KubeRay makes the token that lets you in. To send a job, with the port forwarded in another terminal:
-  kubectl port-forward service/{name}-head-svc 8265
+  {program} port-forward service/{name}-head-svc 8265
   export RAY_AUTH_MODE=token
-  export RAY_AUTH_TOKEN=$(kubectl get secret {name} -o jsonpath='{{.data.auth_token}}' | base64 -d)
+  export RAY_AUTH_TOKEN=$({program} get secret {name} -o jsonpath='{{.data.auth_token}}' | base64 -d)
   tandem submit --address http://127.0.0.1:8265 --follow -- generate ...
-{credentials(name)}
+{credentials(settings)}{redis_lines(settings)}
 """
 
 
-def job_lines(name: str) -> str:
-    return f"""
+def job_lines(settings: Settings) -> str:
+    text = f"""
 One dataset, on a cluster that lives as long as the job. kubectl apply -f rayjob.yaml
 {NEEDS}
 A job that fails is tried again on a new cluster and goes on from the shards that are there. One that has ended runs
 again, and goes on likewise, after kubectl delete -f rayjob.yaml.
-{credentials(name)}
+{credentials(settings)}
 """
+    if settings.deadline_s:
+        text += f"KubeRay ends a try {settings.deadline_s} s after it began; what is committed is kept.\n"
+    return text
 
 
-def service_lines(name: str) -> str:
+def service_lines(settings: Settings) -> str:
     return f"""
-The endpoint, at port {SERVE_PORT} of service/{name}-serve-svc. Clients are asked for keys, which have no default:
-  kubectl create secret generic {KEYS_SECRET} --from-literal={KEYS}=KEY,KEY
+The endpoint, at port {SERVE_PORT} of service/{settings.name}-serve-svc. Clients are asked for keys,
+which have no default:
+  {kubectl(settings)} create secret generic {KEYS_SECRET} --from-literal={KEYS}=KEY,KEY
   kubectl apply -f rayservice.yaml
 {NEEDS}
-{credentials(name)}
+{credentials(settings)}{redis_lines(settings)}
 """
 
 
 def raycluster(deployment: Deployment) -> str:
     settings = deployment.settings
     # a job starts only where the GPUs that it asks for are there, so by default none are given back
-    groups = [
-        worker_group(settings, group, 0 if settings.release_refiners and group.spot else group.count, group.count)
-        for group in deployment.groups
+    pools = [
+        replace(pool, least=0) if settings.release_refiners and pool.group.spot else pool for pool in deployment.pools()
     ]
-    document = resource("RayCluster", settings, cluster_spec(settings, groups))
-    return with_header(cluster_lines(settings.name), deployment, to_yaml(service_account(settings), document))
+    spec = cluster_spec(settings, pools) | fault_tolerance(settings) | suspended(settings)
+    return to_file(cluster_lines(settings), deployment, settings, "RayCluster", spec, pools)
 
 
 def rayjob(deployment: Deployment) -> str:
     settings = replace(deployment.settings, name=deployment.settings.name + JOB)
-    groups = [worker_group(settings, group, group.count, group.count) for group in deployment.groups]
+    pools = deployment.pools()
     spec = {
         "entrypoint": entrypoint(deployment),
         "submissionMode": "K8sJobMode",
         "backoffLimit": RETRIES,
+        **({"activeDeadlineSeconds": settings.deadline_s} if settings.deadline_s else {}),
         "shutdownAfterJobFinishes": True,
         "ttlSecondsAfterFinished": KEPT_S,
+        **suspended(settings),
         "submitterConfig": {"backoffLimit": 2},
         "submitterPodTemplate": submitter(settings),
-        "rayClusterSpec": cluster_spec(settings, groups),
+        "rayClusterSpec": cluster_spec(settings, pools),
     }
-    document = resource("RayJob", settings, spec)
-    return with_header(job_lines(settings.name), deployment, to_yaml(service_account(settings), document))
+    return to_file(job_lines(settings), deployment, settings, "RayJob", spec, pools)
 
 
 def rayservice(deployment: Deployment) -> str:
     settings = replace(deployment.settings, name=deployment.settings.name + ENDPOINT)
-    groups = []
+    pools = []
     for group in deployment.groups:
         # following the load, one replica of each role stays; the rest comes when Serve asks for it
         first = next(other for other in deployment.groups if other.role == group.role) == group
-        least = int(first) if settings.autoscale else group.count
-        groups.append(worker_group(settings, group, least, group.count, serving=True))
+        pools.append(Pool(group, int(first) if settings.autoscale else group.count, group.count))
     spec = {
         "upgradeStrategy": {"type": "NewCluster"},
         "excludeHeadPodFromServeSvc": True,
         "serveConfigV2": Block(to_yaml(serve_config(deployment))),
-        "rayClusterConfig": cluster_spec(settings, groups, serving=True),
+        "rayClusterConfig": cluster_spec(settings, pools, serving=True) | fault_tolerance(settings),
     }
-    document = resource("RayService", settings, spec)
-    return with_header(service_lines(settings.name), deployment, to_yaml(service_account(settings), document))
+    return to_file(service_lines(settings), deployment, settings, "RayService", spec, pools)
 
 
-def resource(kind: str, settings: Settings, spec: dict[str, Any]) -> dict[str, Any]:
-    metadata = {"name": settings.name, "labels": {"app.kubernetes.io/name": "tandem"}}
-    return {"apiVersion": API, "kind": kind, "metadata": metadata, "spec": spec}
+def to_file(
+    lines: str, deployment: Deployment, settings: Settings, kind: str, spec: dict[str, Any], pools: list[Pool]
+) -> str:
+    """A document with its service account before it and what was asked for beside it."""
+    document = {"apiVersion": API, "kind": kind, "metadata": metadata(settings, kueue=True), "spec": spec}
+    beside = extras(settings, pools, serving=kind == "RayService")
+    return with_header(lines, deployment, to_yaml(service_account(settings), document, *beside))
 
 
 def service_account(settings: Settings) -> dict[str, Any]:
-    metadata: dict[str, Any] = {"name": settings.name, "labels": {"app.kubernetes.io/name": "tandem"}}
+    about = metadata(settings)
     if settings.role_arn:
-        metadata["annotations"] = {"eks.amazonaws.com/role-arn": settings.role_arn}
-    return {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": metadata}
+        about["annotations"] = {"eks.amazonaws.com/role-arn": settings.role_arn}
+    return {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": about}
 
 
-def cluster_spec(settings: Settings, groups: list[dict[str, Any]], serving: bool = False) -> dict[str, Any]:
-    amounts = {"cpu": "500m", "memory": "1Gi"}
+def suspended(settings: Settings) -> dict[str, Any]:
+    return {"suspend": True} if settings.suspend else {}
+
+
+def fault_tolerance(settings: Settings) -> dict[str, Any]:
+    """What lets a cluster outlive its head pod: its state in Redis."""
+    if not settings.gcs_redis:
+        return {}
+    options: dict[str, Any] = {"redisAddress": settings.gcs_redis}
+    if settings.gcs_redis_secret:
+        key = {"secretKeyRef": {"name": settings.gcs_redis_secret, "key": REDIS_KEY}}
+        options["redisPassword"] = {"valueFrom": key}
+    return {"gcsFaultToleranceOptions": options}
+
+
+def cluster_spec(settings: Settings, pools: list[Pool], serving: bool = False) -> dict[str, Any]:
+    """Ray's autoscaler runs where there is something to scale; Kueue takes no cluster that has one."""
+    scales = any(pool.least < pool.most for pool in pools)
     head_params = {"num-cpus": "0", "dashboard-host": "0.0.0.0", **start_params(HEAD_MEMORY_GIB)}
     return {
         "rayVersion": RAY_VERSION,
         "authOptions": {"mode": "token"},
-        "enableInTreeAutoscaling": True,
-        "autoscalerOptions": {
-            "version": "v2",
-            "upscalingMode": "Default",
-            "idleTimeoutSeconds": 60 * settings.idle_minutes,
-            "imagePullPolicy": "IfNotPresent",
-            "securityContext": locked_down(),
-            "resources": {"limits": amounts, "requests": amounts},
-        },
+        "enableInTreeAutoscaling": scales,
+        **({"autoscalerOptions": autoscaler(settings)} if scales else {}),
         "headGroupSpec": {
             "serviceType": "ClusterIP",
             "rayStartParams": head_params,
-            "template": head_pod(settings, serving),
+            "template": head_pod(settings, serving, scales),
         },
-        "workerGroupSpecs": groups,
+        "workerGroupSpecs": [worker_group(settings, pool, serving) for pool in pools],
     }
 
 
-def worker_group(settings: Settings, group: Group, least: int, most: int, serving: bool = False) -> dict[str, Any]:
+def autoscaler(settings: Settings) -> dict[str, Any]:
+    amounts = {"cpu": "500m", "memory": "1Gi"}
     return {
-        "groupName": group.name,
-        "replicas": least,
-        "minReplicas": least,
-        "maxReplicas": most,
-        "labels": group.labels,
+        "version": "v2",
+        "upscalingMode": "Default",
+        "idleTimeoutSeconds": 60 * settings.idle_minutes,
+        "imagePullPolicy": "IfNotPresent",
+        "securityContext": locked_down(),
+        "resources": {"limits": amounts, "requests": amounts},
+    }
+
+
+def worker_group(settings: Settings, pool: Pool, serving: bool) -> dict[str, Any]:
+    return {
+        "groupName": pool.group.name,
+        "replicas": pool.least,
+        "minReplicas": pool.least,
+        "maxReplicas": pool.most,
+        "labels": pool.group.labels,
         "rayStartParams": start_params(settings.memory_gib),
-        "template": worker_pod(settings, group, serving),
+        "template": worker_pod(settings, pool.group, serving),
     }
 
 
@@ -187,6 +229,4 @@ def submitter(settings: Settings) -> dict[str, Any]:
         "securityContext": locked_down(),
         "resources": {"limits": amounts, "requests": amounts},
     }
-    security = pod_security()
-    spec = {"restartPolicy": "Never", "automountServiceAccountToken": False, "securityContext": security}
-    return {"spec": spec | {"containers": [submits]}}
+    return {"spec": {"automountServiceAccountToken": False, **pod_spec(settings), "containers": [submits]}}

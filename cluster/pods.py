@@ -12,6 +12,8 @@ CACHE, SPILL = "/cache", "/spill"
 S3_SECRET = "tandem-s3"  # AWS_ACCESS_KEY_ID and others, where the cloud's own identities are not to be had
 KEYS_SECRET, KEYS = "tandem-api-keys", "TANDEM_API_KEYS"
 METRICS_PORT = 8080
+INSTANCE = "app.kubernetes.io/instance"
+KUEUE = "kueue.x-k8s.io/"  # prefix of Kueue's labels
 HEAD_CPUS, HEAD_MEMORY_GIB = 4, 16
 STORE_SHARE = 0.25  # of a pod's memory; Ray would take 0.3, but of what /dev/shm has
 LOGS_GIB = 5
@@ -86,9 +88,9 @@ def drain_s(serving: bool) -> int:
     return SERVE_DRAIN_S if serving else JOB_DRAIN_S
 
 
-def environment(serving: bool) -> list[dict[str, Any]]:
-    variables: list[dict[str, Any]] = [{"name": "TANDEM_CACHE", "value": CACHE}]
-    variables.append({"name": DRAIN, "value": str(drain_s(serving))})
+def environment(settings: Settings, serving: bool) -> list[dict[str, Any]]:
+    values = {"TANDEM_CACHE": CACHE, DRAIN: str(drain_s(serving)), **dict(settings.env)}
+    variables: list[dict[str, Any]] = [{"name": name, "value": value} for name, value in values.items()]
     if serving:
         key = {"secretKeyRef": {"name": KEYS_SECRET, "key": KEYS}}
         variables.append({"name": KEYS, "valueFrom": key})
@@ -128,8 +130,11 @@ def container(
         "image": settings.image,
         "imagePullPolicy": "IfNotPresent",
         "securityContext": locked_down(),
-        "env": environment(serving),
-        "envFrom": [{"secretRef": {"name": S3_SECRET, "optional": True}}],
+        "env": environment(settings, serving),
+        "envFrom": [
+            {"secretRef": {"name": S3_SECRET, "optional": True}},
+            *({"secretRef": {"name": name}} for name in settings.env_from_secret),
+        ],
         "ports": [{"name": port_name, "containerPort": port} for port_name, port in ports.items()],
         "resources": {"limits": amounts, "requests": amounts},
         **health,
@@ -142,42 +147,58 @@ def amounts_of(cpus: int, memory_gib: int, disk_gib: int, gpus: int = 0) -> dict
     return amounts | ({"nvidia.com/gpu": str(gpus)} if gpus else {})
 
 
-def head_pod(settings: Settings, serving: bool) -> dict[str, Any]:
-    """GCS, dashboard, autoscaler and the jobs' drivers; no work of stages, for it has no CPUs to Ray."""
+def pod_labels(settings: Settings) -> dict[str, str]:
+    """Kubernetes' labels of a pod: by `INSTANCE` monitors and budgets find it. Kueue's are for whole clusters."""
+    own = {name: value for name, value in settings.object_labels if not name.startswith(KUEUE)}
+    return {INSTANCE: settings.name, **own}
+
+
+def pod_spec(settings: Settings) -> dict[str, Any]:
+    """What every pod has that its cluster asks for."""
+    spec: dict[str, Any] = {"restartPolicy": "Never", "securityContext": pod_security()}
+    if settings.priority_class:
+        spec["priorityClassName"] = settings.priority_class
+    if settings.image_pull_secrets:
+        spec["imagePullSecrets"] = [{"name": name} for name in settings.image_pull_secrets]
+    return spec
+
+
+def head_pod(settings: Settings, serving: bool, scales: bool) -> dict[str, Any]:
+    """GCS, dashboard, the jobs' drivers and, in a cluster that `scales`, the autoscaler, which alone needs Kubernetes'
+    API; no work of stages, for it has no CPUs to Ray."""
     ports = {"gcs": 6379, "dashboard": 8265, "client": 10001, "metrics": METRICS_PORT}
     ports |= {"serve": SERVE_PORT} if serving else {}
     amounts = amounts_of(HEAD_CPUS, HEAD_MEMORY_GIB, settings.disk_gib)
     health = probes([RAYLET, GCS], [RAYLET, GCS])
     spec = {
         "serviceAccountName": settings.name,
-        "restartPolicy": "Never",
+        **({} if scales else {"automountServiceAccountToken": False}),
+        **pod_spec(settings),
         "terminationGracePeriodSeconds": drain_s(serving) + KILL_S,
-        "securityContext": pod_security(),
         "containers": [container("ray-head", settings, amounts, ports, serving, health)],
         "volumes": volumes(HEAD_MEMORY_GIB, settings.disk_gib),
     }
     annotations = {"cluster-autoscaler.kubernetes.io/safe-to-evict": "false", "karpenter.sh/do-not-disrupt": "true"}
-    return {"metadata": {"annotations": annotations}, "spec": spec}
+    return {"metadata": {"labels": pod_labels(settings), "annotations": annotations}, "spec": spec}
 
 
 def worker_pod(settings: Settings, group: Group, serving: bool) -> dict[str, Any]:
-    """One GPU, and the CPU cores that read, encode and store for it. The autoscaler alone needs Kubernetes' API."""
+    """One GPU, and the CPU cores that read, encode and store for it."""
     ports = {"metrics": METRICS_PORT} | ({"serve": SERVE_PORT} if serving else {})
     amounts = amounts_of(settings.cpus, settings.memory_gib, settings.disk_gib, gpus=1)
     health = probes([RAYLET], [RAYLET, PROXY] if serving else [RAYLET])
     spec = {
         "serviceAccountName": settings.name,
         "automountServiceAccountToken": False,
-        "restartPolicy": "Never",
+        **pod_spec(settings),
         "terminationGracePeriodSeconds": drain_s(serving) + KILL_S,
-        "securityContext": pod_security(),
         "tolerations": tolerations(group),
         "affinity": {"nodeAffinity": node_affinity(group)},
         "initContainers": [driver_check(settings)],
         "containers": [container("ray-worker", settings, amounts, ports, serving, health)],
         "volumes": volumes(settings.memory_gib, settings.disk_gib),
     }
-    return {"spec": spec}
+    return {"metadata": {"labels": pod_labels(settings)}, "spec": spec}
 
 
 def driver_check(settings: Settings) -> dict[str, Any]:

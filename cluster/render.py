@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from cluster.planned import Group, PlannedOption, Role, Spot, groups_of, role_selector
+from tandem.errors import InputError
 
 RAY_VERSION = "2.60.0"
 SERVE_PORT = 8000
@@ -40,10 +41,47 @@ class Settings:
     head_instance_profile: str | None = None
     ami: str | None = None
     preparation: tuple[str, ...] = ()  # options of how the models compute that are on, such as fold_adaln
+    min_drafters: int | None = None
+    max_drafters: int | None = None
+    min_refiners: int | None = None
+    max_refiners: int | None = None
+    namespace: str | None = None
+    object_labels: tuple[tuple[str, str], ...] = ()
+    image_pull_secrets: tuple[str, ...] = ()
+    priority_class: str | None = None
+    env: tuple[tuple[str, str], ...] = ()
+    env_from_secret: tuple[str, ...] = ()
+    suspend: bool = False
+    deadline_s: int | None = None
+    gcs_redis: str | None = None
+    gcs_redis_secret: str | None = None
+    pod_monitor: bool = False
+    disruption_budgets: bool = False
+    ingress_host: str | None = None
+    ingress_class: str | None = None
+    ingress_tls_secret: str | None = None
 
     @property
     def models(self) -> dict[str, str]:
         return {"drafter": self.drafter, "refiner": self.refiner, "vqvae": self.vqvae}
+
+    def range_of(self, role: Role) -> tuple[int | None, int | None] | None:
+        """Least and most nodes of an elastic role, None for the plan's number; None for a role that is not elastic."""
+        ranges = {
+            "drafter": (self.min_drafters, self.max_drafters),
+            "refiner": (self.min_refiners, self.max_refiners),
+            "both": (None, None),
+        }
+        return None if ranges[role] == (None, None) else ranges[role]
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Nodes of a group: as many as `most`, and never less than `least`."""
+
+    group: Group
+    least: int
+    most: int
 
 
 @dataclass(frozen=True)
@@ -56,6 +94,43 @@ class Deployment:
     @property
     def groups(self) -> list[Group]:
         return groups_of(self.option, self.settings.spot)
+
+    def count(self, role: Role) -> int:
+        return sum(group.count for group in self.groups if group.role == role)
+
+    def bounds(self, role: Role) -> tuple[int, int]:
+        """Least and most nodes of a role: the plan's number unless it is elastic."""
+        if (wanted := self.settings.range_of(role)) is None:
+            return self.count(role), self.count(role)
+        return wanted[0] or 1, wanted[1] or self.count(role)
+
+    def check_ranges(self) -> None:
+        """Raises InputError where the elastic ranges do not suit the plan."""
+        for role in ("drafter", "refiner"):
+            if self.settings.range_of(role) is None:
+                continue
+            flags = f"--min-{role}s, --max-{role}s"
+            if self.option.mode != "split":
+                raise InputError(f"{flags}: expected a split, got {self.option.mode}", "--mode split takes the plan's")
+            least, most = self.bounds(role)
+            if least > most:
+                raise InputError(f"{flags}: expected a least of at most {most}, got {least}")
+            kinds = [group.kind for group in self.groups if group.role == role]
+            if len(kinds) > 1 and most != self.count(role):
+                what = f"{role}s are on {' and '.join(kinds)}"
+                raise InputError(f"--max-{role}s: expected the plan's {self.count(role)}, as {what}, got {most}")
+
+    def pools(self) -> list[Pool]:
+        """Nodes for jobs. Of a role with several kinds of GPU the first kinds are those that stay."""
+        pools = []
+        for role in ("drafter", "refiner", "both"):
+            groups = [group for group in self.groups if group.role == role]
+            least, most = self.bounds(role)
+            for group in groups:
+                size = most if len(groups) == 1 else group.count
+                pools.append(Pool(group, min(size, least), size))
+                least -= pools[-1].least
+        return pools
 
     def describe(self) -> str:
         option = self.option
@@ -71,7 +146,12 @@ def entrypoint(deployment: Deployment) -> str:
     models = [part for name, value in settings.models.items() for part in (f"--{name}", value)]
     words = ["tandem", "generate", *models, "--classes", settings.classes, "--images", str(settings.images)]
     words += ["--draft-steps", str(option.draft_steps), "--batch", str(option.batch), "--placement", option.mode]
-    words += ["--drafters", str(option.num_drafters), "--refiners", str(option.num_refiners)]
+    for role, count in (("drafter", option.num_drafters), ("refiner", option.num_refiners)):
+        if settings.range_of(role) is None:
+            words += [f"--{role}s", str(count)]
+        else:
+            least, most = deployment.bounds(role)
+            words += [f"--min-{role}s", str(least), f"--max-{role}s", str(most)]
     if option.mode == "split":
         words += ["--drafters-on", selector_text("drafter"), "--refiners-on", selector_text("refiner")]
     words += ["--" + name.replace("_", "-") for name in settings.preparation]

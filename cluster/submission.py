@@ -20,13 +20,11 @@ import requests
 from ray.exceptions import AuthenticationError
 from ray.job_submission import JobDetails, JobSubmissionClient
 
+from cluster.secrets import SECRET, has_user
 from tandem.errors import InputError, JobError, PlacementError
 
 PACKAGES = ("tandem", "workers", "jobs", "cluster")
 NOT_SENT = ["__pycache__", "*.pyc"]
-# Names of variables whose values nobody else should read. Ray shows a job's variables to whoever asks for the job.
-SECRET = re.compile(r"KEY|SECRET|TOKEN|PASS|PWD|CREDENTIAL|AUTH|(^|_)PAT($|_)", re.I)
-WITH_USER = re.compile(r"\w+://[^/\s]*@")
 CHATTY = (  # loggers that tell of every package, its size and the socket it went through
     "ray.dashboard.modules.dashboard_sdk",
     "ray.dashboard.modules.job.sdk",
@@ -77,15 +75,6 @@ def check_secrets(env: Mapping[str, Any]) -> None:
             f"expected no secrets in a job's environment, which Ray shows to all who can see the job; got {found[0]}",
             "give the nodes themselves the credentials: their cloud identity, or variables set before 'ray start'",
         )
-
-
-def has_user(value: Any) -> bool:
-    """Whether an address with user or password is anywhere in a value."""
-    if isinstance(value, Mapping):
-        return any(map(has_user, value.values()))
-    if isinstance(value, list | tuple):
-        return any(map(has_user, value))
-    return isinstance(value, str) and WITH_USER.search(value) is not None
 
 
 def package_folder(name: str) -> Path:

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import math
 import re
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, PositiveInt, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 import tandem
 from cluster.launcher import AMI_PARAMETER, launcher, unknown_kinds
 from cluster.manifests import raycluster, rayjob, rayservice
-from cluster.planned import PlanFile, Spot, read_plan
+from cluster.planned import PlanFile, read_plan
 from cluster.render import Deployment, Settings, serve_config, to_yaml, with_header
+from cluster.secrets import SECRET
+from jobs.cluster_options import QUEUE, BesideOptions, Ec2Options, KubernetesOptions, NodeOptions, split_pairs
 from jobs.flags import COMMAS
 from jobs.options import PreparationOptions
+from jobs.plan import parse_hours
 from jobs.progress import say
 from jobs.settings import choose_draft_steps
 from tandem.assembly import Preparation
@@ -28,6 +33,9 @@ EXAMPLES = """examples:
       --dataset s3://bucket/imagenet --classes 0-999 --role-arn arn:aws:iam::111122223333:role/tandem \\
       --drafter s3://bucket/var_d30.pth --refiner s3://bucket/var_d16.pth --vqvae s3://bucket/vae_ch160v4096z32.pth
   tandem cluster render --plan plan.json --mode split --out deploy       the best split, where colocated is the best
+  tandem cluster render --plan plan.json --out deploy --namespace images --pod-monitor --disruption-budgets \\
+      --object-labels kueue.x-k8s.io/queue-name=gpus,team=vision --deadline 24h
+  tandem cluster render --plan plan.json --mode split --out deploy --max-drafters 8 --max-refiners 16
 
   kubectl apply -f deploy/rayjob.yaml            the dataset, on a cluster of its own (KubeRay 1.5.1 or newer)
   kubectl apply -f deploy/raycluster.yaml        a cluster that stays, for tandem submit
@@ -48,7 +56,7 @@ API keys come from the environment of the cluster's nodes (TANDEM_API_KEYS, sepa
 """
 
 
-class RenderSpec(PreparationOptions):
+class RenderSpec(Ec2Options, BesideOptions, KubernetesOptions, NodeOptions, PreparationOptions):
     """Write the files of a real cluster from a plan: KubeRay, Ray's cluster launcher, Ray Serve."""
 
     plan: Path = Field(description="what tandem plan printed: tandem plan ... > plan.json")
@@ -56,7 +64,9 @@ class RenderSpec(PreparationOptions):
     mode: Literal["plan", "split", "colocated"] = Field(
         "plan", description="plan: its best option; or its best one of a placement"
     )
-    image: str = Field(f"tandem:{tandem.__version__}", description="made from cluster/Dockerfile, as nodes pull it")
+    image: str = Field(
+        f"tandem:{tandem.__version__}", description="made from cluster/Dockerfile, as nodes pull it: HOST/NAME:TAG"
+    )
     dataset: str | None = Field(None, description="s3://bucket/prefix that the job fills; without it no rayjob.yaml")
     classes: Annotated[str, COMMAS] = Field("all", description="classes of the dataset, as for tandem generate")
     drafter: str = Field(
@@ -66,31 +76,6 @@ class RenderSpec(PreparationOptions):
     refiner: str = Field(EMBEDDED, description="like --drafter; the smaller model")
     vqvae: str = Field(EMBEDDED, description="like the models")
     name: str = Field("tandem", description="of the cluster; the job is NAME-job, the endpoint NAME-endpoint")
-    spot: Spot = Field("refiners", description="who runs on nodes that may be taken back: refiners, all, none")
-    cpus: PositiveInt = Field(8, description="CPU cores beside each GPU: they encode and store")
-    memory_gib: PositiveInt = Field(32, description="memory beside each GPU; a quarter is the object store")
-    disk_gib: PositiveInt = Field(100, description="disk of a node: half for weights, half for objects without room")
-    idle_minutes: PositiveInt = Field(10, description="after so long the autoscaler takes idle nodes away")
-    release_refiners: bool = Field(
-        False, description="let a cluster that stays give idle spot nodes back; jobs want theirs there when they start"
-    )
-    autoscale: bool = Field(
-        False, description="the endpoint starts with one drafter and one refiner and follows the load up to the plan"
-    )
-    role_arn: str | None = Field(None, description="IAM role of the pods on EKS; without it Pod Identity or a secret")
-    region: str = Field("us-west-2", description="of EC2")
-    instances: Annotated[str | None, COMMAS] = Field(
-        None, description="EC2 instances of kinds of GPU: KIND=TYPE, with more than one GPU KIND=TYPE:GPUS"
-    )
-    ami: str | None = Field(
-        None,
-        description="of all nodes on EC2, with NVIDIA's driver: ami-..., or resolve:ssm:PARAMETER; without it no "
-        "launcher.yaml",
-    )
-    instance_profile: str | None = Field(None, description="of the workers on EC2: what lets them reach the dataset")
-    head_instance_profile: str | None = Field(
-        None, description="of the head on EC2, which starts the workers: EC2, iam:PassRole, and ssm:GetParameters"
-    )
     overwrite: bool = Field(False, description="replace files that are there and differ")
 
     @model_validator(mode="before")
@@ -98,12 +83,22 @@ class RenderSpec(PreparationOptions):
     def check_logins(cls, given: dict[str, Any]) -> dict[str, Any]:
         """First of all checks, as the others repeat what they got."""
         for name, value in given.items():
-            if isinstance(value, str) and LOGIN.search(value):
+            texts = [value] if isinstance(value, str) else value if isinstance(value, list | tuple) else []
+            if any(LOGIN.search(text) for text in texts if isinstance(text, str)):
                 flag = "--" + name.replace("_", "-")
                 raise ValueError(
                     f"{flag}: expected an address without user or password, which would stand in the files"
                 )
+            if name == "env":
+                check_no_secret(",".join(map(str, texts)).split(","))
         return given
+
+    @model_validator(mode="after")
+    def check_queue(self) -> RenderSpec:
+        if self.queued and self.scales:
+            scaling = "--autoscale, --release-refiners, --min- and --max- options"
+            raise ValueError(f"expected no {scaling} beside the label {QUEUE}: Kueue refuses clusters that scale")
+        return self
 
     @field_validator("image", "classes", "drafter", "refiner", "vqvae", "region")
     @classmethod
@@ -119,19 +114,21 @@ class RenderSpec(PreparationOptions):
             raise ValueError("expected s3://bucket/prefix")
         return text
 
-    @field_validator("ami")
-    @classmethod
-    def check_ami(cls, text: str | None) -> str | None:
-        if text is not None and not re.fullmatch(r"ami-([0-9a-f]{8}|[0-9a-f]{17})|resolve:ssm:/[\w./-]+", text):
-            raise ValueError("expected ami- and 8 or 17 hexadecimal digits, or resolve:ssm:/PARAMETER")
-        return text
-
     @field_validator("name")
     @classmethod
     def check_name(cls, text: str) -> str:
         if not re.fullmatch(r"[a-z]([a-z0-9-]{0,28}[a-z0-9])?", text):
             raise ValueError("expected at most 30 small letters, digits and hyphens that begin with a letter")
         return text
+
+
+def check_no_secret(pairs: Iterable[str]) -> None:
+    """Raises ValueError, without their values, for variables that look like secrets."""
+    for pair in pairs:
+        if SECRET.search(name := pair.partition("=")[0]):
+            raise ValueError(
+                f"--env: expected no secrets, which would stand in the files, got {name}; see --env-from-secret"
+            )
 
 
 def run(spec: RenderSpec) -> dict[str, str]:
@@ -156,7 +153,9 @@ def read_deployment(spec: RenderSpec) -> Deployment:
         except InputError as error:
             hint = "--drafter, --refiner and --vqvae name the models that the plan is for; by default they are embedded"
             raise InputError(f"--plan: {error}", hint) from None
-    return Deployment(option, read_settings(spec, plan))
+    deployment = Deployment(option, read_settings(spec, plan))
+    deployment.check_ranges()
+    return deployment
 
 
 def read_settings(spec: RenderSpec, plan: PlanFile) -> Settings:
@@ -164,6 +163,9 @@ def read_settings(spec: RenderSpec, plan: PlanFile) -> Settings:
         "images": plan.images,
         "instances": parse_instances(spec.instances or ""),
         "preparation": tuple(Preparation.of(spec).names),
+        "object_labels": split_pairs(spec.object_labels),
+        "env": split_pairs(spec.env),
+        "deadline_s": math.ceil(3600 * parse_hours(spec.deadline)) if spec.deadline else None,
     }
     given = {name: getattr(spec, name) for name in set(Settings.__dataclass_fields__) - set(own)}
     return Settings(**given, **own)
@@ -183,6 +185,10 @@ def parse_instances(text: str) -> tuple[tuple[str, str, int], ...]:
 def documents(deployment: Deployment) -> dict[str, str]:
     """Text of every file by its name."""
     settings = deployment.settings
+    if not names_registry(settings.image):
+        say(f"warning: --image {settings.image} names no registry: nodes that do not have it ask Docker Hub for it")
+    if settings.ingress_host and not settings.ingress_tls_secret:
+        say("warning: rayservice.yaml: without --ingress-tls-secret clients send their keys in clear text")
     files = {"raycluster.yaml": raycluster(deployment)}
     if settings.dataset is None:
         say("left out: rayjob.yaml, which needs --dataset s3://bucket/prefix")
@@ -192,6 +198,12 @@ def documents(deployment: Deployment) -> dict[str, str]:
     files["serve.yaml"] = with_header(SERVE_LINES, deployment, to_yaml(serve_config(deployment)))
     files |= launcher_file(deployment)
     return files
+
+
+def names_registry(image: str) -> bool:
+    """As container runtimes tell HOST/NAME from a name on Docker Hub."""
+    host, slash, _ = image.partition("/")
+    return bool(slash) and ("." in host or ":" in host or host == "localhost")
 
 
 def launcher_file(deployment: Deployment) -> dict[str, str]:

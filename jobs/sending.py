@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.profile import built_in_profiles
-from cluster.submission import has_user
+from cluster.secrets import has_user
 from jobs import cli
 from jobs.spec import Spec, without_variable
 from tandem.config import VAR_PRESETS

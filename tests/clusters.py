@@ -50,10 +50,15 @@ Document = dict[str, Any]
 
 
 def ray_document(text: str) -> Document:
-    """The one that is KubeRay's; before it stands a service account."""
-    account, document = yaml.safe_load_all(text)
+    """The one that is KubeRay's; before it stands a service account, after it what was asked for beside it."""
+    account, document, *_ = yaml.safe_load_all(text)
     assert account["kind"] == "ServiceAccount"
     return document
+
+
+def extras_of(text: str) -> dict[str, Document]:
+    """What stands after it, by kind and name."""
+    return {f"{extra['kind']} {extra['metadata']['name']}": extra for extra in list(yaml.safe_load_all(text))[2:]}
 
 
 def cluster_of(document: Document) -> Document:
@@ -68,9 +73,15 @@ def groups_of(document: Document) -> dict[str, Document]:
 
 def check_kubernetes_file(text: str) -> None:
     """A whole file for kubectl."""
-    account, _ = yaml.safe_load_all(text)
+    account, document, *extras = yaml.safe_load_all(text)
     check_object(account)
-    check_kuberay(ray_document(text))
+    check_kuberay(document)
+    for extra in extras:
+        if extra["kind"] == "PodMonitor":
+            jsonschema.Draft202012Validator(schema("podmonitor")).validate(extra)
+        else:
+            check_object(copy.deepcopy(extra))
+    assert len({other["metadata"].get("namespace") for other in (account, document, *extras)}) == 1
 
 
 def check_kuberay(document: Document) -> None:
@@ -89,8 +100,13 @@ def check_kuberay(document: Document) -> None:
 
 
 @cache
+def schema(name: str) -> Document:
+    """Of `tests/data`."""
+    return json.loads((ROOT / "tests" / "data" / f"{name}_schema.json").read_text())
+
+
 def kuberay_schema() -> Document:
-    return json.loads((ROOT / "tests" / "data" / "kuberay_schema.json").read_text())
+    return schema("kuberay")
 
 
 def check_object(document: Document) -> None:
@@ -119,10 +135,17 @@ def check_pod(template: Document) -> None:
         assert {mount["name"] for mount in container.get("volumeMounts", ())} == set(names)
         assert all("value" not in variable or "KEY" not in variable["name"] for variable in container.get("env", ()))
         assert ":" in container.get("image", ""), "expected an image with a tag"
+    for first in spec.get("initContainers", ()):
+        assert first["securityContext"]["allowPrivilegeEscalation"] is False
 
 
 def check_autoscaler(document: Document) -> None:
-    """As the autoscaler on the head node would read it; Ray's own reader checks labels and numbers."""
+    """As the autoscaler on the head node would read it; Ray's own reader checks labels and numbers. It is there where
+    there is something to scale."""
+    groups = groups_of(document).values()
+    scales = any(group["minReplicas"] < group["maxReplicas"] for group in groups)
+    assert cluster_of(document)["enableInTreeAutoscaling"] is scales
+    assert ("autoscalerOptions" in cluster_of(document)) is scales
     cluster = {"metadata": {"name": "a", "namespace": "b"}, "spec": cluster_of(document)}
     read = _derive_autoscaling_config_from_ray_cr(cluster)
     for name, group in groups_of(document).items():

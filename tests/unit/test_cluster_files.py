@@ -169,7 +169,15 @@ WRONG: dict[str, tuple[str, Break]] = {
     "unknown field of a cluster": ("raycluster", lambda d: cluster_of(d).update(rayversion="2.60.0")),
     "no head": ("raycluster", lambda d: cluster_of(d).pop("headGroupSpec")),
     "another API": ("raycluster", lambda d: d.update(apiVersion="ray.io/v2")),
-    "autoscaler of no version": ("raycluster", lambda d: cluster_of(d)["autoscalerOptions"].update(version="v3")),
+    "autoscaler of no version": (
+        "raycluster",
+        lambda d: cluster_of(d).update(enableInTreeAutoscaling=True, autoscalerOptions={"version": "v3"}),
+    ),
+    "autoscaler with nothing to scale": ("raycluster", lambda d: cluster_of(d).update(enableInTreeAutoscaling=True)),
+    "password in the file": (
+        "raycluster",
+        lambda d: cluster_of(d).update(gcsFaultToleranceOptions={"redisPassword": "hunter2"}),
+    ),
     "number among start parameters": ("raycluster", lambda d: worker(d)["rayStartParams"].update({"num-cpus": 8})),
     "unknown start parameter": ("raycluster", lambda d: worker(d)["rayStartParams"].update({"spill-dir": "/a"})),
     "start parameter of a wrong type": (
