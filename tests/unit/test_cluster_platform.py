@@ -187,8 +187,8 @@ def test_of_several_kinds_in_an_elastic_role_the_first_stay(tmp_path):
     ("more", "line"),
     [
         (("--namespace", "a_b"), "--namespace: expected small letters, digits and hyphens"),
-        (("--priority-class", "A"), "--priority-class: expected small letters, digits, hyphens and dots, as Kubernetes"),
-        (("--ingress-host", "a/b"), "--ingress-host: expected small letters, digits, hyphens and dots, as Kubernetes"),
+        (("--priority-class", "A"), "--priority-class: expected small letters, digits, hyphens and dots"),
+        (("--ingress-host", "a/b"), "--ingress-host: expected small letters, digits, hyphens and dots"),
         (("--image-pull-secrets", "a,b_c"), "--image-pull-secrets: expected small letters, digits, hyphens and dots"),
         (("--object-labels", "a b=c"), "--object-labels: expected NAME=VALUE of a Kubernetes label"),
         (("--object-labels", "a=b,a=c"), "--object-labels: expected each name once"),
