@@ -11,6 +11,7 @@ import yaml
 from cluster.planned import Group, PlannedOption, Role, Spot, groups_of, role_selector
 from tandem.errors import InputError
 
+ROLES: tuple[Role, ...] = ("drafter", "refiner", "both")
 RAY_VERSION = "2.60.0"
 SERVE_PORT = 8000
 
@@ -67,7 +68,7 @@ class Settings:
 
     def range_of(self, role: Role) -> tuple[int | None, int | None] | None:
         """Least and most nodes of an elastic role, None for the plan's number; None for a role that is not elastic."""
-        ranges = {
+        ranges: dict[Role, tuple[int | None, int | None]] = {
             "drafter": (self.min_drafters, self.max_drafters),
             "refiner": (self.min_refiners, self.max_refiners),
             "both": (None, None),
@@ -106,7 +107,7 @@ class Deployment:
 
     def check_ranges(self) -> None:
         """Raises InputError where the elastic ranges do not suit the plan."""
-        for role in ("drafter", "refiner"):
+        for role in ROLES:
             if self.settings.range_of(role) is None:
                 continue
             flags = f"--min-{role}s, --max-{role}s"
@@ -123,7 +124,7 @@ class Deployment:
     def pools(self) -> list[Pool]:
         """Nodes for jobs. Of a role with several kinds of GPU the first kinds are those that stay."""
         pools = []
-        for role in ("drafter", "refiner", "both"):
+        for role in ROLES:
             groups = [group for group in self.groups if group.role == role]
             least, most = self.bounds(role)
             for group in groups:
@@ -146,7 +147,8 @@ def entrypoint(deployment: Deployment) -> str:
     models = [part for name, value in settings.models.items() for part in (f"--{name}", value)]
     words = ["tandem", "generate", *models, "--classes", settings.classes, "--images", str(settings.images)]
     words += ["--draft-steps", str(option.draft_steps), "--batch", str(option.batch), "--placement", option.mode]
-    for role, count in (("drafter", option.num_drafters), ("refiner", option.num_refiners)):
+    counts: dict[Role, int] = {"drafter": option.num_drafters, "refiner": option.num_refiners}
+    for role, count in counts.items():
         if settings.range_of(role) is None:
             words += [f"--{role}s", str(count)]
         else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from cluster.nodes import gpus_by_kind, parse_labels
 from cluster.plan import Placement, place, place_by_plan
@@ -31,10 +31,10 @@ def choose_placement(spec: AppSpec, session: Session, draft_steps: int) -> Place
     """By profiles, labels, or number alone. One of each on CPUs and on simulated GPUs unless more are asked for."""
     if spec.drafters_on and spec.refiners_on and spec.drafters and spec.refiners:
         # on a cluster that grows, nodes come when replicas ask for them: what is there now decides nothing
-        assert spec.placement in ("split", "colocated")
         drafter_nodes = (parse_labels("--drafters-on", spec.drafters_on),) * spec.drafters
         refiner_nodes = (parse_labels("--refiners-on", spec.refiners_on),) * spec.refiners
-        return Placement(spec.placement, spec.drafters, spec.refiners, "as asked", drafter_nodes, refiner_nodes)
+        mode: Literal["split", "colocated"] = "colocated" if spec.placement == "colocated" else "split"
+        return Placement(mode, spec.drafters, spec.refiners, "as asked", drafter_nodes, refiner_nodes)
     if spec.profile:
         return place_by_profiles(spec.profile, spec.placement, draft_steps)
     drafters = spec.drafters
