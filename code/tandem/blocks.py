@@ -25,13 +25,18 @@ Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 class SelfAttention(nn.Module):
-    """q and k are l2-normalised; q is scaled per head by exp(min(scale_mul, log 100)); k has no bias."""
+    """q and k are l2-normalised; q is scaled per head by exp(min(scale_mul, log 100)); k has no bias.
+
+    Models of the published code's `attn_l2_norm=False` normalise neither and scale q by 0.25 / sqrt(c).
+    """
 
     def __init__(self, config: VarConfig):
         super().__init__()
         width = config.width
         self.heads, self.head_dim = config.heads, config.head_dim
-        self.scale_mul_1H11 = nn.Parameter(torch.full((1, config.heads, 1, 1), math.log(4)))
+        self.l2_norm = config.l2_norm
+        if self.l2_norm:
+            self.scale_mul_1H11 = nn.Parameter(torch.full((1, config.heads, 1, 1), math.log(4)))
         self.mat_qkv = Linear(width, 3 * width, bias=False)
         self.q_bias = nn.Parameter(torch.zeros(width))
         self.v_bias = nn.Parameter(torch.zeros(width))
@@ -42,6 +47,9 @@ class SelfAttention(nn.Module):
         R, L, _ = x_RLC.shape
         bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
         qkv = self.mat_qkv(x_RLC, bias).view(R, L, 3, self.heads, self.head_dim)
+        if not self.l2_norm:
+            q_RHLc, k_RHLc, v_RHLc = qkv.permute(2, 0, 3, 1, 4)
+            return q_RHLc[:, :, L - wanted :] * (0.25 / math.sqrt(self.head_dim)), k_RHLc, v_RHLc
         # lengths in float32: an error there would be common to a whole vector
         qk_RLsHc = qkv[:, :, :2].float()
         qk_RLsHc = qk_RLsHc * torch.linalg.vector_norm(qk_RLsHc, dim=-1, keepdim=True).clamp_min(MIN_NORM).reciprocal()

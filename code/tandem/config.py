@@ -103,6 +103,7 @@ class VarConfig:
     head_dim: int = 64
     num_heads: int = 0  # 0: as many as layers, the published rule
     mlp_ratio: int = 4
+    l2_norm: bool = True  # of q and k, with a learned scale for each head, as all published models have it
 
     @property
     def pyramid(self) -> Pyramid:
@@ -121,7 +122,7 @@ class VarConfig:
         """Trainable parameters, counted from the shapes (no model is built)."""
         c, v, d = self.width, self.vocab_size, self.depth
         modulation = 6 * c if self.shared_adaln else 6 * c * c + 6 * c
-        attention = 3 * c * c + 2 * c + c * c + c + self.heads
+        attention = 3 * c * c + 2 * c + c * c + c + (self.heads if self.l2_norm else 0)
         mlp = 2 * self.mlp_ratio * c * c + self.mlp_ratio * c + c
         shared = 6 * c * c + 6 * c if self.shared_adaln else 0
         positions = c * (1 + self.pyramid.num_tokens + self.pyramid.num_scales + self.num_classes + 1)

@@ -11,8 +11,12 @@ from torch import Tensor
 from tandem.config import PATCH_NUMS_256, PATCH_NUMS_512, Pyramid, VarConfig, VqvaeConfig, from_dict
 from tandem.errors import InputError
 
+HEAD_DIM = 64  # of all published models; where no tensor tells the number of heads
 BY_SHAPES = {  # what the tensors determine
-    "var": ("depth", "num_classes", "vocab_size", "latent_channels", "shared_adaln", "head_dim", "heads", "mlp_ratio"),
+    "var": (
+        *("depth", "num_classes", "vocab_size", "latent_channels"),
+        *("shared_adaln", "head_dim", "heads", "mlp_ratio", "l2_norm"),
+    ),
     "vqvae": (
         *("vocab_size", "latent_channels", "base_channels", "channel_mult"),
         *("num_res_blocks", "num_phi", "stem_patch"),
@@ -59,13 +63,9 @@ def count_prefixed(tensors: dict[str, Tensor], pattern: str) -> int:
 
 def var_config(tensors: dict[str, Tensor], patch_nums: tuple[int, ...] | None = None) -> VarConfig:
     """Config of a VAR from its tensors' names and shapes; the pyramid from its level buffer where none is given."""
-    if "blocks.0.attn.scale_mul_1H11" not in tensors:
-        raise InputError(
-            "no scale_mul_1H11: a model trained without L2-normalised attention (VAR's --anorm=False), "
-            "which computes otherwise and is not supported"
-        )
     width, latent_channels = tensors["word_embed.weight"].shape
-    heads = tensors["blocks.0.attn.scale_mul_1H11"].shape[1]
+    scales = tensors.get("blocks.0.attn.scale_mul_1H11")
+    heads = max(1, width // HEAD_DIM) if scales is None else scales.shape[1]
     depth = count_prefixed(tensors, r"blocks\.(\d+)\.")
     if patch_nums and Pyramid(patch_nums).num_tokens != tensors["pos_1LC"].shape[1]:
         raise InputError(
@@ -81,6 +81,7 @@ def var_config(tensors: dict[str, Tensor], patch_nums: tuple[int, ...] | None = 
         head_dim=width // heads,
         num_heads=0 if heads == depth else heads,
         mlp_ratio=tensors["blocks.0.ffn.fc1.weight"].shape[0] // width,
+        l2_norm=scales is not None,
     )
 
 

@@ -13,6 +13,7 @@ from tiny_models import CLASS_NAMES, save_tiny_models, tiny_var, tiny_vqvae
 from wrapped_files import PREFIXES, WRAPPERS, prefixed, published_tensors, trainer_file
 
 from jobs.cli import main
+from tandem.attention import attention
 from tandem.errors import CheckpointError
 from tandem.weights import load_var, load_vqvae, open_all, open_checkpoint, save_checkpoint
 from workers.models import resolve
@@ -124,10 +125,24 @@ def test_the_scale_of_each_head_may_have_other_axes(tmp_path, var, axes, name):
     assert same(load_var(save(tmp_path, tensors), how=None), var)
 
 
-def test_a_model_without_normalised_attention_is_named(tmp_path, var):
-    tensors = {name: t for name, t in published_tensors(var).items() if "scale_mul" not in name}
-    with pytest.raises(CheckpointError, match="no scale_mul_1H11: a model trained without L2-normalised attention"):
-        load_var(save(tmp_path, tensors))
+def test_a_model_without_normalised_attention_loads_and_attends_as_it_was_trained(tmp_path):
+    """Its file has no scale_mul. Expected: the published code's attention with `attn_l2_norm=False`."""
+    plain = tiny_var(2, seed=5, l2_norm=False)
+    path = save(tmp_path, published_tensors(plain))
+    assert not any("scale_mul" in name for name in open_checkpoint(path).tensors)
+    loaded = load_var(path, how=None)
+    assert loaded.config == plain.config and not loaded.config.l2_norm and same(loaded, plain)
+    assert loaded.config.num_parameters == sum(p.numel() for p in loaded.parameters())
+    assert main(["convert", str(path), str(tmp_path / "o.safetensors")]) == 0
+    assert same(load_var(tmp_path / "o.safetensors", how=None), plain)
+    attn, x_RLC = loaded.blocks[0].attn, torch.randn(2, 5, plain.config.width)
+    got = attn.merge(attention(*attn.project(x_RLC, 5)))
+    bias = torch.cat([attn.q_bias, torch.zeros_like(attn.q_bias), attn.v_bias])
+    qkv = torch.nn.functional.linear(x_RLC, attn.mat_qkv.weight, bias).view(2, 5, 3, 2, 64)
+    q, k, v = qkv.permute(2, 0, 3, 1, 4)
+    scores = q @ k.transpose(-2, -1) * 0.25 / 64**0.5
+    expected = attn.proj((scores.softmax(-1) @ v).transpose(1, 2).reshape(2, 5, -1))
+    torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-4)
 
 
 def test_tensors_that_share_memory_or_lie_across_load_and_convert(tmp_path, var):
