@@ -25,6 +25,7 @@ INTERPRETED = (LABEL, CLASS_NAME, COUNT)  # every other column is carried
 def read_label_file(address: str, class_names: Sequence[str]) -> LabelRows:
     """Rows of a parquet, CSV or JSON-lines file, local or on S3. Raises LabelError naming file, row and cause."""
     path = fetch(address) if is_remote(address) else Path(address).expanduser()
+    path = path.absolute()  # Arrow takes a:b for an address
     where = f"--labels: {address}"
     reader = READERS.get(path.suffix.lower())
     if reader is None:

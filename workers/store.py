@@ -19,6 +19,7 @@ from tandem.errors import InputError, OutputError
 from workers.layout import JOB
 
 TEMPORARY = ".tmp"
+NOT_LISTED = (TEMPORARY, "lost+found")  # the second stands at the root of a fresh ext4, and none but root may read it
 # A writer keeps its temporary file for the seconds that one write takes. Age is the only safe sign of a dead
 # writer: process ids say nothing across containers and nodes that share a directory.
 TEMPORARY_LIFE_S = 3600.0
@@ -169,8 +170,8 @@ class LocalStore(Store):
     def list_files(self, folder: str = "") -> list[str]:
         found = []
         for parent, folders, names in os.walk(self.root / folder, onerror=_unless_missing):
-            if Path(parent) == self.root and TEMPORARY in folders:
-                folders.remove(TEMPORARY)
+            if Path(parent) == self.root:
+                folders[:] = [name for name in folders if name not in NOT_LISTED]
             found += [Path(parent, name).relative_to(self.root).as_posix() for name in names]
         return sorted(found)
 

@@ -17,12 +17,14 @@ from tandem.errors import (
     LabelError,
     OutputError,
     PlacementError,
+    StoppedError,
     TandemError,
+    TandemWarning,
 )
 from tandem.version import __version__
 
 if typing.TYPE_CHECKING:
-    from tandem.collaborative import decode, draft, generate, generate_alone, refine
+    from tandem.collaborative import decode, decode_scales, draft, generate, generate_alone, refine
     from tandem.prefix import Prefix
     from tandem.sampling import uniforms
     from tandem.var import Var
@@ -39,13 +41,16 @@ __all__ = [
     "Prefix",
     "Pyramid",
     "SamplingConfig",
+    "StoppedError",
     "TandemError",
+    "TandemWarning",
     "Var",
     "VarConfig",
     "Vqvae",
     "VqvaeConfig",
     "__version__",
     "decode",
+    "decode_scales",
     "draft",
     "generate",
     "generate_alone",
@@ -58,7 +63,7 @@ __all__ = [
 
 # Imported at first use: torch takes seconds and 180 MB, which processes that only encode and store can do without
 _WHERE = {
-    **dict.fromkeys(("decode", "draft", "generate", "generate_alone", "refine"), "collaborative"),
+    **dict.fromkeys(("decode", "decode_scales", "draft", "generate", "generate_alone", "refine"), "collaborative"),
     **dict.fromkeys(("load_var", "load_vqvae", "open_checkpoint"), "weights"),
     "Prefix": "prefix",
     "uniforms": "sampling",
@@ -71,3 +76,8 @@ def __getattr__(name: str) -> typing.Any:
     if name not in _WHERE:
         raise AttributeError(f"module 'tandem' has no attribute {name!r}")
     return getattr(importlib.import_module(f"tandem.{_WHERE[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    """Names of the library, those that are imported at first use included."""
+    return sorted({*globals(), *__all__})

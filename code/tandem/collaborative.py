@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from tandem.attention import KVCache
+from tandem.checks import check_batch, check_ids, check_pair, describe
 from tandem.config import SamplingConfig, VarConfig
-from tandem.errors import JobError
+from tandem.errors import InputError, JobError
 from tandem.limits import limits
 from tandem.prefix import Prefix
 from tandem.quantizer import Quantizer
@@ -34,8 +35,20 @@ def draft(
     draft_steps: int,
     sampling: SamplingConfig,
 ) -> Prefix:
-    """Scales 1..N: token ids of the low frequencies, as a Prefix of B images."""
-    none_B0 = uniforms_BL[:, :0]
+    """Scales 1..N: token ids of the low frequencies, as a Prefix of B images.
+
+    Args:
+        drafter: the transformer, usually the larger of the two.
+        quantizer: that of the VQVAE (`vqvae.quantize`).
+        labels_B: class of each image, whole numbers [B] below `num_classes`.
+        uniforms_BL: random integers of each image, int64 [B, L], as `uniforms` gives them.
+        draft_steps: N, scales that the drafter makes, 1 to K - 1.
+        sampling: guidance, top-k, top-p and temperatures.
+
+    Raises InputError for arguments that do not fit, JobError for logits that are not finite.
+    """
+    drafter.config.pyramid.check_draft_steps(draft_steps)
+    none_B0 = no_tokens(uniforms_BL)
     scales = decode_scales(drafter, quantizer, labels_B, uniforms_BL, none_B0, draft_steps, sampling)
     return Prefix.from_ids(last(scales), draft_steps)
 
@@ -48,9 +61,22 @@ def refine(
     prefix: Prefix,
     sampling: SamplingConfig,
 ) -> Tensor:
-    """Scales N+1..K behind a prefix: token ids of all scales, int64 [B, L]."""
+    """Scales N+1..K behind a prefix: token ids of all scales, int64 [B, L].
+
+    Args:
+        refiner: the transformer, usually the smaller of the two.
+        quantizer: that of the VQVAE (`vqvae.quantize`).
+        labels_B: class of each image, whole numbers [B] below `num_classes`.
+        uniforms_BL: random integers of each image, int64 [B, L], as `uniforms` gives them.
+        prefix: what `draft` made for these images.
+        sampling: guidance, top-k, top-p and temperatures.
+
+    Raises InputError for arguments that do not fit, JobError for logits that are not finite.
+    """
     pyramid = refiner.config.pyramid
-    ids_BL = prefix.check(pyramid, refiner.config.vocab_size).ids(labels_B.device)
+    if not isinstance(prefix, Prefix):
+        raise InputError(f"prefix: expected a Prefix, got {describe(prefix)}")
+    ids_BL = prefix.check(pyramid, refiner.config.vocab_size).ids(getattr(labels_B, "device", None))
     return last(decode_scales(refiner, quantizer, labels_B, uniforms_BL, ids_BL, pyramid.num_scales, sampling))
 
 
@@ -63,7 +89,19 @@ def generate(
     draft_steps: int,
     sampling: SamplingConfig,
 ) -> tuple[Tensor, Tensor]:
-    """The whole of CoDe: (pixels float [B, 3, H, W] in [0, 1], token ids int64 [B, L])."""
+    """The whole of CoDe: (pixels float [B, 3, H, W] in [0, 1], token ids int64 [B, L]).
+
+    Args:
+        drafter: the transformer of scales 1..N.
+        refiner: the transformer of scales N+1..K.
+        vqvae: the tokenizer of both.
+        labels_B: class of each image, whole numbers [B] below `num_classes`.
+        uniforms_BL: random integers of each image, int64 [B, L], as `uniforms` gives them.
+        draft_steps: N, 1 to K - 1.
+        sampling: guidance, top-k, top-p and temperatures.
+
+    Raises InputError for arguments that do not fit, JobError for logits that are not finite.
+    """
     prefix = draft(drafter, vqvae.quantize, labels_B, uniforms_BL, draft_steps, sampling)
     ids_BL = refine(refiner, vqvae.quantize, labels_B, uniforms_BL, prefix, sampling)
     return decode(vqvae, ids_BL), ids_BL
@@ -72,15 +110,33 @@ def generate(
 def generate_alone(
     var: Var, vqvae: Vqvae, labels_B: Tensor, uniforms_BL: Tensor, sampling: SamplingConfig
 ) -> tuple[Tensor, Tensor]:
-    """Plain VAR, one model for all scales: the yardstick of CoDe. Returns what `generate` returns."""
-    none_B0, num_scales = uniforms_BL[:, :0], var.config.pyramid.num_scales
+    """Plain VAR, one model for all scales: the yardstick of CoDe. Returns what `generate` returns.
+
+    Args:
+        var: the transformer.
+        vqvae: its tokenizer.
+        labels_B: class of each image, whole numbers [B] below `num_classes`.
+        uniforms_BL: random integers of each image, int64 [B, L], as `uniforms` gives them.
+        sampling: guidance, top-k, top-p and temperatures.
+
+    Raises InputError for arguments that do not fit, JobError for logits that are not finite.
+    """
+    none_B0, num_scales = no_tokens(uniforms_BL), var.config.pyramid.num_scales
     ids_BL = last(decode_scales(var, vqvae.quantize, labels_B, uniforms_BL, none_B0, num_scales, sampling))
     return decode(vqvae, ids_BL), ids_BL
 
 
 @torch.inference_mode()
 def decode(vqvae: Vqvae, ids_BL: Tensor) -> Tensor:
-    """Token ids of the first scales, or of all -> pixels float32 [B, 3, H, W] in [0, 1]."""
+    """Token ids of the first scales, or of all -> pixels float32 [B, 3, H, W] in [0, 1].
+
+    Args:
+        vqvae: the tokenizer.
+        ids_BL: int64 [B, L], or fewer columns: those of whole scales.
+
+    Raises InputError for ids that do not fit; on a GPU their values are not looked at.
+    """
+    check_ids(vqvae.quantize.pyramid, vqvae.quantize.vocab_size, ids_BL)
     f_hat_BChw, _ = vqvae.quantize.unroll(ids_BL)
     return vqvae.decode(f_hat_BChw)
 
@@ -98,9 +154,22 @@ def decode_scales(
     """Continue the given token maps up to scale `stop`; after each new scale k: ids int64 [B, L'] of scales 1..k.
 
     The prefix and the first new scale enter in one block-causal forward; every further scale is one forward on
-    the KV cache. Only positions that are sampled get logits. `sampling` may differ from image to image. JobError
-    in the end, before the last scale is given out, for logits that are not finite.
+    the KV cache. Only positions that are sampled get logits.
+
+    Args:
+        var: the transformer.
+        quantizer: that of its VQVAE (`vqvae.quantize`).
+        labels_B: class of each image, whole numbers [B] below `num_classes`.
+        uniforms_BL: random integers of each image, int64 [B, L], as `uniforms` gives them.
+        prefix_BL: token ids of the scales that are there, int64 [B, L'], perhaps none: [B, 0].
+        stop: scales that are there in the end, above those of the prefix, at most K.
+        sampling: one setting for all images, or one for each.
+
+    Raises, at the first step, InputError for arguments that do not fit; JobError in the end, before the last scale is
+    given out, for logits that are not finite.
     """
+    check_pair(var.config, quantizer)
+    check_batch(var.config, labels_B, uniforms_BL, prefix_BL, stop, sampling)
     pyramid, offsets = var.config.pyramid, var.config.pyramid.offsets
     sizes = [n * n for n in pyramid.patch_nums]
     start = len(quantizer.split(prefix_BL))
@@ -171,6 +240,13 @@ def draw_tokens(
         for config, chosen in group_rows(configs[some], noise_Bl.device):
             ids_Bl[some][chosen] = sample(logits_BlV[chosen], noise_Bl[some][chosen], config, scale)
     return ids_Bl, total
+
+
+def no_tokens(uniforms_BL: Tensor) -> Tensor:
+    """The empty prefix of a batch: int64 [B, 0]."""
+    if not isinstance(uniforms_BL, Tensor) or uniforms_BL.ndim != 2:
+        raise InputError(f"uniforms: expected int64 [B, L], got {describe(uniforms_BL)}")
+    return uniforms_BL[:, :0].long()
 
 
 def last(scales: Iterator[Tensor]) -> Tensor:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from itertools import accumulate, pairwise
+from numbers import Integral
 from typing import Any
 
 from tandem.errors import InputError
@@ -19,7 +20,11 @@ PATCH_NUMS_512 = (1, 2, 3, 4, 6, 9, 13, 18, 24, 32)
 
 @dataclass(frozen=True)
 class Pyramid:
-    """The scales of next-scale prediction: scale k is a token map of patch_nums[k] x patch_nums[k]."""
+    """The scales of next-scale prediction: scale k is a token map of patch_nums[k] x patch_nums[k].
+
+    Attributes:
+        patch_nums: two or more sides that ascend. InputError for others.
+    """
 
     patch_nums: tuple[int, ...]
 
@@ -53,18 +58,31 @@ class Pyramid:
         return round(0.7 * self.num_scales)
 
     def check_draft_steps(self, draft_steps: int) -> int:
-        """Both models must have work: 1 <= N <= K - 1."""
-        if not 1 <= draft_steps < self.num_scales:
+        """N as it is, where both models have work: a whole number, 1 <= N <= K - 1. Raises InputError."""
+        whole = isinstance(draft_steps, Integral) and not isinstance(draft_steps, bool)
+        if not whole or not 1 <= draft_steps < self.num_scales:
             raise InputError(
                 f"draft_steps: expected 1 to {self.num_scales - 1} (the pyramid has {self.num_scales} scales), "
-                f"got {draft_steps}"
+                f"got {draft_steps!r}"
             )
         return draft_steps
 
 
 @dataclass(frozen=True)
 class VqvaeConfig:
-    """Image tokenizer. `stem_patch` > 1 folds pixels into channels before the first convolution."""
+    """Image tokenizer.
+
+    Attributes:
+        vocab_size: V, codes of the codebook.
+        latent_channels: channels of a code.
+        base_channels: channels at full resolution.
+        channel_mult: channels of each level, in base channels; each level but the last halves the resolution.
+        num_res_blocks: residual blocks of a level.
+        num_phi: convolutions behind the codes, shared by the scales.
+        quant_resi: their share in what they put out.
+        stem_patch: above 1, so many pixels a side are folded into channels before the first convolution.
+        patch_nums: side of the token map of each scale.
+    """
 
     vocab_size: int = 4096
     latent_channels: int = 32
@@ -92,7 +110,19 @@ class VqvaeConfig:
 
 @dataclass(frozen=True)
 class VarConfig:
-    """Next-scale transformer. Width, heads and head size follow from depth unless `width` is given."""
+    """Next-scale transformer.
+
+    Attributes:
+        depth: blocks.
+        num_classes: labels are 0 to num_classes - 1; num_classes itself is "no class".
+        vocab_size: V, codes of the tokenizer.
+        latent_channels: channels of a code.
+        patch_nums: side of the token map of each scale.
+        shared_adaln: one AdaLN layer for all blocks, instead of one in each.
+        head_dim: channels of an attention head.
+        num_heads: heads; 0: as many as blocks, the published rule. The width is num_heads x head_dim.
+        mlp_ratio: hidden channels of the MLP, in widths.
+    """
 
     depth: int = 16
     num_classes: int = 1000
@@ -133,7 +163,14 @@ class VarConfig:
 
 @dataclass(frozen=True)
 class SamplingConfig:
-    """How a token is drawn from logits. `temperatures` has one value a scale; shorter tuples repeat the last."""
+    """How a token is drawn from logits. Raises InputError for values out of bounds.
+
+    Attributes:
+        cfg: classifier-free guidance at the last scale, growing linearly from 0 at the first; 0: none.
+        top_k: keep the k likeliest codes; 0: all.
+        top_p: keep the likeliest codes up to this probability; 0 or 1: all.
+        temperatures: one a scale; shorter tuples repeat the last.
+    """
 
     cfg: float = 1.5
     top_k: int = 600  # 0: keep all

@@ -14,9 +14,14 @@ from tandem.errors import InputError
 
 @dataclass(frozen=True)
 class Prefix:
-    """Token maps of scales 1..draft_steps of some images. f_hat is rebuilt from the ids by whoever needs it."""
+    """Token maps of scales 1..draft_steps of some images. f_hat is rebuilt from the ids by whoever needs it.
 
-    tokens: np.ndarray  # uint16 [B, L'], L' = tokens of the first draft_steps scales, small scale to large
+    Attributes:
+        tokens: uint16 [B, L'], L' = tokens of the first draft_steps scales, small scale to large.
+        draft_steps: N, the scales that are there.
+    """
+
+    tokens: np.ndarray
     draft_steps: int
 
     def check(self, pyramid: Pyramid, vocab_size: int) -> Prefix:

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tandem.checks import UNIFORM_BITS, check_stream
 from tandem.config import SamplingConfig
 
-UNIFORM_BITS = 31
 WEIGHT_BITS = 30
 HEAD_SHARE = 8  # of all codes that top-p looks at first on a CPU, where sorting them all takes longest
 
@@ -24,7 +24,15 @@ def uniforms(seed: int, index_B: np.ndarray, num_tokens: int) -> Tensor:
 
     The stream of an image is Philox (counter-based) keyed by (seed, index), so it does not depend on the batch,
     the replica or the order in which images are made. Position in the stream = absolute token position.
+
+    Args:
+        seed: of the job, 0 to 2^64 - 1.
+        index_B: position of each image in the job, whole numbers [B].
+        num_tokens: L, tokens of all scales of an image (`Pyramid.num_tokens`).
+
+    Raises InputError.
     """
+    index_B = check_stream(seed, index_B, num_tokens)
     streams = [
         np.random.Philox(key=np.array([seed, index], dtype=np.uint64)).random_raw(num_tokens) for index in index_B
     ]

@@ -69,6 +69,7 @@ def open_checkpoint(path: str | Path, kind: str | None = None, part: str | None 
     """Open a weights file, wrapped or not, and find out what it is.
 
     Args:
+        path: .pth or .safetensors.
         kind: "var" or "vqvae": which model to take of a file that may hold both.
         part: which of several of that kind, by the dotted keys that lead to it; else the averaged weights (EMA)
             where the file has them beside plain ones.
@@ -154,9 +155,16 @@ def load_var(
     expected: VarConfig | None = None,
     how: Preparation | None = PLAIN,
 ) -> Var:
-    """Load a VAR of any depth. `expected` (a preset, say) must then be what the file holds.
+    """Load a VAR of any depth, for inference.
 
-    It computes as `how` says and is fit for inference alone. With None it has plain parameters, as in the file.
+    Args:
+        source: weights file, or a checkpoint that was opened.
+        dtype: of weights and activations.
+        device: where it goes.
+        expected: config (a preset, say) that the file must hold; None: any.
+        how: how it computes; None: plain parameters as in the file, to train on.
+
+    Raises CheckpointError, naming file and cause.
     """
     checkpoint = source if isinstance(source, Checkpoint) else open_checkpoint(source, "var")
     check_config(checkpoint, "var", expected)
@@ -172,9 +180,16 @@ def load_vqvae(
     patch_nums: tuple[int, ...] | None = None,
     prepared: bool = True,
 ) -> Vqvae:
-    """Load a VQVAE. `patch_nums` is the pyramid of its transformers; published files do not hold it.
+    """Load a VQVAE, for inference.
 
-    `prepared`, it is fit for inference alone; without, it has plain float32 parameters, as in the file.
+    Args:
+        source: weights file, or a checkpoint that was opened.
+        dtype: of weights and activations.
+        device: where it goes.
+        patch_nums: pyramid of its transformers, which published files do not hold; None: the file's.
+        prepared: False: plain float32 parameters as in the file, to train on.
+
+    Raises CheckpointError, naming file and cause.
     """
     checkpoint = source if isinstance(source, Checkpoint) else open_checkpoint(source, "vqvae")
     check_config(checkpoint, "vqvae", None)

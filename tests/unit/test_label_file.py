@@ -256,3 +256,11 @@ def test_counts_of_a_typed_file_are_limited_too():
 
 def test_a_label_and_an_equal_class_name_are_fine(tmp_path):
     assert read_label_file(save(tmp_path, "a.csv", "class_name,label\nant,0\n,1\n"), NAMES).label.tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
+def test_a_colon_in_a_file_name_makes_it_no_address(kind, tmp_path, monkeypatch):
+    write(tmp_path, kind, [{"label": 1}])
+    (tmp_path / f"rows.{kind}").rename(tmp_path / f"labels:v1.{kind}")
+    monkeypatch.chdir(tmp_path)
+    assert read_label_file(f"labels:v1.{kind}", NAMES).label.tolist() == [1]

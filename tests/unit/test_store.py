@@ -344,3 +344,10 @@ def test_overwrite_cut_short_leaves_the_old_job_without_its_markers(tmp_path, mo
         open_job(store, {"format": "another"}, overwrite=True)
     assert removed == ["_SUCCESS", *[f"manifest/0000{i}.json" for i in range(3)]]
     assert open_job(store, {"format": "webdataset"}).committed == frozenset()
+
+
+def test_the_root_of_a_fresh_file_system_counts_as_empty(store):
+    """ext4 has a folder lost+found there, which only root may read."""
+    (store.root / "lost+found").mkdir(parents=True, mode=0o000)
+    assert store.list_files() == []
+    assert open_job(store, {"seed": 1}, {}).committed == frozenset()

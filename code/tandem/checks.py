@@ -1,0 +1,118 @@
+"""What the library's calls expect of their arguments, checked before the models compute.
+
+Raises InputError, which is a ValueError, with what was expected and what came. Types and shapes cost nothing. Values
+of labels and uniforms are read once at the entry, which on a GPU waits for what was queued before; tensors without
+values (device meta) are not read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from numbers import Integral
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tandem.config import Pyramid, SamplingConfig, VarConfig
+from tandem.errors import InputError
+
+if TYPE_CHECKING:
+    from tandem.quantizer import Quantizer
+
+UNIFORM_BITS = 31  # of one random number
+MAX_SEED = 2**64 - 1
+INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+
+
+def describe(value: Any) -> str:
+    """Type and shape of an argument: 'float32 [4, 91]', 'a list'."""
+    if isinstance(value, Tensor | np.ndarray):
+        return f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)}"
+    return f"a {type(value).__name__}"
+
+
+def check_whole(name: str, value: Any, least: int, most: int) -> int:
+    """A whole number within bounds; not a truth value, and no float."""
+    if not isinstance(value, Integral) or isinstance(value, bool):
+        raise InputError(f"{name}: expected a whole number from {least} to {most}, got {value!r}")
+    if not least <= int(value) <= most:
+        raise InputError(f"{name}: expected {least} to {most}, got {value}")
+    return int(value)
+
+
+def check_batch(
+    config: VarConfig,
+    labels_B: Tensor,
+    uniforms_BL: Tensor,
+    prefix_BL: Tensor,
+    stop: int,
+    sampling: SamplingConfig | Sequence[SamplingConfig],
+) -> None:
+    """What `decode_scales` takes: labels [B], uniforms [B, L], ids [B, L'] of whole scales below `stop`, sampling."""
+    pyramid = config.pyramid
+    check_whole("stop", stop, 1, pyramid.num_scales)
+    if not isinstance(labels_B, Tensor) or labels_B.ndim != 1 or labels_B.dtype not in INTEGERS or not len(labels_B):
+        raise InputError(f"labels: expected whole numbers [B], one or more, got {describe(labels_B)}")
+    batch, tokens = len(labels_B), pyramid.num_tokens
+    for name, value, length in (("uniforms", uniforms_BL, tokens), ("prefix", prefix_BL, None)):
+        right = isinstance(value, Tensor) and value.dtype == torch.int64 and value.ndim == 2
+        if not right or len(value) != batch or length not in (None, value.shape[1]):
+            columns = length or "tokens of whole scales"
+            raise InputError(f"{name}: expected int64 [{batch}, {columns}], got {describe(value)}")
+        if value.device != labels_B.device:
+            raise InputError(f"{name}: expected the labels' device, {labels_B.device}, got {value.device}")
+    lengths = pyramid.offsets[:stop]
+    if prefix_BL.shape[1] not in lengths:
+        raise InputError(f"prefix: expected a number of tokens of {list(lengths)}, got {prefix_BL.shape[1]}")
+    configs = [sampling] * batch if isinstance(sampling, SamplingConfig) else sampling
+    if not isinstance(configs, Sequence) or len(configs) != batch:
+        count = len(configs) if isinstance(configs, Sequence) else describe(configs)
+        raise InputError(f"sampling: expected one SamplingConfig, or one for each of {batch} images, got {count}")
+    check_values(config.num_classes, labels_B, uniforms_BL)
+
+
+def check_values(num_classes: int, labels_B: Tensor, uniforms_BL: Tensor) -> None:
+    """Labels below the number of classes, uniforms in [0, 2^31)."""
+    if labels_B.is_meta:
+        return
+    found = torch.stack([*labels_B.long().aminmax(), *uniforms_BL.aminmax()]).tolist()
+    for name, (least, most), limit in (
+        ("labels", found[:2], num_classes - 1),
+        ("uniforms", found[2:], 2**UNIFORM_BITS - 1),
+    ):
+        if least < 0 or most > limit:
+            raise InputError(f"{name}: expected 0 to {limit}, got {least if least < 0 else most}")
+
+
+def check_pair(config: VarConfig, quantizer: Quantizer) -> None:
+    """A transformer and the tokenizer whose ids it predicts."""
+    ours, theirs = (config.patch_nums, config.vocab_size), (quantizer.pyramid.patch_nums, quantizer.vocab_size)
+    if ours != theirs:
+        raise InputError(
+            f"quantizer: expected the transformer's patch_nums {ours[0]} and {ours[1]} codes, "
+            f"got {theirs[0]} and {theirs[1]}"
+        )
+
+
+def check_ids(pyramid: Pyramid, vocab_size: int, ids_BL: Tensor) -> None:
+    """Token ids of the first scales: int64 [B, L']. Values are read on a CPU alone."""
+    right = isinstance(ids_BL, Tensor) and ids_BL.dtype == torch.int64 and ids_BL.ndim == 2 and len(ids_BL)
+    if not right or ids_BL.shape[1] not in pyramid.offsets[1:]:
+        lengths = list(pyramid.offsets[1:])
+        raise InputError(f"ids: expected int64 [B, L] with L of {lengths}, got {describe(ids_BL)}")
+    if ids_BL.device.type == "cpu":
+        least, most = (int(value) for value in ids_BL.aminmax())
+        if least < 0 or most >= vocab_size:
+            raise InputError(f"ids: expected 0 to {vocab_size - 1}, got {least if least < 0 else most}")
+
+
+def check_stream(seed: int, index_B: np.ndarray, num_tokens: int) -> np.ndarray:
+    """Arguments of `uniforms`; returns the indices as an array."""
+    check_whole("seed", seed, 0, MAX_SEED)
+    check_whole("num_tokens", num_tokens, 1, 2**31 - 1)
+    index_B = np.asarray(index_B)
+    if index_B.dtype.kind not in "iu" or index_B.ndim != 1 or not len(index_B) or index_B.min() < 0:
+        raise InputError(f"index: expected whole numbers [B] of at least 0, one or more, got {describe(index_B)}")
+    return index_B
