@@ -28,6 +28,7 @@ from workers import layout
 from workers.encoder import Encoder
 from workers.formats import DatasetFormat
 from workers.manifest import Format, Manifest, store_shard
+from workers.s3_address import SCHEME, split_prefix
 from workers.shards import EncodedShard, PixelShard, ShardPlan
 from workers.store import Store, open_store
 
@@ -104,7 +105,7 @@ def compare_writing(spec: BenchStoreSpec, images: list[bytes], out: str) -> dict
     tar = fmt.files(shard_of(spec, images, 0))[0][1]
     pack_s = time.perf_counter() - began
     theirs: Callable[[str], None]
-    if out.startswith("s3://"):
+    if out.startswith(SCHEME):
         name, theirs, fmt = "boto3 put_object", lambda place: upload_plainly(spec, tar, place), Packed(tar)
     else:
         name, theirs = "webdataset.ShardWriter", lambda place: write_with_webdataset(spec, images, place)
@@ -163,7 +164,7 @@ def upload_plainly(spec: BenchStoreSpec, tar: bytes, place: str) -> None:
     import boto3
 
     client = boto3.client("s3")
-    bucket, _, prefix = place.removeprefix("s3://").partition("/")
+    bucket, prefix = split_prefix(place, "--out")
     with ThreadPoolExecutor(spec.writers) as pool:
         for future in [
             pool.submit(client.put_object, Bucket=bucket, Key=f"{prefix}/shards/{i:05d}.tar", Body=tar)

@@ -26,6 +26,7 @@ from jobs.settings import choose_draft_steps
 from tandem.assembly import Preparation
 from tandem.errors import InputError
 from workers.models import EMBEDDED, resolve_models
+from workers.s3_address import split_address
 
 EXAMPLES = """examples:
   tandem plan --profile h100.json --profile l40s.json --gpus h100:2,l40s:6 --images 1.3e6 > plan.json
@@ -110,8 +111,10 @@ class RenderSpec(Ec2Options, BesideOptions, KubernetesOptions, NodeOptions, Prep
     @field_validator("dataset")
     @classmethod
     def check_dataset(cls, text: str | None) -> str | None:
-        if text is not None and not re.fullmatch(r"s3://[^/\s]+(/\S*)?", text):
-            raise ValueError("expected s3://bucket/prefix")
+        if text is not None:
+            split_address(text, "s3://bucket/prefix")
+            if " " in text:
+                raise ValueError("expected s3://bucket/prefix without spaces")
         return text
 
     @field_validator("name")

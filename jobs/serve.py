@@ -35,6 +35,7 @@ from workers.gateway import GatewaySettings
 from workers.guard import digest
 from workers.models import ModelSet, resolve_models
 from workers.replicas import FileEncoder, ReplicaSettings
+from workers.s3_address import split_prefix
 from workers.store import open_store
 
 APP = "tandem"
@@ -115,8 +116,8 @@ class AppSpec(DecodingOptions):
                 check_pairs(self)
         if self.max_images is not None and self.max_n > self.max_images:
             raise ValueError(f"expected --max-n of at most --max-images {self.max_images}, got {self.max_n}")
-        if self.store is not None and not self.store.startswith("s3://"):
-            raise ValueError(f"expected --store s3://bucket/prefix, got {self.store!r}")
+        if self.store is not None:
+            split_prefix(self.store, "--store")
         return self
 
 

@@ -6,10 +6,13 @@ import fcntl
 import hashlib
 import os
 from pathlib import Path
-from urllib.parse import urlparse
+from typing import Any
 
 from tandem.errors import InputError
 from tandem.hashing import file_sha256
+from workers.s3_address import split_object
+
+NAME_BYTES = 200  # of 255, with room for what is added
 
 
 def is_remote(address: str) -> bool:
@@ -28,38 +31,49 @@ def fetch(address: str, patient: bool = False) -> Path:
     more than a minute. Without, what is wrong with an address is said soon.
 
     A file in the cache is used as long as the object's ETag is the same and the file is as it came: its hash stands
-    beside it, and a damaged file is fetched again. Credentials, region and endpoint come from the standard AWS chain
-    (AWS_ENDPOINT_URL included). Raises InputError naming bucket, key and cause.
+    beside it, and a damaged file is fetched again. An object that is replaced meanwhile is fetched anew, so that a copy
+    is of one version. Credentials, region, endpoint, proxy and certificates come from the standard AWS chain.
+    Raises InputError naming bucket, key, cause and remedy.
     """
-    from boto3.exceptions import Boto3Error
-    from botocore.exceptions import BotoCoreError, ClientError
+    bucket, key = split_object(address)
+    # boto3 takes a second to import
+    from workers.s3_client import CHECK_ATTEMPTS, WRITE_ATTEMPTS, make_client, one_line
+    from workers.s3_read import of_one_version
 
-    from workers.s3 import CHECK_ATTEMPTS, WRITE_ATTEMPTS, make_client  # boto3 takes a second to import
-
-    parsed = urlparse(address)
-    bucket, key = parsed.netloc, parsed.path.lstrip("/")
-    if parsed.scheme != "s3" or not bucket or not key:
-        raise InputError(f"expected s3://bucket/key, got {address}")
     try:
-        client = make_client(WRITE_ATTEMPTS if patient else CHECK_ATTEMPTS)
-        etag = client.head_object(Bucket=bucket, Key=key)["ETag"]
-        name = hashlib.sha256(f"{address}\n{etag}".encode()).hexdigest()[:32]
-        target = cache_folder() / name / Path(key).name
-        if is_intact(target):
-            return target
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with (target.parent / "lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            if not is_intact(target):
-                temporary = target.with_name(target.name + ".tmp")
-                client.download_file(bucket, key, str(temporary))
-                hash_file(target).write_text(file_sha256(temporary))
-                temporary.replace(target)
-        return target
-    except (ClientError, BotoCoreError, Boto3Error) as error:
-        raise InputError(f"cannot fetch bucket {bucket}, key {key}: {error}") from error
+        with one_line(InputError, "fetch", bucket, key):
+            client = make_client(WRITE_ATTEMPTS if patient else CHECK_ATTEMPTS)
+            return of_one_version(lambda: _fetch_version(client, address, bucket, key))
     except OSError as error:
         raise InputError(f"cannot keep {address} in {cache_folder()}: {error}", "TANDEM_CACHE names another") from error
+
+
+def _fetch_version(client: Any, address: str, bucket: str, key: str) -> Path:
+    """The copy of the version that is there now. ObjectChangedError where it is replaced meanwhile."""
+    from workers.s3_read import download, head
+
+    version = head(client, bucket, key)
+    name = hashlib.sha256(f"{address}\n{version['ETag']}".encode()).hexdigest()[:32]
+    target = cache_folder() / name / file_name(key)
+    if is_intact(target):
+        return target
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with (target.parent / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not is_intact(target):
+            temporary = target.with_name(target.name + ".tmp")
+            try:
+                download(client, bucket, key, version, temporary)
+                hash_file(target).write_text(file_sha256(temporary))
+                temporary.replace(target)
+            finally:
+                temporary.unlink(missing_ok=True)
+    return target
+
+
+def file_name(key: str) -> str:
+    """The last part of a key, cut at its beginning to what file systems allow; its ending says what it is."""
+    return Path(key).name.encode()[-NAME_BYTES:].decode(errors="ignore")
 
 
 def hash_file(path: Path) -> Path:

@@ -1,80 +1,46 @@
-"""A dataset in an S3 bucket: conditional puts, multipart for large files, bounded retries.
-
-Reading goes through pyarrow, which can seek; writing through boto3, since pyarrow has no conditional put.
-Credentials, region and endpoint come from the standard AWS chain, AWS_ENDPOINT_URL included.
-"""
+"""A dataset in an S3 bucket: conditional puts, multipart for large files, bounded retries."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
 import io
-import re
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import datetime, timedelta, timezone
-from functools import partial
+from functools import cached_property
 from typing import Any, BinaryIO
 
-import boto3
-import pyarrow as pa
-import pyarrow.fs
-from boto3.s3.transfer import TransferConfig
-from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from tandem.errors import InputError, OutputError
+from tandem.errors import OutputError
+from workers.s3_address import SCHEME, split_prefix
+from workers.s3_client import CHECK_ATTEMPTS, CONNECTIONS, MISSING, WRITE_ATTEMPTS, code_of, make_client, one_line
+from workers.s3_read import ObjectReader, read_object
 from workers.store import TEMPORARY, TEMPORARY_LIFE_S, Store, Stored
 
 SINGLE_BYTES = 256 << 20  # larger files go in parts
 PART_BYTES = 64 << 20
-PUTS_AT_ONCE = 16  # of one shard in folder format; a client keeps as many connections
-# botocore waits up to 0.05, 0.1, 0.2, ... and from the tenth time on 20 s, half of it on average: some 85 s in all
-WRITE_ATTEMPTS = 18
 READ_BYTES = 1 << 20  # at once: a tar is read header by header
-CHECK_ATTEMPTS = 3  # before a job starts, a person waits
-IN_ONE_PIECE = TransferConfig(use_threads=False, multipart_threshold=1 << 40, num_download_attempts=WRITE_ATTEMPTS)
 CLAIM_LIFE_S = 10.0  # a completion takes less than a second
-BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 HASH = "sha256"  # metadata of every object we put, so that finding it needs no reading
-# What a put that came too late is told; NoSuchUpload: our own attempt to complete it was heard, the answer lost
+# Answers to a put that came too late; NoSuchUpload: our own attempt to complete it was heard, the answer lost
 TAKEN = ("PreconditionFailed", "ConditionalRequestConflict", "412", "NoSuchUpload")
-MISSING = ("404", "NoSuchKey", "NotFound")
-
-
-def make_client(attempts: int) -> Any:
-    """A boto3 client that tries a request so many times."""
-    config = Config(
-        retries={"mode": "standard", "total_max_attempts": attempts},
-        connect_timeout=5,
-        read_timeout=60,
-        max_pool_connections=PUTS_AT_ONCE,
-        tcp_keepalive=True,
-    )
-    return boto3.session.Session().client("s3", config=config)
 
 
 class S3Store(Store):
     """Objects below s3://bucket/prefix."""
 
     def __init__(self, uri: str) -> None:
-        bucket, _, prefix = uri.removeprefix("s3://").partition("/")
-        self.prefix = prefix.strip("/")
-        parts = self.prefix.split("/") if self.prefix else []
-        if not BUCKET.fullmatch(bucket):
-            raise InputError(f"out: expected s3://bucket/prefix, got {uri!r}")
-        if any(part in ("", ".", "..") for part in parts) or not self.prefix.isprintable():
-            raise InputError(f"out: expected a prefix of plain names between slashes, got {self.prefix!r}")
-        self.bucket = bucket
-        self.uri = f"s3://{bucket}/{self.prefix}".rstrip("/")
+        self.bucket, self.prefix = split_prefix(uri, "out")
+        self.uri = f"{SCHEME}{self.bucket}/{self.prefix}".rstrip("/")
         self._clients: dict[int, Any] = {}
-        self._files: pyarrow.fs.S3FileSystem | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_clients": {}, "_files": None}
+        return {name: value for name, value in self.__dict__.items() if name != "signer"} | {"_clients": {}}
 
     def client(self, attempts: int = WRITE_ATTEMPTS) -> Any:
         """A boto3 client that tries a request so many times; made on first use, as clients cannot be pickled."""
@@ -105,7 +71,7 @@ class S3Store(Store):
 
     def put_many(self, files: Iterable[tuple[str, bytes]]) -> list[Stored]:
         self.client()  # made by one thread, used by all
-        with ThreadPoolExecutor(PUTS_AT_ONCE) as pool:
+        with ThreadPoolExecutor(CONNECTIONS) as pool:
             return list(pool.map(lambda file: self._put(*file), files))
 
     def replace(self, path: str, data: bytes) -> None:
@@ -127,19 +93,16 @@ class S3Store(Store):
         return sorted(path for path in found if path.split("/")[0] != TEMPORARY)
 
     def open(self, path: str) -> BinaryIO:
-        if not self.exists(path):
-            raise FileNotFoundError(f"{self.uri}/{path}")
         with self.named("read", path):
-            self._files = self._files or file_system(self.client())
-            file = self._files.open_input_file(f"{self.bucket}/{self.key(path)}")
-        return io.BufferedReader(NamedReader(file, partial(self.named, "read", path)), READ_BYTES)
+            version = self._head(path)
+        if version is None:
+            raise FileNotFoundError(f"{self.uri}/{path}")
+        return io.BufferedReader(ObjectReader(self.client(), self.bucket, self.key(path), version), READ_BYTES)
 
     def read(self, path: str) -> bytes:
-        data = io.BytesIO()
         with self.named("read", path):
-            try:  # tries again too when the connection breaks within the body, which get_object alone does not
-                self.client().download_fileobj(self.bucket, self.key(path), data, Config=IN_ONE_PIECE)
-                return data.getvalue()
+            try:
+                return read_object(self.client(), self.bucket, self.key(path))
             except ClientError as error:
                 if code_of(error) in MISSING:
                     raise FileNotFoundError(f"{self.uri}/{path}") from None
@@ -160,9 +123,20 @@ class S3Store(Store):
                     client.abort_multipart_upload(Bucket=self.bucket, Key=upload["Key"], UploadId=upload["UploadId"])
 
     def presign(self, path: str, seconds: int) -> str:
-        """An address that anyone may get the file from for so long."""
+        """An address that anyone may get the file from for so long, signed by version 4, which every region takes."""
         parameters = {"Bucket": self.bucket, "Key": self.key(path)}
-        return str(self.client().generate_presigned_url("get_object", Params=parameters, ExpiresIn=seconds))
+        return str(self.signer.generate_presigned_url("get_object", Params=parameters, ExpiresIn=seconds))
+
+    @cached_property
+    def signer(self) -> Any:
+        """A client for presigned addresses. Their signature holds for the bucket's own region alone."""
+        with self.named("sign addresses of", ""):
+            try:
+                answer = self.client(CHECK_ATTEMPTS).head_bucket(Bucket=self.bucket)
+            except ClientError as error:  # where listing is forbidden, the answer names the region all the same
+                answer = error.response
+            region = answer["ResponseMetadata"]["HTTPHeaders"].get("x-amz-bucket-region")
+            return make_client(CHECK_ATTEMPTS, signature_version="s3v4", region_name=region)
 
     def key(self, path: str) -> str:
         """Key of a file of the dataset."""
@@ -251,50 +225,9 @@ class S3Store(Store):
         digest = head["Metadata"].get(HASH) or hashlib.sha256(self.read(path)).hexdigest()
         return Stored(path, head["ContentLength"], digest, created=False)
 
-    @contextmanager
-    def named(self, verb: str, path: str) -> Iterator[None]:
-        """Errors of the server and of the way there as one OutputError with bucket, key and cause."""
-        try:
-            yield
-        except ClientError as error:
-            detail = error.response.get("Error", {})
-            cause = f"{detail.get('Code', '?')}: {detail.get('Message', error)}"
-            raise OutputError(f"cannot {verb} bucket {self.bucket}, key {self.key(path) or '-'}: {cause}") from error
-        except FileNotFoundError:
-            raise
-        except (BotoCoreError, OSError, pa.ArrowException) as error:
-            cause = " ".join(str(error).split())
-            hint = "credentials, region and endpoint come from the standard AWS variables and files"
-            raise OutputError(
-                f"cannot {verb} bucket {self.bucket}, key {self.key(path) or '-'}: {cause}", hint
-            ) from error
-
-
-class NamedReader(io.RawIOBase):
-    """A file of pyarrow's whose errors tell bucket and key."""
-
-    def __init__(self, file: Any, named: Callable[[], AbstractContextManager[None]]) -> None:
-        self.file, self.named = file, named
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return int(self.file.tell())
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        return int(self.file.seek(offset, whence))
-
-    def readinto(self, buffer: Any) -> int:
-        with self.named():
-            return int(self.file.readinto(buffer))
-
-    def close(self) -> None:
-        self.file.close()
-        super().close()
+    def named(self, verb: str, path: str) -> AbstractContextManager[None]:
+        """Errors of the server and of the way there as one OutputError with bucket, key, cause and remedy."""
+        return one_line(OutputError, verb, self.bucket, self.key(path))
 
 
 def hash_of(data: bytes) -> bytes:
@@ -304,15 +237,3 @@ def hash_of(data: bytes) -> bytes:
 def body(data: bytes, found: bytes) -> dict[str, Any]:
     """The bytes, and the hash by which the server checks what arrived."""
     return {"Body": data, "ChecksumSHA256": base64.b64encode(found).decode()}
-
-
-def code_of(error: ClientError) -> str:
-    return str(error.response.get("Error", {}).get("Code", ""))
-
-
-def file_system(client: Any) -> pyarrow.fs.S3FileSystem:
-    """pyarrow's view of the server that a boto3 client uses."""
-    endpoint = client.meta.endpoint_url
-    ours = None if endpoint.endswith((".amazonaws.com", ".amazonaws.com.cn")) else endpoint
-    retries = pyarrow.fs.AwsStandardS3RetryStrategy(max_attempts=WRITE_ATTEMPTS)
-    return pyarrow.fs.S3FileSystem(region=client.meta.region_name, endpoint_override=ours, retry_strategy=retries)

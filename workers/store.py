@@ -17,6 +17,7 @@ from typing import BinaryIO
 
 from tandem.errors import InputError, OutputError
 from workers.layout import JOB
+from workers.s3_address import SCHEME
 
 TEMPORARY = ".tmp"
 NOT_LISTED = (TEMPORARY, "lost+found")  # the second stands at the root of a fresh ext4, and none but root may read it
@@ -105,7 +106,7 @@ def open_store(uri: str) -> Store:
         InputError: an address of another kind.
         OutputError: a file stands where the directory should be.
     """
-    if uri.startswith("s3://"):
+    if uri.startswith(SCHEME):
         from workers.s3 import S3Store  # boto3 takes a second to import
 
         return S3Store(uri)

@@ -4,8 +4,8 @@ TandemError                 has .hint: one sentence that says what to do, or Non
 ├── InputError              the caller's input is wrong; the command line exits 2
 │   ├── CheckpointError     a weights file is missing, corrupt, misshapen or does not fit
 │   ├── LabelError          a label, class name or label file is wrong
-│   ├── PlacementError      more replicas than devices, or roles that cannot be placed
-│   └── OutputError         the output place holds another job, or cannot be written
+│   └── PlacementError      more replicas than devices, or roles that cannot be placed
+├── OutputError             the place of a dataset holds another job, or cannot be read or written; exits 2
 ├── JobError                the input was right and the run failed; the command line exits 1
 └── StoppedError            somebody stopped a job that was followed; the command line exits 3
 """
@@ -46,8 +46,13 @@ class PlacementError(InputError):
     """More replicas than devices, or a role that no device can take."""
 
 
-class OutputError(InputError):
-    """The output place holds another job, or cannot be written."""
+class OutputError(TandemError):
+    """The place of a dataset holds another job, or cannot be read or written.
+
+    No ValueError: whoever parses what a place holds must not take a place that fails for content that is wrong.
+    """
+
+    exit_code = 2
 
 
 class JobError(TandemError, RuntimeError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import pickle
 import threading
+import urllib.parse
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 
@@ -111,7 +112,9 @@ def test_check_leaves_nothing_behind_and_names_what_is_wrong(store, bucket, monk
         open_store(store.uri).check()
 
 
-@pytest.mark.parametrize("uri", ["s3://", "s3://Bad_Bucket/x", "s3://bucket/a//b", "s3://bucket/../b", "gs://bucket/x"])
+@pytest.mark.parametrize(
+    "uri", ["s3://", "s3://bad bucket/x", "s3://b", "s3://bucket/a//b", "s3://bucket/../b", "gs://bucket/x"]
+)
 def test_addresses_are_checked_without_asking_a_server(uri):
     with pytest.raises(InputError, match="out: expected"):
         open_store(uri)
@@ -143,6 +146,9 @@ def test_a_dataset_is_listed_and_verified(bucket, tmp_path, capsys, name):
     addresses = capsys.readouterr().out.split()
     files = [file for entry in Manifest(store).entries() for file in entry.files]
     assert len(addresses) == len(files)
+    asked = urllib.parse.parse_qs(urllib.parse.urlsplit(addresses[0]).query)
+    assert asked["X-Amz-Algorithm"] == ["AWS4-HMAC-SHA256"] and "X-Amz-Signature" in asked and "Signature" not in asked
+    assert asked["X-Amz-Expires"] == ["60"]
     with urllib.request.urlopen(addresses[0], timeout=10) as answer:
         assert sha256(answer.read()) == files[0].sha256
     store.replace(files[-1].path, store.read(files[-1].path)[:-1] + b"!")

@@ -9,7 +9,7 @@ from workers.fetch import cache_folder, fetch, is_remote
 @pytest.mark.parametrize("address", ["https://host/weights.pth", "s3://", "s3://bucket", "s3://bucket/", "s3:///key"])
 def test_only_bucket_and_key_make_an_address(address, tmp_path, monkeypatch):
     monkeypatch.setenv("TANDEM_CACHE", str(tmp_path / "cache"))
-    with pytest.raises(InputError, match="expected s3://bucket/key, got " + address):
+    with pytest.raises(InputError, match="expected s3://bucket/key, got .*" + address):
         fetch(address)
     assert not (tmp_path / "cache").exists()
 

@@ -1,0 +1,95 @@
+"""The boto3 client of everything that reads or writes S3, and its errors in one line.
+
+One client for reading and writing: credentials, profile, region, endpoint (AWS_ENDPOINT_URL, AWS_ENDPOINT_URL_S3),
+certificate authority (AWS_CA_BUNDLE) and proxy (HTTPS_PROXY, HTTP_PROXY, NO_PROXY) come from the standard AWS chain.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import boto3
+from botocore import exceptions
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+
+from tandem.errors import TandemError
+
+# botocore waits up to 0.05, 0.1, 0.2, ... and from the tenth time on 20 s, half of it on average: some 85 s in all
+WRITE_ATTEMPTS = 18
+CHECK_ATTEMPTS = 3  # before a job starts, a person waits
+CONNECTIONS = 16  # of one client
+MISSING = ("404", "NoSuchKey", "NotFound")
+
+HINTS = {
+    "check the keys (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_PROFILE) and that they belong to this endpoint": (
+        "InvalidAccessKeyId",
+        "SignatureDoesNotMatch",
+        "InvalidToken",
+    ),
+    "the keys are wrong, or the policy of user or bucket forbids this": ("403", "Forbidden", "AccessDenied"),
+    "the session has ended: get new keys": ("ExpiredToken", "TokenRefreshRequired"),
+    "set the clock of this machine": ("RequestTimeTooSkewed",),
+    "check the bucket's name, and that AWS_ENDPOINT_URL is the store that has it": ("NoSuchBucket",),
+    "check the address: every letter of a key counts": MISSING,
+    "set AWS_DEFAULT_REGION to the bucket's region": ("301", "PermanentRedirect", "AuthorizationHeaderMalformed"),
+}
+DEFAULT_HINT = "credentials, region and endpoint come from the standard AWS variables and files"
+
+
+class AnswerError(Exception):
+    """The store answered something else than was asked for."""
+
+
+def make_client(attempts: int, **more: Any) -> Any:
+    """A boto3 client that tries a request so many times. `more` are settings of botocore's Config, or `region_name`."""
+    region = more.pop("region_name", None)
+    config = Config(
+        retries={"mode": "standard", "total_max_attempts": attempts},
+        connect_timeout=5,
+        read_timeout=60,
+        max_pool_connections=CONNECTIONS,
+        tcp_keepalive=True,
+        **more,
+    )
+    return boto3.session.Session().client("s3", config=config, region_name=region)
+
+
+def code_of(error: ClientError) -> str:
+    """The store's name for an error, or the HTTP status where a HEAD was answered."""
+    return str(error.response.get("Error", {}).get("Code", ""))
+
+
+@contextmanager
+def one_line(kind: type[TandemError], verb: str, bucket: str, key: str) -> Iterator[None]:
+    """Raise errors of the store and of the way to it as one `kind`: what was asked, the answer, and what to do."""
+    try:
+        yield
+    except (ClientError, BotoCoreError, AnswerError, ConnectionError) as error:
+        cause, hint = explain(error)
+        raise kind(f"cannot {verb} bucket {bucket}, key {key or '-'}: {cause}", hint) from error
+
+
+def explain(error: Exception) -> tuple[str, str]:
+    """Cause and remedy of an error of boto3, each one sentence."""
+    if isinstance(error, ClientError):
+        code, detail = code_of(error), error.response.get("Error", {})
+        hint = next((hint for hint, codes in HINTS.items() if code in codes), DEFAULT_HINT)
+        return f"{code or '?'}: {' '.join(str(detail.get('Message', error)).split())}", hint
+    return " ".join(str(error).split()), _hint_of_way(error)
+
+
+def _hint_of_way(error: Exception) -> str:
+    if isinstance(error, exceptions.SSLError):
+        return "AWS_CA_BUNDLE=/path/to/ca.pem names the certificate authority of a private store or proxy"
+    if isinstance(error, exceptions.ProxyConnectionError):
+        return "HTTPS_PROXY and HTTP_PROXY name the proxy, NO_PROXY the hosts that are reached without it"
+    if isinstance(error, exceptions.ProfileNotFound):
+        return "AWS_PROFILE has to name a profile of ~/.aws/config"
+    if isinstance(error, (exceptions.NoCredentialsError, exceptions.PartialCredentialsError)):
+        return "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
+    if isinstance(error, (exceptions.HTTPClientError, exceptions.ConnectionError)):
+        return "AWS_ENDPOINT_URL names the store, HTTPS_PROXY and HTTP_PROXY the proxy on the way to it"
+    return DEFAULT_HINT
