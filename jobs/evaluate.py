@@ -23,11 +23,12 @@ from jobs.options import Share
 from jobs.progress import say
 from jobs.sheets import nearest_sheet, samples_sheet, scales_sheet
 from jobs.spec import Spec
-from jobs.train import load_splits, psnr, reconstruct
+from jobs.train import check_size, load_splits, psnr, reconstruct
 from tandem.assembly import Preparation
 from tandem.classifier import Classifier, examine, train_classifier
 from tandem.collaborative import decode, draft, generate_alone, refine
 from tandem.config import SamplingConfig, to_dict
+from tandem.errors import InputError
 from tandem.metrics import Estimate, bootstrap, frechet_distance, nearest, paired_difference, share
 from tandem.pictures import PictureSet, draw, to_float
 from tandem.prefix import to_tokens
@@ -48,7 +49,7 @@ COLUMNS = ("agreement", "agreement_minus_drafter", "frechet", "frechet_minus_dra
 class EvaluateSpec(Spec):
     """Measure the quality of drafter, refiner and CoDe at every N, on paired seeds, with 95 % intervals."""
 
-    data: Path = Field(description="folder with train/<class>/*.png and heldout/<class>/*.png")
+    data: Path = Field(description="folder with train/<class>/<image> and heldout/<class>/<image>")
     out: Path = Field(description="folder for token ids (kept for resuming), report.json and sheets")
     drafter: str = Field("embedded", description="'embedded' or a file")
     refiner: str = Field("embedded", description="'embedded' or a file")
@@ -79,6 +80,7 @@ def run(spec: EvaluateSpec) -> dict[str, Any]:
     torch.set_num_threads(spec.threads)
     models = resolve_models(spec.drafter, spec.refiner, spec.vqvae, random_weights=False)
     train, heldout = load_splits(spec.data)
+    check_pictures(models, train)
     spec.out.mkdir(parents=True, exist_ok=True)
     vqvae = load_tokenizer(models.vqvae, models.drafter_config.patch_nums, DTYPES["float32"], torch.device("cpu"))
     classifier = trained_classifier(spec, train)
@@ -117,6 +119,20 @@ def run(spec: EvaluateSpec) -> dict[str, Any]:
     print_report(report)
     print(json.dumps(report))
     return report
+
+
+def check_pictures(models: ModelSet, train: PictureSet) -> None:
+    """InputError unless the pictures have the size and the classes of the models, two at least, in the same order."""
+    check_size(train, models.image_size, "the models make")
+    theirs, ours = models.class_names, train.classes
+    if len(ours) < 2:
+        raise InputError(f"expected pictures of two or more classes to tell apart, got {ours[0]!r} alone")
+    if len(ours) != len(theirs) or (set(ours) == set(theirs) and ours != theirs):
+        expected, got = (", ".join(names[:12]) for names in (theirs, ours))
+        raise InputError(
+            f"expected the {len(theirs)} classes of the models in their order ({expected}), got {len(ours)} ({got})",
+            'DATA/pictures.json says the order: {"classes": ["first", "second"]}',
+        )
 
 
 def setting_names(spec: EvaluateSpec, models: ModelSet) -> list[str]:

@@ -30,6 +30,7 @@ from jobs.picture_classes import CLASSES, PictureClass
 from jobs.spec import Spec
 from tandem.errors import InputError, OutputError
 from tandem.hashing import file_sha256
+from tandem.image_folder import on_white
 
 PACKAGE, VERSION = "emoji-datasource-google", "16.0.0"
 SHA256 = "fb5fd131b362aab7a55542d2a147a79708cce0a8b1c1bbacd470172708b5c438"
@@ -180,7 +181,7 @@ def read_package(archive: Path, classes: Sequence[PictureClass]) -> list[Picture
             ]
             for stem, image in files:
                 data = extract(tar, f"package/img/google/{SIZE}/{image}")
-                found.append(Picture(label, stem, group, on_white(data, image)))
+                found.append(Picture(label, stem, group, read_png(data, image)))
     merged = merge_groups(found, same + alike_groups(found))
     return sorted(merged, key=lambda p: (p.label, p.name))
 
@@ -195,15 +196,12 @@ def extract(tar: tarfile.TarFile, name: str) -> io.BytesIO:
     return io.BytesIO(file.read())
 
 
-def on_white(data: io.BytesIO, name: str) -> NDArray[np.uint8]:
+def read_png(data: io.BytesIO, name: str) -> NDArray[np.uint8]:
     """A PNG with transparency on a white ground: uint8 [64, 64, 3]."""
     with Image.open(data) as image:
-        rgba = image.convert("RGBA")
-    if rgba.size != (SIZE, SIZE):
-        raise InputError(f"{name}: expected {SIZE} x {SIZE} pixels, got {rgba.width} x {rgba.height}")
-    ground = Image.new("RGBA", rgba.size, "white")
-    ground.alpha_composite(rgba)
-    return np.asarray(ground.convert("RGB"))
+        if image.size != (SIZE, SIZE):
+            raise InputError(f"{name}: expected {SIZE} x {SIZE} pixels, got {image.width} x {image.height}")
+        return np.asarray(on_white(image))
 
 
 def group_by_name(label: int, emoji: dict[str, Any]) -> str:

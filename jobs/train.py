@@ -44,7 +44,7 @@ NOT_IDENTITY = {"spec", "out", "threads", "checkpoint_every", "data", "vqvae"}
 class TrainSpec(Spec):
     """What both trainings share."""
 
-    data: Path = Field(description="folder with train/<class>/*.png and heldout/<class>/*.png")
+    data: Path = Field(description="folder with train/<class>/<image> and heldout/<class>/<image>")
     out: Path = Field(description="folder for checkpoints, log and the final weights")
     seed: int = Field(0, description="seed of weights, batches and augmentation")
     threads: PositiveInt = Field(2, description="CPU threads")
@@ -87,11 +87,33 @@ class TrainVarSpec(TrainSpec):
 
 
 def load_splits(data: Path) -> tuple[PictureSet, PictureSet]:
-    """Training and held-out pictures; the class order is that of DATA/pictures.json when it exists."""
-    described = data / "pictures.json"
-    classes = tuple(json.loads(described.read_text())["classes"]) if described.exists() else None
-    train = load_pictures(data / "train", classes)
-    return train, load_pictures(data / "heldout", train.classes)
+    """Training and held-out pictures; the class order is that of DATA/pictures.json when it exists.
+
+    Says what was left out. Raises InputError; a class may lack held-out pictures, but not pictures to train on.
+    """
+    train = load_pictures(data / "train", described_classes(data / "pictures.json"))
+    heldout = load_pictures(data / "heldout", train.classes, allow_empty=True)
+    if heldout.pixels.shape[1:] != train.pixels.shape[1:]:
+        expected, got = (list(pictures.pixels.shape[-2:]) for pictures in (train, heldout))
+        raise InputError(f"expected held-out pictures of {expected} pixels, as those to train on, got {got}")
+    for note in (*train.notes, *heldout.notes):
+        say(note)
+    if len(train.classes) == 1:
+        say(f"one class only: {train.classes[0]}")
+    return train, heldout
+
+
+def described_classes(path: Path) -> tuple[str, ...] | None:
+    """Class names in label order, where a file says them. InputError where it says something else."""
+    if not path.exists():
+        return None
+    try:
+        classes = json.loads(path.read_text())["classes"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: expected an object with a list 'classes', got {error!r}") from None
+    if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
+        raise InputError(f"{path}: expected 'classes' to be a list of names")
+    return tuple(classes)
 
 
 def start_loop(
@@ -130,6 +152,13 @@ def psnr(recon_B3HW: Tensor, pixels_B3HW: Tensor) -> Tensor:
     return 10 * torch.log10(4 / mse_B.clamp_min(1e-10))
 
 
+def check_size(pictures: PictureSet, size: int, who: str) -> None:
+    """InputError unless the pictures are squares of `size` pixels."""
+    height, width = pictures.pixels.shape[-2:]
+    if (height, width) != (size, size):
+        raise InputError(f"{who} {size} x {size} px, the pictures have {width} x {height} px")
+
+
 def reconstruct(vqvae: Vqvae, pixels_B3HW: Tensor) -> Tensor:
     """Pixels [-1, 1] -> ids -> pixels [-1, 1]."""
     f_hat, _ = vqvae.quantize.unroll(vqvae.encode(pixels_B3HW))
@@ -141,10 +170,7 @@ def train_vqvae(spec: TrainVqvaeSpec) -> dict[str, Any]:
     torch.set_num_threads(spec.threads)
     train, heldout = load_splits(spec.data)
     config = spec.config()
-    if config.image_size != train.pixels.shape[-1]:
-        raise InputError(
-            f"these levels and patch_nums make {config.image_size} px, the pictures have {train.pixels.shape[-1]} px"
-        )
+    check_size(train, config.image_size, "these levels and patch_nums make")
     torch.manual_seed(spec.seed)
     vqvae = Vqvae(config)
     init_vqvae(vqvae)
@@ -226,6 +252,7 @@ def train_var(spec: TrainVarSpec) -> dict[str, Any]:
     torch.set_num_threads(spec.threads)
     train, heldout = load_splits(spec.data)
     vqvae = load_vqvae(spec.vqvae)
+    check_size(train, vqvae.config.image_size, "the tokenizer takes")
     ids, labels = tokenise(spec, vqvae, train)
     config = VarConfig(
         depth=spec.depth,

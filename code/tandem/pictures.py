@@ -12,11 +12,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
 from tandem.errors import InputError
+from tandem.image_folder import list_image_folder
 
 
 @dataclass(frozen=True)
@@ -25,8 +26,9 @@ class PictureSet:
 
     pixels: Tensor  # uint8 [n, 3, H, W]
     labels: Tensor  # int64 [n]
-    names: tuple[str, ...]  # file stems; variants of one picture share the part before "~"
+    names: tuple[str, ...]  # paths below the class, no suffix; variants of one picture share the part before "~"
     classes: tuple[str, ...]
+    notes: tuple[str, ...] = ()  # on what was left out
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -34,7 +36,7 @@ class PictureSet:
     @property
     def digest(self) -> str:
         """Hex sha256 of pixels, labels, names and classes: what a training run was made of."""
-        digest = hashlib.sha256("\n".join((*self.classes, *self.names)).encode())
+        digest = hashlib.sha256("\n".join((*self.classes, *self.names)).encode(errors="surrogateescape"))
         digest.update(self.labels.numpy().tobytes())
         digest.update(self.pixels.numpy().tobytes())
         return digest.hexdigest()
@@ -62,29 +64,22 @@ class PictureSet:
         return weight / weight.sum()
 
 
-def load_pictures(root: Path, classes: tuple[str, ...] | None = None) -> PictureSet:
-    """Read ROOT/<class>/<picture>.png. Classes are the given names in order, or the sorted folder names.
+def load_pictures(root: Path, classes: tuple[str, ...] | None = None, allow_empty: bool = False) -> PictureSet:
+    """Read ROOT/<class>/<image> as `list_image_folder` finds it.
 
-    Raises InputError when the folder is missing or empty, or sizes differ.
+    Raises InputError as `list_image_folder` does, and when a file cannot be read or sizes differ.
     """
-    if not root.is_dir():
-        raise InputError(
-            f"expected a folder of pictures, got {root}", "tandem pictures --out DIR makes one to try with"
-        )
-    names = classes or tuple(sorted(p.name for p in root.iterdir() if p.is_dir()))
-    pixels, labels, stems = [], [], []
-    for label, name in enumerate(names):
-        for path in sorted((root / name).glob("*.png")):
-            with Image.open(path) as image:
-                pixels.append(np.asarray(image.convert("RGB")))
-            labels.append(label)
-            stems.append(path.stem)
-    if not pixels:
-        raise InputError(f"expected {root}/<class>/<picture>.png, found no PNG file")
-    if len(shapes := {p.shape for p in pixels}) > 1:
-        raise InputError(f"expected pictures of one size below {root}, got {sorted(shapes)[:4]}")
+    folder = list_image_folder(root, classes, allow_empty)
+    pixels: list[NDArray[np.uint8]] = []
+    for file, image in folder.read_all():
+        if pixels and image.shape != pixels[0].shape:
+            expected, got = (f"{p.shape[1]} x {p.shape[0]}" for p in (pixels[0], image))
+            first = folder.files[0].path
+            raise InputError(f"expected images of one size, got {expected} in {first} and {got} in {file.path}")
+        pixels.append(image)
     stacked = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).contiguous()
-    return PictureSet(stacked, torch.tensor(labels), tuple(stems), names)
+    labels = torch.tensor([file.label for file in folder.files])
+    return PictureSet(stacked, labels, tuple(file.name for file in folder.files), folder.classes, folder.notes)
 
 
 def to_float(pixels: Tensor) -> Tensor:

@@ -1,22 +1,30 @@
 """`tandem evaluate` with tiny models: token ids are kept for the same numbers, and made anew for others."""
 
 import json
+import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
 from test_training import data  # noqa: F401
 
 from jobs.cli import main
+from jobs.evaluate import check_pictures
+from tandem.errors import InputError
+from tandem.pictures import PictureSet
 
 
 @pytest.fixture
 def evaluate(data, tiny_models, tmp_path, capsys):  # noqa: F811
-    threads = torch.get_num_threads()
+    threads, folder = torch.get_num_threads(), tmp_path / "data"  # with the four classes of the tiny models
+    for split in ("train", "heldout"):
+        for there, name in (("ant", "ant"), ("bee", "bee"), ("zebra", "cat"), ("zebra", "dog")):
+            shutil.copytree(data / split / there, folder / split / name)
     models = [word for role in ("drafter", "refiner", "vqvae") for word in (f"--{role}", tiny_models[role])]
     small = ["--images", "6", "--batch", "4", "--classifier-steps", "2", "--rounds", "3", "--threads", "1"]
 
     def run(*flags: str) -> tuple[dict, str]:
-        command = ["evaluate", "--data", str(data), "--out", str(tmp_path / "out"), *models, *small]
+        command = ["evaluate", "--data", str(folder), "--out", str(tmp_path / "out"), *models, *small]
         assert main([*command, "--draft-steps", "2", *flags]) == 0
         said = capsys.readouterr()
         return json.loads(said.out.splitlines()[-1]), said.err
@@ -39,3 +47,19 @@ def test_int8_and_bfloat16_are_other_images_of_the_same_settings(evaluate, tmp_p
         assert said.count("6 images in") == 3
     assert json.loads((tmp_path / "out" / "report.json").read_text()) == other
     assert (tmp_path / "out" / "samples.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("classes", "message"),
+    [
+        (("a",), "two or more classes to tell apart, got 'a' alone"),
+        (("a", "b", "c"), r"expected the 2 classes of the models in their order \(a, b\), got 3 \(a, b, c\)"),
+        (("b", "a"), r"in their order \(a, b\), got 2 \(b, a\)"),
+    ],
+)
+def test_pictures_of_other_classes_than_the_models_are_refused(classes, message):
+    models = SimpleNamespace(image_size=16, class_names=("a", "b"))
+    pixels = torch.zeros(len(classes), 3, 16, 16, dtype=torch.uint8)
+    pictures = PictureSet(pixels, torch.arange(len(classes)), classes, classes)
+    with pytest.raises(InputError, match=message):
+        check_pictures(models, pictures)

@@ -8,7 +8,7 @@ from botocore.exceptions import ClientError
 from fake_s3 import FakeS3
 
 from jobs.generate import GenerateSpec
-from jobs.labels import read_label_file
+from jobs.label_file import read_label_file
 from jobs.spec import parse
 from tandem.errors import InputError
 from workers import s3_client

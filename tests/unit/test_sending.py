@@ -17,7 +17,7 @@ from jobs.generate import GenerateSpec
 from jobs.sending import MOST_SENT_BYTES, read_command, read_variables, send_files
 from jobs.spec import as_flags, load_yaml, parse
 from jobs.submit import JobLog
-from tandem.errors import InputError, JobError
+from tandem.errors import InputError, JobError, OutputError
 from workers.store import LocalStore
 
 JOB = ["generate", "--classes", "all", "--images", "4"]
@@ -219,11 +219,11 @@ def test_a_folder_that_nodes_do_not_share_is_noticed(tmp_path):
     store.check_shared()
     elsewhere = pickle.loads(pickle.dumps(store))
     elsewhere.root = tmp_path / "another disk"
-    with pytest.raises(InputError, match=r"expected a directory that all nodes share, .* has no job\.json in .*disk"):
+    with pytest.raises(OutputError, match=r"expected a directory that all nodes share, .* has no job\.json in .*disk"):
         elsewhere.check_shared()
     (tmp_path / "another disk").mkdir()
     (tmp_path / "another disk" / "job.json").write_text("{1}")
-    with pytest.raises(InputError, match=r"has another job\.json in"):
+    with pytest.raises(OutputError, match=r"has another job\.json in"):
         elsewhere.check_shared()
 
 

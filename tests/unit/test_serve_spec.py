@@ -37,7 +37,7 @@ def spec_of(*argv: str) -> ServeSpec:
     ("argv", "line"),
     [
         (("--max-n", "20", "--max-images", "10"), "expected --max-n of at most --max-images 10, got 20"),
-        (("--store", "folder"), "expected --store s3://bucket/prefix, got 'folder'"),
+        (("--store", "folder"), "--store: expected s3://bucket/prefix, got 'folder'"),
         (("--port", "65536"), "--port: expected a whole number from 0 to 65535, got '65536'"),
         (("--batch", "0"), "--batch: expected a whole number above 0, got '0'"),
         (("--drafters", "0"), "--drafters: expected a whole number above 0, got '0'"),

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 
 import numpy as np
@@ -11,7 +12,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from tiny_models import tiny_vqvae
 
-from jobs.train import TrainVarSpec, TrainVqvaeSpec, train_var, train_vqvae
+from jobs.train import TrainVarSpec, TrainVqvaeSpec, load_splits, train_var, train_vqvae
 from tandem.errors import InputError
 from tandem.losses import residual_vectors, revive_codes
 from tandem.pictures import augment, load_pictures
@@ -91,7 +92,7 @@ def test_another_run_in_the_same_folder_is_refused(data, tmp_path):
 
 
 def test_pictures_of_another_size_are_refused(data, tmp_path):
-    with pytest.raises(InputError, match="make 8 px, the pictures have 16 px"):
+    with pytest.raises(InputError, match="make 8 x 8 px, the pictures have 16 x 16 px"):
         train_vqvae(vqvae_spec(data, tmp_path, stem_patch=1))
 
 
@@ -122,9 +123,9 @@ def test_pictures_know_what_they_are(data):
     pictures = load_pictures(data / "train", ("zebra", "ant", "bee"))
     assert pictures.digest == load_pictures(data / "train", ("zebra", "ant", "bee")).digest
     assert pictures.digest != load_pictures(data / "train").digest  # classes in another order
-    with pytest.raises(InputError, match="expected a folder of pictures"):
+    with pytest.raises(InputError, match="expected a folder of images"):
         load_pictures(data / "nowhere")
-    with pytest.raises(InputError, match="found no PNG file"):
+    with pytest.raises(InputError, match=r"found no class folder|without a class folder"):
         load_pictures(data / "train" / "ant")
 
 
@@ -168,3 +169,44 @@ def test_the_learning_rate_rises_then_falls():
     assert rates[9] == max(rates) == 1.0
     assert rates[10:] == sorted(rates[10:], reverse=True)
     assert rates[100] == pytest.approx(0.01)
+
+
+@pytest.mark.parametrize("text", ["[1]", "{}", "{", '{"classes": "ant"}', '{"classes": [1]}'])
+def test_a_description_of_something_else_is_named(data, tmp_path, text):
+    shutil.copytree(data, tmp_path / "data")
+    (tmp_path / "data" / "pictures.json").write_text(text)
+    with pytest.raises(InputError, match=r"pictures\.json: expected"):
+        load_splits(tmp_path / "data")
+
+
+def test_hidden_folders_shift_no_label_and_are_said_where_no_description_gives_the_order(data, tmp_path, capsys):
+    shutil.copytree(data, tmp_path / "data")
+    (tmp_path / "data" / "pictures.json").unlink()
+    whole = [load_splits(tmp_path / "data")[i].digest for i in range(2)]
+    for split in ("train", "heldout"):
+        shutil.copytree(tmp_path / "data" / split / "ant", tmp_path / "data" / split / ".ipynb_checkpoints")
+    train, heldout = load_splits(tmp_path / "data")
+    assert train.classes == ("ant", "bee", "zebra") and [train.digest, heldout.digest] == whole
+    assert capsys.readouterr().err.count("left out 1 hidden or system entries, such as") == 2
+
+
+def test_classes_may_lack_held_out_pictures_but_not_pictures_to_train_on(data, tmp_path, capsys):
+    shutil.copytree(data, tmp_path / "data")
+    shutil.rmtree(tmp_path / "data" / "heldout" / "bee")
+    assert set(load_splits(tmp_path / "data")[1].labels.tolist()) == {0, 1}
+    shutil.rmtree(tmp_path / "data" / "train" / "bee")
+    with pytest.raises(InputError, match=r"images in every class folder .*, found none in 'bee'"):
+        load_splits(tmp_path / "data")
+    for split in ("train", "heldout"):
+        shutil.rmtree(tmp_path / "data" / split / "zebra")
+    (tmp_path / "data" / "pictures.json").unlink()
+    assert load_splits(tmp_path / "data")[0].classes == ("ant",)
+    assert "one class only: ant" in capsys.readouterr().err
+
+
+def test_pictures_that_are_no_squares_are_refused(data, tmp_path):
+    for split in ("train", "heldout"):
+        (tmp_path / "data" / split / "a").mkdir(parents=True)
+        Image.new("RGB", (16, 8)).save(tmp_path / "data" / split / "a" / "1.png")
+    with pytest.raises(InputError, match="make 16 x 16 px, the pictures have 16 x 8 px"):
+        train_vqvae(vqvae_spec(tmp_path / "data", tmp_path / "out", patch_nums=(1, 2, 4)))
