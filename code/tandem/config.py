@@ -122,6 +122,7 @@ class VarConfig:
         head_dim: channels of an attention head.
         num_heads: heads; 0: as many as blocks, the published rule. The width is num_heads x head_dim.
         mlp_ratio: hidden channels of the MLP, in widths.
+        l2_norm: whether attention normalises queries and keys (L2), with a learned scale a head, as published ones do.
     """
 
     depth: int = 16
@@ -133,7 +134,7 @@ class VarConfig:
     head_dim: int = 64
     num_heads: int = 0  # 0: as many as layers, the published rule
     mlp_ratio: int = 4
-    l2_norm: bool = True  # of q and k, with a learned scale for each head, as all published models have it
+    l2_norm: bool = True
 
     @property
     def pyramid(self) -> Pyramid:
