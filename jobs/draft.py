@@ -7,13 +7,13 @@ from functools import partial
 from typing import Any, Literal
 
 import ray
-from pydantic import Field, PositiveInt
+from pydantic import Field
 
 from cluster.plan import place_alone
 from cluster.session import Session
 from jobs.batch import DRAFTERS, Decoding, choose_batch
 from jobs.flow import wanted_object_store
-from jobs.options import JobOptions, RowOptions
+from jobs.options import JobOptions, Replicas, RowOptions
 from jobs.pipeline import Pipeline, ReadLabels, Writer, draft_pool
 from jobs.progress import say
 from jobs.row_identity import row_identity
@@ -50,7 +50,7 @@ class DraftSpec(JobOptions, RowOptions):
         "embedded", description="'embedded', a file, an address (hf://, https://, s3://), or a name (tandem models)"
     )
     placement: Literal["auto", "gpu", "cpu"] = Field("auto", description="gpu: one drafter on each; cpu: processes")
-    drafters: PositiveInt | None = Field(None, description="drafter replicas; default: every GPU, or one on the CPU")
+    drafters: Replicas | None = Field(None, description="drafter replicas; default: every GPU, or one on the CPU")
 
 
 def run(spec: DraftSpec) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from jobs.labels import LabelRows, check_label, named_labels
 from tandem.errors import InputError, LabelError
 from workers.columns import stored
 from workers.fetch import fetch, is_remote
-from workers.shards import MAX_ROWS
+from workers.layout import MAX_ROWS
 
 LABEL, CLASS_NAME, COUNT = "label", "class_name", "count"
 INTERPRETED = (LABEL, CLASS_NAME, COUNT)  # every other column is carried

@@ -12,7 +12,8 @@ import pyarrow as pa
 
 from jobs.row_digest import update_columns, update_schema
 from tandem.errors import LabelError
-from workers.shards import MAX_ROWS, ShardPlan, ShardRows
+from workers.layout import MAX_ROWS
+from workers.shards import ShardPlan, ShardRows
 
 ROWS_AT_ONCE = 65_536  # hashed together; another number would be another digest
 

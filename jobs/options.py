@@ -24,7 +24,10 @@ def check_batch_size(value: Any) -> Any:
     return value
 
 
-BatchSize = Annotated[PositiveInt | Literal["auto"], BeforeValidator(check_batch_size)]
+MAX_REPLICAS = 100_000
+Replicas = Annotated[int, Field(gt=0, le=MAX_REPLICAS)]
+Threads = Annotated[int, Field(gt=0, le=1024)]
+BatchSize = Annotated[Annotated[int, Field(gt=0, le=65_536)] | Literal["auto"], BeforeValidator(check_batch_size)]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -48,7 +51,7 @@ class RowOptions(Spec):
         "'label' (number) or 'class_name', optionally 'count'; other columns are carried into the output as they are "
         "written: text of CSV stays text",
     )
-    seed: NonNegativeInt = Field(0, lt=2**63, description="the same seed and job give the same images")
+    seed: NonNegativeInt = Field(0, description="the same seed and job give the same images")
     shard_size: PositiveInt | None = Field(
         None, description="images a shard; default: from --batch and the number of images"
     )
@@ -66,16 +69,16 @@ class RowOptions(Spec):
 class ReplicaOptions(Spec):
     """How many replicas of each stage: a number, or what to start with and what to grow to."""
 
-    drafters: PositiveInt | None = Field(None, description="drafter replicas")
-    refiners: PositiveInt | None = Field(None, description="refiner replicas")
-    min_drafters: PositiveInt | None = Field(None, description="drafters to start with; default: 1")
-    max_drafters: PositiveInt | None = Field(
+    drafters: Replicas | None = Field(None, description="drafter replicas")
+    refiners: Replicas | None = Field(None, description="refiner replicas")
+    min_drafters: Replicas | None = Field(None, description="drafters to start with; default: 1")
+    max_drafters: Replicas | None = Field(
         None,
         description="drafters to grow to: the job asks for so many GPUs, from an autoscaler if there is one, and takes "
         "what comes and goes; implies --placement split",
     )
-    min_refiners: PositiveInt | None = Field(None, description="refiners to start with; default: 1")
-    max_refiners: PositiveInt | None = Field(None, description="refiners to grow to")
+    min_refiners: Replicas | None = Field(None, description="refiners to start with; default: 1")
+    max_refiners: Replicas | None = Field(None, description="refiners to grow to")
 
     @property
     def is_elastic(self) -> bool:
@@ -158,16 +161,16 @@ class DecodingOptions(PreparationOptions):
         None, description="one a scale, the last repeats: 1.1,1.0; default: the model's own"
     )
     dtype: Dtype = Field("auto", description="of weights and activations; auto: bfloat16 on GPUs, float32 on CPUs")
-    threads: PositiveInt = Field(
-        1, description="CPU threads of each replica; part of the job, as rounding depends on it"
-    )
+    threads: Threads = Field(1, description="CPU threads of each replica; part of the job, as rounding depends on it")
 
 
 class PlaceOptions(Spec):
     """Where it runs and where the dataset goes."""
 
     logical_gpus: NonNegativeInt = Field(
-        4, description="simulated GPUs offered where the machine has none: pinning as on real ones, CPU speed"
+        4,
+        le=MAX_REPLICAS,
+        description="simulated GPUs offered where the machine has none: pinning as on real ones, CPU speed",
     )
     address: str | None = Field(None, description="Ray cluster to join (also RAY_ADDRESS); default: start Ray here")
     max_failed_shards: NonNegativeInt = Field(

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
-from pydantic import Field, PositiveInt
+from pydantic import Field
 
 from cluster.plan import place_alone
 from cluster.session import Session
 from jobs.batch import REFINERS, Decoding, choose_batch
 from jobs.flow import wanted_object_store
 from jobs.images import CLOSES_WITH, ImageJobOptions, image_identity, open_images
+from jobs.options import Replicas
 from jobs.pipeline import Pipeline, refine_pool
 from jobs.progress import say
 from jobs.running import Job, Work, close, open_output
@@ -43,7 +44,7 @@ class RefineSpec(ImageJobOptions):
         "embedded", description="'embedded', a file, an address (hf://, https://, s3://), or a name (tandem models)"
     )
     placement: Literal["auto", "gpu", "cpu"] = Field("auto", description="gpu: one refiner on each; cpu: processes")
-    refiners: PositiveInt | None = Field(None, description="refiner replicas; default: every GPU, or one on the CPU")
+    refiners: Replicas | None = Field(None, description="refiner replicas; default: every GPU, or one on the CPU")
 
 
 @dataclass(frozen=True)

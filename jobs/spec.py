@@ -17,11 +17,12 @@ from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 from pydantic.fields import FieldInfo
 
 from jobs.flags import COMMAS, POSITIONAL, CommandParser, expected, fill, flag_of, is_list, read_flags
 from tandem.errors import InputError
+from workers.layout import MAX_ROWS
 
 ENV_PREFIX = "TANDEM_"
 # Errors whose message is our own, or says more than the type of the field does
@@ -37,6 +38,16 @@ class Spec(BaseModel):
     needs: ClassVar[dict[str, tuple[str, ...]]] = {}  # one of several options is required: how errors name them
 
     spec: Path | None = Field(None, description="YAML file with any of these options")
+
+    @field_validator("*")
+    @classmethod
+    def check_size(cls, value: Any, info: ValidationInfo) -> Any:
+        """No number is above what a job can have of anything: 10^12 images would end as an error of the machine."""
+        most = 2**63 - 1 if info.field_name == "seed" else MAX_ROWS
+        for number in value if isinstance(value, tuple) else (value,):
+            if isinstance(number, int | float) and number > most:
+                raise ValueError(f"expected at most {most}")
+        return value
 
     @classmethod
     def missing(cls, given: Mapping[str, Any]) -> list[str]:

@@ -10,7 +10,7 @@ OUT/
   contact_sheet.png README.md
   _SUCCESS                      last
 
-Shards and labels have five digits, indices nine, and more when they need more. The folders of `images/` are
+Shards and labels have five digits and more when they need more, indices have nine. The folders of `images/` are
 bare labels: a class name there would be cut to what file systems allow, and Hugging Face `datasets` takes a
 folder whose name holds a word such as "train" or "test" for a split and then reads nothing else.
 """
@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import re
 
+MAX_ROWS = 10**9  # images of a job: no index has more than nine digits, and labels alone take 4 GB in the driver
 JOB = "job.json"
 SUCCESS = "_SUCCESS"
 CARD = "README.md"

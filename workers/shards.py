@@ -15,8 +15,6 @@ from tandem.errors import JobError
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-MAX_ROWS = 10**9  # images of a job: their labels alone take 4 GB in the driver
-
 
 @dataclass(frozen=True)
 class ShardPlan:

@@ -9,7 +9,8 @@ import pytest
 
 from jobs.label_file import read_label_file
 from tandem.errors import LabelError
-from workers.shards import MAX_ROWS, ShardPlan
+from workers.layout import MAX_ROWS
+from workers.shards import ShardPlan
 
 NAMES = ("ant", "bee", "cat", "dog", "sea lion")
 DATA = Path(__file__).parents[1] / "data" / "labels"

@@ -4,7 +4,7 @@ import pytest
 
 from jobs.labels import choose_classes, rows_of_classes
 from tandem.errors import LabelError
-from workers.shards import MAX_ROWS
+from workers.layout import MAX_ROWS
 
 NAMES = ("ant", "bee", "cat", "dog", "sea lion")
 

@@ -1,12 +1,15 @@
 """Flags, a YAML file and variables mean the same; what is wrong is one line."""
 
+import importlib
 import os
 from pathlib import Path
 
 import pytest
 import yaml
+from pydantic import ValidationError
 
 from jobs.checkpoints import InspectSpec
+from jobs.cli import COMMANDS
 from jobs.generate import GenerateSpec
 from jobs.plan import PlanSpec
 from jobs.spec import as_flags, join, load_yaml, parse, split
@@ -200,3 +203,24 @@ def test_the_defaults_of_training_are_the_embedded_models():
     assert vqvae == open_checkpoint(weights_path("vqvae")).config
     var = parse(TrainVarSpec, ["--data", "d", "--out", "o", "--vqvae", "v"], "tandem train var")
     assert var.depth == open_checkpoint(weights_path("drafter")).config.depth
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_no_number_is_larger_than_a_job_can_have(command):
+    spec = getattr(importlib.import_module(COMMANDS[command].module), COMMANDS[command].spec)
+    for name in spec.model_fields:
+        huge = 2**64 if name == "seed" else 10**12
+        for value in (huge, (huge,)):
+            with pytest.raises(ValidationError) as caught:
+                spec.model_validate({name: value})
+            problems = {error["loc"][0]: error for error in caught.value.errors() if error["loc"]}
+            assert name in problems, f"{command} takes {name} {value}"
+
+
+def test_a_huge_number_is_refused_with_the_largest():
+    for option, most in (("--per-class", 10**9), ("--shard-size", 10**9), ("--seed", 2**63 - 1)):
+        with pytest.raises(InputError, match=f"{option}: expected at most {most}, got '?{2**64}"):
+            generate(*(BASE[:4] if option == "--per-class" else BASE), option, str(2**64))
+    for option, most in (("--batch", 65_536), ("--drafters", 100_000), ("--threads", 1024)):
+        with pytest.raises(InputError, match=f"{option}: expected less than or equal to {most}, got '?1000000000000"):
+            generate(*BASE, option, str(10**12))
