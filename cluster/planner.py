@@ -20,6 +20,7 @@ from tandem.errors import InputError, PlacementError
 Counts = Mapping[str, int]
 # Share of the cheapest GPU's price at which time itself counts, so that of plans of equal cost the fastest is found
 TIME_PRICE = 1e-6
+MAX_GPUS = 1024  # of a kind: the search holds every division of them
 TIE = 2e-6  # share by which plans differ that count as equally good
 Mode = Literal["split", "colocated"]
 SIMPLEST_FIRST: dict[Mode, Sequence[Use]] = {"colocated": ("both",), "split": ("draft", "refine")}
@@ -119,6 +120,9 @@ def check_kinds(profiles: Sequence[Profile], request: Request) -> dict[str, Prof
         raise InputError(f"--profile: expected one profile of each kind, got {got}")
     if unknown := sorted(set(request.gpus) - set(by_kind)):
         raise InputError(f"--gpus: expected kinds with a profile ({', '.join(sorted(by_kind))}), got {unknown[0]}")
+    if many := {kind: count for kind, count in request.gpus.items() if count > MAX_GPUS}:
+        kind, count = next(iter(many.items()))
+        raise InputError(f"--gpus: expected at most {MAX_GPUS} of a kind, got {kind}:{count}")
     if unknown := sorted(set(request.price_per_h) - set(request.gpus)):
         raise InputError(f"--price: expected kinds of --gpus ({', '.join(sorted(request.gpus))}), got {unknown[0]}")
     if request.price_per_h and (missing := sorted(set(request.gpus) - set(request.price_per_h))):

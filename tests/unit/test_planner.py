@@ -142,6 +142,8 @@ def test_gpus_that_would_only_wait_are_left_out_and_fewer_win_a_tie():
     [
         (["--gpus", "l20"], "expected KIND:X with X a whole number above 0, got 'l20'"),
         (["--gpus", "l20:0"], "got 'l20:0'"),
+        (["--gpus", f"l20:{10**12}"], f"--gpus: expected at most 1024 of a kind, got l20:{10**12}"),
+        (["--gpus", "l20:2", "--images", "1e12"], f"--images: expected at most {10**9}, got"),
         (["--gpus", "l20:2", "--deadline", "soon"], "--deadline: expected a time such as 90m, 24h or 2d, got 'soon'"),
         (["--gpus", "l20:2", "--price", "h100=2"], "--price: expected kinds of --gpus"),
         (["--gpus", "l20:2", "--profile", "none.json"], "cannot read none.json"),
