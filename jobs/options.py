@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveInt, model_validator
+from pydantic import BeforeValidator, Field, NonNegativeInt, model_validator
 
 from cluster.elastic import Range
 from jobs.flags import COMMAS
 from jobs.spec import Spec
 from tandem.images import Codec
 from workers.formats import FormatName
+from workers.layout import MAX_ROWS
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 RAY_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # Ray sets it for the command of a submitted job
@@ -26,6 +27,7 @@ def check_batch_size(value: Any) -> Any:
 
 MAX_REPLICAS = 100_000
 Replicas = Annotated[int, Field(gt=0, le=MAX_REPLICAS)]
+Images = Annotated[int, Field(gt=0, le=MAX_ROWS)]
 Threads = Annotated[int, Field(gt=0, le=1024)]
 BatchSize = Annotated[Annotated[int, Field(gt=0, le=65_536)] | Literal["auto"], BeforeValidator(check_batch_size)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -43,8 +45,8 @@ class RowOptions(Spec):
         None,
         description="which classes: 'all', or names and label numbers and ranges: 'face,flag', '0-99,207'",
     )
-    per_class: PositiveInt | None = Field(None, description="images of each class")
-    images: PositiveInt | None = Field(None, description="images in all, dealt evenly to the classes")
+    per_class: Images | None = Field(None, description="images of each class")
+    images: Images | None = Field(None, description="images in all, dealt evenly to the classes")
     labels: str | None = Field(
         None,
         description="file of label rows (.parquet, .csv, .jsonl; local or s3://) instead of --classes: a column "
@@ -52,7 +54,7 @@ class RowOptions(Spec):
         "written: text of CSV stays text",
     )
     seed: NonNegativeInt = Field(0, description="the same seed and job give the same images")
-    shard_size: PositiveInt | None = Field(
+    shard_size: Images | None = Field(
         None, description="images a shard; default: from --batch and the number of images"
     )
 

@@ -52,7 +52,10 @@ def test_ranges_are_read(argv, drafters, refiners):
         ("--max-drafters 4 --refiners 1 --placement cpu", "expected --placement split beside --max-drafters and"),
         ("--max-drafters 4 --refiners 1 --placement colocated", "--max-refiners, got colocated"),
         ("--max-drafters 4 --refiners 1 --profile h100", "expected --profile with --placement auto and without"),
-        ("--max-drafters 0 --refiners 1", "--max-drafters: expected a whole number above 0, got '0'"),
+        (
+            "--max-drafters 0 --refiners 1",
+            "--max-drafters: expected a whole number above 0 and of at most 100000, got '0'",
+        ),
     ],
 )
 def test_what_makes_no_sense_is_one_line(argv, line):

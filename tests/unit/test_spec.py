@@ -106,8 +106,8 @@ def test_an_empty_variable_does_not_hide_the_file(tmp_path, monkeypatch):
         ((*BASE, "--format", "zip"), "--format: expected 'webdataset', 'parquet' or 'folder', got 'zip'"),
         ((*BASE, "--batch", "0"), "--batch: expected a number above 0, or auto, got '0'"),
         ((*BASE, "--batch", "many"), "--batch: expected a number above 0, or auto, got 'many'"),
-        ((*BASE, "--images", "x"), "--images: expected a whole number above 0, got 'x'"),
-        ((*BASE, "--images", "1.5"), "--images: expected a whole number above 0, got '1.5'"),
+        ((*BASE, "--images", "x"), "--images: expected a whole number above 0 and of at most 1000000000, got 'x'"),
+        ((*BASE, "--images", "1.5"), "--images: expected a whole number above 0 and of at most 1000000000, got '1.5'"),
         ((*BASE, "--quality", "101"), "--quality: expected a whole number from 1 to 100, got '101'"),
         ((*BASE, "--top-p", "2"), "--top-p: expected a number from 0 to 1, got '2'"),
         ((*BASE, "--cfg", "high"), "--cfg: expected a number of at least 0, got 'high'"),
@@ -117,7 +117,8 @@ def test_an_empty_variable_does_not_hide_the_file(tmp_path, monkeypatch):
         ((*BASE, "--out", "caf\udce9"), r"--out: expected text in UTF-8, got 'caf\udce9'"),
         (
             (*BASE, "--images"),
-            "--images: expected a whole number above 0 (images in all, dealt evenly to the classes), got none",
+            "--images: expected a whole number above 0 and of at most 1000000000 "
+            "(images in all, dealt evenly to the classes), got none",
         ),
         ((*BASE, "--int8=yes"), "--int8: expected no value, got one"),
         ((*BASE, "face"), "expected options of tandem generate alone, got 'face' besides"),
@@ -160,7 +161,7 @@ def test_each_of_several_wrong_values_has_its_line():
         ("- a\n", "expected values by name .* got a list"),
         ("a: [1\n", "is not YAML"),
         ("out: [a, b]\n", "--out: expected text, got a list"),
-        ("images: {a: 1}\n", "--images: expected a whole number above 0, got a mapping"),
+        ("images: {a: 1}\n", "--images: expected a whole number above 0 and of at most 1000000000, got a mapping"),
         ("classes: [[a]]\n", "--classes: expected text, got a list"),
         ("keep_tokens: maybe\n", "--keep-tokens: expected true or false, got 'maybe'"),
     ],
@@ -217,10 +218,19 @@ def test_no_number_is_larger_than_a_job_can_have(command):
             assert name in problems, f"{command} takes {name} {value}"
 
 
-def test_a_huge_number_is_refused_with_the_largest():
-    for option, most in (("--per-class", 10**9), ("--shard-size", 10**9), ("--seed", 2**63 - 1)):
-        with pytest.raises(InputError, match=f"{option}: expected at most {most}, got '?{2**64}"):
-            generate(*(BASE[:4] if option == "--per-class" else BASE), option, str(2**64))
-    for option, most in (("--batch", 65_536), ("--drafters", 100_000), ("--threads", 1024)):
-        with pytest.raises(InputError, match=f"{option}: expected less than or equal to {most}, got '?1000000000000"):
-            generate(*BASE, option, str(10**12))
+@pytest.mark.parametrize(
+    ("option", "value", "most"),
+    [
+        ("--per-class", 9_999_999_999_999, 10**9),
+        ("--images", "1e12", 10**9),
+        ("--shard-size", 10**12, 10**9),
+        ("--batch", 10**12, 65_536),
+        ("--drafters", 10**12, 100_000),
+        ("--threads", 10**12, 1024),
+        ("--max-failed-shards", 10**12, 10**9),
+        ("--seed", 2**64, 2**63 - 1),
+    ],
+)
+def test_a_huge_number_is_refused_with_the_largest(option, value, most):
+    with pytest.raises(InputError, match=f"^{option}: expected .*at most {most}.*, got '?{value}"):
+        generate("--out", "o", "--classes", "all", *(() if option == "--per-class" else BASE[4:]), option, str(value))
