@@ -14,7 +14,7 @@ def choose_part(text: str | None, plan: ShardPlan) -> range:
     """'0-9/40': shards 0 to 9 of a job that has 40 of them; all where nothing is asked. Raises InputError."""
     if text is None:
         return range(plan.num_shards)
-    match = re.fullmatch(r"(\d+)(?:-(\d+))?/(\d+)", text.strip())
+    match = re.fullmatch(r"(\d{1,18})(?:-(\d{1,18}))?/(\d{1,18})", text.strip())
     if not match:
         raise InputError(
             f"--shards: expected FIRST-LAST/ALL such as 0-{plan.num_shards - 1}/{plan.num_shards}, got {text}"

@@ -35,6 +35,7 @@ def test_a_part_is_a_range_of_shards(text, part):
     ("text", "message"),
     [
         ("0-9", "expected FIRST-LAST/ALL such as 0-9/10, got 0-9"),
+        ("0-9/" + "9" * 5000, "expected FIRST-LAST/ALL"),
         ("0-9/40", "expected the 10 shards of this job after /, got 0-9/40"),
         ("5-10/10", "expected shards from 0 to 9 that ascend, got 5-10/10"),
         ("5-4/10", "expected shards from 0 to 9 that ascend"),
