@@ -12,16 +12,18 @@ from cluster.devices import has_real_gpus, memory_of_cluster
 from cluster.profile import StageName
 from jobs.options import JobOptions, MeasuredOptions
 from jobs.progress import say
+from jobs.row_settings import most_demanding
 from jobs.running import SHARDS_AIMED_AT
 from jobs.settings import choose_dtype
 from tandem.assembly import Preparation
-from tandem.config import SamplingConfig
-from tandem.costs import var_bytes, vqvae_bytes
+from tandem.config import SamplingConfig, VarConfig
+from tandem.costs import Bytes, var_bytes, vqvae_bytes
 from tandem.errors import InputError
 from tandem.fitting import Stage, device_bytes, largest_batch
 from workers import layout
 from workers.manifest import read_job
 from workers.models import DTYPES, ModelSet
+from workers.row_settings import SAMPLING_SETTINGS
 from workers.store import Store
 
 # Stages whose models share a device, for each kind of device of a job
@@ -54,6 +56,8 @@ class Decoding:
     replicas: int  # that share the memory of a machine without GPUs
     on_cpus: bool = False  # whatever GPUs there are
     awaits_gpus: bool = False  # those that are to come are real
+    row_settings: tuple[str, ...] = ()  # settings that differ from row to row
+    row_draft_steps: tuple[int, ...] = ()  # every N there is, where that is one of them
 
 
 def choose_batch(
@@ -117,13 +121,30 @@ def find_room(options: JobOptions, decoding: Decoding) -> Room:
 
 def all_stages(options: JobOptions | MeasuredOptions, decoding: Decoding, on_gpu: bool) -> Mapping[str, Stage]:
     """How the bytes of each stage are counted."""
-    models, steps, sampling = decoding.models, decoding.draft_steps, decoding.sampling
+    models, all_steps = decoding.models, decoding.row_draft_steps or (decoding.draft_steps,)
     device, dtype = torch.device("cuda" if on_gpu else "cpu"), DTYPES[choose_dtype(options.dtype, on_gpu)]
     how, scales = Preparation.of(options), models.drafter_config.pyramid.num_scales
     coarse, fine = models.drafter_config, models.refiner_config or models.drafter_config
     tokenizer = replace(models.vqvae_config, patch_nums=coarse.patch_nums)
+
+    def most(config: VarConfig, batch: int, start: int | None, stop: int | None) -> Bytes:
+        """Of all N that there are."""
+        sampling = sampling_to_count(decoding, batch)
+        spans = [(n if start is None else start, n if stop is None else stop) for n in all_steps]
+        counted = [var_bytes(config, batch, *span, dtype, device, how, sampling) for span in spans]
+        return max(counted, key=lambda each: each.total)
+
     return {
-        "draft": lambda batch: var_bytes(coarse, batch, 0, steps, dtype, device, how, sampling),
-        "refine": lambda batch: var_bytes(fine, batch, steps, scales, dtype, device, how, sampling),
+        "draft": lambda batch: most(coarse, batch, 0, None),
+        "refine": lambda batch: most(fine, batch, None, scales),
         "decode": lambda batch: vqvae_bytes(tokenizer, batch, dtype, device),
     }
+
+
+def sampling_to_count(decoding: Decoding, batch: int) -> SamplingConfig | list[SamplingConfig]:
+    """The settings of a batch that takes most memory: where rows differ, the logits of a group are copied besides."""
+    if not set(decoding.row_settings) & set(SAMPLING_SETTINGS):
+        return decoding.sampling
+    worst = most_demanding(decoding.sampling, decoding.row_settings)
+    other = replace(worst, temperatures=(worst.temperature(0) + 1,))
+    return [*[worst] * (batch - 1), other]

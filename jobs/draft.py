@@ -17,6 +17,7 @@ from jobs.options import JobOptions, Replicas, RowOptions
 from jobs.pipeline import Pipeline, ReadLabels, Writer, draft_pool
 from jobs.progress import say
 from jobs.row_identity import row_identity
+from jobs.row_settings import fill_settings
 from jobs.running import Job, Work, close, open_output, plan_shards, read_rows
 from jobs.settings import (
     check_preparation,
@@ -27,6 +28,7 @@ from jobs.settings import (
     describe_models,
 )
 from tandem.config import to_dict
+from tandem.errors import LabelError
 from workers.columns import check_carried
 from workers.drafter import DecodeSettings
 from workers.drafts import KIND, DraftFormat
@@ -61,18 +63,26 @@ def run(spec: DraftSpec) -> dict[str, Any]:
     draft_steps = choose_draft_steps(spec.draft_steps, models.drafter_config.pyramid)
     sampling = choose_sampling(spec, models.sampling)
     rows = read_rows(spec, models.class_names)
+    where = f"--labels: {spec.labels}"
     if rows.extra is not None:
         check_carried(rows.extra, KIND)
+    if rows.settings is not None and "draft_steps" in rows.settings.column_names:
+        raise LabelError(
+            f"{where}: column 'draft_steps': expected none, as drafts keep equally many tokens of every row",
+            "give --draft-steps, make drafts of each N apart, or use tandem generate",
+        )
+    rows = fill_settings(rows, sampling, draft_steps, spec.seed, models.drafter_config.pyramid, where)
     store = open_output(spec)
     replicas = spec.drafters or (spec.logical_gpus if spec.placement == "gpu" else 1)
-    on_device = Decoding(models, (DRAFTERS,), draft_steps, sampling, replicas, spec.placement == "cpu")
+    on_cpu, own = spec.placement == "cpu", rows.row_settings
+    on_device = Decoding(models, (DRAFTERS,), draft_steps, sampling, replicas, on_cpu, row_settings=own)
     batch = choose_batch(spec, store, on_device, len(rows), spec.shard_size)
     plan = plan_shards(spec, len(rows), batch)
     row_fields = row_identity(rows, store, spec.overwrite)
     shard_bytes = plan.shard_size * 2 * models.drafter_config.pyramid.offsets[draft_steps]
 
     def settings(on_real_gpus: bool) -> DecodeSettings:
-        return choose_settings(spec, spec.seed, draft_steps, sampling, batch, on_real_gpus)
+        return choose_settings(spec, spec.seed, draft_steps, sampling, batch, on_real_gpus, rows.row_settings)
 
     def identify(on_real_gpus: bool) -> dict[str, Any]:
         return {

@@ -19,10 +19,12 @@ from jobs.batch import COLOCATED, SPLIT, Decoding, choose_batch
 from jobs.flags import COMMAS
 from jobs.flow import wanted_object_store
 from jobs.images import CLOSES_WITH, ImageJobOptions, image_identity, open_images
+from jobs.labels import LabelRows
 from jobs.options import ReplicaOptions, RowOptions
 from jobs.pipeline import Pipeline, ReadLabels, generate_pools
 from jobs.progress import say
 from jobs.row_identity import row_identity
+from jobs.row_settings import fill_settings, row_draft_steps
 from jobs.running import Job, Work, close, open_output, plan_shards, read_rows
 from jobs.settings import (
     check_preparation,
@@ -102,16 +104,17 @@ def run(spec: GenerateSpec) -> dict[str, Any]:
     draft_steps = choose_draft_steps(spec.draft_steps, models.drafter_config.pyramid)
     sampling = choose_sampling(spec, models.sampling)
     profiles = [read_profile(source) for source in spec.profile or ()]
-    rows = read_rows(spec, models.class_names)
+    pyramid, where = models.drafter_config.pyramid, f"--labels: {spec.labels}"
+    rows = fill_settings(read_rows(spec, models.class_names), sampling, draft_steps, spec.seed, pyramid, where)
     store = open_output(spec)
-    on_devices = decoding_of(spec, models, draft_steps, sampling)
+    on_devices = decoding_of(spec, models, draft_steps, sampling, rows)
     batch = choose_batch(spec, store, on_devices, len(rows), spec.shard_size)
     plan = plan_shards(spec, len(rows), batch)
     row_fields = row_identity(rows, store, spec.overwrite)
-    images = open_images(spec, store, models, spec.seed, draft_steps, plan, rows.extra)
+    images = open_images(spec, store, models, spec.seed, draft_steps, plan, rows.extra, rows.row_settings)
 
     def settings(on_real_gpus: bool) -> DecodeSettings:
-        return choose_settings(spec, spec.seed, draft_steps, sampling, batch, on_real_gpus)
+        return choose_settings(spec, spec.seed, draft_steps, sampling, batch, on_real_gpus, rows.row_settings)
 
     def identify(on_real_gpus: bool) -> dict[str, Any]:
         return {
@@ -143,14 +146,17 @@ def run(spec: GenerateSpec) -> dict[str, Any]:
     return close(job.run(), "dataset, card and contact sheet")
 
 
-def decoding_of(spec: GenerateSpec, models: ModelSet, draft_steps: int, sampling: SamplingConfig) -> Decoding:
+def decoding_of(
+    spec: GenerateSpec, models: ModelSet, draft_steps: int, sampling: SamplingConfig, rows: LabelRows
+) -> Decoding:
     """What the bytes of a batch depend on. Where the placement is not known yet, all models may share a device."""
     apart = spec.placement == "split" or spec.is_elastic
     replicas = sum(role.most for role in spec.ranges())
     if spec.placement in ("split", "colocated") and not (spec.drafters and spec.refiners):
         replicas = max(replicas, spec.logical_gpus)
     shared, on_cpus = SPLIT if apart else COLOCATED, spec.placement == "cpu"
-    return Decoding(models, shared, draft_steps, sampling, replicas, on_cpus, spec.is_elastic)
+    own = rows.row_settings, row_draft_steps(rows)
+    return Decoding(models, shared, draft_steps, sampling, replicas, on_cpus, spec.is_elastic, *own)
 
 
 def choose_placement(

@@ -40,7 +40,8 @@ class ImageDataset:
     writer: Writer
     options: ImageJobOptions
     image_size: int
-    carried: pa.Schema  # the columns carried along from the label file
+    carried: pa.Schema  # the columns carried along from the label file, and the settings of each row
+    row_settings: tuple[str, ...] = ()
 
     @property
     def shard_bytes(self) -> int:
@@ -60,6 +61,7 @@ class ImageDataset:
             software=software(),
             tokens=self.options.keep_tokens,
             carried=self.carried,
+            row_settings=self.row_settings,
         )
         entries = write_card(self.store, self.plan.num_shards, info, failed)
         Manifest(self.store).finish(self.plan.num_shards, failed, entries)
@@ -73,17 +75,20 @@ def open_images(
     draft_steps: int,
     plan: ShardPlan,
     extra: pa.Table | None,
+    row_settings: tuple[str, ...] = (),
 ) -> ImageDataset:
     """Check format and carried columns before anything starts. Raises InputError."""
     assert models.refiner is not None
     fmt = DatasetFormat(options.format, options.codec, models.class_names, seed, draft_steps)
     if extra is not None:
-        fmt.check_extra(extra)
-    carried = pa.schema([]) if extra is None else extra.schema
+        fmt.check_extra(extra.drop_columns(list(row_settings)))
+    everywhere = {"seed", "draft_steps"}  # columns of every dataset, also where they are of each row
+    carried = pa.schema([field for field in extra.schema if field.name not in everywhere] if extra is not None else [])
     hashes = models.hashes
     provenance = Provenance(software(), hashes["drafter"], hashes["refiner"], hashes["vqvae"], seed, draft_steps)
-    encoder = Encoder(options.codec, options.quality, provenance, models.class_names)
-    return ImageDataset(store, fmt, plan, Writer(encoder, fmt, plan, store), options, models.image_size, carried)
+    encoder = Encoder(options.codec, options.quality, provenance, models.class_names, row_settings)
+    writer = Writer(encoder, fmt, plan, store)
+    return ImageDataset(store, fmt, plan, writer, options, models.image_size, carried, row_settings)
 
 
 def image_identity(options: ImageOptions) -> dict[str, Any]:

@@ -13,13 +13,15 @@ import pyarrow as pa
 
 from jobs.label_tables import READERS
 from jobs.labels import LabelRows, check_label, named_labels
+from jobs.row_settings import check_job_settings, read_settings
 from tandem.errors import InputError, LabelError
 from workers.columns import stored
 from workers.fetch import fetch, is_remote
 from workers.layout import MAX_ROWS
+from workers.row_settings import ROW_SETTINGS
 
 LABEL, CLASS_NAME, COUNT = "label", "class_name", "count"
-INTERPRETED = (LABEL, CLASS_NAME, COUNT)  # every other column is carried
+INTERPRETED = (LABEL, CLASS_NAME, COUNT, *ROW_SETTINGS)  # every other column is carried
 
 
 def read_label_file(address: str, class_names: Sequence[str]) -> LabelRows:
@@ -40,11 +42,12 @@ def read_label_file(address: str, class_names: Sequence[str]) -> LabelRows:
 
 def collect(tables: Iterator[pa.Table], class_names: Sequence[str], where: str) -> LabelRows:
     """All parts of a file as the rows of a job."""
-    labels, counts, carried, done, total = [], [], [], 0, 0
+    labels, counts, carried, settings, done, total = [], [], [], [], 0, 0
     for table in tables:
         check_header(table.column_names, where)
         labels.append(read_labels(table, class_names, where, done))
         counts.append(read_counts(table, where, done, total))
+        settings.append(read_settings(table, where, done))
         try:
             carried.append(stored(table.select(carried_columns(table.column_names))))
         except InputError as error:
@@ -53,10 +56,13 @@ def collect(tables: Iterator[pa.Table], class_names: Sequence[str], where: str) 
     if total == 0:
         raise LabelError(f"{where}: expected one row or more, got none")
     label, extra = np.concatenate(labels), pa.concat_tables(carried).combine_chunks()
+    extra = extra if extra.num_columns else None
+    chosen = [part for part in settings if part is not None]
+    own = pa.concat_tables(chosen).combine_chunks() if chosen else None
     if COUNT not in table.column_names:
-        return LabelRows(label, extra if extra.num_columns else None)
+        return LabelRows(label, extra, None, own)
     rows = np.repeat(np.arange(done, dtype=np.int32), np.concatenate(counts))
-    return LabelRows(label[rows], extra, rows) if extra.num_columns else LabelRows(label[rows])
+    return LabelRows(label[rows], extra, None if extra is own is None else rows, own)
 
 
 def carried_columns(names: Sequence[str]) -> list[str]:
@@ -70,6 +76,7 @@ def check_header(names: Sequence[str], where: str) -> None:
         wanted = next((known for known in INTERPRETED if plain(known) == plain(name)), None)
         if wanted is not None and wanted not in names:
             raise LabelError(f"{where}: column {name!r}: expected {wanted!r}", "rename it; names are taken exactly")
+    check_job_settings(names, where)
     if LABEL not in names and CLASS_NAME not in names:
         raise LabelError(f"{where}: expected a column '{LABEL}' or '{CLASS_NAME}', got {', '.join(names)}")
 

@@ -25,6 +25,8 @@ class LabelRows:
     label: np.ndarray  # int32 [n]
     extra: pa.Table | None = None  # carried columns, one row for each row of the label file
     file_row: np.ndarray | None = None  # int32 [n], ascending: the row of `extra` for each image; None: its own
+    settings: pa.Table | None = None  # as the label file has them, row for row as `extra`; gaps: the job's own
+    row_settings: tuple[str, ...] = ()  # the columns of `extra` that are settings, gaps filled
 
     def __len__(self) -> int:
         return len(self.label)

@@ -50,8 +50,9 @@ class RowOptions(Spec):
     labels: str | None = Field(
         None,
         description="file of label rows (.parquet, .csv, .jsonl; local or s3://) instead of --classes: a column "
-        "'label' (number) or 'class_name', optionally 'count'; other columns are carried into the output as they are "
-        "written: text of CSV stays text",
+        "'label' (number) or 'class_name', optionally 'count'; cfg, top_k, top_p, temperatures, "
+        "draft_steps and seed are settings of their row (empty: the job's); other columns are carried into the output "
+        "as they are written: text of CSV stays text",
     )
     seed: NonNegativeInt = Field(0, description="the same seed and job give the same images")
     shard_size: Images | None = Field(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
 
@@ -23,6 +24,7 @@ from tandem.errors import InputError
 from workers.drafter import DecodeSettings
 from workers.drafts import Drafts, open_drafts
 from workers.models import resolve_models
+from workers.row_settings import SAMPLING_SETTINGS
 from workers.shards import PrefixShard
 from workers.store import open_store
 
@@ -53,9 +55,33 @@ class ReadDrafts:
 
     drafts: Drafts
     draft_steps: int
+    renamed: Mapping[str, str]  # columns whose values are not those of the images
 
     def __call__(self, shard: int) -> PrefixShard:
-        return self.drafts.read(shard, self.draft_steps)
+        prefixes = self.drafts.read(shard, self.draft_steps)
+        extra = {self.renamed.get(name, name): column for name, column in prefixes.extra.items()}
+        return replace(prefixes, extra=extra)
+
+
+def overridden(spec: RefineSpec, drafts: Drafts, columns: Sequence[str]) -> dict[str, str]:
+    """Settings of the drafts' rows that flags replace for all images: the names under which they are kept.
+
+    InputError where such a name is taken, or where a column of an older version looks like a setting and is none.
+    """
+    renamed = {
+        name: f"drafted_{name}"
+        for name in SAMPLING_SETTINGS
+        if name in drafts.row_settings and getattr(spec, name) is not None
+    }
+    for name, kept in renamed.items():
+        if kept in columns:
+            raise InputError(f"--{name.replace('_', '-')}: expected no column {kept} in the drafts, which it needs")
+    if stray := sorted(set(SAMPLING_SETTINGS) & set(columns) - set(drafts.row_settings)):
+        raise InputError(
+            f"--drafts: column {stray[0]!r}: expected the setting that rows were drafted with, got data of that name",
+            "an older version carried it along; draft again, with the column renamed",
+        )
+    return renamed
 
 
 def run(spec: RefineSpec) -> dict[str, Any]:
@@ -71,15 +97,19 @@ def run(spec: RefineSpec) -> dict[str, Any]:
     if not 1 <= draft_steps <= drafts.draft_steps:
         raise InputError(f"--draft-steps: expected 1 to {drafts.draft_steps}, which were drafted, got {draft_steps}")
     sampling = choose_sampling(spec, drafts.sampling)
-    plan = drafts.plan
+    schema, plan = drafts.extra_schema(), drafts.plan
+    renamed = overridden(spec, drafts, schema.names)
+    row_settings = tuple(name for name in drafts.row_settings if name not in renamed)
     store = open_output(spec)
     replicas = spec.refiners or (spec.logical_gpus if spec.placement == "gpu" else 1)
-    on_device = Decoding(models, (REFINERS,), draft_steps, sampling, replicas, spec.placement == "cpu")
+    on_cpu = spec.placement == "cpu"
+    on_device = Decoding(models, (REFINERS,), draft_steps, sampling, replicas, on_cpu, row_settings=row_settings)
     batch = choose_batch(spec, store, on_device, plan.num_rows, plan.shard_size)
-    images = open_images(spec, store, models, drafts.seed, draft_steps, plan, drafts.extra_schema().empty_table())
+    extra = schema.empty_table().rename_columns([renamed.get(name, name) for name in schema.names])
+    images = open_images(spec, store, models, drafts.seed, draft_steps, plan, extra, row_settings)
 
     def settings(on_real_gpus: bool) -> DecodeSettings:
-        return choose_settings(spec, drafts.seed, draft_steps, sampling, batch, on_real_gpus)
+        return choose_settings(spec, drafts.seed, draft_steps, sampling, batch, on_real_gpus, row_settings)
 
     def identify(on_real_gpus: bool) -> dict[str, Any]:
         return {
@@ -97,13 +127,14 @@ def run(spec: RefineSpec) -> dict[str, Any]:
         decoding = settings(on_real_gpus)
         pipeline = Pipeline(
             plan=plan,
-            read=ReadDrafts(drafts, draft_steps),
+            read=ReadDrafts(drafts, draft_steps, renamed),
             pools=[refine_pool(models, decoding, spec.keep_tokens, placement)],
             write=images.writer,
             gpus_per_replica=placement.gpus_per_replica,
             shard_bytes=images.shard_bytes,
         )
         lines = [f"drafts: {drafts.store.uri}, N = {drafts.draft_steps}"]
+        lines += [f"column {kept}: the {name} that each row was drafted with" for name, kept in renamed.items()]
         lines += describe_models(models, decoding, (None, models.refiner_config))
         return Work(pipeline, placement, lines, models.record), on_real_gpus
 

@@ -25,10 +25,16 @@ def choose_sampling(options: DecodingOptions, own: SamplingConfig) -> SamplingCo
 
 
 def choose_settings(
-    options: DecodingOptions, seed: int, draft_steps: int, sampling: SamplingConfig, batch: int, on_real_gpus: bool
+    options: DecodingOptions,
+    seed: int,
+    draft_steps: int,
+    sampling: SamplingConfig,
+    batch: int,
+    on_real_gpus: bool,
+    row_settings: tuple[str, ...] = (),
 ) -> DecodeSettings:
     dtype, how = choose_dtype(options.dtype, on_real_gpus), Preparation.of(options)
-    return DecodeSettings(seed, draft_steps, sampling, batch, dtype, options.threads, how)
+    return DecodeSettings(seed, draft_steps, sampling, batch, dtype, options.threads, how, row_settings)
 
 
 def choose_dtype(asked: str, on_real_gpus: bool) -> str:
@@ -45,11 +51,12 @@ def check_preparation(options: DecodingOptions, configs: Mapping[str, VarConfig 
 
 
 def decoding_identity(settings: DecodeSettings) -> dict[str, Any]:
-    """As job.json keeps it. Of the preparation only what is asked for, so that plain jobs stay what they were, and
-    nothing of graphs, which change no byte."""
+    """As job.json keeps it. Of preparation and row settings only what is asked for, so that plain jobs stay what they
+    were, and nothing of graphs, which change no byte."""
     plain = asdict(settings) | {"sampling": to_dict(settings.sampling)}
     how = {name: value for name, value in plain.pop("how").items() if value and name != "cuda_graphs"}
-    return plain | ({"how": how} if how else {})
+    rows = list(plain.pop("row_settings"))
+    return plain | ({"how": how} if how else {}) | ({"row_settings": rows} if rows else {})
 
 
 def describe_models(models: ModelSet, settings: DecodeSettings, configs: Sequence[VarConfig | None]) -> list[str]:
@@ -64,4 +71,5 @@ def describe_models(models: ModelSet, settings: DecodeSettings, configs: Sequenc
     scales = models.drafter_config.pyramid.num_scales
     how = "".join(f", {name}" for name in settings.how.names)
     decoding = f"{settings.dtype}{how}, batches of {settings.batch}, seed {settings.seed}"
-    return [*lines, f"N = {settings.draft_steps} of {scales} scales, {decoding}"]
+    rows = f"; each row has its own {', '.join(settings.row_settings)}" if settings.row_settings else ""
+    return [*lines, f"N = {settings.draft_steps} of {scales} scales, {decoding}{rows}"]

@@ -79,6 +79,7 @@ class CardInfo:
         sampling: settings by name, in the order to show them.
         command: the command line that makes the dataset again.
         software: name and version.
+        row_settings: those that each row has of its own, in a column of that name.
         tokens: whether the refiner's token ids are in the dataset.
         carried: the columns carried along from the label file.
         license: a Hugging Face licence identifier.
@@ -92,6 +93,7 @@ class CardInfo:
     software: str
     tokens: bool = False
     carried: pa.Schema = field(default_factory=lambda: pa.schema([]))
+    row_settings: tuple[str, ...] = ()
     title: str = "Synthetic images by Tandem"
     license: str = "other"
 
@@ -120,6 +122,7 @@ def render_card(info: CardInfo, totals: Totals) -> str:
     fmt, num_shards = info.fmt, totals.shards + len(totals.failed_shards)
     values = {"ext": fmt.extension, "tars": tars(num_shards, totals.failed_shards)}
     names = [f"`{name}`" for name in ("index", "label", "class_name", "seed", "draft_steps")]
+    own = {name: f"of each row: column `{name}`" for name in info.row_settings}
     if info.tokens:
         names.append("`tokens` (the refiner's token ids, coarse to fine)")
     return Template((files("workers") / "card_template.md").read_text(encoding="utf-8")).substitute(
@@ -135,10 +138,11 @@ def render_card(info: CardInfo, totals: Totals) -> str:
         image_size=info.image_size,
         codec={"png": "PNG", "jpeg": "JPEG", "webp": "WebP"}[fmt.codec],
         software=info.software,
-        draft_steps=fmt.draft_steps,
-        seed=fmt.seed,
+        num_drafted="N" if "draft_steps" in own else fmt.draft_steps,
+        draft_steps=own.get("draft_steps", fmt.draft_steps),
+        seed=f"{own['seed']}, and `seed_index` in place of the index" if "seed" in own else fmt.seed,
         models=_table((role, name, f"`{digest}`") for role, (name, digest) in info.models.items()),
-        sampling=_table(info.sampling.items()),
+        sampling=_table((name, own.get(name, value)) for name, value in info.sampling.items()),
         command=info.command,
         reading=_READING[fmt.name].format(**values),
         columns=f"Columns: the image, {', '.join(names)}, and those carried along from the label file.",

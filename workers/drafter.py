@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from tandem.assembly import PLAIN, Preparation
 from tandem.collaborative import draft
 from tandem.config import SamplingConfig
-from tandem.sampling import uniforms
 from workers.halving import Halving
 from workers.models import DTYPES, ModelSet, load_tokenizer, load_transformer, pick_device
+from workers.row_settings import draft_steps_of
+from workers.shard_batches import Batch, fixed_batches
 from workers.shards import PrefixShard, ShardRows
 
 
@@ -31,30 +30,7 @@ class DecodeSettings:
     dtype: str
     threads: int  # CPU threads of an actor, set explicitly: results depend on it
     how: Preparation = PLAIN  # of both transformers
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Always the same cut of a shard: its rows `rows_B`, of which the first `num_rows` count."""
-
-    rows_B: np.ndarray
-    num_rows: int
-    labels_B: Tensor
-    uniforms_BL: Tensor
-
-
-def fixed_batches(shard: ShardRows, settings: DecodeSettings, num_tokens: int, device: torch.device) -> Iterator[Batch]:
-    """Cut a shard into batches of one shape. The last is padded with its last row, so an image always stands in
-    the same row beside the same company, and its bytes do not depend on replicas or placement."""
-    for start in range(0, len(shard), settings.batch):
-        stop = min(start + settings.batch, len(shard))
-        rows = np.minimum(np.arange(start, start + settings.batch), stop - 1)
-        yield Batch(
-            rows,
-            stop - start,
-            torch.from_numpy(shard.label[rows].astype(np.int64)).to(device),
-            uniforms(settings.seed, shard.index[rows], num_tokens).to(device),
-        )
+    row_settings: tuple[str, ...] = ()  # columns of a shard that are settings of its rows, in place of those above
 
 
 class Drafter:
@@ -73,17 +49,17 @@ class Drafter:
 
     def __call__(self, shard: ShardRows) -> PrefixShard:
         began = time.perf_counter()
-        num_tokens = self.drafter.config.pyramid.num_tokens
-        steps = self.settings.draft_steps
-        prefixes = []
-        for batch in fixed_batches(shard, self.settings, num_tokens, self.device):
+        pyramid = self.drafter.config.pyramid
+        most = int(draft_steps_of(shard, self.settings).max(initial=1))
+        prefix = np.zeros((len(shard), pyramid.offsets[most]), np.uint16)  # rows of a smaller N end in zeros
+        for batch in fixed_batches(shard, self.settings, pyramid.num_tokens, self.device):
             tokens = np.concatenate(self.halving(partial(self.draft, batch), self.settings.batch))
-            prefixes.append(tokens[: batch.num_rows])
+            prefix[batch.counted, : tokens.shape[1]] = tokens[: batch.num_rows]
         seconds = {**shard.seconds, self.name: time.perf_counter() - began}
-        return PrefixShard.of(shard, prefix=np.concatenate(prefixes), draft_steps=steps, seconds=seconds)
+        return PrefixShard.of(shard, prefix=prefix, draft_steps=most, seconds=seconds)
 
     def draft(self, batch: Batch, some: slice) -> np.ndarray:
         """Prefixes of some rows of a batch: uint16 [b, P]."""
         labels_B, uniforms_BL = batch.labels_B[some], batch.uniforms_BL[some]
-        steps, sampling = self.settings.draft_steps, self.settings.sampling
-        return draft(self.drafter, self.quantizer, labels_B, uniforms_BL, steps, sampling).tokens
+        prefix = draft(self.drafter, self.quantizer, labels_B, uniforms_BL, batch.draft_steps, batch.sampling[some])
+        return prefix.tokens

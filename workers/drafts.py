@@ -66,6 +66,11 @@ class Drafts:
         sampling: SamplingConfig = from_dict(SamplingConfig, self.identity["decoding"]["sampling"])
         return sampling
 
+    @property
+    def row_settings(self) -> tuple[str, ...]:
+        """Settings that each row was drafted with, columns of the drafts."""
+        return tuple(self.identity["decoding"].get("row_settings", ()))
+
     def extra_schema(self) -> pa.Schema:
         """The columns carried along, read from the first shard, as `read` gives them."""
         with self.store.open(layout.shard_path(0, "parquet")) as file:

@@ -11,9 +11,10 @@ import torch
 from tandem.collaborative import decode, refine
 from tandem.errors import JobError
 from tandem.prefix import Prefix, to_tokens
-from workers.drafter import Batch, DecodeSettings, fixed_batches
+from workers.drafter import DecodeSettings
 from workers.halving import Halving
 from workers.models import DTYPES, ModelSet, load_tokenizer, load_transformer, pick_device
+from workers.shard_batches import Batch, fixed_batches, in_row_order
 from workers.shards import PixelShard, PrefixShard
 
 
@@ -32,11 +33,13 @@ class Refiner:
 
     def __call__(self, shard: PrefixShard) -> PixelShard:
         seconds = dict.fromkeys(("refine", "decode"), 0.0)
-        pixels, tokens = [], []
-        for batch in fixed_batches(shard, self.settings, self.refiner.config.pyramid.num_tokens, self.device):
+        batches, pixels, tokens = [], [], []
+        pyramid = self.refiner.config.pyramid
+        for batch in fixed_batches(shard, self.settings, pyramid.num_tokens, self.device):
             began = time.perf_counter()
-            prefix_BP = shard.prefix[batch.rows_B]
-            work = partial(self.refine, batch, prefix_BP, shard.draft_steps)
+            prefix_BP = shard.prefix[batch.rows_B, : pyramid.offsets[batch.draft_steps]]
+            work = partial(self.refine, batch, prefix_BP)
+            batches.append(batch)
             ids_BL = torch.cat(self.refining(work, self.settings.batch))
             tokens.append(to_tokens(ids_BL)[: batch.num_rows])
             refined = time.perf_counter()
@@ -46,16 +49,16 @@ class Refiner:
             seconds["decode"] += time.perf_counter() - refined
         return PixelShard.of(
             shard,
-            pixels=np.concatenate(pixels),
-            tokens=np.concatenate(tokens) if self.keep_tokens else None,
+            pixels=in_row_order(pixels, batches),
+            tokens=in_row_order(tokens, batches) if self.keep_tokens else None,
             seconds={**shard.seconds, **seconds},
         )
 
-    def refine(self, batch: Batch, prefix_BP: np.ndarray, draft_steps: int, some: slice) -> torch.Tensor:
+    def refine(self, batch: Batch, prefix_BP: np.ndarray, some: slice) -> torch.Tensor:
         """Token ids of some rows of a batch: int64 [b, L]."""
-        prefix = Prefix(prefix_BP[some], draft_steps)
+        prefix = Prefix(prefix_BP[some], batch.draft_steps)
         labels_B, uniforms_BL = batch.labels_B[some], batch.uniforms_BL[some]
-        return refine(self.refiner, self.vqvae.quantize, labels_B, uniforms_BL, prefix, self.settings.sampling)
+        return refine(self.refiner, self.vqvae.quantize, labels_B, uniforms_BL, prefix, batch.sampling[some])
 
     def decode(self, ids_BL: torch.Tensor, some: slice) -> np.ndarray:
         """Pixels of some rows: uint8 [b, H, W, 3]."""

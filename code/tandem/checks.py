@@ -108,11 +108,14 @@ def check_ids(pyramid: Pyramid, vocab_size: int, ids_BL: Tensor) -> None:
             raise InputError(f"ids: expected 0 to {vocab_size - 1}, got {least if least < 0 else most}")
 
 
-def check_stream(seed: int, index_B: np.ndarray, num_tokens: int) -> np.ndarray:
+def check_stream(seed: int | np.ndarray, index_B: np.ndarray, num_tokens: int) -> np.ndarray:
     """Arguments of `uniforms`; returns the indices as an array."""
-    check_whole("seed", seed, 0, MAX_SEED)
     check_whole("num_tokens", num_tokens, 1, 2**31 - 1)
     index_B = np.asarray(index_B)
+    if not isinstance(seed, np.ndarray):
+        check_whole("seed", seed, 0, MAX_SEED)
+    elif seed.dtype.kind not in "iu" or seed.shape != index_B.shape or (len(seed) and seed.min() < 0):
+        raise InputError(f"seed: expected one of at least 0 for each of {len(index_B)} images, got {describe(seed)}")
     if index_B.dtype.kind not in "iu" or index_B.ndim != 1 or not len(index_B) or index_B.min() < 0:
         raise InputError(f"index: expected whole numbers [B] of at least 0, one or more, got {describe(index_B)}")
     return index_B

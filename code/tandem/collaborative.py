@@ -33,7 +33,7 @@ def draft(
     labels_B: Tensor,
     uniforms_BL: Tensor,
     draft_steps: int,
-    sampling: SamplingConfig,
+    sampling: SamplingConfig | Sequence[SamplingConfig],
 ) -> Prefix:
     """Scales 1..N: token ids of the low frequencies, as a Prefix of B images.
 
@@ -43,7 +43,7 @@ def draft(
         labels_B: class of each image, whole numbers [B] below `num_classes`.
         uniforms_BL: random integers of each image, int64 [B, L], as `uniforms` gives them.
         draft_steps: N, scales that the drafter makes, 1 to K - 1.
-        sampling: guidance, top-k, top-p and temperatures.
+        sampling: guidance, top-k, top-p and temperatures, of all images or of each.
 
     Raises InputError for arguments that do not fit, JobError for logits that are not finite.
     """
@@ -59,7 +59,7 @@ def refine(
     labels_B: Tensor,
     uniforms_BL: Tensor,
     prefix: Prefix,
-    sampling: SamplingConfig,
+    sampling: SamplingConfig | Sequence[SamplingConfig],
 ) -> Tensor:
     """Scales N+1..K behind a prefix: token ids of all scales, int64 [B, L].
 
@@ -69,7 +69,7 @@ def refine(
         labels_B: class of each image, whole numbers [B] below `num_classes`.
         uniforms_BL: random integers of each image, int64 [B, L], as `uniforms` gives them.
         prefix: what `draft` made for these images.
-        sampling: guidance, top-k, top-p and temperatures.
+        sampling: guidance, top-k, top-p and temperatures, of all images or of each.
 
     Raises InputError for arguments that do not fit, JobError for logits that are not finite.
     """

@@ -5,6 +5,7 @@ Source: VAR (arXiv 2404.02905) and CoDe (arXiv 2411.17787), and the shapes of th
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from itertools import accumulate, pairwise
@@ -179,13 +180,13 @@ class SamplingConfig:
     temperatures: tuple[float, ...] = field(default=(1.1,) * 7 + (1.0,))
 
     def __post_init__(self) -> None:
-        if self.cfg < 0:
+        if not 0 <= self.cfg < math.inf:
             raise InputError(f"cfg: expected >= 0, got {self.cfg}")
         if self.top_k < 0:
             raise InputError(f"top_k: expected >= 0 (0 keeps all), got {self.top_k}")
         if not 0 <= self.top_p <= 1:
             raise InputError(f"top_p: expected 0 to 1, got {self.top_p}")
-        if not self.temperatures or not min(self.temperatures) >= MIN_TEMPERATURE:
+        if not self.temperatures or not all(MIN_TEMPERATURE <= t < math.inf for t in self.temperatures):
             raise InputError(f"temperatures: expected one or more values >= {MIN_TEMPERATURE}, got {self.temperatures}")
 
     def temperature(self, scale: int) -> float:

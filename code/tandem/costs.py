@@ -8,7 +8,7 @@ ours raise the speed, not the work.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -94,7 +94,7 @@ def var_bytes(
     dtype: torch.dtype,
     device: torch.device,
     how: Preparation,
-    sampling: SamplingConfig,
+    sampling: SamplingConfig | Sequence[SamplingConfig],
 ) -> Bytes:
     """Bytes of a transformer that decodes the scales start..stop of `batch` images on a kind of device.
 
@@ -108,7 +108,8 @@ def var_bytes(
             quantizer = Quantizer(config.pyramid, config.vocab_size, config.latent_channels, 0.5, 4)
             labels_B = torch.empty(batch, dtype=torch.int64)
             noise_BL = torch.empty(batch, offsets[-1], dtype=torch.int64)
-        rows = batch * (2 if sampling.cfg > 0 else 1)
+        each = [sampling] if isinstance(sampling, SamplingConfig) else sampling
+        rows = batch * (2 if any(config.cfg > 0 for config in each) else 1)
 
         def work() -> None:
             for _ in decode_scales(var, quantizer, labels_B, noise_BL, noise_BL[:, : offsets[start]], stop, sampling):

@@ -12,9 +12,9 @@ import io
 import json
 import math
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 from xml.sax.saxutils import escape
 
 import numpy as np
@@ -49,7 +49,7 @@ _XMP = (
 
 @dataclass(frozen=True)
 class Provenance:
-    """What made an image. A job builds one without the last three fields; `for_image` fills them in."""
+    """What made an image. A job builds one without the last four fields; `for_image` fills them in."""
 
     software: str  # name and version, such as "tandem 0.1.0"
     drafter_sha256: str
@@ -60,14 +60,21 @@ class Provenance:
     index: int | None = None
     label: int | None = None
     class_name: str | None = None
+    settings: Mapping[str, Any] | None = None  # of this image alone, where a job has rows with settings of their own
 
-    def for_image(self, index: int, label: int, class_name: str) -> Provenance:
-        """The same job, one image of it."""
-        return replace(self, index=index, label=label, class_name=class_name)
+    def for_image(self, index: int, label: int, class_name: str, own: Mapping[str, Any] | None = None) -> Provenance:
+        """The same job, one image of it; `own` are settings of this image in place of the job's."""
+        own = own or {}
+        known = {name: own[name] for name in ("seed", "draft_steps") if name in own}
+        others = {name: value for name, value in own.items() if name not in known}
+        return replace(self, index=index, label=label, class_name=class_name, settings=others or None, **known)
 
     def to_json(self) -> str:
         """One line of pure ASCII, keys in field order: the same values give the same bytes."""
-        return json.dumps(asdict(self), separators=(",", ":"))
+        values = asdict(self)
+        if self.settings is None:
+            del values["settings"]
+        return json.dumps(values, separators=(",", ":"))
 
 
 def encode_image(pixels: NDArray[np.uint8], codec: Codec, quality: int, provenance: Provenance) -> bytes:
@@ -126,7 +133,8 @@ def read_provenance(data: bytes) -> Provenance:
         raise InputError("the image has no Tandem provenance", hint="other software made or saved it")
     try:
         values = json.loads(text)
-        return Provenance(**{f.name: values[f.name] for f in fields(Provenance)})
+        needed = [f.name for f in fields(Provenance) if f.name != "settings"]
+        return Provenance(**{name: values[name] for name in needed}, settings=values.get("settings"))
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"the image's provenance cannot be read: {error!r}") from None
 

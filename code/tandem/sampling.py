@@ -19,14 +19,14 @@ WEIGHT_BITS = 30
 HEAD_SHARE = 8  # of all codes that top-p looks at first on a CPU, where sorting them all takes longest
 
 
-def uniforms(seed: int, index_B: np.ndarray, num_tokens: int) -> Tensor:
+def uniforms(seed: int | np.ndarray, index_B: np.ndarray, num_tokens: int) -> Tensor:
     """One random integer in [0, 2^31) for each token of each image: int64 [B, L].
 
     The stream of an image is Philox (counter-based) keyed by (seed, index), so it does not depend on the batch,
     the replica or the order in which images are made. Position in the stream = absolute token position.
 
     Args:
-        seed: of the job, 0 to 2^64 - 1.
+        seed: of the job, 0 to 2^64 - 1; or of each image, whole numbers [B].
         index_B: position of each image in the job, whole numbers [B].
         num_tokens: L, tokens of all scales of an image (`Pyramid.num_tokens`).
 
@@ -34,7 +34,8 @@ def uniforms(seed: int, index_B: np.ndarray, num_tokens: int) -> Tensor:
     """
     index_B = check_stream(seed, index_B, num_tokens)
     streams = [
-        np.random.Philox(key=np.array([seed, index], dtype=np.uint64)).random_raw(num_tokens) for index in index_B
+        np.random.Philox(key=np.array([own, index], dtype=np.uint64)).random_raw(num_tokens)
+        for own, index in zip(np.broadcast_to(seed, len(index_B)), index_B, strict=True)
     ]
     bits = np.stack(streams) >> np.uint64(64 - UNIFORM_BITS)
     return torch.from_numpy(bits.astype(np.int64))

@@ -16,7 +16,7 @@ from tandem.config import Pyramid
 from tandem.images import read_provenance
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
-ROWS = ["--classes", "all", "--images", "11", "--shard-size", "4", "--seed", "5"]
+CELLS = [(3.0, 5, 7), (0.5, 7, None), (None, None, 7), (None, 3, None)]  # cfg, top_k and seed of four rows
 BATCH = ["--batch", "3"]
 
 
@@ -30,20 +30,29 @@ def refine(models: dict[str, str], drafts: Path, out: Path, *more: str) -> int:
 
 
 @pytest.fixture(scope="module")
-def drafts(tiny_models, tmp_path_factory) -> Path:
+def rows(tmp_path_factory) -> list[str]:
+    """Eleven images of a file whose rows have settings of their own."""
+    lines = [",".join("" if cell is None else str(cell) for cell in (i % 4, *CELLS[i % 4])) for i in range(11)]
+    path = tmp_path_factory.mktemp("rows") / "rows.csv"
+    path.write_text("\n".join(["label,cfg,top_k,seed", *lines]))
+    return ["--labels", str(path), "--shard-size", "4", "--seed", "5"]
+
+
+@pytest.fixture(scope="module")
+def drafts(tiny_models, rows, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("drafts") / "drafts"
     weights = ["--drafter", tiny_models["drafter"], "--vqvae", tiny_models["vqvae"]]
-    command = ["draft", *weights, *ROWS, *BATCH, "--out", str(out), "--placement", "gpu", "--drafters", "2"]
+    command = ["draft", *weights, *rows, *BATCH, "--out", str(out), "--placement", "gpu", "--drafters", "2"]
     assert main(command) == 0
     assert main(command) == 0  # nothing is left to do
     return out
 
 
 @pytest.fixture(scope="module")
-def generated(tiny_models, tmp_path_factory) -> Path:
+def generated(tiny_models, rows, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("generated") / "out"
     weights = [part for role, path in tiny_models.items() for part in (f"--{role}", path)]
-    command = ["generate", *weights, *ROWS, *BATCH, "--out", str(out), "--format", "parquet", "--keep-tokens"]
+    command = ["generate", *weights, *rows, *BATCH, "--out", str(out), "--format", "parquet", "--keep-tokens"]
     assert main(command) == 0
     return out
 
@@ -61,6 +70,12 @@ def test_drafts_are_the_first_scales_and_two_bytes_a_token(drafts, generated):
 def test_draft_and_refine_give_the_bytes_of_generate(tiny_models, drafts, generated, tmp_path):
     assert refine(tiny_models, drafts, tmp_path / "out", "--format", "parquet", "--keep-tokens") == 0
     assert digests(tmp_path / "out") == digests(generated)
+    table = pq.read_table(tmp_path / "out/shards").to_pydict()
+    own = [(3.0, 5, 7), (0.5, 7, 5), (1.5, 600, 7), (1.5, 3, 5)]  # gaps are the job's own values
+    assert list(zip(table["cfg"], table["top_k"], table["seed"], strict=True)) == [own[i % 4] for i in range(11)]
+    assert table["seed_index"] == [i if CELLS[i % 4][2] is None else 0 for i in range(11)]
+    assert read_provenance(table["image"][1]["bytes"]).settings == {"cfg": 0.5, "top_k": 7, "seed_index": 1}
+    assert "| cfg | of each row: column `cfg` |" in (tmp_path / "out/README.md").read_text()
     assert main(["verify", str(tmp_path / "out")]) == 0
 
 
@@ -70,7 +85,10 @@ def test_drafts_can_be_refined_again_from_fewer_scales_and_otherwise(tiny_models
     ours, whole = pq.read_table(tmp_path / "out/shards"), pq.read_table(generated / "shards")
     assert [t[:1] for t in ours["tokens"].to_pylist()] == [t[:1] for t in whole["tokens"].to_pylist()]
     assert ours["tokens"].to_pylist() != whole["tokens"].to_pylist()
-    assert read_provenance(ours["image"][0]["bytes"].as_py()).draft_steps == 1
+    told = read_provenance(ours["image"][0]["bytes"].as_py())
+    assert (told.draft_steps, told.settings) == (1, {"top_k": 5, "seed_index": 0})
+    assert "cfg" not in ours.column_names
+    assert ours["drafted_cfg"].to_pylist() == whole["cfg"].to_pylist()
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,7 @@ EXPECTED: dict[str, dict[str, str] | str] = {
     "header_space.csv": "column ' count': expected 'count'",
     "ids.csv": TEXT,
     "iso.jsonl": "row 1: big: expected whole numbers from -2^63 to 2^63 - 1, got 12345678901234567890",
+    "label_columns_like_settings.csv": {"cfg": "double", "top_k": "int64"},
     "latenull.parquet": {"note": "string", "w": "double"},
     "latin1.csv": "line 2: not UTF-8 (byte 0xe9)",
     "srcname.parquet": {"source_file_name": "string"},

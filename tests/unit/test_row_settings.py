@@ -1,0 +1,200 @@
+"""Settings of label rows as the label file has them: read, checked as the flags are, and filled in."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from jobs.batch import COLOCATED, Decoding, all_stages, sampling_to_count
+from jobs.generate import GenerateSpec
+from jobs.label_file import read_label_file
+from jobs.labels import LabelRows
+from jobs.options import DecodingOptions, ImageOptions
+from jobs.row_settings import JOB_SETTINGS, fill_settings
+from tandem.config import Pyramid, SamplingConfig
+from tandem.errors import InputError, LabelError
+from workers.models import resolve_models
+from workers.row_settings import ROW_SETTINGS
+
+NAMES = ("ant", "face", "flag")
+FAULTY = Path(__file__).parents[1] / "data/labels/label_columns_like_settings.csv"
+OWN = SamplingConfig(cfg=1.5, top_k=600, top_p=0.96, temperatures=(1.1, 1.0))
+PYRAMID = Pyramid((1, 2, 3, 4))
+
+
+def write(tmp_path: Path, kind: str, rows: list[dict]) -> str:
+    path = tmp_path / f"rows.{kind}"
+    if kind == "parquet":
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    elif kind == "jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    else:
+        cells = [[f'"{value}"' if "," in str(value) else str(value) for value in row.values()] for row in rows]
+        path.write_text("\n".join(map(",".join, [list(rows[0]), *cells])) + "\n")
+    return str(path)
+
+
+def filled(rows: LabelRows, seed: int = 9) -> LabelRows:
+    return fill_settings(rows, OWN, 2, seed, PYRAMID, "--labels: rows.csv")
+
+
+def read(tmp_path: Path, kind: str, rows: list[dict]) -> LabelRows:
+    return filled(read_label_file(write(tmp_path, kind, rows), NAMES))
+
+
+def values(rows: LabelRows) -> dict[str, list]:
+    """Every column, image by image."""
+    return {name: column.to_pylist() for name, column in rows.carried(range(len(rows))).items()}
+
+
+def test_columns_of_settings_are_the_settings_of_their_rows():
+    rows = filled(read_label_file(str(FAULTY), NAMES))
+    assert rows.label.tolist() == [1, 1, 2]
+    assert rows.row_settings == ("cfg", "top_k")
+    assert values(rows) == {"cfg": [3.0, 3.0, 0.5], "top_k": [5, 5, 7]}
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
+def test_every_kind_of_file_gives_the_same_settings(tmp_path, kind):
+    given: dict[str, list] = {
+        "label": [0, 1, 2],
+        "note": ["x", "y", "z"],
+        "seed": [5, 6, 7],
+        "draft_steps": [1, 3, 2],
+        "temperatures": ["1.2,1", "0.5", "2"] if kind == "csv" else [[1.2, 1.0], [0.5], [2.0]],
+        "top_p": [0.5, 1, 0],
+    }
+    rows = read(tmp_path, kind, [dict(zip(given, row, strict=True)) for row in zip(*given.values(), strict=True)])
+    assert rows.row_settings == ("top_p", "temperatures", "draft_steps", "seed")
+    assert values(rows) == {
+        "top_p": [0.5, 1.0, 0.0],
+        "temperatures": [[1.2, 1.0], [0.5], [2.0]],
+        "draft_steps": [1, 3, 2],
+        "seed": [5, 6, 7],
+        "seed_index": [0, 0, 0],
+        "note": ["x", "y", "z"],
+    }
+    assert [str(field.type) for field in rows.extra.schema][:2] == ["double", "list<item: double>"]
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
+def test_an_empty_cell_is_the_jobs_own_value(tmp_path, kind):
+    nothing = "" if kind == "csv" else None
+    some = {"cfg": 3, "top_k": 5, "temperatures": "2", "draft_steps": 1}
+    rows = read(tmp_path, kind, [{"label": 0, **some}, {"label": 1, **dict.fromkeys(some, nothing)}])
+    expected = {"cfg": [3.0, 1.5], "top_k": [5, 600], "temperatures": [[2.0], [1.1, 1.0]], "draft_steps": [1, 2]}
+    assert values(rows) == expected
+
+
+def test_images_of_a_seed_are_counted_in_their_row_and_others_have_the_index_of_the_job(tmp_path):
+    given = [
+        {"label": 0, "count": 2, "seed": 7},
+        {"label": 1, "count": 2, "seed": ""},
+        {"label": 2, "count": 2, "seed": 7},
+    ]
+    rows = read(tmp_path, "csv", given)
+    assert values(rows) == {"seed": [7, 7, 9, 9, 7, 7], "seed_index": [0, 1, 2, 3, 0, 1]}
+    assert rows.label.tolist() == [0, 0, 1, 1, 2, 2]
+
+
+def test_settings_are_part_of_the_jobs_identity(tmp_path):
+    files = [[{"label": 0, "cfg": cfg, "top_k": 5}] for cfg in ("1.5", "", "2", "2.0")]
+    first, own, two, also_two = (read(tmp_path, "csv", rows).digest for rows in files)
+    assert first == own  # the job's own value, written out
+    assert two == also_two
+    assert first != two
+
+
+@pytest.mark.parametrize(
+    ("name", "cell", "expected"),
+    [
+        ("cfg", "-1", "a number >= 0"),
+        ("cfg", "nan", "a number >= 0"),
+        ("cfg", "inf", "a number >= 0"),
+        ("cfg", "high", "a number >= 0"),
+        ("top_k", "2.5", "a whole number from 0"),
+        ("top_k", "-3", "a whole number from 0"),
+        ("top_k", str(2**31), "a whole number from 0"),
+        ("top_p", "1.01", "a number from 0 to 1"),
+        ("temperatures", "1.1,,1", "numbers >= 0.01"),
+        ("temperatures", "0", "numbers >= 0.01"),
+        ("draft_steps", "1e30", "a whole number"),
+        ("seed", "-1", "a whole number from 0 to 9223372036854775807"),
+        ("seed", str(2**63), "a whole number from 0 to 9223372036854775807"),
+    ],
+)
+def test_a_wrong_value_is_named_with_file_row_and_column(tmp_path, name, cell, expected):
+    path = write(tmp_path, "csv", [{"label": 0, name: ""}, {"label": 1, name: cell}])
+    with pytest.raises(LabelError) as caught:
+        read_label_file(path, NAMES)
+    assert str(caught.value).startswith(f"--labels: {path}, row 2: {name}: expected {expected}")
+    assert str(caught.value).endswith(f", got {cell!r}")
+
+
+@pytest.mark.parametrize(
+    ("name", "cell"), [("cfg", True), ("top_k", False), ("temperatures", [1.0, None]), ("seed", [1])]
+)
+def test_a_wrong_type_is_refused(tmp_path, name, cell):
+    path = write(tmp_path, "jsonl", [{"label": 0, name: cell}])
+    with pytest.raises(LabelError, match=f"row 1: {name}: expected"):
+        read_label_file(path, NAMES)
+
+
+@pytest.mark.parametrize("n", [0, 4])
+def test_draft_steps_are_those_of_the_pyramid(tmp_path, n):
+    message = rf"row 2: draft_steps: expected 1 to 3 \(the pyramid has 4 scales\), got {n}"
+    with pytest.raises(LabelError, match=message):
+        read(tmp_path, "csv", [{"label": 0, "draft_steps": 3}, {"label": 1, "draft_steps": n}])
+
+
+@pytest.mark.parametrize("name", [*JOB_SETTINGS, "Batch"])
+def test_settings_of_the_whole_job_are_refused_as_columns(tmp_path, name):
+    path = write(tmp_path, "csv", [{"label": 0, name: 1}])
+    with pytest.raises(LabelError, match=f"column '{name}': expected none of that name") as caught:
+        read_label_file(path, NAMES)
+    assert "rename the column if it is data" in (caught.value.hint or "")
+
+
+def test_every_option_that_changes_an_image_is_a_setting_of_the_row_or_refused():
+    options = {*DecodingOptions.model_fields, *ImageOptions.model_fields, "batch", "shard_size", "seed", "drafter"}
+    assert options - {"spec", "cuda_graphs"} <= {*JOB_SETTINGS, *ROW_SETTINGS}
+    assert {*JOB_SETTINGS, *ROW_SETTINGS} - {"seed_index"} <= set(GenerateSpec.model_fields)
+
+
+@pytest.mark.parametrize("name", [" cfg", "CFG", "top-k", "Top_P", "temperature", "draft steps"])
+def test_near_misses_of_a_setting_are_refused(tmp_path, name):
+    path = write(tmp_path, "csv", [{"label": 0, name: 1}])
+    with pytest.raises(LabelError, match=r"expected '(cfg|top_k|top_p|temperatures|draft_steps)'"):
+        read_label_file(path, NAMES)
+
+
+def test_what_says_nothing_about_the_image_is_carried(tmp_path):
+    rows = read(tmp_path, "csv", [{"label": 0, "out": "a", "split": "train", "score": "007"}])
+    assert rows.row_settings == ()
+    assert values(rows) == {"out": ["a"], "split": ["train"], "score": ["007"]}
+
+
+def test_flags_refuse_what_is_not_finite():
+    for wrong in ({"cfg": float("inf")}, {"cfg": float("nan")}, {"temperatures": (1.0, float("inf"))}):
+        with pytest.raises(InputError, match="expected"):
+            SamplingConfig(**wrong)
+
+
+def test_memory_is_counted_for_what_rows_may_ask_for(tiny_models):
+    models = resolve_models(tiny_models["drafter"], tiny_models["refiner"], tiny_models["vqvae"], False)
+    options = GenerateSpec(classes="all", images=4, out="out")
+    plain = Decoding(models, COLOCATED, 2, SamplingConfig(cfg=0.0, top_k=2, top_p=0.0), 1)
+    mixed = replace(plain, row_settings=("cfg", "top_k", "draft_steps"), row_draft_steps=(1, 3))
+    assert sampling_to_count(plain, 8) == plain.sampling
+    own = sampling_to_count(mixed, 8)
+    assert isinstance(own, list)
+    assert (len(own), own[0].cfg > 0, own[0].top_k, len(set(own))) == (8, True, 0, 2)
+    for name in ("draft", "refine"):
+        few, many = all_stages(options, plain, False)[name](8), all_stages(options, mixed, False)[name](8)
+        assert many.total > few.total
+        assert many.weights == few.weights
