@@ -10,7 +10,7 @@ from cluster.nodes import Labels, Node, as_spelt, count_gpus, gpus_by_kind, sele
 from cluster.planner import Option
 from tandem.errors import PlacementError
 
-PlacementMode = Literal["auto", "split", "colocated", "cpu"]
+PlacementMode = Literal["auto", "split", "colocated", "mixed", "cpu"]
 
 
 @dataclass(frozen=True)
@@ -19,10 +19,11 @@ class Placement:
 
     split      drafters and refiners on disjoint GPUs, one GPU each
     colocated  one actor a GPU holds both models; `num_drafters` actors
+    mixed      drafters and refiners as split, and beside them `num_both` actors that hold both models
     cpu        drafters and refiners as processes on CPU cores
     """
 
-    mode: Literal["split", "colocated", "cpu"]
+    mode: Literal["split", "colocated", "mixed", "cpu"]
     num_drafters: int
     num_refiners: int
     reason: str
@@ -30,6 +31,8 @@ class Placement:
     refiner_nodes: tuple[Labels, ...] = ()
     least_drafters: int = field(default=0, kw_only=True)  # that it starts with, others may come later; 0: all of them
     least_refiners: int = field(default=0, kw_only=True)
+    num_both: int = field(default=0, kw_only=True)
+    both_nodes: tuple[Labels, ...] = field(default=(), kw_only=True)
 
     @property
     def gpus_per_replica(self) -> int:
@@ -37,7 +40,7 @@ class Placement:
 
     @property
     def num_actors(self) -> int:
-        return self.num_drafters if self.mode == "colocated" else self.num_drafters + self.num_refiners
+        return self.num_drafters + (0 if self.mode == "colocated" else self.num_refiners + self.num_both)
 
     def describe(self) -> str:
         if self.mode == "colocated":
@@ -48,6 +51,7 @@ class Placement:
                 "refiners": (self.least_refiners, self.num_refiners),
             }
             what = ", ".join(f"{how_many(*count)} {role}" for role, count in counts.items() if count[1])
+            what += f", {self.num_both} x (drafter + refiner)" if self.num_both else ""
         where = "CPU" if self.mode == "cpu" else "one GPU each"
         return f"placement {self.mode}: {what}, {where} ({self.reason})"
 
@@ -132,6 +136,26 @@ def place_on(
     return Placement("split", drafters, refiners, "as asked", (drafters_on,) * drafters, (refiners_on,) * refiners)
 
 
+def place_mixed(
+    num_drafters: int, num_refiners: int, num_both: int, on: Sequence[Labels], nodes: Sequence[Node]
+) -> Placement:
+    """So many of each, on all nodes or on those of given labels: of drafters, refiners, and replicas of both."""
+    numbers = {"drafters": num_drafters, "refiners": num_refiners, "colocated replicas": num_both}
+    total = sum(numbers.values())
+    what = ", ".join(f"{count} {role}" for role, count in numbers.items())
+    check_gpus(total, count_gpus(nodes), what)
+    wanted = [as_spelt(labels, nodes) for labels in on]
+    for (role, count), labels in zip(numbers.items(), wanted, strict=False):
+        named = ", ".join(f"{name}={value}" for name, value in labels.items())
+        check_gpus(count, count_gpus([n for n in nodes if n.matches(labels)]), f"{count} {role} on nodes of {named}")
+    draft_on, refine_on, both_on = (
+        (labels,) * count for labels, count in zip(wanted or ({},) * 3, numbers.values(), strict=True)
+    )
+    return Placement(
+        "mixed", num_drafters, num_refiners, "as asked", draft_on, refine_on, num_both=num_both, both_nodes=both_on
+    )
+
+
 def place_by_plan(option: Option, nodes: Sequence[Node]) -> Placement:
     """The placement that the planner has chosen, each kind of GPU addressed by its label."""
     reason = f"planned: {option.images_per_s:.1f} images/s predicted"
@@ -140,7 +164,8 @@ def place_by_plan(option: Option, nodes: Sequence[Node]) -> Placement:
         return Placement("colocated", count, count, reason, wanted_nodes(option.drafters, nodes))
     drafters, refiners = sum(option.drafters.values()), sum(option.refiners.values())
     roles = (wanted_nodes(role, nodes) for role in (option.drafters, option.refiners))
-    return Placement("split", drafters, refiners, reason, *roles)
+    both, both_nodes = sum(option.both.values()), wanted_nodes(option.both, nodes)
+    return Placement(option.mode, drafters, refiners, reason, *roles, num_both=both, both_nodes=both_nodes)
 
 
 def wanted_nodes(counts: Mapping[str, int], nodes: Sequence[Node]) -> tuple[Labels, ...]:

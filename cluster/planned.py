@@ -26,16 +26,22 @@ class PlannedOption(BaseModel):
 
     model_config = ConfigDict(frozen=True, strict=True)
 
-    mode: Literal["split", "colocated"]
+    mode: Literal["split", "colocated", "mixed"]
     draft_steps: PositiveInt
     batch: PositiveInt
     drafters: Counts
     refiners: Counts
+    both: dict[Kind, PositiveInt] = Field(default_factory=dict)
     images_per_s: PositiveFloat
 
     @property
     def num_drafters(self) -> int:
         return sum(self.drafters.values())
+
+    @property
+    def num_both(self) -> int:
+        """Of a mixed plan."""
+        return sum(self.both.values())
 
     @property
     def num_refiners(self) -> int:
@@ -63,7 +69,7 @@ class PlanFile(BaseModel):
     def images(self) -> int:
         return math.ceil(self.request.images)
 
-    def option(self, mode: Literal["plan", "split", "colocated"]) -> PlannedOption:
+    def option(self, mode: Literal["plan", "split", "colocated", "mixed"]) -> PlannedOption:
         """The best option, or the best of a placement. Raises InputError where the plan has none of it."""
         for option in (self.best, *self.runners_up):
             if mode in ("plan", option.mode):
@@ -119,6 +125,7 @@ def groups_of(option: PlannedOption, spot: Spot) -> list[Group]:
     return [
         *(Group("drafter", kind, count, spot == "all") for kind, count in option.drafters.items()),
         *(Group("refiner", kind, count, spot != "none") for kind, count in option.refiners.items()),
+        *(Group("both", kind, count, spot == "all") for kind, count in option.both.items()),
     ]
 
 

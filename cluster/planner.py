@@ -2,7 +2,7 @@
 
 A GPU of kind k drafts a_k images a second, or refines (and decodes) b_k. Colocated it does both for each image and
 makes 1 / (1/a_k + 1/b_k). Split, the GPUs of a kind may all take one role or be divided; `cluster.search` finds the
-best division of whole GPUs, and the bound that no placement beats.
+best division of whole GPUs, and the bound that no placement beats. Mixed, some GPUs are colocated and others split.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from itertools import product
 from typing import Any, Literal
 
 from cluster.profile import Profile
-from cluster.search import USES, Cards, Goal, Search, Use
+from cluster.search import NOTHING, USES, Cards, Goal, Search, Use
 from tandem.errors import InputError, PlacementError
 
 Counts = Mapping[str, int]
@@ -22,8 +22,10 @@ Counts = Mapping[str, int]
 TIME_PRICE = 1e-6
 MAX_GPUS = 1024  # of a kind: the search holds every division of them
 TIE = 2e-6  # share by which plans differ that count as equally good
-Mode = Literal["split", "colocated"]
-SIMPLEST_FIRST: dict[Mode, Sequence[Use]] = {"colocated": ("both",), "split": ("draft", "refine")}
+# A mixed plan has to gain as much on the others: shards of colocated replicas pass through a refiner's process
+MIXED_GAIN = 0.02
+Mode = Literal["split", "colocated", "mixed"]
+SIMPLEST_FIRST: dict[Mode, Sequence[Use]] = {"colocated": ("both",), "split": ("draft", "refine"), "mixed": USES}
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,7 @@ class Option:
     fid: float | None = None
     hours: float = 0.0
     cost: float | None = None
+    both: dict[str, int] = field(default_factory=dict)  # of a mixed plan, GPUs besides that are colocated
     estimated: tuple[str, ...] = field(default=())  # stage times that were not measured, and of which profile
     limits: tuple[str, ...] = ()  # roles that kinds of GPU cannot take here, and why
     exact: bool = True  # no other use of whole GPUs in this mode is better by more than EXACT_TO
@@ -48,8 +51,8 @@ class Option:
     @property
     def gpus(self) -> dict[str, int]:
         """GPUs in use of each kind."""
-        split = self.refiners if self.mode == "split" else {}
-        return {kind: self.drafters.get(kind, 0) + split.get(kind, 0) for kind in {**self.drafters, **split}}
+        roles = [self.drafters, *([] if self.mode == "colocated" else [self.refiners, self.both])]
+        return {kind: sum(role.get(kind, 0) for role in roles) for kind in dict.fromkeys(k for r in roles for k in r)}
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self) | {"gpus": self.gpus}
@@ -57,7 +60,7 @@ class Option:
 
 @dataclass(frozen=True)
 class Plan:
-    """The chosen option, the next best ones with the best colocated one always among them, and the bound."""
+    """The chosen option, the next best ones with the best of each mode always among them, and the bound."""
 
     best: Option
     runners_up: tuple[Option, ...]
@@ -104,10 +107,9 @@ def make_plan(profiles: Sequence[Profile], request: Request, num_runners_up: int
     if not options:
         raise PlacementError("no kind of GPU can take both roles, and no two kinds share them")
     ranked = rank(options, request)
-    best, others = ranked[0], ranked[1 : num_runners_up + 1]
-    together = next((option for option in ranked if option.mode == "colocated"), None)
-    if together and together not in (best, *others):
-        others = [*others[:-1], together]
+    best, firsts = ranked[0], [next((o for o in ranked if o.mode == mode), None) for mode in SIMPLEST_FIRST]
+    others = sorted(ranked[1:], key=lambda option: option not in firsts)[:num_runners_up]
+    others.sort(key=ranked.index)
     meets = None if request.deadline_h is None else not is_late(best, request)
     return Plan(best, tuple(others), bound, meets)
 
@@ -168,14 +170,21 @@ def best_of_modes(cards: Sequence[Cards], request: Request) -> Iterator[Option]:
         seconds = request.deadline_s - request.start_up_s
         least = request.images / seconds if seconds > 0 else math.inf
         cheapest = Goal(least, request.images, request.start_up_s, TIME_PRICE * min(request.price_per_h.values()))
+    goals = [cheapest, Goal()] if cheapest and math.isfinite(cheapest.least) else [Goal()]
+    known = [NOTHING] * len(goals)
     for mode, uses in SIMPLEST_FIRST.items():
-        found = None
-        if cheapest and math.isfinite(cheapest.least):
-            found = option_of(mode, cards, Search(cards, uses, cheapest).run())
-        if found is None:
-            found = option_of(mode, cards, Search(cards, uses, Goal()).run())
-        if found is not None:
-            yield found
+        for i, goal in enumerate(goals):
+            search = Search(cards, uses, goal, with_gain(known[i]) if mode == "mixed" else NOTHING).run()
+            if (found := option_of(mode, cards, search)) is not None:
+                known[i] = max(known[i], search.worth)
+                yield found
+            if found is not None or (mode == "mixed" and known[i] > NOTHING):
+                break
+
+
+def with_gain(worth: float) -> float:
+    """What a mixed plan has to be worth where a simpler one is worth so much."""
+    return worth + MIXED_GAIN * abs(worth) if worth > NOTHING else worth
 
 
 def option_of(mode: Mode, cards: Sequence[Cards], search: Search) -> Option | None:
@@ -188,11 +197,14 @@ def option_of(mode: Mode, cards: Sequence[Cards], search: Search) -> Option | No
     if mode == "colocated":
         rate = sum(c.both * both.get(c.kind, 0) for c in cards)
         return Option(mode, 0, 0, both, both, rate, {"draft + refine": 1.0}, 0.0, exact=search.proven)
+    if mode == "mixed" and not (both and drafters and refiners):
+        return None
     drafting, refining = {c.kind: c.draft for c in cards}, {c.kind: c.refine for c in cards}
     rate = min(total(drafters, drafting), total(refiners, refining))
     drafters, refiners = enough(drafters, drafting, rate), enough(refiners, refining, rate)
     busy = {"draft": rate / total(drafters, drafting), "refine": rate / total(refiners, refining)}
-    return Option(mode, 0, 0, drafters, refiners, rate, busy, 0.0, exact=search.proven)
+    rate += total(both, {c.kind: c.both for c in cards})
+    return Option(mode, 0, 0, drafters, refiners, rate, busy, 0.0, both=both, exact=search.proven)
 
 
 def total(counts: Counts, rates: Mapping[str, float]) -> float:

@@ -137,6 +137,8 @@ class Deployment:
         option = self.option
         drafters, refiners = (" + ".join(f"{n} {k}" for k, n in c.items()) for c in (option.drafters, option.refiners))
         who = f"{drafters} with both models" if option.mode == "colocated" else f"{drafters} draft, {refiners} refine"
+        if option.both:
+            who += f", {' + '.join(f'{n} {k}' for k, n in option.both.items())} with both models"
         return f"{who}, N = {option.draft_steps}, batch {option.batch}: {option.images_per_s:.1f} images/s predicted"
 
 
@@ -154,8 +156,10 @@ def entrypoint(deployment: Deployment) -> str:
         else:
             least, most = deployment.bounds(role)
             words += [f"--min-{role}s", str(least), f"--max-{role}s", str(most)]
-    if option.mode == "split":
+    if option.mode != "colocated":
         words += ["--drafters-on", selector_text("drafter"), "--refiners-on", selector_text("refiner")]
+    if option.mode == "mixed":
+        words += ["--colocated", str(option.num_both), "--colocated-on", selector_text("both")]
     words += ["--" + name.replace("_", "-") for name in settings.preparation]
     return shlex.join([*words, "--out", settings.dataset])
 

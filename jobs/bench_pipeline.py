@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from rich.console import Console
 from rich.table import Table
 
@@ -44,6 +44,7 @@ class BenchPipelineSpec(Spec):
 
     drafters: PositiveInt = Field(8, description="drafter replicas, a simulated GPU each")
     refiners: PositiveInt = Field(4, description="refiner replicas, a simulated GPU each")
+    colocated: NonNegativeInt = Field(0, description="replicas besides that draft and refine their shards, a GPU each")
     draft_s: PositiveFloat = Field(1.4, description="simulated seconds that a drafter takes for a batch")
     refine_s: PositiveFloat = Field(0.7, description="simulated seconds that a refiner takes for a batch")
     jitter: NonNegativeFloat = Field(0.0, lt=1, description="spread of the times: uniform in +- this share")
@@ -109,16 +110,24 @@ def run(spec: BenchPipelineSpec) -> dict[str, Any]:
             f"--shards: expected --warm-up + --window = {spec.warm_up + spec.window} or more, got {spec.shards}"
         )
     plan = ShardPlan(spec.shards * spec.batch * spec.batches_per_shard, spec.batch * spec.batches_per_shard)
-    gpus = spec.drafters + spec.refiners
+    gpus = spec.drafters + spec.refiners + spec.colocated
     tokens = Pyramid(PATCH_NUMS_256).offsets[spec.draft_steps]
     stage = partial(Simulated, jitter=spec.jitter, batch=spec.batch, prefix_tokens=tokens, image_size=spec.image_size)
+    draft, refine = partial(stage, "draft", spec.draft_s), partial(stage, "refine", spec.refine_s)
     pools = [
-        Pool("draft", ShardRows, [partial(stage, "draft", spec.draft_s)], spec.drafters),
-        Pool("refine", PrefixShard, [partial(stage, "refine", spec.refine_s)], spec.refiners),
+        Pool(
+            "draft",
+            ShardRows,
+            [draft],
+            spec.drafters + spec.colocated,
+            further=[refine],
+            finishers=spec.colocated,
+        ),
+        Pool("refine", PrefixShard, [refine], spec.refiners, passes=PixelShard if spec.colocated else None),
     ]
     shard_bytes = plan.shard_size * 3 * spec.image_size**2
     with open_session(None, gpus, 4, wanted_object_store(spec.refiners, shard_bytes)) as session:
-        check_gpus(gpus, session.num_gpus, f"{spec.drafters} drafters and {spec.refiners} refiners")
+        check_gpus(gpus, session.num_gpus, f"{gpus} replicas")
         say(f"{session.describe()}; stage times are simulated")
         began = time.time()
         ticks: list[tuple[int, int]] = []
@@ -146,7 +155,8 @@ def report(spec: BenchPipelineSpec, began: float, done: list[tuple[float, Stored
     ends = sorted(end for end, _ in done)
     spans = [span for _, stored in done for span in stored.spans]
     first_start = min(span.start_s for span in spans)
-    shard_s = spec.batches_per_shard * max(spec.draft_s / spec.drafters, spec.refine_s / spec.refiners)
+    split = min(spec.drafters / spec.draft_s, spec.refiners / spec.refine_s)
+    shard_s = spec.batches_per_shard / (split + spec.colocated / (spec.draft_s + spec.refine_s))
     window_s = ends[spec.warm_up + spec.window - 1] - ends[spec.warm_up - 1]
     last = max(span.end_s for span in spans if span.stage == "draft")
     images = spec.batch * spec.batches_per_shard

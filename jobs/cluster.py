@@ -62,7 +62,7 @@ class RenderSpec(Ec2Options, BesideOptions, KubernetesOptions, NodeOptions, Prep
 
     plan: Path = Field(description="what tandem plan printed: tandem plan ... > plan.json")
     out: Path = Field(description="folder for the files")
-    mode: Literal["plan", "split", "colocated"] = Field(
+    mode: Literal["plan", "split", "colocated", "mixed"] = Field(
         "plan", description="plan: its best option; or its best one of a placement"
     )
     image: str = Field(
@@ -197,8 +197,11 @@ def documents(deployment: Deployment) -> dict[str, str]:
         say("left out: rayjob.yaml, which needs --dataset s3://bucket/prefix")
     else:
         files["rayjob.yaml"] = rayjob(deployment)
-    files["rayservice.yaml"] = rayservice(deployment)
-    files["serve.yaml"] = with_header(SERVE_LINES, deployment, to_yaml(serve_config(deployment)))
+    if deployment.option.mode == "mixed":
+        say("left out: rayservice.yaml and serve.yaml: the endpoint does not mix; see --mode split")
+    else:
+        files["rayservice.yaml"] = rayservice(deployment)
+        files["serve.yaml"] = with_header(SERVE_LINES, deployment, to_yaml(serve_config(deployment)))
     files |= launcher_file(deployment)
     return files
 

@@ -7,11 +7,11 @@ from functools import partial
 from typing import Annotated, Any
 
 import ray
-from pydantic import Field, model_validator
+from pydantic import Field, PositiveInt, model_validator
 
 from cluster.elastic import place_elastically
 from cluster.nodes import as_spelt, gpus_by_kind, parse_labels
-from cluster.plan import Placement, PlacementMode, place, place_by_plan, place_on
+from cluster.plan import Placement, PlacementMode, place, place_by_plan, place_mixed, place_on
 from cluster.planner import Request, make_plan
 from cluster.profile import Profile, read_profile
 from cluster.session import Session, living_nodes
@@ -65,8 +65,11 @@ class GenerateSpec(ImageJobOptions, ReplicaOptions, RowOptions):
     refiner: str = Field("embedded", description="like --drafter; the smaller model")
     placement: PlacementMode = Field(
         "auto",
-        description="split: drafters and refiners on disjoint GPUs; colocated: both on each GPU; cpu; "
-        "auto says what it chose and why",
+        description="split: drafters and refiners on disjoint GPUs; colocated: both on each GPU; mixed: some GPUs "
+        "colocated, the others split; cpu; auto says what it chose and why",
+    )
+    colocated: PositiveInt | None = Field(
+        None, description="with --placement mixed: replicas that hold both models, beside --drafters and --refiners"
     )
     profile: tuple[str, ...] | None = Field(
         None, description="profile of each kind of GPU there is: with --placement auto the planner chooses by them"
@@ -75,6 +78,7 @@ class GenerateSpec(ImageJobOptions, ReplicaOptions, RowOptions):
         None, description="Ray labels of the nodes for drafters: ray.io/accelerator-type=H100; with --placement split"
     )
     refiners_on: Annotated[str | None, COMMAS] = Field(None, description="the same for refiners; both or neither")
+    colocated_on: Annotated[str | None, COMMAS] = Field(None, description="the same for --colocated")
 
     @model_validator(mode="after")
     def check_placement(self) -> GenerateSpec:
@@ -87,13 +91,26 @@ class GenerateSpec(ImageJobOptions, ReplicaOptions, RowOptions):
             raise ValueError(
                 f"expected --placement split beside --max-drafters and --max-refiners, got {self.placement}"
             )
-        if self.drafters_on and self.placement != "split" and not self.is_elastic:
-            raise ValueError(f"expected --placement split beside --drafters-on, got {self.placement}")
+        if self.drafters_on and self.placement not in ("split", "mixed") and not self.is_elastic:
+            raise ValueError(f"expected --placement split or mixed beside --drafters-on, got {self.placement}")
+        self.check_mixed()
         if self.profile and (self.placement != "auto" or self.drafters or self.refiners or self.is_elastic):
             raise ValueError("expected --profile with --placement auto and without --drafters and --refiners")
         if self.profile and self.batch == "auto":
             raise ValueError("expected a number for --batch beside --profile, one that was profiled, got auto")
         return self
+
+    def check_mixed(self) -> None:
+        numbers = self.drafters, self.refiners, self.colocated
+        if self.placement == "mixed" and not all(numbers):
+            got = ", ".join(str(number or "none") for number in numbers)
+            raise ValueError(f"--placement mixed: expected --drafters, --refiners and --colocated, got {got}")
+        if self.placement != "mixed" and (self.colocated or self.colocated_on):
+            raise ValueError(f"expected --placement mixed beside --colocated, got {self.placement}")
+        if self.placement == "mixed" and (self.drafters_on is None) != (self.colocated_on is None):
+            raise ValueError("expected --colocated-on beside --drafters-on and --refiners-on, or none of them")
+        if self.colocated_on:
+            parse_labels("--colocated-on", self.colocated_on)
 
 
 def run(spec: GenerateSpec) -> dict[str, Any]:
@@ -165,6 +182,11 @@ def choose_placement(
     """By labels, by profiles, or by number alone; and what to say of it."""
     if spec.is_elastic:
         return take_what_comes(spec, session)
+    if spec.drafters and spec.refiners and spec.colocated:
+        flags = {"--drafters-on": spec.drafters_on, "--refiners-on": spec.refiners_on}
+        flags["--colocated-on"] = spec.colocated_on
+        labels = [parse_labels(flag, text) for flag, text in flags.items() if text]
+        return place_mixed(spec.drafters, spec.refiners, spec.colocated, labels, living_nodes()), []
     if spec.drafters_on and spec.refiners_on:
         on = parse_labels("--drafters-on", spec.drafters_on), parse_labels("--refiners-on", spec.refiners_on)
         return place_on(living_nodes(), *on, spec.drafters, spec.refiners), []

@@ -30,6 +30,7 @@ from tandem.errors import JobError, OutputError
 from workers.encoder import Encoder
 from workers.manifest import Format, Manifest, store_shard
 from workers.records import (
+    FINISHER,
     Read,
     Row,
     Span,
@@ -66,6 +67,9 @@ class Pool:
     replicas: int
     nodes: Sequence[Mapping[str, str]] = ()  # for each replica the Ray labels of its node; none: anywhere
     least: int = 0  # replicas that it starts with, when others may come later; 0: all
+    further: Sequence[Callable[[], Stage]] = ()  # stages of the next pool
+    finishers: int = 0  # the last so many replicas run these as well
+    passes: type[ShardRows] | None = None  # shards that finishers of the pool before have made
 
 
 @dataclass(frozen=True)
@@ -82,7 +86,9 @@ class Pipeline:
     @property
     def most_bytes(self) -> int:
         """What may wait for the sink, however slow it is."""
-        return self.flow(self.plan.num_shards).stages[-2].limit * self.shard_bytes
+        states = self.flow(self.plan.num_shards).stages[:-1]
+        finished = StageState("", self.pools[0].finishers).limit if self.pools[0].finishers else 0
+        return (states[-1].limit + finished) * self.shard_bytes
 
     def flow(self, num_shards: int) -> Flow:
         """The stages of a run of so many shards, to be watched while it lasts."""
@@ -108,7 +114,7 @@ class Pipeline:
         for pool, state in zip(pools, flow.stages, strict=False):
             dataset = dataset.map_batches(
                 type(pool.name, (StageActor,), {}),  # Ray's views and process titles show the name
-                fn_constructor_args=(pool.takes, pool.stages),
+                fn_constructor_args=(pool.takes, pool.stages, pool.further, pool.passes),
                 batch_size=1,
                 batch_format="numpy",
                 compute=ActorPoolStrategy(
@@ -131,14 +137,18 @@ class Pipeline:
 
 
 def where(pool: Pool) -> dict[str, Any]:
-    """What tells Ray Data on which nodes a pool's actors belong."""
-    kinds = {tuple(sorted(labels.items())) for labels in pool.nodes}
-    if len(kinds) <= 1:
-        return {"label_selector": dict(pool.nodes[0]) if pool.nodes and pool.nodes[0] else None}
+    """What tells Ray Data on which nodes a pool's actors belong, and which of them are finishers."""
+    nodes = [dict(labels) for labels in pool.nodes] or [{}] * pool.replicas
+    first = pool.replicas - pool.finishers
+    args = [{"label_selector": labels or None} for labels in nodes]
+    if pool.finishers:
+        args[first:] = [arg | {"runtime_env": {"env_vars": {FINISHER: "1"}}} for arg in args[first:]]
+    if all(arg == args[0] for arg in args):
+        return args[0]
     # Ray Data 2.60 has no other way to tell actors of one pool apart, and drops this one in 2.64
     warnings.filterwarnings("ignore", "`ray_remote_args_fn` is deprecated")
-    turns = cycle(pool.nodes)
-    return {"ray_remote_args_fn": lambda: {"label_selector": dict(next(turns))}}
+    turns = cycle(args)
+    return {"ray_remote_args_fn": lambda: next(turns)}
 
 
 def where_to_write(last: Pool) -> dict[str, Any]:
@@ -224,9 +234,18 @@ def refine_pool(models: ModelSet, settings: DecodeSettings, keep_tokens: bool, p
 
 
 def generate_pools(models: ModelSet, settings: DecodeSettings, keep_tokens: bool, placement: Placement) -> list[Pool]:
-    """Both stages: two pools, or colocated one whose actors run both."""
+    """Both stages: two pools, colocated one whose actors run both, or mixed two, where some of the first run both."""
     draft = draft_pool(models, settings, placement)
     refine = refine_pool(models, settings, keep_tokens, placement)
+    if placement.mode == "mixed":
+        finishers = replace(
+            draft,
+            replicas=placement.num_drafters + placement.num_both,
+            nodes=(*placement.drafter_nodes, *placement.both_nodes),
+            further=refine.stages,
+            finishers=placement.num_both,
+        )
+        return [finishers, replace(refine, passes=PixelShard)]
     if placement.mode == "colocated":
         return [Pool("draft + refine", ShardRows, [*draft.stages, *refine.stages], draft.replicas, draft.nodes)]
     return [draft, refine]

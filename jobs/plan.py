@@ -109,6 +109,8 @@ def print_plan(plan: Plan, request: Request) -> None:
     table = Table(title=f"{request.images:,.0f} images on {gpus}")
     for name in ("", "placement", "N", "batch", "drafters", "refiners"):
         table.add_column(name)
+    if mixed := any(option.both for option in (plan.best, *plan.runners_up)):
+        table.add_column("with both")
     for name in ("images/s", "hours", *(["cost"] if request.price_per_h else [])):
         table.add_column(name, justify="right")
     best, options = plan.best, (plan.best, *plan.runners_up)
@@ -116,7 +118,7 @@ def print_plan(plan: Plan, request: Request) -> None:
     ties = [option for option in plan.runners_up if is_tie(best, option, request)]
     for option in options:
         word = "best" if option is best else "tie" if option in ties else ""
-        table.add_row(word, *cells(option, decimals))
+        table.add_row(word, *cells(option, decimals, mixed))
     Console(stderr=True).print(table)
     if ties:
         say("tie: equal within 0.0002 %; best is the faster, then the one with fewer GPUs, then the simpler placement")
@@ -142,7 +144,7 @@ def decimals_for(rates: Sequence[float]) -> int:
     return next((n for n in range(1, 6) if len({f"{rate:.{n}f}" for rate in known}) == len(known)), 6)
 
 
-def cells(option: Option, decimals: int) -> list[str]:
+def cells(option: Option, decimals: int, mixed: bool) -> list[str]:
     both = option.mode == "colocated"
     numbers = [f"{option.images_per_s:.{decimals}f}", f"{option.hours:.{decimals + 1}f}"]
     return [
@@ -151,6 +153,7 @@ def cells(option: Option, decimals: int) -> list[str]:
         str(option.batch),
         named(option.drafters) + (" with both" if both else ""),
         "" if both else named(option.refiners),
+        *([named(option.both)] if mixed else []),
         *(numbers if option.cost is None else [*numbers, f"{option.cost:,.{decimals + 1}f}"]),
     ]
 

@@ -89,7 +89,12 @@ def failed_row(shard: int, stage: str, error: Exception, warnings: Sequence[str]
 
 def is_failed(row: Row) -> bool:
     """Whether a stage before has given this shard up."""
-    return bool(json.loads(row["notes"][0])["type"] == FailedShard.__name__)
+    return holds(row, FailedShard)
+
+
+def holds(row: Row, kind: type[ShardRows]) -> bool:
+    """Whether a row is a shard of some form."""
+    return bool(json.loads(row["notes"][0])["type"] == kind.__name__)
 
 
 def table_bytes(columns: Any) -> bytes:
@@ -152,12 +157,24 @@ class Read:
         return self.rows(shard.shard)
 
 
-class StageActor:
-    """An actor of a pool: loads its stages once, then runs them in order on every shard that comes."""
+FINISHER = "TANDEM_FINISHER"  # set in the environment of actors that finish their shards
 
-    def __init__(self, kind: type[ShardRows], factories: Sequence[Callable[[], Stage]]):
-        self.kind, self.warned = kind, keep_warnings()
-        self.stages = [factory() for factory in factories]
+
+class StageActor:
+    """An actor of a pool: loads its stages once, then runs them in order on every shard that comes.
+
+    `further` are the stages of the next pool, which a finisher runs as well; that pool passes such shards through.
+    """
+
+    def __init__(
+        self,
+        kind: type[ShardRows],
+        factories: Sequence[Callable[[], Stage]],
+        further: Sequence[Callable[[], Stage]] = (),
+        passes: type[ShardRows] | None = None,
+    ):
+        self.kind, self.passes, self.warned = kind, passes, keep_warnings()
+        self.stages = [factory() for factory in (*factories, *(further if FINISHER in os.environ else ()))]
         self.replica = replica_name()
 
     def __call__(self, row: Row) -> Row:
@@ -165,7 +182,7 @@ class StageActor:
         spans: list[Span]
         if "item" in row:  # the head of a pipeline: a number
             shard, spans = empty_shard(int(row["item"][0])), []
-        elif is_failed(row):
+        elif is_failed(row) or (self.passes and holds(row, self.passes)):
             return row
         else:
             shard, spans = from_row(row, self.kind)

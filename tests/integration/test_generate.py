@@ -78,8 +78,9 @@ def test_the_dataset_is_whole(reference_run):
     [
         ("--placement", "colocated", "--drafters", "2"),
         ("--placement", "cpu", "--drafters", "1", "--refiners", "2"),
+        ("--placement", "mixed", "--drafters", "1", "--refiners", "1", "--colocated", "1"),
     ],
-    ids=["colocated", "cpu"],
+    ids=["colocated", "cpu", "mixed"],
 )
 def test_bytes_do_not_depend_on_placement(reference_run, tiny_models, out, placement):
     generate(tiny_models, out, *placement)

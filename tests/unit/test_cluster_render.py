@@ -85,6 +85,11 @@ def test_how_models_compute_is_said_to_the_job_and_to_the_endpoint(tmp_path):
         (option("split", {"gpu": 1}, {"rtx-4090.24": 1}), ("--spot", "none"), {"launcher.yaml"}),
         (option("colocated", {"l40s": 1}), (), set()),
         (option("colocated", {"l40s": 2, "t4": 1}), ("--spot", "all", "--autoscale"), set()),
+        (
+            option("mixed", {"l40s": 1}, {"t4": 2}) | {"both": {"l40s": 2}},
+            ("--spot", "all"),
+            {"rayservice.yaml", "serve.yaml"},
+        ),
     ],
 )
 def test_every_kind_of_plan_gives_valid_files(best, more, missing, tmp_path, capsys):
@@ -97,9 +102,11 @@ def test_every_kind_of_plan_gives_valid_files(best, more, missing, tmp_path, cap
     job = check_entrypoint(ray_document(files["rayjob.yaml"])["spec"]["entrypoint"])
     assert (job.placement, job.images, job.draft_steps, job.batch) == (best["mode"], 1001, 5, 16)
     assert (job.drafters, job.refiners) == (sum(best["drafters"].values()), sum(best["refiners"].values()))
-    app = check_serve(files["serve.yaml"])
-    assert (app.placement, app.drafters, app.refiners) == (job.placement, job.drafters, job.refiners)
-    roles = ("drafters",) if best["mode"] == "colocated" else ("drafters", "refiners")
+    if "serve.yaml" in files:
+        app = check_serve(files["serve.yaml"])
+        assert (app.placement, app.drafters, app.refiners) == (job.placement, job.drafters, job.refiners)
+    assert (job.colocated or 0) == sum(best.get("both", {}).values())
+    roles = ("drafters",) if best["mode"] == "colocated" else ("drafters", "refiners", *(["both"] * ("both" in best)))
     groups = groups_of(ray_document(files["raycluster.yaml"]))
     assert sum(g["maxReplicas"] for g in groups.values()) == sum(sum(best[role].values()) for role in roles)
     assert len({json.dumps(g["labels"], sort_keys=True) for g in groups.values()}) == len(groups)
@@ -192,7 +199,7 @@ def broken(change: Any) -> str:
         ("[1]", "the whole: expected an object, got [1]"),
         (broken(lambda p: p.pop("best")), "best: expected a value, got none"),
         (broken(lambda p: p.pop("request")), "request: expected a value, got none"),
-        (broken(lambda p: p["best"].update(mode="cpu")), "best.mode: expected 'split' or 'colocated', got 'cpu'"),
+        (broken(lambda p: p["best"].update(mode="cpu")), "best.mode: expected 'split', 'colocated' or 'mixed', got 'cpu'"),
         (broken(lambda p: p["best"].update(batch="64")), "best.batch: expected a valid integer, got '64'"),
         (broken(lambda p: p["best"].update(batch=0)), "best.batch: expected greater than 0, got 0"),
         (broken(lambda p: p["best"].update(drafters={})), "best.drafters: "),

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.nodes import Node, parse_labels, selector
-from cluster.plan import place, place_by_plan, place_on
+from cluster.plan import place, place_by_plan, place_mixed, place_on
 from cluster.planner import Option
 from jobs.pipeline import Pool, where
 from tandem.errors import InputError, PlacementError
@@ -112,6 +112,31 @@ def test_a_plan_with_a_kind_in_both_roles_gives_each_replica_its_own_labels():
     mixed = where(Pool("draft", ShardRows, [], 3, placement.drafter_nodes))["ray_remote_args_fn"]
     assert [mixed()["label_selector"][LABEL] for _ in range(4)] == ["H100", "H100", "L20", "H100"]
     assert where(Pool("refine", ShardRows, [], 5, placement.refiner_nodes)) == {"label_selector": {LABEL: "L20"}}
+
+
+def test_mixed_replicas_are_placed_and_told_apart():
+    """The last of the draft pool are the ones that hold both models."""
+    option = Option("mixed", 5, 32, {"h100": 1}, {"l20": 4}, 90.0, {}, 0.0, both={"h100": 1, "l20": 2})
+    placement = place_by_plan(option, [BIG, SMALL])
+    assert (placement.mode, placement.num_actors) == ("mixed", 8)
+    assert "1 drafters, 4 refiners, 3 x (drafter + refiner), one GPU each" in placement.describe()
+    assert [labels[LABEL] for labels in placement.both_nodes] == ["H100", "L20", "L20"]
+    nodes = (*placement.drafter_nodes, *placement.both_nodes)
+    args = where(Pool("draft", ShardRows, [], 4, nodes, finishers=3))["ray_remote_args_fn"]
+    found = [args() for _ in range(4)]
+    assert [arg["label_selector"][LABEL] for arg in found] == ["H100", "H100", "L20", "L20"]
+    assert ["runtime_env" in arg for arg in found] == [False, True, True, True]
+
+
+def test_mixed_by_hand_takes_no_more_gpus_than_there_are():
+    placement = place_mixed(1, 3, 2, [], [BIG, SMALL])
+    assert (placement.num_drafters, placement.num_refiners, placement.num_both) == (1, 3, 2)
+    on = [{LABEL: "h100"}, {LABEL: "L20"}, {LABEL: "L20"}]
+    assert place_mixed(1, 3, 2, on, [BIG, SMALL]).drafter_nodes == ({LABEL: "H100"},)
+    with pytest.raises(PlacementError, match="expected at most 8 GPUs, got 9 replicas"):
+        place_mixed(1, 6, 2, [], [BIG, SMALL])
+    with pytest.raises(PlacementError, match=r"3 drafters on nodes of .*: expected at most 2 GPUs"):
+        place_mixed(3, 1, 1, on, [BIG, SMALL])
 
 
 def test_equal_gpus_need_no_labels():

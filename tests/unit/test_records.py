@@ -4,7 +4,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from workers.records import Span, from_row, to_row
+from workers import records
+from workers.records import FINISHER, Span, StageActor, from_row, to_row
 from workers.shards import PixelShard, PrefixShard, ShardRows
 
 BASE = {
@@ -53,3 +54,38 @@ def test_a_shard_survives_the_way_between_stages(shard):
 def test_a_row_of_another_stage_is_refused():
     with pytest.raises(TypeError, match="expected a row that holds a PixelShard, got a PrefixShard"):
         from_row(to_row(SHARDS[1], []), PixelShard)
+
+
+class Pixels:
+    """A refiner that paints everything with the shard's number."""
+
+    name = "refine"
+
+    def __call__(self, shard):
+        return PixelShard.of(shard, pixels=np.full((len(shard), 2, 2, 3), shard.shard, np.uint8))
+
+
+class Prefixes:
+    name = "draft"
+
+    def __call__(self, shard):
+        return PrefixShard.of(shard, prefix=np.zeros((len(shard), 5), np.uint16), draft_steps=2)
+
+
+def test_finishers_do_the_next_pools_work_and_it_passes_their_shards_through(monkeypatch):
+    monkeypatch.setattr(records, "replica_name", lambda: "here/gpu0")
+    drafter, refiner = (
+        lambda: StageActor(ShardRows, [Prefixes], further=[Pixels]),
+        lambda: StageActor(PrefixShard, [Pixels], passes=PixelShard),
+    )
+    row = to_row(SHARDS[0], [])
+    drafted = drafter()(row)
+    monkeypatch.setenv(FINISHER, "1")
+    finished = drafter()(row)
+    assert from_row(drafted, PrefixShard)[0].draft_steps == 2
+    assert [span.stage for span in from_row(finished, PixelShard)[1]] == ["draft", "refine"]
+    refine = refiner()
+    assert refine(finished) is finished
+    np.testing.assert_array_equal(refine(drafted)["pixels"], finished["pixels"])
+    with pytest.raises(TypeError, match="expected a row that holds a PrefixShard, got a PixelShard"):
+        StageActor(PrefixShard, [Pixels])(finished)

@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cluster.planner import Request, best_of_modes, make_plan
+from cluster.planner import MIXED_GAIN, Request, best_of_modes, make_plan
 from cluster.profile import read_profile
 from cluster.search import USES, Cards, Goal, Search
 from jobs.cli import main
 
 DATA = Path(__file__).parents[1] / "data"
-MODES = {"split": ("draft", "refine"), "colocated": ("both",)}
+MODES = {"colocated": ("both",), "split": ("draft", "refine"), "mixed": USES}
 
 
 def random_cards(rng) -> list[Cards]:
@@ -71,8 +71,15 @@ def test_no_plan_is_missed_in_2400_cases():
             prices = {c.kind: c.price for c in cards}
             request = Request(gpus, 1e6, hours, prices, start_up_s=float(rng.choice([0, 100])))
         found = {option.mode: option for option in best_of_modes(cards, request)}
+        simple = (math.inf, 0.0)
         for mode in MODES:
             cost, rate = best_by_force(cards, mode, request)
+            if mode != "mixed":
+                simple = min(simple[0], cost), max(simple[1], rate)
+            elif mode not in found and (simple[0] < math.inf or cost == math.inf):  # too little is gained by mixing
+                least = simple[0] * (1 - MIXED_GAIN) if cost < math.inf else simple[1] * (1 + MIXED_GAIN)
+                missed += [seed] * (cost < least * (1 - 1e-5) if cost < math.inf else rate > least * (1 + 1e-5))
+                continue
             if not rate:
                 assert mode not in found
                 continue
@@ -89,9 +96,20 @@ def test_no_plan_is_missed_in_2400_cases():
 def test_three_kinds_of_one_card_draft_draft_and_refine():
     """The best whole split is not a prefix of the kinds in order of preference: 99.6 images/s that way."""
     profiles = [read_profile(str(DATA / f"planner_{name}.json")) for name in "abc"]
-    best = make_plan(profiles, Request(dict.fromkeys("abc", 1), 1e6)).best
-    assert (best.mode, best.drafters, best.refiners) == ("split", {"a": 1, "b": 1}, {"c": 1})
-    assert best.images_per_s == pytest.approx(108.05)
+    plan = make_plan(profiles, Request(dict.fromkeys("abc", 1), 1e6))
+    split = next(option for option in (plan.best, *plan.runners_up) if option.mode == "split")
+    assert (split.drafters, split.refiners) == ({"a": 1, "b": 1}, {"c": 1})
+    assert split.images_per_s == pytest.approx(108.05)
+
+
+def test_a_mixed_plan_colocates_the_card_that_is_too_much_for_a_split():
+    """Two fast cards that keep pace with each other, and a slow one that would make one side wait."""
+    cards = [Cards("a", 1, 100, 10, 1 / 0.11), Cards("b", 1, 10, 100, 1 / 0.11), Cards("c", 1, 40, 40, 20)]
+    found = {option.mode: option for option in best_of_modes(cards, Request({}, 1e6))}
+    mixed = found["mixed"]
+    assert (mixed.drafters, mixed.refiners, mixed.both) == ({"a": 1}, {"b": 1}, {"c": 1})
+    assert mixed.images_per_s == pytest.approx(120) and found["split"].images_per_s == pytest.approx(100)
+    assert mixed.gpus == {"a": 1, "b": 1, "c": 1} and mixed.busy == {"draft": 1.0, "refine": 1.0}
 
 
 @pytest.mark.parametrize("share", [None, 0.5, 0.9])
@@ -118,7 +136,7 @@ def test_of_equal_costs_the_fastest_plan_is_chosen():
 
 
 def test_a_tie_is_called_one_and_rates_that_differ_look_different(tmp_path, capsys):
-    """Cards that only draft or only refine make as much split as colocated ones: the simpler placement is the best."""
+    """Two like cards make as much split as colocated: the simpler placement is the best."""
     text = (DATA / "planner_a.json").read_text()
     for name, seconds in (("x", "2.0"), ("y", "2.0000001")):
         profile = text.replace('"a"', f'"{name}"').replace("3.4915439170758322", seconds)
