@@ -23,7 +23,8 @@ from rich.table import Table
 from cluster.plan import check_gpus
 from cluster.session import open_session
 from jobs.flow import wanted_object_store
-from jobs.pipeline import Pipeline, Pool, StoredShard
+from jobs.pipeline import Pipeline, StoredShard
+from jobs.pools import Pool
 from jobs.progress import RunProgress, busy_shares, say
 from jobs.spec import Spec
 from tandem.config import PATCH_NUMS_256, Pyramid

@@ -9,11 +9,10 @@ from __future__ import annotations
 import os
 import re
 import time
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import combinations, cycle
+from itertools import combinations
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -26,15 +25,14 @@ from cluster.elastic import are_apart
 from cluster.plan import Placement
 from jobs.flow import SHARDS_IN_FLIGHT, Flow, StageState, watch
 from jobs.labels import LabelRows
+from jobs.pools import Pool, where, where_to_write
 from tandem.errors import JobError, OutputError
 from workers.encoder import Encoder
 from workers.manifest import Format, Manifest, store_shard
 from workers.records import (
-    FINISHER,
     Read,
     Row,
     Span,
-    Stage,
     StageActor,
     empty_shard,
     failed_row,
@@ -55,21 +53,6 @@ if TYPE_CHECKING:
 # Actors of a stage that may die one after the other before they are ready: a file or a device that does not answer at
 # once, a node that is lost meanwhile. One more ends the run.
 MOST_FALSE_STARTS = 2
-
-
-@dataclass(frozen=True)
-class Pool:
-    """One kind of actor: what comes in, the stages that it runs in order, how many there are, and on which nodes."""
-
-    name: str
-    takes: type[ShardRows]
-    stages: list[Callable[[], Stage]]
-    replicas: int
-    nodes: Sequence[Mapping[str, str]] = ()  # for each replica the Ray labels of its node; none: anywhere
-    least: int = 0  # replicas that it starts with, when others may come later; 0: all
-    further: Sequence[Callable[[], Stage]] = ()  # stages of the next pool
-    finishers: int = 0  # the last so many replicas run these as well
-    passes: type[ShardRows] | None = None  # shards that finishers of the pool before have made
 
 
 @dataclass(frozen=True)
@@ -134,27 +117,6 @@ class Pipeline:
                 yield outcome(row)
         except ray.exceptions.RayError as error:
             raise as_job_error(error) from error
-
-
-def where(pool: Pool) -> dict[str, Any]:
-    """What tells Ray Data on which nodes a pool's actors belong, and which of them are finishers."""
-    nodes = [dict(labels) for labels in pool.nodes] or [{}] * pool.replicas
-    first = pool.replicas - pool.finishers
-    args = [{"label_selector": labels or None} for labels in nodes]
-    if pool.finishers:
-        args[first:] = [arg | {"runtime_env": {"env_vars": {FINISHER: "1"}}} for arg in args[first:]]
-    if all(arg == args[0] for arg in args):
-        return args[0]
-    # Ray Data 2.60 has no other way to tell actors of one pool apart, and drops this one in 2.64
-    warnings.filterwarnings("ignore", "`ray_remote_args_fn` is deprecated")
-    turns = cycle(args)
-    return {"ray_remote_args_fn": lambda: next(turns)}
-
-
-def where_to_write(last: Pool) -> dict[str, Any]:
-    """The CPUs of the last pool's nodes where nodes come and go: no other node is kept for a task now and then."""
-    labels = where(last).get("label_selector") if last.least else None
-    return {"label_selector": labels, "fallback_strategy": [{"label_selector": {}}]} if labels else {}
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,8 @@ from runs import committed, start, wait_until
 
 from cluster.session import open_session
 from jobs.bench_pipeline import Consume, Rows, Simulated
-from jobs.pipeline import Pipeline, Pool
+from jobs.pipeline import Pipeline
+from jobs.pools import Pool
 from jobs.running import make_shards
 from jobs.start_up import StartUp
 from workers.shards import PrefixShard, ShardPlan, ShardRows

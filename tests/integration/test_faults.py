@@ -15,7 +15,8 @@ from tiny_models import CLASS_NAMES, tiny_var
 
 from jobs.bench_pipeline import Consume
 from jobs.cli import main
-from jobs.pipeline import MOST_FALSE_STARTS, Pipeline, Pool
+from jobs.pipeline import MOST_FALSE_STARTS, Pipeline
+from jobs.pools import Pool
 from jobs.running import make_shards
 from jobs.start_up import StartUp
 from tandem.errors import JobError

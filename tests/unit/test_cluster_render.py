@@ -199,7 +199,7 @@ def broken(change: Any) -> str:
         ("[1]", "the whole: expected an object, got [1]"),
         (broken(lambda p: p.pop("best")), "best: expected a value, got none"),
         (broken(lambda p: p.pop("request")), "request: expected a value, got none"),
-        (broken(lambda p: p["best"].update(mode="cpu")), "best.mode: expected 'split', 'colocated' or 'mixed', got 'cpu'"),
+        (broken(lambda p: p["best"].update(mode="x")), "best.mode: expected 'split', 'colocated' or 'mixed', got 'x'"),
         (broken(lambda p: p["best"].update(batch="64")), "best.batch: expected a valid integer, got '64'"),
         (broken(lambda p: p["best"].update(batch=0)), "best.batch: expected greater than 0, got 0"),
         (broken(lambda p: p["best"].update(drafters={})), "best.drafters: "),

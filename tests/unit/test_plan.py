@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from cluster.nodes import Node, parse_labels, selector
 from cluster.plan import place, place_by_plan, place_mixed, place_on
 from cluster.planner import Option
-from jobs.pipeline import Pool, where
+from jobs.pools import Pool, where
 from tandem.errors import InputError, PlacementError
 from workers.shards import ShardRows
 

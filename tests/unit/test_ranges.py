@@ -13,7 +13,7 @@ from cluster.elastic import Range, are_apart, place_elastically
 from cluster.session import Session
 from jobs.flow import SLACK, Flow, StageState, resize
 from jobs.generate import GenerateSpec, choose_placement
-from jobs.pipeline import Pool, where_to_write
+from jobs.pools import Pool, where_to_write
 from jobs.progress import RunProgress
 from jobs.spec import parse
 from tandem.errors import InputError, PlacementError
