@@ -127,7 +127,7 @@ def run(spec: BenchPipelineSpec) -> dict[str, Any]:
         Pool("refine", PrefixShard, [refine], spec.refiners, passes=PixelShard if spec.colocated else None),
     ]
     shard_bytes = plan.shard_size * 3 * spec.image_size**2
-    with open_session(None, gpus, 4, wanted_object_store(spec.refiners, shard_bytes)) as session:
+    with open_session(None, gpus, 4, wanted_object_store(spec.refiners + spec.colocated, shard_bytes)) as session:
         check_gpus(gpus, session.num_gpus, f"{gpus} replicas")
         say(f"{session.describe()}; stage times are simulated")
         began = time.time()

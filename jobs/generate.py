@@ -157,7 +157,8 @@ def run(spec: GenerateSpec) -> dict[str, Any]:
         lines = describe_models(models, decoding, (models.drafter_config, models.refiner_config)) + plan_lines
         return Work(pipeline, placement, lines, models.record), on_real_gpus
 
-    object_store = wanted_object_store(spec.refiners or spec.max_refiners or spec.logical_gpus, images.shard_bytes)
+    makers = (spec.refiners or spec.max_refiners or spec.logical_gpus) + (spec.colocated or 0)
+    object_store = wanted_object_store(makers, images.shard_bytes)
     finish = partial(images.finish, models, sampling)
     job = Job(spec, store, plan, object_store, identify, prepare, finish, CLOSES_WITH)
     return close(job.run(), "dataset, card and contact sheet")

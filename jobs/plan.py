@@ -28,7 +28,8 @@ EXAMPLES = """examples:
 
 Profiles are made by 'tandem profile' on each kind of machine; built in: paper-l20 (the paper's figures).
 With a deadline and prices the cheapest plan that meets the deadline is chosen, without them the fastest. Whole GPUs are
-searched exactly: no other use of them is better. Kinds are the same in capitals and in small letters."""
+searched exactly: split, colocated, or mixed, that is some of them colocated and the others split. Kinds are the same in
+capitals and in small letters."""
 HOURS = {"s": 1 / 3600, "m": 1 / 60, "h": 1.0, "d": 24.0}
 ValueT = TypeVar("ValueT", int, float)
 
