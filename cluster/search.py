@@ -143,7 +143,7 @@ class Search:
         """First look close to the bound, for any plan at all; then widen until nothing is dropped."""
         for gap in GAPS:
             floor = self.bound - gap * abs(self.bound) if self.bound else NOTHING
-            self.proven = self.sweep(WIDTHS[0], floor) and self.worth >= floor
+            self.proven = self.sweep(WIDTHS[0], floor) and bool(self.worth >= floor)
             if self.worth > NOTHING or self.proven:
                 break
         for width in WIDTHS:

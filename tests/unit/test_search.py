@@ -84,7 +84,7 @@ def test_no_plan_is_missed_in_2400_cases():
                 assert mode not in found
                 continue
             option = found[mode]
-            assert option.exact
+            assert option.exact is True
             assert all(option.gpus[kind] <= gpus[kind] for kind in option.gpus)
             if cost < math.inf:
                 missed += [seed] * (cost_of(option, cards, request) > cost * (1 + 3e-6))
