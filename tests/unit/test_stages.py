@@ -7,14 +7,18 @@ import pytest
 import torch
 from tiny_models import NUM_CLASSES, PATCH_NUMS
 
+from cluster.plan import Placement
+from jobs.pipeline import generate_pools
 from jobs.refine import RefineSpec
 from jobs.settings import check_preparation, decoding_identity
 from tandem.assembly import Preparation
 from tandem.config import SamplingConfig
 from tandem.errors import InputError, JobError
 from tandem.sampling import uniforms
+from workers import records
 from workers.drafter import DecodeSettings, Drafter, fixed_batches
 from workers.models import resolve_models
+from workers.records import FINISHER, StageActor, to_row
 from workers.refiner import Refiner, to_uint8
 from workers.shards import ShardRows
 
@@ -142,3 +146,22 @@ def test_folding_what_is_shared_is_refused_before_anything_starts(models):
     check_preparation(spec, {"refiner": models.refiner_config})
     with pytest.raises(InputError, match=r"--fold-adaln: .* got a refiner that shares them"):
         check_preparation(spec, {"refiner": replace(models.refiner_config, shared_adaln=True)})
+
+
+def test_mixed_pools_make_the_same_pixels_by_either_way(models, monkeypatch):
+    """One shard by a drafter and a refiner, one by a finisher whose work the refiner passes through."""
+    monkeypatch.setattr(records, "replica_name", lambda: "here/gpu0")
+    placement = Placement("mixed", 1, 1, "as asked", num_both=2)
+    first, second = generate_pools(models, settings(), True, placement)
+    assert (first.replicas, first.finishers, second.replicas) == (3, 2, 1)
+
+    def actor(pool):
+        return StageActor(pool.takes, pool.stages, pool.further, pool.passes)
+
+    row, refiner = to_row(rows(0, 4), []), actor(second)
+    apart = refiner(actor(first)(row))
+    monkeypatch.setenv(FINISHER, "1")
+    finished = actor(first)(row)
+    assert refiner(finished) is finished
+    for name in ("pixels", "tokens", "index", "label"):
+        np.testing.assert_array_equal(finished[name], apart[name])
