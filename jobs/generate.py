@@ -7,7 +7,7 @@ from functools import partial
 from typing import Annotated, Any
 
 import ray
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, model_validator
 
 from cluster.elastic import place_elastically
 from cluster.nodes import as_spelt, gpus_by_kind, parse_labels
@@ -20,7 +20,7 @@ from jobs.flags import COMMAS
 from jobs.flow import wanted_object_store
 from jobs.images import CLOSES_WITH, ImageJobOptions, image_identity, open_images
 from jobs.labels import LabelRows
-from jobs.options import ReplicaOptions, RowOptions
+from jobs.options import ReplicaOptions, Replicas, RowOptions
 from jobs.pipeline import Pipeline, ReadLabels, generate_pools
 from jobs.progress import say
 from jobs.row_identity import row_identity
@@ -68,7 +68,7 @@ class GenerateSpec(ImageJobOptions, ReplicaOptions, RowOptions):
         description="split: drafters and refiners on disjoint GPUs; colocated: both on each GPU; mixed: some GPUs "
         "colocated, the others split; cpu; auto says what it chose and why",
     )
-    colocated: PositiveInt | None = Field(
+    colocated: Replicas | None = Field(
         None, description="with --placement mixed: replicas that hold both models, beside --drafters and --refiners"
     )
     profile: tuple[str, ...] | None = Field(
