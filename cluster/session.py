@@ -14,6 +14,7 @@ from dataclasses import dataclass
 os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
 
 import ray
+from ray._common.utils import get_default_ray_temp_dir
 from ray._raylet import GcsClient  # type: ignore[attr-defined]
 from ray.autoscaler.v2.schema import ClusterStatus
 from ray.autoscaler.v2.sdk import get_cluster_status
@@ -56,6 +57,7 @@ def open_session(
     A session that is already open in this process is used as it is.
     """
     address = address or os.environ.get("RAY_ADDRESS")
+    check_address(address)
     if ray.is_initialized():
         yield describe_cluster(address or "in this process", address is not None)
         return
@@ -72,9 +74,7 @@ def open_session(
             f"no Ray cluster answers at {address}", "start one with: ray start --head, or drop --address"
         ) from error
     except Exception as error:  # Ray raises bare exceptions when one of its processes does not come up
-        raise JobError(
-            f"Ray did not start: {' '.join(str(error).split())}", "its logs are in /tmp/ray/session_latest/logs"
-        ) from error
+        raise why_not_started(error) from error
     try:
         yield describe_cluster(address or "local", address is not None)
     finally:
@@ -84,9 +84,33 @@ def open_session(
 def about_to_open(address: str | None) -> str:
     """What `open_session` is going to do, which takes seconds."""
     address = address or os.environ.get("RAY_ADDRESS")
+    check_address(address)
     if ray.is_initialized():
         return "Ray runs in this process"
     return f"joining the Ray cluster at {address}" if address else "starting Ray on this machine"
+
+
+def check_address(address: str | None) -> None:
+    """Raise PlacementError for an address that is not that of a cluster to join, but of one to send a job to."""
+    if address and "://" in address:
+        host = address.partition("://")[2].partition(":")[0]
+        dashboard = address if address.startswith("http") else f"http://{host}:8265"
+        raise PlacementError(
+            f"--address: expected auto or HOST:PORT of a Ray cluster that this machine is part of, got {address}",
+            f"tandem submit --address {dashboard} -- COMMAND runs it there",
+        )
+
+
+def why_not_started(error: Exception) -> Exception:
+    """What to say where Ray did not start on this machine."""
+    folder = get_default_ray_temp_dir()
+    cause = " ".join(str(error).split())
+    if "AF_UNIX path length" in cause:
+        return PlacementError(
+            f"Ray did not start: expected a short folder for its sockets, got one of {len(folder)} letters: {folder}",
+            "set RAY_TMPDIR to a short one, such as /tmp",
+        )
+    return JobError(f"Ray did not start: {cause}", f"its logs are in {folder}/session_latest/logs")
 
 
 @contextmanager

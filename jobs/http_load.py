@@ -89,7 +89,7 @@ async def send(session: aiohttp.ClientSession, url: str, body: dict[str, Any]) -
             if answer.status == 200:
                 made.seconds = json.loads(text)["tandem"]["seconds"]
             return made
-    except (aiohttp.ClientError, asyncio.TimeoutError, OSError) as error:
+    except (TimeoutError, aiohttp.ClientError, OSError) as error:
         return Answer(0, began, time.monotonic(), cause=repr(error))
 
 

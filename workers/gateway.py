@@ -152,7 +152,7 @@ class Gateway:
     async def engine_answers(self) -> bool:
         try:
             return await asyncio.wait_for(self.engine.ready(), READY_TIMEOUT_S)
-        except asyncio.TimeoutError:
+        except TimeoutError:
             return False
 
     async def in_time(self, work: Awaitable[Any], began: float) -> Any:
@@ -160,7 +160,7 @@ class Gateway:
         left = began + self.settings.timeout_s - time.monotonic()
         try:
             return await asyncio.wait_for(work, left)
-        except asyncio.TimeoutError:
+        except TimeoutError:
             message, admission = f"not made within {self.settings.timeout_s:g} s", self.admission
             wait_s = admission.wait_s(admission.in_flight)
             raise ApiError(503, message, code="timeout", retry_after_s=wait_s) from None

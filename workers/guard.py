@@ -94,7 +94,7 @@ class LimitBody:
         while more:
             try:
                 message = await asyncio.wait_for(receive(), until - time.monotonic())
-            except asyncio.TimeoutError:
+            except TimeoutError:
                 error = ApiError(408, f"body: expected all of it within {BODY_TIMEOUT_S:g} s", code="body_timeout")
                 await error.response()(scope, receive, send)
                 return

@@ -10,7 +10,7 @@ import uuid
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, suppress
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from typing import Any, BinaryIO
 
@@ -114,7 +114,7 @@ class S3Store(Store):
 
     def clean(self) -> None:
         """Give up multipart uploads that were begun long ago and never completed."""
-        old = datetime.now(timezone.utc) - timedelta(seconds=TEMPORARY_LIFE_S)
+        old = datetime.now(UTC) - timedelta(seconds=TEMPORARY_LIFE_S)
         client = self.client()
         with suppress(ClientError):  # listing uploads may be forbidden, and the bucket's own rules may clean
             found = client.list_multipart_uploads(Bucket=self.bucket, Prefix=self.below())

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from tandem.errors import JobError
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
+    from typing import Self
 
 
 @dataclass(frozen=True)

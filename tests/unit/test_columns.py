@@ -43,7 +43,7 @@ TYPES = {
     "date64": (pa.date64(), [DAY, DAY]),
     "clock": (pa.time64("us"), [CLOCK, CLOCK]),
     "stamp": (pa.timestamp("us"), [STAMP, STAMP]),
-    "zone": (pa.timestamp("us", "UTC"), [STAMP.replace(tzinfo=datetime.timezone.utc)] * 2),
+    "zone": (pa.timestamp("us", "UTC"), [STAMP.replace(tzinfo=datetime.UTC)] * 2),
     "lasting": (pa.duration("us"), [datetime.timedelta(1), datetime.timedelta(0, 1)]),
     "decimal": (pa.decimal128(38, 2), [decimal.Decimal("1.50"), decimal.Decimal(0)]),
     "wide_decimal": (pa.decimal256(60, 2), [decimal.Decimal("1.50"), decimal.Decimal(0)]),
