@@ -27,6 +27,7 @@ class Settings:
     drafter: str = "embedded"
     refiner: str = "embedded"
     vqvae: str = "embedded"
+    class_names: str | None = None
     name: str = "tandem"
     spot: Spot = "refiners"
     cpus: int = 8
@@ -64,7 +65,9 @@ class Settings:
 
     @property
     def models(self) -> dict[str, str]:
-        return {"drafter": self.drafter, "refiner": self.refiner, "vqvae": self.vqvae}
+        """Options that say which models run, by their names."""
+        named = {} if self.class_names is None else {"class_names": self.class_names}
+        return {"drafter": self.drafter, "refiner": self.refiner, "vqvae": self.vqvae, **named}
 
     def range_of(self, role: Role) -> tuple[int | None, int | None] | None:
         """Least and most nodes of an elastic role, None for the plan's number; None for a role that is not elastic."""
@@ -146,7 +149,7 @@ def entrypoint(deployment: Deployment) -> str:
     """The job as the one command that runs on the head node."""
     option, settings = deployment.option, deployment.settings
     assert settings.dataset is not None
-    models = [part for name, value in settings.models.items() for part in (f"--{name}", value)]
+    models = [part for name, value in settings.models.items() for part in ("--" + name.replace("_", "-"), value)]
     words = ["tandem", "generate", *models, "--classes", settings.classes, "--images", str(settings.images)]
     words += ["--draft-steps", str(option.draft_steps), "--batch", str(option.batch), "--placement", option.mode]
     counts: dict[Role, int] = {"drafter": option.num_drafters, "refiner": option.num_refiners}

@@ -76,6 +76,9 @@ class RenderSpec(Ec2Options, BesideOptions, KubernetesOptions, NodeOptions, Prep
     )
     refiner: str = Field(EMBEDDED, description="like --drafter; the smaller model")
     vqvae: str = Field(EMBEDDED, description="like the models")
+    class_names: str | None = Field(
+        None, description="names of the classes: an s3:// address, a file of the image, 'imagenet' or 'numbers'"
+    )
     name: str = Field("tandem", description="of the cluster; the job is NAME-job, the endpoint NAME-endpoint")
     overwrite: bool = Field(False, description="replace files that are there and differ")
 
@@ -101,11 +104,19 @@ class RenderSpec(Ec2Options, BesideOptions, KubernetesOptions, NodeOptions, Prep
             raise ValueError(f"expected no {scaling} beside the label {QUEUE}: Kueue refuses clusters that scale")
         return self
 
-    @field_validator("image", "classes", "drafter", "refiner", "vqvae", "region")
+    @field_validator("image", "drafter", "refiner", "vqvae", "class_names", "region")
     @classmethod
-    def check_word(cls, text: str) -> str:
-        if not re.fullmatch(r"[^\s\x00-\x1f]+", text):
+    def check_word(cls, text: str | None) -> str | None:
+        if text is not None and not re.fullmatch(r"[^\s\x00-\x1f]+", text):
             raise ValueError("expected text without spaces")
+        return text
+
+    @field_validator("classes")
+    @classmethod
+    def check_line(cls, text: str) -> str:
+        """Names of classes may have spaces and commas."""
+        if not text.strip() or not text.isprintable():
+            raise ValueError("expected one line of printable text")
         return text
 
     @field_validator("dataset")

@@ -37,7 +37,7 @@ from workers.models import resolve_models
 
 EXAMPLES = """examples:
   tandem draft --classes all --per-class 20 --out drafts
-  tandem refine --drafts drafts --out out
+  tandem refine --drafts drafts --out refined
   tandem draft --drafter var_d30.pth --vqvae vae_ch160v4096z32.pth --draft-steps 9 --classes 0-999 --per-class 1300 \\
       --batch 64 --out s3://bucket/drafts
 
@@ -58,7 +58,7 @@ class DraftSpec(JobOptions, RowOptions):
 def run(spec: DraftSpec) -> dict[str, Any]:
     """Check everything, draft what is missing, and return the summary."""
     say("checking models, rows and --out")
-    models = resolve_models(spec.drafter, None, spec.vqvae, spec.random_weights)
+    models = resolve_models(spec.drafter, None, spec.vqvae, spec.random_weights, spec.class_names)
     check_preparation(spec, {"drafter": models.drafter_config})
     draft_steps = choose_draft_steps(spec.draft_steps, models.drafter_config.pyramid)
     sampling = choose_sampling(spec, models.sampling)
@@ -91,6 +91,7 @@ def run(spec: DraftSpec) -> dict[str, Any]:
             "decoding": decoding_identity(settings(on_real_gpus)),
             **row_fields,
             "shard_size": plan.shard_size,
+            **models.names_identity,
         }
 
     def prepare(session: Session) -> tuple[Work, bool]:
@@ -101,7 +102,6 @@ def run(spec: DraftSpec) -> dict[str, Any]:
             "source": models.drafter.source,
             "part": models.drafter.part,
             "config": to_dict(models.drafter_config),
-            "class_names": list(models.class_names),
         }
         pipeline = Pipeline(
             plan=plan,

@@ -124,7 +124,7 @@ def run(spec: EvaluateSpec) -> dict[str, Any]:
 def check_pictures(models: ModelSet, train: PictureSet) -> None:
     """InputError unless the pictures have the size and the classes of the models, two at least, in the same order."""
     check_size(train, models.image_size, "the models make")
-    theirs, ours = models.class_names, train.classes
+    theirs, ours = tuple(models.class_names), train.classes
     if len(ours) < 2:
         raise InputError(f"expected pictures of two or more classes to tell apart, got {ours[0]!r} alone")
     if len(ours) != len(theirs) or (set(ours) == set(theirs) and ours != theirs):

@@ -40,11 +40,11 @@ from workers.drafter import DecodeSettings
 from workers.models import ModelSet, resolve_models
 
 EXAMPLES = """examples:
-  tandem generate --classes all --per-class 20 --out out
-  tandem generate --classes face,heart,flag --images 90 --out out --format parquet --codec webp
-  tandem generate --labels rows.csv --out out --placement split --drafters 2 --refiners 1
-  tandem generate --spec job.yaml --seed 7 --out out7
-  tandem generate --classes all --per-class 20 --out out --address auto --max-drafters 8 --max-refiners 4 \\
+  tandem generate --classes all --per-class 20 --out emoji
+  tandem generate --classes face,heart,flag --images 90 --out table --format parquet --codec webp
+  tandem generate --labels rows.csv --out rows --placement split --drafters 2 --refiners 1
+  tandem generate --spec job.yaml --seed 7 --out seed7
+  tandem generate --classes all --per-class 20 --out elastic --address auto --max-drafters 8 --max-refiners 4 \\
       --drafters-on ray.io/accelerator-type=H100 --refiners-on ray.io/accelerator-type=L20
   tandem generate --drafter var_d30.pth --refiner var_d16.pth --vqvae vae_ch160v4096z32.pth \\
       --draft-steps 8 --classes 0-999 --per-class 50 --batch 64 --out s3://bucket/imagenet
@@ -116,7 +116,7 @@ class GenerateSpec(ImageJobOptions, ReplicaOptions, RowOptions):
 def run(spec: GenerateSpec) -> dict[str, Any]:
     """Check everything, make what is missing, and return the summary."""
     say("checking models, rows and --out")
-    models = resolve_models(spec.drafter, spec.refiner, spec.vqvae, spec.random_weights)
+    models = resolve_models(spec.drafter, spec.refiner, spec.vqvae, spec.random_weights, spec.class_names)
     check_preparation(spec, {"drafter": models.drafter_config, "refiner": models.refiner_config})
     draft_steps = choose_draft_steps(spec.draft_steps, models.drafter_config.pyramid)
     sampling = choose_sampling(spec, models.sampling)
@@ -139,6 +139,7 @@ def run(spec: GenerateSpec) -> dict[str, Any]:
             "decoding": decoding_identity(settings(on_real_gpus)),
             **row_fields,
             "shard_size": plan.shard_size,
+            **models.names_identity,
             **image_identity(spec),
         }
 

@@ -79,14 +79,14 @@ def open_images(
 ) -> ImageDataset:
     """Check format and carried columns before anything starts. Raises InputError."""
     assert models.refiner is not None
-    fmt = DatasetFormat(options.format, options.codec, models.class_names, seed, draft_steps)
+    fmt = DatasetFormat(options.format, options.codec, models.class_names.names, seed, draft_steps)
     if extra is not None:
         fmt.check_extra(extra.drop_columns(list(row_settings)))
     everywhere = {"seed", "draft_steps"}  # columns of every dataset, also where they are of each row
     carried = pa.schema([field for field in extra.schema if field.name not in everywhere] if extra is not None else [])
     hashes = models.hashes
     provenance = Provenance(software(), hashes["drafter"], hashes["refiner"], hashes["vqvae"], seed, draft_steps)
-    encoder = Encoder(options.codec, options.quality, provenance, models.class_names, row_settings)
+    encoder = Encoder(options.codec, options.quality, provenance, models.class_names.names, row_settings)
     writer = Writer(encoder, fmt, plan, store)
     return ImageDataset(store, fmt, plan, writer, options, models.image_size, carried, row_settings)
 

@@ -14,6 +14,7 @@ import pyarrow as pa
 from jobs.label_tables import READERS
 from jobs.labels import LabelRows, check_label, named_labels
 from jobs.row_settings import check_job_settings, read_settings
+from tandem.class_names import ClassNames
 from tandem.errors import InputError, LabelError
 from workers.columns import stored
 from workers.fetch import fetch, is_remote
@@ -24,7 +25,7 @@ LABEL, CLASS_NAME, COUNT = "label", "class_name", "count"
 INTERPRETED = (LABEL, CLASS_NAME, COUNT, *ROW_SETTINGS)  # every other column is carried
 
 
-def read_label_file(address: str, class_names: Sequence[str]) -> LabelRows:
+def read_label_file(address: str, classes: ClassNames) -> LabelRows:
     """Rows of a parquet, CSV or JSON-lines file, local or on S3. Raises LabelError naming file, row and cause."""
     path = fetch(address) if is_remote(address) else Path(address).expanduser()
     path = path.absolute()  # Arrow takes a:b for an address
@@ -35,17 +36,17 @@ def read_label_file(address: str, class_names: Sequence[str]) -> LabelRows:
     if not path.is_file():
         raise LabelError(f"--labels: no such file: {address}")
     try:
-        return collect(reader(path, where), class_names, where)
+        return collect(reader(path, where), classes, where)
     except (pa.ArrowException, csv.Error, OSError) as error:
         raise LabelError(f"--labels: cannot read {address}: {' '.join(str(error).split())}") from error
 
 
-def collect(tables: Iterator[pa.Table], class_names: Sequence[str], where: str) -> LabelRows:
+def collect(tables: Iterator[pa.Table], classes: ClassNames, where: str) -> LabelRows:
     """All parts of a file as the rows of a job."""
     labels, counts, carried, settings, done, total = [], [], [], [], 0, 0
     for table in tables:
         check_header(table.column_names, where)
-        labels.append(read_labels(table, class_names, where, done))
+        labels.append(read_labels(table, classes, where, done))
         counts.append(read_counts(table, where, done, total))
         settings.append(read_settings(table, where, done))
         try:
@@ -86,17 +87,17 @@ def plain(name: str) -> str:
     return re.sub(r"[\W_]", "", name.casefold()).removesuffix("s")
 
 
-def read_labels(table: pa.Table, class_names: Sequence[str], where: str, done: int) -> np.ndarray:
+def read_labels(table: pa.Table, classes: ClassNames, where: str, done: int) -> np.ndarray:
     """int32 labels from numbers, names, or both where they agree. `done` rows came before."""
     names = table[CLASS_NAME].to_pylist() if CLASS_NAME in table.column_names else []
     if LABEL not in table.column_names:
-        return np.fromiter(named_labels(names, class_names, where, done), dtype=np.int32, count=len(table))
+        return np.fromiter(named_labels(names, classes, where, done), dtype=np.int32, count=len(table))
     labels = []
     for i, value in enumerate(table[LABEL].to_pylist()):
         at = f"{where}, row {done + i + 1}"
-        label = check_label(whole_number(value, LABEL, at), class_names, at)
-        if names and names[i] not in (None, "", class_names[label]):
-            raise LabelError(f"{at}: label {label} is {class_names[label]!r}, but class_name is {names[i]!r}")
+        label = check_label(whole_number(value, LABEL, at), classes, at)
+        if names and names[i] not in (None, "") and not classes.goes_by(label, str(names[i])):
+            raise LabelError(f"{at}: label {label} is {classes[label]!r}, but class_name is {names[i]!r}")
         labels.append(label)
     return np.array(labels, dtype=np.int32)
 

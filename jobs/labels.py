@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import re
 from collections.abc import Iterator, Sequence
@@ -11,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from jobs.row_digest import update_columns, update_schema
+from tandem.class_names import ClassNames
 from tandem.errors import LabelError
 from workers.layout import MAX_ROWS
 from workers.shards import ShardPlan, ShardRows
@@ -63,23 +65,50 @@ class LabelRows:
         )
 
 
-def choose_classes(text: str, class_names: Sequence[str]) -> list[int]:
-    """Labels of 'all' or of a comma list of names, numbers and ranges. Raises LabelError naming the wrong part."""
+def choose_classes(text: str, classes: ClassNames) -> list[int]:
+    """Labels of 'all' or of a comma list of names, numbers and ranges. Raises LabelError naming the wrong part.
+
+    A name with commas stands in quotation marks, as in CSV: 'face,"dark glasses, shades"'.
+    """
     if text.strip() == "all":
-        return list(range(len(class_names)))
+        return list(range(len(classes)))
     chosen: dict[int, None] = {}
-    for part in (p.strip() for p in text.split(",")):
-        if (label := label_of(part, class_names)) is not None:
-            chosen[label] = None
-        elif match := re.fullmatch(r"(\d+)(?:-(\d+))?", part):
+    for part in split_list(text):
+        match = re.fullmatch(r"(\d+)(?:-(\d+))?", part)
+        if match and not classes.named(part):
             first, last = int(match[1]), int(match[2] or match[1])
             if first > last:
                 raise LabelError(f"--classes: expected a range that ascends, got {part}")
-            check_label(last, class_names, "--classes")
+            check_label(last, classes, "--classes")
             chosen.update(dict.fromkeys(range(first, last + 1)))
         else:
-            raise LabelError(f"--classes: expected 'all', class names or labels, got {part!r}", near(part, class_names))
+            chosen[find_class(part, classes, "--classes")] = None
+    whole = classes.named(text) if "," in text and '"' not in text else ()
+    if len(whole) == 1 and list(chosen) != list(whole):
+        raise LabelError(
+            f"--classes: expected one meaning, got {text!r}, which names {classes.describe(whole[0])}, and a list of "
+            f"{' and '.join(map(classes.describe, chosen))}",
+            f"""for the former: '"{text}"'; for the latter: {",".join(map(str, chosen))}""",
+        )
     return list(chosen)
+
+
+def split_list(text: str) -> list[str]:
+    """The parts of a comma list, of which some may be quoted. Raises LabelError."""
+    tight = re.sub(r'"\s+(?=,|$)', '"', text)  # CSV allows no space behind a quoted cell
+    try:
+        (parts,) = csv.reader([tight], skipinitialspace=True, strict=True) if tight.strip() else [[""]]
+    except (csv.Error, ValueError) as error:
+        raise LabelError(f"--classes: expected a comma list, names with commas in quotes, got {text!r}") from error
+    return [part.strip() for part in parts]
+
+
+def find_class(text: str, classes: ClassNames, where: str) -> int:
+    """The label of a class. LabelError that begins with the place where the text stands."""
+    try:
+        return classes.find(text)
+    except LabelError as error:
+        raise LabelError(f"{where}: {error}", error.hint) from None
 
 
 def rows_of_classes(labels: Sequence[int], per_class: int | None, images: int | None) -> LabelRows:
@@ -92,33 +121,16 @@ def rows_of_classes(labels: Sequence[int], per_class: int | None, images: int | 
     return LabelRows(np.tile(np.asarray(labels, dtype=np.int32), rounds)[:total])
 
 
-def label_of(name: str, class_names: Sequence[str]) -> int | None:
-    """The label of a class name; of one that stands twice, the first. None for a name of no class."""
-    return class_names.index(name) if name in class_names else None
-
-
-def named_labels(names: Sequence[str | None], class_names: Sequence[str], where: str, done: int) -> Iterator[int]:
+def named_labels(names: Sequence[str | None], classes: ClassNames, where: str, done: int) -> Iterator[int]:
     """Labels of the class names of a file's rows, after `done` other rows. Raises LabelError naming the row."""
-    known: dict[str | None, int] = {}
-    for i, name in enumerate(names):
+    known: dict[str | None, int] = {}  # classes recur
+    for row, name in enumerate(names, done + 1):
         if name not in known:
-            label = None if name is None else label_of(name, class_names)
-            if label is None:
-                at = f"{where}, row {done + i + 1}"
-                raise LabelError(f"{at}: unknown class name {name!r}", near(str(name), class_names))
-            known[name] = label
+            known[name] = find_class("" if name is None else str(name), classes, f"{where}, row {row}: class_name")
         yield known[name]
 
 
-def check_label(label: int, class_names: Sequence[str], where: str) -> int:
-    if not 0 <= label < len(class_names):
-        raise LabelError(f"{where}: expected labels 0 to {len(class_names) - 1}, got {label}")
+def check_label(label: int, classes: ClassNames, where: str) -> int:
+    if not 0 <= label < len(classes):
+        raise LabelError(f"{where}: expected labels 0 to {len(classes) - 1}, got {label}")
     return label
-
-
-def near(name: str, class_names: Sequence[str]) -> str:
-    """A hint with the names most like the given one."""
-    import difflib
-
-    close = difflib.get_close_matches(name, class_names, n=3, cutoff=0.5) or list(class_names[:12])
-    return f"did you mean {', '.join(close)}?" if len(close) <= 3 else f"classes are {', '.join(close)}"

@@ -43,7 +43,8 @@ class RowOptions(Spec):
 
     classes: Annotated[str | None, COMMAS] = Field(
         None,
-        description="which classes: 'all', or names and label numbers and ranges: 'face,flag', '0-99,207'",
+        description="which classes: 'all', or names, synonyms, WordNet ids, label numbers and ranges: 'face,flag', "
+        "'0-99,207'; a name with commas in quotes: 'face,\"dark glasses, shades\"'",
     )
     per_class: Images | None = Field(None, description="images of each class")
     images: Images | None = Field(None, description="images in all, dealt evenly to the classes")
@@ -154,6 +155,11 @@ class DecodingOptions(PreparationOptions):
 
     vqvae: str = Field("embedded", description="like the models; its preset is vae_ch160v4096z32")
     random_weights: bool = Field(False, description="let presets have random weights, to try size and speed")
+    class_names: str | None = Field(
+        None,
+        description="names of the classes, part of the job: a file of one name a line, .csv or .json, by path or "
+        "address, 'imagenet' or 'numbers'; default: those in the weights, else ImageNet's for 1,000 classes",
+    )
     draft_steps: int | None = Field(None, description="N: scales made by the drafter, 1 to K - 1; default about 0.7 K")
     cfg: float | None = Field(None, ge=0, description="guidance at the last scale; default: the model's own")
     top_k: NonNegativeInt | None = Field(

@@ -19,7 +19,14 @@ from jobs.options import Replicas
 from jobs.pipeline import Pipeline, refine_pool
 from jobs.progress import say
 from jobs.running import Job, Work, close, open_output
-from jobs.settings import check_preparation, choose_sampling, choose_settings, decoding_identity, describe_models
+from jobs.settings import (
+    check_preparation,
+    choose_sampling,
+    choose_settings,
+    decoding_identity,
+    describe_models,
+)
+from tandem.class_names import ClassNames
 from tandem.errors import InputError
 from workers.drafter import DecodeSettings
 from workers.drafts import Drafts, open_drafts
@@ -29,10 +36,10 @@ from workers.shards import PrefixShard
 from workers.store import open_store
 
 EXAMPLES = """examples:
-  tandem refine --drafts drafts --out out
+  tandem refine --drafts drafts --out refined
   tandem refine --drafts s3://bucket/drafts --out s3://bucket/images --refiner var_d16.pth \\
       --vqvae vae_ch160v4096z32.pth --batch 64
-  tandem refine --drafts drafts --draft-steps 3 --cfg 2 --out other
+  tandem refine --drafts drafts --draft-steps 3 --cfg 2 --out guided
 
 Seed, class names and columns come from the drafts. --draft-steps below what was drafted cuts the prefixes.
 The same command again goes on where it stopped."""
@@ -84,11 +91,20 @@ def overridden(spec: RefineSpec, drafts: Drafts, columns: Sequence[str]) -> dict
     return renamed
 
 
+def check_names(drafts: Drafts, names: ClassNames) -> None:
+    """InputError where classes are to be called otherwise than when their labels were chosen by name."""
+    drafted = ClassNames(drafts.drafter.class_names or ())
+    if differ := [label for label, name in enumerate(drafted) if name != names[label] and not drafted.are_numbers]:
+        there, here = drafted[differ[0]], names[differ[0]]
+        raise InputError(f"--class-names: expected those of the drafts, got {here!r} for {there!r} (label {differ[0]})")
+
+
 def run(spec: RefineSpec) -> dict[str, Any]:
     """Check everything, refine what is missing, and return the summary."""
     say("checking drafts, models and --out")
     drafts = open_drafts(open_store(spec.drafts))
-    models = resolve_models(drafts.drafter, spec.refiner, spec.vqvae, spec.random_weights)
+    models = resolve_models(drafts.drafter, spec.refiner, spec.vqvae, spec.random_weights, spec.class_names)
+    check_names(drafts, models.class_names)
     check_preparation(spec, {"refiner": models.refiner_config})
     drafted_for = drafts.identity["weights_sha256"]["vqvae"]
     if models.vqvae.sha256 != drafted_for:
@@ -118,6 +134,7 @@ def run(spec: RefineSpec) -> dict[str, Any]:
             "drafts": drafts.identity,
             "rows": plan.num_rows,
             "shard_size": plan.shard_size,
+            **models.names_identity,
             **image_identity(spec),
         }
 

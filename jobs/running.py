@@ -23,6 +23,7 @@ from jobs.pipeline import Pipeline, StoredShard
 from jobs.progress import RunProgress, busy_shares, overlap_s, print_summary, say
 from jobs.start_up import StartUp
 from jobs.throughput import Throughput
+from tandem.class_names import ClassNames
 from tandem.errors import JobError
 from workers import layout
 from workers.manifest import Manifest, as_json, is_closed, open_job, read_job, reopen
@@ -218,11 +219,11 @@ def why_lacking(pipeline: Pipeline, flow: Flow, stage: StageState) -> str | None
     return why_unplaced(f"{stage.short} of {stage.needed} {stage.name} replicas", pool.nodes)
 
 
-def read_rows(options: RowOptions, class_names: tuple[str, ...]) -> LabelRows:
+def read_rows(options: RowOptions, classes: ClassNames) -> LabelRows:
     if options.labels is not None:
-        return read_label_file(options.labels, class_names)
+        return read_label_file(options.labels, classes)
     assert options.classes is not None  # the options have checked it
-    return rows_of_classes(choose_classes(options.classes, class_names), options.per_class, options.images)
+    return rows_of_classes(choose_classes(options.classes, classes), options.per_class, options.images)
 
 
 def open_output(options: PlaceOptions) -> Store:

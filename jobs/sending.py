@@ -15,13 +15,15 @@ from jobs import cli
 from jobs.spec import Spec, without_variable
 from tandem.config import VAR_PRESETS
 from tandem.errors import InputError
+from workers.class_files import IMAGENET, NUMBERS
 from workers.fetch import is_remote
 from workers.models import EMBEDDED, VQVAE_PRESET_NAME
 from workers.sources import PUBLISHED
 
 COMMANDS = ("generate", "draft", "refine", "verify", "bench pipeline", "bench store")
-INPUTS = ("labels", "drafter", "refiner", "vqvae", "profile")  # options that may name files of this machine
-NAMES = {EMBEDDED, VQVAE_PRESET_NAME, *VAR_PRESETS, *PUBLISHED}  # which are no files
+# Options that may name files of this machine
+INPUTS = ("labels", "class_names", "drafter", "refiner", "vqvae", "profile")
+NAMES = {EMBEDDED, VQVAE_PRESET_NAME, *VAR_PRESETS, *PUBLISHED, NUMBERS, IMAGENET}  # which are no files
 MOST_SENT_BYTES = 100 << 20  # Ray keeps what is sent in the memory of the head node
 ENV_HINT = "a value with commas or braces: set the variable here and give its name alone"
 HERE = "relative paths are those of this machine, and travel; absolute ones are those of the cluster's nodes"

@@ -142,7 +142,7 @@ def app(args: dict[str, Any]) -> Application:
 
 def make_app(spec: AppSpec, session: Session, parts: Parts | None = None) -> tuple[Application, Placement, About]:
     """Check everything, choose the placement, and bind the deployments, of other parts if some are given."""
-    models = resolve_models(spec.drafter, spec.refiner, spec.vqvae, spec.random_weights)
+    models = resolve_models(spec.drafter, spec.refiner, spec.vqvae, spec.random_weights, spec.class_names)
     check_preparation(spec, {"drafter": models.drafter_config, "refiner": models.refiner_config})
     about = describe(spec, models)
     publish = None
@@ -173,7 +173,7 @@ def make_app(spec: AppSpec, session: Session, parts: Parts | None = None) -> tup
     real = Parts(
         partial(DraftWork, models, dtype, spec.threads, how),
         partial(RefineWork, models, dtype, spec.threads, how),
-        FileEncoder(provenance, about.class_names),
+        FileEncoder(provenance, about.class_names.names),
     )
     warm_prefix = models.drafter_config.pyramid.offsets[about.draft_steps]
     replica = ReplicaSettings(spec.batch, spec.batch_wait_ms / 1000, warm_up, warm_prefix)

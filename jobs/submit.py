@@ -27,9 +27,9 @@ from jobs.start_up import process_began
 from tandem.errors import InputError, JobError, StoppedError
 
 EXAMPLES = """examples:
-  tandem submit --address http://head:8265 -- generate --classes all --per-class 20 --out s3://bucket/out
-  tandem submit --follow -- generate --spec job.yaml --labels rows.csv --out /shared/out
-  tandem submit --follow --stop-on-interrupt -- generate --classes all --per-class 20 --out s3://bucket/out
+  tandem submit --address http://head:8265 -- generate --classes all --per-class 20 --out s3://bucket/emoji
+  tandem submit --follow -- generate --spec job.yaml --labels rows.csv --out /shared/rows
+  tandem submit --follow --stop-on-interrupt -- generate --classes all --per-class 20 --out s3://bucket/stoppable
   tandem submit --env AWS_ENDPOINT_URL -- draft --classes all --per-class 20 --out s3://bucket/drafts
 
 The command after -- is checked here, with its --spec file and TANDEM_* variables, and sent as one line. The code of

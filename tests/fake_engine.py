@@ -10,6 +10,7 @@ from typing import Any
 
 from starlette.testclient import TestClient
 
+from tandem.class_names import ClassNames
 from tandem.config import SamplingConfig
 from workers.api import create_api
 from workers.api_models import About
@@ -21,7 +22,7 @@ PATCH_NUMS = (1, 2, 3, 4)
 K, NUM_TOKENS, SIZE = len(PATCH_NUMS), 30, "16x16"
 SAMPLING = SamplingConfig(cfg=3.0, top_k=0, top_p=0.9, temperatures=(1.0,))
 MODEL = "tandem-test"
-ABOUT = About(MODEL, 16, PATCH_NUMS, 64, CLASS_NAMES, 3, SAMPLING, 1764000000, {"drafter": "d" * 64})
+ABOUT = About(MODEL, 16, PATCH_NUMS, 64, ClassNames(CLASS_NAMES), 3, SAMPLING, 1764000000, {"drafter": "d" * 64})
 PATH = "/v1/images/generations"
 
 

@@ -22,9 +22,16 @@ def tiny_vqvae(seed: int = 0, vocab_size: int = VOCAB) -> Vqvae:
     return Vqvae(config).requires_grad_(False).eval()
 
 
-def tiny_var(depth: int, seed: int, vocab_size: int = VOCAB, patch_nums: tuple[int, ...] = PATCH_NUMS, **kw) -> Var:
+def tiny_var(
+    depth: int,
+    seed: int,
+    vocab_size: int = VOCAB,
+    patch_nums: tuple[int, ...] = PATCH_NUMS,
+    num_classes: int = NUM_CLASSES,
+    **kw,
+) -> Var:
     torch.manual_seed(seed)
-    config = VarConfig(depth, NUM_CLASSES, vocab_size, LATENT, patch_nums, **kw)
+    config = VarConfig(depth, num_classes, vocab_size, LATENT, patch_nums, **kw)
     var = Var(config)
     init_var(var, head_scale=3.0)
     with torch.no_grad():  # gates near zero would make all tokens alike

@@ -15,6 +15,7 @@ from fastapi.security import HTTPBearer
 from fastapi.staticfiles import StaticFiles
 from starlette.types import Receive, Scope, Send
 
+from tandem.class_names import ClassNames
 from tandem.images import Codec
 from tandem.version import __version__
 from workers.api_errors import WHAT, ApiError, as_api_error, install_handlers, wrong_value
@@ -169,19 +170,15 @@ def create_api(gateway: Gateway) -> FastAPI:
             raise wrong_value("model", repr(model.id), model_id, "model_not_found", status=404)
         return model
 
-    @app.get("/v1/classes", dependencies=guards, responses=declared(401))
+    @app.get("/v1/classes", dependencies=guards, responses=declared(401), response_model_exclude_none=True)
     async def list_classes(
-        query: Annotated[str, Query(max_length=MAX_PROMPT, description="part of a name, or a number")] = "",
+        query: Annotated[str, Query(max_length=MAX_PROMPT, description="part of a name, an id, or a number")] = "",
         limit: Annotated[int, Query(ge=1, le=MAX_CLASSES)] = 100,
     ) -> ClassList:
-        """Classes by name; all of them without a query."""
-        wanted = " ".join(query.split()).casefold()
-        found = [
-            ClassName(id=label, name=name)
-            for label, name in enumerate(about.class_names)
-            if wanted in name.casefold() or wanted == str(label)
-        ]
-        return ClassList(data=found[:limit], total=len(found))
+        """Classes by name, synonym or WordNet id, those that the query names first; all of them without a query."""
+        names = about.class_names
+        found = names.matching(query)
+        return ClassList(data=[describe_class(label, names) for label in found[:limit]], total=len(found))
 
     @app.head("/healthz", include_in_schema=False)
     @app.get("/healthz", responses=declared())
@@ -203,6 +200,11 @@ def create_api(gateway: Gateway) -> FastAPI:
     app.mount("/page", PageFiles(directory=PAGE))
     drop_422(app)
     return app
+
+
+def describe_class(label: int, names: ClassNames) -> ClassName:
+    synonyms = [text for text in names.synonyms(label) if text != names[label]]
+    return ClassName(id=label, name=names[label], synonyms=synonyms, wnid=names.wnids[label] if names.wnids else None)
 
 
 def drop_422(app: FastAPI) -> None:

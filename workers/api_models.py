@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
+from tandem.class_names import ClassNames
 from tandem.config import MIN_TEMPERATURE, SamplingConfig
 from tandem.images import Codec
 
@@ -29,7 +30,7 @@ class About:
     image_size: int
     patch_nums: tuple[int, ...]
     vocab_size: int
-    class_names: tuple[str, ...]
+    class_names: ClassNames
     draft_steps: int  # the default N
     sampling: SamplingConfig
     created: int
@@ -56,7 +57,10 @@ class ImageBody(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
     prompt: str = Field(
-        min_length=1, max_length=MAX_PROMPT, description="name or number of a class", examples=["face", "3"]
+        min_length=1,
+        max_length=MAX_PROMPT,
+        description="name, synonym, WordNet id or number of a class",
+        examples=["face", "3"],
     )
     model: str | None = Field(None, max_length=MAX_PROMPT, description="id of the model; default: the one there is")
     n: int | None = 1
@@ -237,6 +241,8 @@ class ClassName(BaseModel):
     id: int
     object: Literal["class"] = "class"
     name: str
+    synonyms: list[str] = Field(description="what the class is called as well as by its whole name")
+    wnid: str | None = Field(None, description="WordNet id, where it is known")
 
 
 class ClassList(BaseModel):

@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from tandem.class_names import check_names
 from tandem.config import SamplingConfig, VarConfig, from_dict
 from tandem.errors import InputError
 from workers import layout
@@ -102,6 +103,8 @@ def open_drafts(store: Store) -> Drafts:
         if identity.get("kind") != KIND:
             raise InputError(f"--drafts: {store.uri} holds a job of another kind", "made by: tandem draft")
         config = from_dict(VarConfig, about["config"])
+        found = job["info"].get("class_names", about.get("class_names"))  # older versions kept them with the drafter
+        names = check_names(found, config.num_classes, f"--drafts: class_names in job.json of {store.uri}")
         ref = ModelRef("drafter", about["source"], identity["weights_sha256"]["drafter"], part=about.get("part", ""))
         plan = ShardPlan(int(identity["rows"]), int(identity["shard_size"]))
     except FileNotFoundError:
@@ -113,4 +116,4 @@ def open_drafts(store: Store) -> Drafts:
     if missing := plan.num_shards - len(Manifest(store).committed()):
         hint = "run the same 'tandem draft' command again"
         raise InputError(f"--drafts: {missing} of {plan.num_shards} shards of {store.uri} are missing", hint)
-    return Drafts(store, plan, identity, Resolved(ref, config, tuple(about["class_names"])))
+    return Drafts(store, plan, identity, Resolved(ref, config, names))

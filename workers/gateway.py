@@ -13,10 +13,10 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import asdict, dataclass, field, replace
-from difflib import get_close_matches
-from functools import lru_cache
 from typing import Any, Protocol
 
+from tandem.class_names import ClassNames
+from tandem.errors import LabelError
 from tandem.images import EXTENSIONS
 from workers.api_errors import ApiError, wrong_value
 from workers.api_models import (
@@ -38,7 +38,6 @@ Event = PartialImageEvent | CompletedEvent
 DEFAULT_PREVIEWS = 3  # the most that the OpenAI API sends
 READY_TIMEOUT_S = 2.0
 READY_FOR_S = 10.0  # after images were made
-MAX_DIGITS = 9  # of a class number
 
 
 class Engine(Protocol):
@@ -249,25 +248,10 @@ def preview_scales(body: ImageBody, num_scales: int) -> frozenset[int]:
     return frozenset(1 + round(i * (num_scales - 2) / (count - 1)) for i in range(count))
 
 
-@lru_cache(maxsize=4)
-def spellings(names: tuple[str, ...]) -> dict[str, int]:
-    """The label of every name and synonym; the name of one class goes before a synonym of another."""
-    known: dict[str, int] = {}
-    parts = ((label, part) for label, name in enumerate(names) for part in name.split(","))
-    for label, spelling in (*enumerate(names), *parts):
-        known.setdefault(" ".join(spelling.split()).casefold(), label)
-    return known
-
-
-def find_class(prompt: str, names: tuple[str, ...]) -> int:
-    """The label of a name (or one of the names that commas separate), or of a number. ApiError with the nearest."""
-    wanted = " ".join(prompt.split()).casefold()
-    known = spellings(names)
-    if wanted in known:
-        return known[wanted]
-    if wanted.isascii() and wanted.isdigit() and len(wanted) <= MAX_DIGITS and int(wanted) < len(names):
-        return int(wanted)
-    near = get_close_matches(wanted, known, n=3)
-    hint = f"; nearest: {', '.join(near)}" if near else ""
-    expected = f"a class name or a number from 0 to {len(names) - 1} (GET /v1/classes lists them{hint})"
-    raise wrong_value("prompt", expected, prompt, "class_not_found")
+def find_class(prompt: str, classes: ClassNames) -> int:
+    """The label of a name, synonym, WordNet id or number. ApiError with the nearest names."""
+    try:
+        return classes.find(prompt)
+    except LabelError as error:
+        hint = f" ({error.hint}; GET /v1/classes lists them all)"
+        raise ApiError(400, f"prompt: {error}{hint}", param="prompt", code="class_not_found") from None

@@ -22,6 +22,10 @@ from workers.store import Store, Stored
 MAX_NAMED = 12  # shards or fields in a message
 MAX_VALUE_CHARS = 60
 READS_AT_ONCE = 16
+RENAMED = (
+    "its class names are those of its weights, or numbers (--class-names numbers goes on with these); choose another "
+    "--out, or replace that job with --overwrite"
+)
 
 
 @dataclass(frozen=True)
@@ -221,9 +225,14 @@ def open_job(
     if differences := diff_identity(there["identity"], here):
         raise OutputError(
             f"{store.uri} holds another job. Fields that differ:\n" + _render(differences),
-            hint="choose another --out, or replace that job with --overwrite",
+            hint=RENAMED if is_renamed(differences) else "choose another --out, or replace that job with --overwrite",
         )
     return JobRecord(here, there["info"], Manifest(store).committed())
+
+
+def is_renamed(differences: Sequence[tuple[str, Any, Any]]) -> bool:
+    """Whether a job differs from ours only in that its classes have the names that its weights give them."""
+    return [(field, there) for field, there, _ in differences] == [("class_names_sha256", None)]
 
 
 def as_json(identity: Mapping[str, Any]) -> dict[str, Any]:

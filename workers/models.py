@@ -6,11 +6,12 @@ import hashlib
 import platform
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
 from tandem.assembly import PLAIN, Preparation
+from tandem.class_names import ClassNames
 from tandem.config import VAR_PRESETS, VQVAE_PRESET, SamplingConfig, VarConfig, VqvaeConfig
 from tandem.errors import CheckpointError
 from tandem.initial import random_var, random_vqvae
@@ -18,6 +19,7 @@ from tandem.var import Var
 from tandem.vqvae import Vqvae
 from tandem.weights import load_var, load_vqvae, open_checkpoint
 from tandem.zoo import EMBEDDED_SAMPLING, weights_path
+from workers.class_files import choose_class_names
 from workers.sources import PUBLISHED, local_file
 
 Role = Literal["vqvae", "drafter", "refiner"]
@@ -66,7 +68,8 @@ class ModelSet:
     drafter_config: VarConfig
     refiner_config: VarConfig | None
     vqvae_config: VqvaeConfig
-    class_names: tuple[str, ...]
+    class_names: ClassNames
+    names_sha256: str | None  # of the class names where they do not follow from the weights
     sampling: SamplingConfig  # the embedded drafter's own, else the published settings
 
     @property
@@ -83,13 +86,18 @@ class ModelSet:
         return next(ref for ref in self.refs if ref.role == role)
 
     @property
+    def names_identity(self) -> dict[str, str]:
+        """What of a job's identity the class names are: they stand in columns and images."""
+        return {"class_names_sha256": self.names_sha256} if self.names_sha256 else {}
+
+    @property
     def hashes(self) -> dict[str, str]:
         return {ref.role: ref.sha256 for ref in self.refs}
 
     @property
-    def record(self) -> dict[str, dict[str, str]]:
-        """Where the weights of each role came from: for job.json, not compared on resume (the hashes are)."""
-        return {"weights": {ref.role: ref.label for ref in self.refs}}
+    def record(self) -> dict[str, Any]:
+        """Origins of the weights, and class names: for job.json, not compared on resume (their hashes are)."""
+        return {"weights": {ref.role: ref.label for ref in self.refs}, "class_names": list(self.class_names)}
 
 
 @dataclass(frozen=True)
@@ -128,19 +136,25 @@ def preset(role: Role, source: str) -> VarConfig | VqvaeConfig | None:
     return VAR_PRESETS.get(source)
 
 
-def resolve_models(drafter: str | Resolved, refiner: str | None, vqvae: str, random_weights: bool) -> ModelSet:
+def resolve_models(
+    drafter: str | Resolved, refiner: str | None, vqvae: str, random_weights: bool, class_names: str | None = None
+) -> ModelSet:
     """Look at all and check that they fit each other. Raises CheckpointError naming what does not.
 
-    A drafter that is already resolved need not be on this machine: its drafts are.
+    A drafter that is already resolved need not be on this machine: its drafts are. `class_names` is a file of names,
+    or "numbers", where those of the weights are not wanted.
     """
     drafts = drafter if isinstance(drafter, Resolved) else resolve("drafter", drafter, random_weights)
     fine = resolve("refiner", refiner, random_weights) if refiner is not None else None
     tokenizer = resolve("vqvae", vqvae, random_weights)
     assert isinstance(drafts.config, VarConfig) and isinstance(tokenizer.config, VqvaeConfig)
     if fine is not None:
-        check_partners(drafts, fine)
+        check_partners(drafts, fine, class_names is None)
     for name in ("vocab_size", "latent_channels"):
         check_equal("models and VQVAE", name, drafts, tokenizer)
+    own = drafts.class_names or (fine.class_names if fine else None)
+    names = choose_class_names(own, class_names, drafts.config.num_classes)
+    follows = names.are_numbers if own is None else names.names == own
     return ModelSet(
         drafts.ref,
         fine.ref if fine else None,
@@ -148,7 +162,8 @@ def resolve_models(drafter: str | Resolved, refiner: str | None, vqvae: str, ran
         drafts.config,
         fine.config if fine and isinstance(fine.config, VarConfig) else None,
         tokenizer.config,
-        drafts.class_names or tuple(str(label) for label in range(drafts.config.num_classes)),
+        names,
+        None if follows else names.digest,
         EMBEDDED_SAMPLING if drafts.ref.source == EMBEDDED else SamplingConfig(),
     )
 
@@ -161,11 +176,13 @@ MEANING = {
 }
 
 
-def check_partners(drafter: Resolved, refiner: Resolved) -> None:
+def check_partners(drafter: Resolved, refiner: Resolved, named_by_weights: bool = True) -> None:
     """Raise CheckpointError unless the two can work on the same images."""
     for name in MEANING:
         check_equal("drafter and refiner", name, drafter, refiner)
-    if drafter.class_names != refiner.class_names:
+    names = [ClassNames(one.class_names) for one in (drafter, refiner) if one.class_names is not None]
+    known = [one for one in names if not one.are_numbers]
+    if named_by_weights and len(known) == 2 and known[0] != known[1]:
         raise CheckpointError(
             f"drafter and refiner of different class names: {drafter.class_names} and {refiner.class_names}"
         )

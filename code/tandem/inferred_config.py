@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from tandem.class_names import check_names
 from tandem.config import PATCH_NUMS_256, PATCH_NUMS_512, Pyramid, VarConfig, VqvaeConfig, from_dict
 from tandem.errors import InputError
 
@@ -47,13 +48,8 @@ def config_of(kind: str, tensors: dict[str, Tensor], header: dict[str, Any]) -> 
 
 def check_classes(header: dict[str, Any], num_classes: int | None) -> None:
     """Raise InputError unless class names in a header are text, one for each class."""
-    if "classes" not in header:
-        return
-    names = header["classes"]
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise InputError(f"classes in its header: expected a list of names, got {names!r:.60}")
-    if num_classes is not None and len(names) != num_classes:
-        raise InputError(f"classes in its header: expected {num_classes} names, got {len(names)}")
+    if "classes" in header:
+        check_names(header["classes"], num_classes, "classes in its header")
 
 
 def count_prefixed(tensors: dict[str, Tensor], pattern: str) -> int:

@@ -78,7 +78,13 @@ def test_wheel(source: Path, environment: Path, tmp_path: Path):
     subprocess.run([sys.executable, "-m", "pip", *command], check=True, capture_output=True)
     (wheel,) = (tmp_path / "dist").glob("*.whl")
     names = zipfile.ZipFile(wheel).namelist()
-    assert {*DATA, "workers/card_template.md", "tandem/zoo/README.md"} <= set(names)
+    assert {
+        *DATA,
+        "workers/card_template.md",
+        "tandem/zoo/README.md",
+        "tandem/imagenet_1k.csv",
+        "tandem/imagenet_1k.md",
+    } <= set(names)
     assert not any(name.startswith(("code/", "tests/")) for name in names)
     pip(environment, "install", "--no-deps", "--no-index", str(wheel))
     version, place = run_elsewhere(environment, tmp_path).split()

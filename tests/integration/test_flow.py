@@ -21,6 +21,7 @@ from jobs.pipeline import Pipeline, ReadLabels
 from jobs.pools import Pool
 from jobs.running import make_shards
 from jobs.start_up import StartUp
+from tandem.class_names import ClassNames
 from tandem.errors import TandemWarning
 from workers.shards import PixelShard, PrefixShard, ShardPlan, ShardRows
 
@@ -93,7 +94,7 @@ def test_a_hundred_thousand_label_rows_stream_through_a_small_driver(tmp_path, c
     table = pa.table({"label": [i % 12 for i in range(count)], "note": [f"row {i}" for i in range(count)]})
     pq.write_table(table, tmp_path / "labels.parquet")
     before = resident_bytes()
-    rows = read_label_file(str(tmp_path / "labels.parquet"), [str(label) for label in range(12)])
+    rows = read_label_file(str(tmp_path / "labels.parquet"), ClassNames.numbered(12))
     plan = ShardPlan(len(rows), 512)
     stage = partial(Simulated, seconds=0.02, jitter=0.0, batch=512, prefix_tokens=20, image_size=16)
     pools = [

@@ -19,6 +19,7 @@ from tandem.images import read_provenance
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 IMAGES = 22  # 6 shards of 4: the last is short
+GIVEN_NAMES = ("ant", "bee, honeybee", "cat", "dog")  # by --class-names, for one of the formats
 ONE_ACTOR = ("--placement", "colocated", "--drafters", "1")  # where it does not matter: each takes seconds to start
 
 
@@ -152,7 +153,7 @@ def read_hugging_face(out: Path) -> dict[int, tuple[np.ndarray, int]]:
 
     files = sorted(map(str, (out / "shards").glob("*.parquet")))
     data = load_dataset("parquet", data_files=files, split="train", cache_dir=str(out.parent / "cache"))
-    assert data.features["label"].names == list(CLASS_NAMES)
+    assert data.features["label"].names == list(GIVEN_NAMES)
     return {row["index"]: (np.asarray(row["image"]), row["label"]) for row in data}
 
 
@@ -165,15 +166,19 @@ def read_image_folder(out: Path) -> dict[int, tuple[np.ndarray, int]]:
 
 @pytest.fixture(scope="module")
 def pixels_by_format(reference_run, tiny_models, tmp_path_factory) -> dict[str, Path]:
-    """The same rows thrice, for parquet from a label file."""
+    """The same rows thrice, for parquet from a label file and with class names of a file."""
     parquet, folder = (tmp_path_factory.mktemp(fmt) / "out" for fmt in ("parquet", "folder"))
     generate(tiny_models, str(folder), *ONE_ACTOR, "--format", "folder")
     named = [CLASS_NAMES[index % NUM_CLASSES] for index in range(IMAGES)]
     rows = parquet.with_name("rows.csv")
-    rows.write_text("class_name,prompt\n" + "".join(f"{name},a {name}\n" for name in named))
+    rows.write_text("class_name,prompt\n" + "".join(f"{name.upper()},a {name}\n" for name in named))
+    names = parquet.with_name("names.txt")
+    names.write_text("\n".join(GIVEN_NAMES))
     args = options(tiny_models, str(parquet), *ONE_ACTOR, "--format", "parquet", "--keep-tokens")
     assert args[6:10] == ["--classes", "all", "--images", str(IMAGES)]
-    assert main(["generate", *args[:6], "--labels", str(rows), *args[10:]]) == 0
+    command = ["generate", *args[:6], "--labels", str(rows), *args[10:]]
+    assert main([*command, "--class-names", str(names)]) == 0
+    assert main(command) == 2  # with the names of the weights it is another job
     return {"webdataset": Path(reference_run[0]), "parquet": parquet, "folder": folder}
 
 
@@ -200,6 +205,10 @@ def test_label_files_carry_their_columns(pixels_by_format):
     table = pq.read_table(pixels_by_format["parquet"] / "shards").to_pydict()
     assert table["index"] == list(range(IMAGES))
     assert table["prompt"] == [f"a {CLASS_NAMES[index % NUM_CLASSES]}" for index in range(IMAGES)]
+    assert table["class_name"] == [GIVEN_NAMES[index % NUM_CLASSES] for index in range(IMAGES)]
+    job = json.loads((pixels_by_format["parquet"] / "job.json").read_text())
+    assert job["info"]["class_names"] == list(GIVEN_NAMES)
+    assert "| 1 | bee, honeybee |" in (pixels_by_format["parquet"] / "README.md").read_text()
     assert {len(tokens) for tokens in table["tokens"]} == {30}
 
 
@@ -215,7 +224,7 @@ def test_images_say_where_they_come_from(pixels_by_format):
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--classes", "ant,wolf"], "expected 'all', class names or labels, got 'wolf'"),
+        (["--classes", "ant,wolf"], "--classes: expected a class name or a number from 0 to 3, got 'wolf'"),
         (["--classes", "0-4"], "expected labels 0 to 3, got 4"),
         (["--draft-steps", "0"], "draft_steps: expected 1 to 3 (the pyramid has 4 scales), got 0"),
         (["--draft-steps", "4"], "draft_steps: expected 1 to 3 (the pyramid has 4 scales), got 4"),

@@ -13,6 +13,7 @@ import pytest
 
 from jobs.cli import main
 from jobs.label_file import read_label_file
+from tandem.class_names import ClassNames
 from tandem.errors import InputError
 from workers.fetch import fetch, fetched_sha256
 
@@ -55,7 +56,7 @@ def test_a_damaged_copy_is_fetched_again_and_its_hash_kept(bucket):
 
 def test_label_files_are_read_from_s3(bucket):
     bucket.put_object(Bucket=BUCKET, Key="rows.csv", Body=b"label,count\n1,2\n0,1\n")
-    assert read_label_file(f"s3://{BUCKET}/rows.csv", ("a", "b")).label.tolist() == [1, 1, 0]
+    assert read_label_file(f"s3://{BUCKET}/rows.csv", ClassNames(("a", "b"))).label.tolist() == [1, 1, 0]
 
 
 @pytest.mark.parametrize(

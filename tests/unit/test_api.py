@@ -74,8 +74,8 @@ def test_the_model_is_listed_and_shown_with_its_limits():
     [
         ("", [0, 1, 2, 3, 4], 5),
         ("?limit=2", [0, 1], 5),
-        ("?query=TOM", [2, 3], 2),
-        ("?query=tom&limit=1", [2], 2),
+        ("?query=TOM", [3, 2], 2),
+        ("?query=tom&limit=1", [3], 2),
         ("?query=4", [4], 1),
         ("?query=%20bee,%20%20honey", [1], 1),
         ("?query=zebra", [], 0),
@@ -83,11 +83,9 @@ def test_the_model_is_listed_and_shown_with_its_limits():
 )
 def test_classes_are_found_by_part_of_a_name_or_by_number(query, labels, total):
     found = client(make_gateway(FakeEngine())).get(f"/v1/classes{query}").json()
-    assert found == {
-        "object": "list",
-        "data": [{"id": label, "object": "class", "name": CLASS_NAMES[label]} for label in labels],
-        "total": total,
-    }
+    synonyms = {1: ["bee", "honeybee"], 2: ["Cat", "tom"]}
+    data = [{"id": i, "object": "class", "name": CLASS_NAMES[i], "synonyms": synonyms.get(i, [])} for i in labels]
+    assert found == {"object": "list", "data": data, "total": total}
 
 
 @pytest.mark.parametrize("query", ["limit=0", "limit=1001", "limit=x", "limit=" + "9" * 5000, "query=" + "a" * 201])

@@ -76,6 +76,16 @@ def test_how_models_compute_is_said_to_the_job_and_to_the_endpoint(tmp_path):
             assert Preparation.of(spec).names == [flag[2:].replace("-", "_") for flag in given]
 
 
+def test_class_names_reach_the_job_and_the_endpoint(tmp_path):
+    plan = plan_file(tmp_path, option("split", {"l40s": 1}))
+    classes = 'golden retriever,"dark glasses, shades"'
+    files = render(plan, tmp_path / "out", *DATASET, "--classes", classes, "--class-names", "s3://bucket/names.txt")
+    check(files)
+    job = check_entrypoint(ray_document(files["rayjob.yaml"])["spec"]["entrypoint"])
+    assert (job.classes, job.class_names) == (classes, "s3://bucket/names.txt")
+    assert check_serve(files["serve.yaml"]).class_names == "s3://bucket/names.txt"
+
+
 @pytest.mark.parametrize(
     ("best", "more", "missing"),
     [

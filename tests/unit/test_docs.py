@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import shlex
 from pathlib import Path
@@ -50,6 +51,26 @@ def test_commands_are_taken(document, line):
     if cli.COMMANDS[name].spec == "ServeSpec" and not rest:
         return
     cli.parse_options(name, rest)
+
+
+def example_sets() -> dict[str, list[str]]:
+    """Commands that one reader may type one after the other: README with `make generate`, and each command's help."""
+    make = (ROOT / "Makefile").read_text().replace("\\\n", " ").replace("$(OUT)", "out")
+    readme = [line for name, line in commands() if name == "README.md"]
+    modules = {command.module: importlib.import_module(command.module) for command in cli.COMMANDS.values()}
+    helps = {name: getattr(module, "EXAMPLES", "").replace("\\\n", " ") for name, module in modules.items()}
+    lines = {name: text.splitlines() for name, text in helps.items()}
+    return {"README.md": [*readme, *re.findall(r"tandem generate .*", make)], **lines}
+
+
+@pytest.mark.parametrize(("where", "lines"), example_sets().items())
+def test_every_example_has_an_out_of_its_own(where, lines):
+    """A second job in the same place would be refused as another one."""
+    outs: dict[str, str] = {}
+    for line in lines:
+        command = " ".join(line.strip().partition("  #")[0].split())
+        if out := re.match(r"tandem (?:submit .*-- )?(?:generate|draft|refine) .*--out (\S+)", command):
+            assert outs.setdefault(out[1], command) == command, out[1]
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)

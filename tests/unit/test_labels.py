@@ -3,10 +3,11 @@
 import pytest
 
 from jobs.labels import choose_classes, rows_of_classes
+from tandem.class_names import ClassNames
 from tandem.errors import LabelError
 from workers.layout import MAX_ROWS
 
-NAMES = ("ant", "bee", "cat", "dog", "sea lion")
+NAMES = ClassNames(("ant", "bee", "cat", "dog", "sea lion"))
 
 
 @pytest.mark.parametrize(
@@ -54,3 +55,14 @@ def test_rows_go_round_the_classes():
 def test_more_images_than_a_job_can_have_are_refused_with_the_most(per_class, images, message):
     with pytest.raises(LabelError, match=message):
         rows_of_classes([2, 0, 1], per_class, images)
+
+
+def test_a_list_that_is_also_one_name_has_to_say_which():
+    """'Cat, tom' is a class, and 'tom' another one."""
+    classes = ClassNames(("ant", "Cat, tom", "tom", 'the "x", y'))
+    with pytest.raises(LabelError, match=r"names 1 \(Cat, tom\), and a list of 1 \(Cat, tom\) and 2 \(tom\)") as caught:
+        choose_classes("cat,tom", classes)
+    assert caught.value.hint == """for the former: '"cat,tom"'; for the latter: 1,2"""
+    assert choose_classes('"cat, tom"', classes) == [1]
+    assert choose_classes("1,2", classes) == [1, 2]
+    assert choose_classes('ant,"the ""x"", y"', classes) == [0, 3]

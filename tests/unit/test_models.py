@@ -7,7 +7,7 @@ from tiny_models import CLASS_NAMES, tiny_var, tiny_vqvae
 from tandem.config import VAR_PRESETS
 from tandem.errors import CheckpointError
 from tandem.hashing import file_sha256
-from tandem.weights import save_checkpoint
+from tandem.weights import load_var, save_checkpoint
 from tandem.zoo import weights_path
 from workers.models import load_transformer, resolve, resolve_models
 
@@ -76,3 +76,52 @@ def test_random_weights_are_the_same_on_every_node(monkeypatch):
     monkeypatch.setitem(VAR_PRESETS, "d16", tiny_var(1, 0).config)
     ours, theirs = (load_transformer(ref, torch.float32, torch.device("cpu")) for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(ours.parameters(), theirs.parameters(), strict=True))
+
+
+def without_names(folder, name, model) -> str:
+    save_checkpoint(folder / f"{name}.safetensors", model, {}, torch.float32)
+    return str(folder / f"{name}.safetensors")
+
+
+@pytest.fixture
+def nameless(tmp_path) -> list[str]:
+    models = {"d": tiny_var(2, 0), "r": tiny_var(1, 0), "v": tiny_vqvae()}
+    return [without_names(tmp_path, name, model) for name, model in models.items()]
+
+
+def test_class_names_are_counted_against_the_model(tmp_path):
+    """Eight names on four classes: label 4 would be the unconditional embedding."""
+    path = save(tmp_path, "d", tiny_var(2, 0), classes=[f"c{i}" for i in range(8)])
+    with pytest.raises(CheckpointError, match=r"drafter: .*d\.safetensors: .*expected 4 names, got 8"):
+        resolve("drafter", path, random_weights=False)
+    with pytest.raises(CheckpointError, match=r"d\.safetensors: .*expected 4 names"):
+        load_var(path)
+
+
+@pytest.mark.parametrize("named", [0, 1])
+def test_names_that_one_of_the_two_files_holds_are_those_of_both(tmp_path, nameless, named):
+    files = list(nameless)
+    files[named] = save(tmp_path, "named", tiny_var(2 - named, 0))
+    models = resolve_models(*files, random_weights=False)
+    assert models.class_names.names == CLASS_NAMES
+    assert models.names_identity == {}
+
+
+def test_a_file_of_names_goes_before_those_of_the_weights(tmp_path, nameless):
+    names = tmp_path / "names.txt"
+    names.write_text("w\nx, ex\ny\nz\n")
+    named = [save(tmp_path, "a", tiny_var(2, 0)), *nameless[1:]]
+    for files in (named, nameless):
+        models = resolve_models(*files, random_weights=False, class_names=str(names))
+        assert list(models.class_names) == ["w", "x, ex", "y", "z"]
+        assert models.class_names.find("EX") == 1
+        assert models.names_identity == {"class_names_sha256": models.class_names.digest}
+    assert list(resolve_models(*named, random_weights=False, class_names="numbers").class_names) == list("0123")
+    names.write_text("\n".join(CLASS_NAMES))
+    assert resolve_models(*named, random_weights=False, class_names=str(names)).names_identity == {}  # as in the file
+
+
+def test_models_of_other_names_fit_once_names_are_given(tmp_path):
+    files = [save(tmp_path, "d", tiny_var(2, 0)), save(tmp_path, "r", tiny_var(1, 0), classes=tuple("wxyz"))]
+    models = resolve_models(*files, save(tmp_path, "v", tiny_vqvae()), False, class_names="numbers")
+    assert models.class_names.are_numbers

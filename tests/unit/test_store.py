@@ -278,6 +278,16 @@ def test_another_job_is_refused_with_the_fields_that_differ(store):
     assert json.loads(store.read("job.json"))["identity"]["seed"] == 1
 
 
+def test_a_job_of_before_class_names_were_known_says_how_to_go_on(store):
+    open_job(store, IDENTITY)
+    with pytest.raises(OutputError, match="class_names_sha256: there nothing, here") as caught:
+        open_job(store, {**IDENTITY, "class_names_sha256": "c" * 64})
+    assert "--class-names numbers goes on" in caught.value.hint
+    with pytest.raises(OutputError) as caught:
+        open_job(store, {**IDENTITY, "seed": 2, "class_names_sha256": "c" * 64})
+    assert "--class-names" not in caught.value.hint
+
+
 def test_diff_is_empty_for_equal_and_names_nested_fields():
     assert diff_identity({"a": {"b": [1]}}, {"a": {"b": [1]}}) == []
     assert diff_identity({"a": {"b": 1}}, {"a": {"b": 2}, "c": 3}) == [("a.b", 1, 2), ("c", None, 3)]
