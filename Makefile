@@ -22,6 +22,7 @@ generate: $(VENV)/.run ## install into .venv and synthesise 64 labelled images i
 test: $(VENV)/.test ## install into .venv and run the tests, those of minutes apart
 	@echo "==> running the tests"
 	$(BIN)/python -m pytest -m "not slow" -n 2 tests/unit
+	TRITON_INTERPRET=1 $(BIN)/python -m pytest -m "not slow" tests/kernels
 	$(BIN)/python -m pytest -m "not slow" tests/integration tests/e2e
 
 test-slow: $(VENV)/.test ## the tests of minutes: lost nodes, storage that fails, thousands of shards

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import yaml
@@ -42,7 +43,9 @@ class Settings:
     instance_profile: str | None = None
     head_instance_profile: str | None = None
     ami: str | None = None
-    preparation: tuple[str, ...] = ()  # options of how the models compute that are on, such as fold_adaln
+    preparation: Mapping[str, bool | str] = field(
+        default_factory=dict
+    )  # how the models compute, such as fold_adaln: True
     min_drafters: int | None = None
     max_drafters: int | None = None
     min_refiners: int | None = None
@@ -163,7 +166,8 @@ def entrypoint(deployment: Deployment) -> str:
         words += ["--drafters-on", selector_text("drafter"), "--refiners-on", selector_text("refiner")]
     if option.mode == "mixed":
         words += ["--colocated", str(option.num_both), "--colocated-on", selector_text("both")]
-    words += ["--" + name.replace("_", "-") for name in settings.preparation]
+    for name, value in settings.preparation.items():
+        words += ["--" + name.replace("_", "-"), *([] if value is True else [str(value)])]
     return shlex.join([*words, "--out", settings.dataset])
 
 
@@ -181,7 +185,7 @@ def serve_config(deployment: Deployment) -> dict[str, Any]:
         "placement": option.mode,
         "drafters": option.num_drafters,
         "refiners": option.num_refiners,
-        **dict.fromkeys(settings.preparation, True),
+        **settings.preparation,
         "drafters_on": selector_text("both" if option.mode == "colocated" else "drafter"),
         "refiners_on": selector_text("both" if option.mode == "colocated" else "refiner"),
         "autoscale": settings.autoscale,

@@ -172,11 +172,17 @@ def read_deployment(spec: RenderSpec) -> Deployment:
     return deployment
 
 
+def read_preparation(options: PreparationOptions) -> dict[str, bool | str]:
+    """Options of how the models compute that are not what they are by default."""
+    plain: dict[str, bool | str] = {"kernels": "plain"} if options.kernels == "plain" else {}
+    return dict.fromkeys(Preparation.of(options).names, True) | plain
+
+
 def read_settings(spec: RenderSpec, plan: PlanFile) -> Settings:
     own: dict[str, Any] = {
         "images": plan.images,
         "instances": parse_instances(spec.instances or ""),
-        "preparation": tuple(Preparation.of(spec).names),
+        "preparation": read_preparation(spec),
         "object_labels": split_pairs(spec.object_labels),
         "env": split_pairs(spec.env),
         "deadline_s": math.ceil(3600 * parse_hours(spec.deadline)) if spec.deadline else None,

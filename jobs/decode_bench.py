@@ -90,7 +90,7 @@ class Bench:
             grown, kept = anonymous_bytes() - before, host_bytes(self.vars[stage], self.device)
             took = f"loaded in {time.perf_counter() - began:.1f} s"
             say(f"{ref.role} {ref.source}: {took}; {kept / 1e6:,.0f} MB on the host, RssAnon {grown / 1e6:+,.0f} MB")
-        self.vqvae: Vqvae = load_tokenizer(models.vqvae, self.pyramid.patch_nums, self.dtype, self.device)
+        self.vqvae: Vqvae = load_tokenizer(models.vqvae, self.pyramid.patch_nums, self.dtype, self.device, self.how)
 
     @property
     def on_gpu(self) -> bool:

@@ -136,6 +136,11 @@ class PreparationOptions(Spec):
         description="launch all kernels of a scale at once, which helps small models and batches on GPUs; keeps the "
         "KV cache allocated; where it fails, or without CUDA, workers warn and go on without it",
     )
+    kernels: Literal["auto", "plain"] = Field(
+        "auto",
+        description="auto: on GPUs, merge the small steps between products into fused kernels, which prove themselves "
+        "first; where that fails workers warn and go on with plain ones",
+    )
 
 
 class MeasuredOptions(PreparationOptions):

@@ -34,6 +34,8 @@ def choose_settings(
     row_settings: tuple[str, ...] = (),
 ) -> DecodeSettings:
     dtype, how = choose_dtype(options.dtype, on_real_gpus), Preparation.of(options)
+    if not on_real_gpus:
+        how = replace(how, kernels="plain")  # so that jobs on CPUs stay what they were
     return DecodeSettings(seed, draft_steps, sampling, batch, dtype, options.threads, how, row_settings)
 
 
@@ -54,8 +56,8 @@ def decoding_identity(settings: DecodeSettings) -> dict[str, Any]:
     """As job.json keeps it. Of preparation and row settings only what is asked for, so that plain jobs stay what they
     were, and nothing of graphs, which change no byte."""
     plain = asdict(settings) | {"sampling": to_dict(settings.sampling)}
-    how = {name: value for name, value in plain.pop("how").items() if value and name != "cuda_graphs"}
-    rows = list(plain.pop("row_settings"))
+    how, rows = plain.pop("how"), list(plain.pop("row_settings"))
+    how = {name: value for name, value in how.items() if value not in (False, "plain") and name != "cuda_graphs"}
     return plain | ({"how": how} if how else {}) | ({"row_settings": rows} if rows else {})
 
 

@@ -117,7 +117,7 @@ class Measuring:
 
     def tokenizer(self, device: torch.device) -> Any:
         patch_nums = self.models.drafter_config.patch_nums
-        return load_tokenizer(self.models.vqvae, patch_nums, DTYPES[self.settings.dtype], device)
+        return load_tokenizer(self.models.vqvae, patch_nums, DTYPES[self.settings.dtype], device, self.settings.how)
 
     def draft(self, timer: Timer, batches: Sequence[int]) -> dict[tuple[int, int], Prefix]:
         """Times of drafting; returns the prefixes by N and batch."""

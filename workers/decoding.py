@@ -95,7 +95,7 @@ class Decoding(ABC):
         ref = models.drafter if role == "drafter" else models.ref("refiner")
         self.var: Var = load_transformer(ref, DTYPES[dtype], self.device, how)
         patch_nums = models.drafter_config.patch_nums
-        self.vqvae: Vqvae = load_tokenizer(models.vqvae, patch_nums, DTYPES[dtype], self.device)
+        self.vqvae: Vqvae = load_tokenizer(models.vqvae, patch_nums, DTYPES[dtype], self.device, how)
         self.pyramid = self.var.config.pyramid
         self.halving = Halving(role, sys.maxsize)  # until memory runs out
 

@@ -44,7 +44,7 @@ class Drafter:
         dtype = DTYPES[settings.dtype]
         self.drafter = load_transformer(models.drafter, dtype, self.device, settings.how)
         patch_nums = models.drafter_config.patch_nums
-        self.quantizer = load_tokenizer(models.vqvae, patch_nums, dtype, self.device).quantize
+        self.quantizer = load_tokenizer(models.vqvae, patch_nums, dtype, self.device, settings.how).quantize
         self.halving = Halving(self.name, settings.batch)
 
     def __call__(self, shard: ShardRows) -> PrefixShard:

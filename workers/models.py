@@ -203,11 +203,13 @@ def load_transformer(ref: ModelRef, dtype: torch.dtype, device: torch.device, ho
     return random_var(VAR_PRESETS[ref.source], ref.random_seed, dtype, device, how)
 
 
-def load_tokenizer(ref: ModelRef, patch_nums: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Vqvae:
-    """The VQVAE of a job, with the pyramid of its transformers."""
+def load_tokenizer(
+    ref: ModelRef, patch_nums: tuple[int, ...], dtype: torch.dtype, device: torch.device, how: Preparation = PLAIN
+) -> Vqvae:
+    """The VQVAE of a job, with the pyramid of its transformers and their choice of kernels."""
     if ref.random_seed is None:
-        return load_vqvae(ref.local_path(), dtype, device, patch_nums)
-    return random_vqvae(replace(VQVAE_PRESET, patch_nums=patch_nums), ref.random_seed, dtype, device)
+        return load_vqvae(ref.local_path(), dtype, device, patch_nums, kernels=how.kernels)
+    return random_vqvae(replace(VQVAE_PRESET, patch_nums=patch_nums), ref.random_seed, dtype, device, how)
 
 
 def pick_device() -> torch.device:

@@ -28,7 +28,7 @@ class Refiner:
         self.settings, self.keep_tokens, self.device = settings, keep_tokens, pick_device()
         dtype = DTYPES[settings.dtype]
         self.refiner = load_transformer(models.ref("refiner"), dtype, self.device, settings.how)
-        self.vqvae = load_tokenizer(models.vqvae, models.drafter_config.patch_nums, dtype, self.device)
+        self.vqvae = load_tokenizer(models.vqvae, models.drafter_config.patch_nums, dtype, self.device, settings.how)
         self.refining, self.decoding = Halving("refine", settings.batch), Halving("decode", settings.batch)
 
     def __call__(self, shard: PrefixShard) -> PixelShard:

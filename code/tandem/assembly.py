@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from tandem.compiling import compile_blocks
 from tandem.config import VarConfig, VqvaeConfig
 from tandem.errors import InputError, TandemWarning
+from tandem.fusing import fuse_var, fuse_vqvae
 from tandem.graphs import CudaCapture, Graphs
 from tandem.kernels import compute_dtype, multiplies_int8
 from tandem.linear import Linear
@@ -32,12 +34,14 @@ class Preparation:
         int8: weights and activations of the blocks' matrices in int8 (W8A8). Not exact.
         compile: what the blocks do before and after attention is compiled by torch.compile, where that works.
         cuda_graphs: the kernels of a scale are launched at once, on CUDA.
+        kernels: "auto" merges the small steps between products into kernels of ours, on CUDA; "plain" does not.
     """
 
     fold_adaln: bool = False
     int8: bool = False
     compile: bool = False
     cuda_graphs: bool = False
+    kernels: Literal["auto", "plain"] = "plain"
 
     @classmethod
     def of(cls, options: object) -> Preparation:
@@ -46,8 +50,8 @@ class Preparation:
 
     @property
     def names(self) -> list[str]:
-        """What is asked for."""
-        return [field.name for field in fields(self) if getattr(self, field.name)]
+        """What is asked for, by the names of its switches."""
+        return [field.name for field in fields(self) if getattr(self, field.name) is True]
 
     def in_vain(self, device: torch.device) -> list[str]:
         """What of it cannot be had on a device, in a sentence each. The rest is done all the same."""
@@ -102,6 +106,8 @@ def assemble_var(
         return var
     if compiled:
         compile_blocks(var.layers)
+    elif how.kernels == "auto" and device.type == "cuda":
+        fuse_var(var)
     if how.cuda_graphs and device.type == "cuda":
         var.graphs = Graphs(CudaCapture(device))
     return var.requires_grad_(False).eval()
@@ -109,11 +115,16 @@ def assemble_var(
 
 @torch.no_grad()
 def assemble_vqvae(
-    config: VqvaeConfig, values: Values, dtype: torch.dtype, device: torch.device, prepared: bool
+    config: VqvaeConfig,
+    values: Values,
+    dtype: torch.dtype,
+    device: torch.device,
+    prepared: bool,
+    kernels: Literal["auto", "plain"] = "plain",
 ) -> Vqvae:
     """A Vqvae of the given values. `prepared`, it is fit for inference alone: upsampling folded, convolutions in
-    `dtype` (or what computes it, see `tandem.kernels`) and channels last. The quantizer stays float32, since f_hat
-    sums up over all scales."""
+    `dtype` (or what computes it, see `tandem.kernels`) and channels last, and by `kernels` as in `Preparation`. The
+    quantizer stays float32, since f_hat sums up over all scales."""
     vqvae = build_empty(config)
     assert isinstance(vqvae, Vqvae)
     modules = dict(vqvae.named_modules())
@@ -125,7 +136,11 @@ def assemble_vqvae(
                 parent.fold()
                 module = parent
             module.to(compute_dtype(dtype, device)).to(memory_format=torch.channels_last)
-    return vqvae.requires_grad_(False).eval() if prepared else vqvae
+    if not prepared:
+        return vqvae
+    if kernels == "auto" and device.type == "cuda":
+        fuse_vqvae(vqvae)
+    return vqvae.requires_grad_(False).eval()
 
 
 def put_all(

@@ -48,17 +48,24 @@ class KVCache:
     def extend(self, layer: int, rows: slice, k_RHlc: Tensor, v_RHlc: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values [R, H, L, c] of these rows: all tokens so far, and the new ones behind them."""
         start, stop = self.filled, self.filled + k_RHlc.shape[2]
-        kept = self.store[layer, :, rows]
-        if stop <= kept.shape[3]:
-            place = kept
-        elif start == 0:
+        if start == 0 and stop > self.store.shape[4]:
             return k_RHlc, v_RHlc
-        else:
-            place = self.scratch[:, : kept.shape[1]]
-            place[:, :, :, :start] = kept[:, :, :, :start]
+        place = self.room(layer, rows, stop)
         place[0, :, :, start:stop] = k_RHlc
         place[1, :, :, start:stop] = v_RHlc
         return place[0, :, :, :stop], place[1, :, :, :stop]
+
+    def room(self, layer: int, rows: slice, stop: int) -> Tensor:
+        """Keys and values [2, R, H, ., c] of these rows with room for `stop` tokens, those so far in their places."""
+        kept = self.store[layer, :, rows]
+        if stop <= kept.shape[3]:
+            return kept
+        if self.filled == 0:
+            heads, size = kept.shape[2], kept.shape[4]
+            return torch.empty(2, kept.shape[1], heads, stop, size, dtype=kept.dtype, device=kept.device)
+        place = self.scratch[:, : kept.shape[1]]
+        place[:, :, :, : self.filled] = kept[:, :, :, : self.filled]
+        return place
 
     def advance(self, num_tokens: int) -> None:
         """To be called once all layers have taken the new tokens."""

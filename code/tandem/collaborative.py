@@ -231,7 +231,9 @@ def draw_tokens(
     ids_Bl, total = torch.empty_like(noise_Bl), torch.zeros((), device=noise_Bl.device)
     for i in range(0, batch, step):
         some = slice(i, min(i + step, batch))
-        if guidance_B11 is None:
+        if var.fused is not None:
+            logits_BlV = var.fused.logits(h_RlC, condition.head_R2C, guidance_B11, some)
+        elif guidance_B11 is None:
             logits_BlV = var.logits(h_RlC[some], condition.head_R2C[some])
         else:
             pairs = torch.arange(len(h_RlC), device=h_RlC.device).view(2, batch)[:, some].flatten()

@@ -40,11 +40,13 @@ def random_var(config: VarConfig, seed: int, dtype: torch.dtype, device: torch.d
     return assemble_var(config, lambda name: initial_value(name, shapes[name], config, 1.0), dtype, device, how)
 
 
-def random_vqvae(config: VqvaeConfig, seed: int, dtype: torch.dtype, device: torch.device) -> Vqvae:
+def random_vqvae(
+    config: VqvaeConfig, seed: int, dtype: torch.dtype, device: torch.device, how: Preparation = PLAIN
+) -> Vqvae:
     """A tokenizer to try size and speed with, ready for inference."""
     torch.manual_seed(seed)
     values = Vqvae(config).state_dict()
-    return assemble_vqvae(config, values.__getitem__, dtype, device, prepared=True)
+    return assemble_vqvae(config, values.__getitem__, dtype, device, prepared=True, kernels=how.kernels)
 
 
 def initial_value(name: str, shape: torch.Size, config: VarConfig, head_scale: float) -> Tensor:

@@ -6,12 +6,18 @@ Source: VAR (arXiv 2404.02905), algorithms 1 and 2; tensor names follow its publ
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tandem.config import Pyramid
+from tandem.precision import full_precision
+
+if TYPE_CHECKING:
+    from tandem.fused_vqvae import FusedQuantizer
 
 
 class Phi(nn.Conv2d):
@@ -22,7 +28,8 @@ class Phi(nn.Conv2d):
         self.ratio = abs(ratio)
 
     def forward(self, x_BChw: Tensor) -> Tensor:
-        return x_BChw * (1 - self.ratio) + super().forward(x_BChw) * self.ratio
+        with full_precision():
+            return x_BChw * (1 - self.ratio) + super().forward(x_BChw) * self.ratio
 
 
 class SharedPhi(nn.Module):
@@ -49,6 +56,7 @@ class Quantizer(nn.Module):
         self.vocab_size, self.channels = vocab_size, channels
         self.embedding = nn.Embedding(vocab_size, channels)
         self.quant_resi = SharedPhi(channels, quant_resi, num_phi)
+        self.fused: FusedQuantizer | None = None  # what a GPU computes in place of `residual`
 
     def nearest_code(self, x_NC: Tensor) -> Tensor:
         """Id of the nearest code (squared distance) of every row: int64 [N]."""
@@ -58,6 +66,8 @@ class Quantizer(nn.Module):
 
     def residual(self, ids_Bl: Tensor, scale: int) -> Tensor:
         """What the token map of `scale` (0-based) adds to f_hat: float [B, C, h, w]."""
+        if self.fused is not None:
+            return self.fused.residual(ids_Bl, scale)
         size, grid = self.pyramid.patch_nums[scale], self.pyramid.grid
         code_BChw = self.embedding(ids_Bl).transpose(1, 2).reshape(len(ids_Bl), self.channels, size, size)
         if scale < self.pyramid.num_scales - 1:

@@ -24,6 +24,7 @@ from tandem.linear import Linear
 from tandem.modulation import ModulationTable
 
 if TYPE_CHECKING:
+    from tandem.fused import FusedVar
     from tandem.graphs import Graphs
 
 Hidden = Callable[..., Tensor]  # `Var.hidden`
@@ -77,6 +78,7 @@ class Var(nn.Module):
         self.head = Linear(width, config.vocab_size)
         self.table: ModulationTable | None = None  # in place of the AdaLN weights, see `tandem.assembly`
         self.graphs: Graphs | None = None
+        self.fused: FusedVar | None = None  # kernels of a GPU in place of `hidden` and `logits`
         level_L = [scale for scale, n in enumerate(pyramid.patch_nums) for _ in range(n * n)]
         # on the CPU even where the weights are built without storage
         self.register_buffer("level_L", torch.tensor(level_L, device="cpu"), persistent=False)
@@ -129,6 +131,8 @@ class Var(nn.Module):
 
         Rows go through a layer in groups. In the last layer only the tokens that are given out have queries.
         """
+        if self.fused is not None:
+            return self.fused.hidden(x_RLC, sizes, condition, cache)
         for layer, (block, modulation_R6C) in enumerate(zip(self.layers, condition.blocks, strict=True)):
             last = layer == self.config.depth - 1
             wanted, queries = (sizes[-1], sizes[-1:]) if last else (x_RLC.shape[1], sizes)

@@ -6,7 +6,7 @@ Source: the VQVAE of VAR (arXiv 2404.02905), itself that of VQGAN; tensor names 
 
 from __future__ import annotations
 
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,11 @@ from torch.nn import functional as F
 
 from tandem.config import VqvaeConfig
 from tandem.limits import limits
+from tandem.precision import full_precision
 from tandem.quantizer import Quantizer
+
+if TYPE_CHECKING:
+    from tandem.fused_vqvae import FusedDecoder
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
@@ -214,10 +218,12 @@ class Vqvae(nn.Module):
         self.quantize = Quantizer(config.pyramid, config.vocab_size, channels, config.quant_resi, config.num_phi)
         self.quant_conv = nn.Conv2d(channels, channels, 3, padding=1)
         self.post_quant_conv = nn.Conv2d(channels, channels, 3, padding=1)
+        self.fused: FusedDecoder | None = None  # kernels of a GPU in place of the decoder's own steps
 
     def latents(self, pixels_B3HW: Tensor) -> Tensor:
         """Pixels in [-1, 1] -> continuous latents float [B, C, h, w]."""
-        return self.quant_conv(self.encoder(pixels_B3HW))
+        with full_precision():
+            return self.quant_conv(self.encoder(pixels_B3HW))
 
     def encode(self, pixels_B3HW: Tensor) -> Tensor:
         """Pixels in [-1, 1] -> token ids int64 [B, L], small scale to large."""
@@ -225,7 +231,9 @@ class Vqvae(nn.Module):
 
     def decode_latents(self, f_hat_BChw: Tensor) -> Tensor:
         """f_hat -> pixels, not clamped: float [B, 3, H, W]."""
-        return self.decoder(self.post_quant_conv(f_hat_BChw))
+        decoder = self.decoder if self.fused is None else self.fused
+        with full_precision():
+            return decoder(self.post_quant_conv(f_hat_BChw))
 
     def decode(self, f_hat_BChw: Tensor) -> Tensor:
         """f_hat float [B, C, h, w] -> pixels float32 [B, 3, H, W] in [0, 1]."""

@@ -10,7 +10,7 @@ from tiny_models import NUM_CLASSES, PATCH_NUMS
 from cluster.plan import Placement
 from jobs.pipeline import generate_pools
 from jobs.refine import RefineSpec
-from jobs.settings import check_preparation, decoding_identity
+from jobs.settings import check_preparation, choose_settings, decoding_identity
 from tandem.assembly import Preparation
 from tandem.config import SamplingConfig
 from tandem.errors import InputError, JobError
@@ -133,12 +133,19 @@ def test_only_what_is_asked_for_of_the_preparation_is_part_of_the_identity():
     plain = decoding_identity(settings())
     assert set(plain) == {"seed", "draft_steps", "sampling", "batch", "dtype", "threads"}
     assert decoding_identity(settings(how=Preparation(int8=True))) == plain | {"how": {"int8": True}}
+    assert decoding_identity(settings(how=Preparation(kernels="auto"))) == plain | {"how": {"kernels": "auto"}}
+
+
+@pytest.mark.parametrize(("asked", "on_real_gpus", "chosen"), [("auto", True, "auto"), ("auto", False, "plain")])
+def test_fused_kernels_are_for_real_gpus(asked, on_real_gpus, chosen):
+    spec = RefineSpec(drafts="drafts", out="out", kernels=asked)
+    assert choose_settings(spec, 0, 2, SamplingConfig(), 4, on_real_gpus).how.kernels == chosen
 
 
 def test_the_preparation_is_what_the_options_of_its_names_say():
     asked = {"fold_adaln": True, "int8": True, "compile": True, "cuda_graphs": True}
-    assert Preparation.of(RefineSpec(drafts="drafts", out="out", **asked)) == Preparation(**asked)
-    assert Preparation.of(RefineSpec(drafts="drafts", out="out")) == Preparation()
+    assert Preparation.of(RefineSpec(drafts="drafts", out="out", **asked)) == Preparation(**asked, kernels="auto")
+    assert Preparation.of(RefineSpec(drafts="drafts", out="out", kernels="plain")) == Preparation()
 
 
 def test_folding_what_is_shared_is_refused_before_anything_starts(models):

@@ -1,0 +1,174 @@
+"""A transformer's scales with fused kernels: what lies between products is one kernel each.
+
+`FusedVar` computes what `Var.hidden` and `Var.logits` define, with fewer roundings: sums in float32, rounded once.
+The head multiplies in the model's dtype and sums in float32.
+
+Shapes: R rows (with CFG: conditional then unconditional), B images, L tokens, l tokens of the last scale, C width,
+H heads, c head size, V codes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from tandem.attention import KVCache, attend_by_scale
+from tandem.blocks import MAX_SCALE_MUL, MIN_NORM, Block, layer_norm
+from tandem.triton_kernels import gated_norm, head_norm, split_heads
+
+if TYPE_CHECKING:
+    from tandem.var import Conditioning, Var
+
+EPS = 1e-6
+WARPS = 4
+
+
+def power_of_two(number: int) -> int:
+    """The least power of two that is not smaller."""
+    return 1 << max(0, number - 1).bit_length()
+
+
+def norm_modulated(
+    x_RLC: Tensor, branch_RLC: Tensor | None, gate_RC: Tensor | None, scale_RC: Tensor | None, shift_RC: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """(x + branch * gate, its layer norm scaled and shifted), both [R, L, C]; without scale and shift no norm, without
+    branch and gate x as it came."""
+    R, L, C = x_RLC.shape
+    given = gate_RC if gate_RC is not None else scale_RC
+    assert given is not None and x_RLC.stride()[1:] == (C, 1)
+    new = x_RLC if branch_RLC is None else torch.empty(R, L, C, dtype=x_RLC.dtype, device=x_RLC.device)
+    out = new if scale_RC is None else torch.empty(R, L, C, dtype=x_RLC.dtype, device=x_RLC.device)
+    gated_norm[(R * L,)](
+        x_RLC, branch_RLC, gate_RC, scale_RC, shift_RC, new, out, C, L, x_RLC.stride(0), given.stride(0), EPS,
+        HAS_BRANCH=branch_RLC is not None, HAS_OUT=scale_RC is not None, BLOCK=power_of_two(C), num_warps=WARPS,
+    )  # fmt: skip
+    return new, out
+
+
+def norm_modulated_plain(
+    x_RLC: Tensor, branch_RLC: Tensor | None, gate_RC: Tensor | None, scale_RC: Tensor | None, shift_RC: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """What `norm_modulated` computes."""
+    if branch_RLC is not None and gate_RC is not None:
+        x_RLC = torch.addcmul(x_RLC, branch_RLC, gate_RC.unsqueeze(1))
+    if scale_RC is None or shift_RC is None:
+        return x_RLC, x_RLC
+    return x_RLC, torch.addcmul(shift_RC.unsqueeze(1), layer_norm(x_RLC), scale_RC.unsqueeze(1) + 1)
+
+
+def place_heads(qkv_RLX: Tensor, head_scale_H: Tensor, wanted: int, kv_2RHLc: Tensor, start: int) -> Tensor:
+    """q [R, H, l, c] of the last `wanted` = l tokens, of length `head_scale_H`; k of length 1 and v are written into
+    kv [2, R, H, ., c] from token `start` on. qkv [R, L, 3 C] contiguous."""
+    (R, L, _), (_, _, H, _, c) = qkv_RLX.shape, kv_2RHLc.shape
+    assert kv_2RHLc.stride()[3:] == (c, 1) and c == power_of_two(c)
+    q_RlHc = torch.empty(R, wanted, H, c, dtype=qkv_RLX.dtype, device=qkv_RLX.device)
+    _, row, head, _, _ = kv_2RHLc.stride()
+    split_heads[(R * L,)](
+        qkv_RLX, head_scale_H, q_RlHc, kv_2RHLc[0], kv_2RHLc[1], L, L - wanted, H, row, head, start,
+        HEADS=power_of_two(H), SIZE=c, num_warps=WARPS,
+    )  # fmt: skip
+    return q_RlHc.transpose(1, 2)
+
+
+def place_heads_plain(qkv_RLX: Tensor, head_scale_H: Tensor, wanted: int, kv_2RHLc: Tensor, start: int) -> Tensor:
+    """What `place_heads` computes."""
+    (R, L, _), (_, _, H, _, c) = qkv_RLX.shape, kv_2RHLc.shape
+    q_RLHc, k_RLHc, v_RLHc = qkv_RLX.view(R, L, 3, H, c).unbind(2)
+    lengths = [t.float().norm(dim=-1, keepdim=True).clamp_min(MIN_NORM) for t in (q_RLHc, k_RLHc)]
+    kv_2RHLc[0, :, :, start : start + L] = (k_RLHc / lengths[1]).to(kv_2RHLc.dtype).transpose(1, 2)
+    kv_2RHLc[1, :, :, start : start + L] = v_RLHc.transpose(1, 2)
+    q_RLHc = (q_RLHc / lengths[0] * head_scale_H[:, None]).to(qkv_RLX.dtype)
+    return q_RLHc[:, L - wanted :].transpose(1, 2)
+
+
+def head_inputs(x_RlC: Tensor, modulation_R2C: Tensor, guidance_B: Tensor | None, some: slice) -> Tensor:
+    """What the head multiplies, [b, l, C] of the images `some`: layer norm, modulation, and guidance of the strengths
+    `guidance_B`, where rows of x are conditional first, then unconditional."""
+    R, L, C = x_RlC.shape
+    batch, images = R // (1 if guidance_B is None else 2), some.stop - some.start
+    x_RlC, modulation_R2C = x_RlC[some.start :], modulation_R2C[some.start :]
+    scale_RC, shift_RC = modulation_R2C.unbind(1)
+    out = torch.empty(images, L, C, dtype=x_RlC.dtype, device=x_RlC.device)
+    head_norm[(images * L,)](
+        x_RlC, scale_RC, shift_RC, None if guidance_B is None else guidance_B[some], out, C, L, x_RlC.stride(0),
+        scale_RC.stride(0), batch, EPS, GUIDED=guidance_B is not None, BLOCK=power_of_two(C), num_warps=WARPS,
+    )  # fmt: skip
+    return out
+
+
+def head_inputs_plain(x_RlC: Tensor, modulation_R2C: Tensor, guidance_B: Tensor | None, some: slice) -> Tensor:
+    """What `head_inputs` computes."""
+    scale, shift = modulation_R2C.float().unsqueeze(2).unbind(1)
+    h_RlC = torch.addcmul(shift, layer_norm(x_RlC.float()), scale + 1)
+    if guidance_B is not None:
+        cond, uncond = h_RlC.chunk(2)
+        h_RlC = cond + guidance_B.view(-1, 1, 1) * (cond - uncond)
+    return h_RlC[some].to(x_RlC.dtype)
+
+
+class FusedVar:
+    """The blocks and the head of one model, and what its kernels need of them once instead of once a scale."""
+
+    def __init__(self, var: Var):
+        self.var = var
+        self.qkv_bias = [
+            torch.cat([b.attn.q_bias, torch.zeros_like(b.attn.q_bias), b.attn.v_bias]).detach() for b in var.layers
+        ]
+        self.head_scale = [
+            b.attn.scale_mul_1H11.detach().float().clamp_max(MAX_SCALE_MUL).exp().flatten() for b in var.layers
+        ]
+        self.head_weight = var.head.weight.detach().to(var.dtype)
+
+    def hidden(self, x_RLC: Tensor, sizes: Sequence[int], condition: Conditioning, cache: KVCache) -> Tensor:
+        """All blocks, as `Var.hidden`."""
+        layers, L = self.var.layers, x_RLC.shape[1]
+        modulations = [m_R6C.unbind(1) for m_R6C in condition.blocks]  # gates, scales, shifts: attention's, the MLP's
+        x_RLC, h_RLC = norm_modulated(x_RLC.contiguous(), None, None, modulations[0][2], modulations[0][4])
+        for i, block in enumerate(layers):
+            last = i == len(layers) - 1
+            wanted, queries = (sizes[-1], sizes[-1:]) if last else (L, sizes)
+            gate1, gate2, _, scale2, _, shift2 = modulations[i]
+            branch_RlC = self.attended(i, block, h_RLC, wanted, queries, cache)
+            x_RLC, h_RLC = norm_modulated(x_RLC[:, -wanted:], branch_RlC, gate1, scale2, shift2)
+            following = (None, None) if last else (modulations[i + 1][2], modulations[i + 1][4])
+            x_RLC, h_RLC = norm_modulated(x_RLC, feed_forward(block, h_RLC), gate2, *following)
+        cache.advance(sum(sizes))
+        return x_RLC
+
+    def attended(
+        self, layer: int, block: Block, h_RLC: Tensor, wanted: int, queries: Sequence[int], cache: KVCache
+    ) -> Tensor:
+        """Attention of one layer: [R, l, C]."""
+        qkv_RLX = block.attn.mat_qkv(h_RLC, self.qkv_bias[layer])
+        stop = cache.filled + h_RLC.shape[1]
+        kept_2RHLc = cache.room(layer, slice(0, len(h_RLC)), stop)
+        q_RHlc = place_heads(qkv_RLX, self.head_scale[layer], wanted, kept_2RHLc, cache.filled)
+        return block.attn.merge(
+            attend_by_scale(q_RHlc, kept_2RHLc[0, :, :, :stop], kept_2RHLc[1, :, :, :stop], queries)
+        )
+
+    def logits(self, x_RlC: Tensor, modulation_R2C: Tensor, guidance_B11: Tensor | None, some: slice) -> Tensor:
+        """Float32 [b, l, V] of the images `some`, as `Var.logits`."""
+        strength_B = None if guidance_B11 is None else guidance_B11.flatten()
+        h_blC = head_inputs(x_RlC.contiguous(), modulation_R2C, strength_B, some)
+        return product(h_blC.flatten(0, 1), self.head_weight, self.var.head.bias).view(*h_blC.shape[:2], -1)
+
+
+def feed_forward(block: Block, h_RlC: Tensor) -> Tensor:
+    """The MLP [R, l, C], with GELU in the epilogue of its first product where cuBLAS has it."""
+    first = block.ffn.fc1
+    if first.packed is not None or h_RlC.device.type != "cuda":
+        return block.ffn(h_RlC)
+    hidden_NX = torch._addmm_activation(first.bias, h_RlC.flatten(0, 1), first.weight.t(), use_gelu=True)
+    return block.ffn.fc2(hidden_NX).view(h_RlC.shape)
+
+
+def product(h_NC: Tensor, weight_VC: Tensor, bias_V: Tensor) -> Tensor:
+    """h W + bias with float32 sums, which are what it returns: [N, V]."""
+    if h_NC.dtype == torch.float32 or h_NC.device.type != "cuda":
+        return F.linear(h_NC.float(), weight_VC.float(), bias_V.float())
+    return torch.mm(h_NC, weight_VC.t(), out_dtype=torch.float32).add_(bias_V)

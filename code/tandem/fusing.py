@@ -1,0 +1,139 @@
+"""Fused kernels prove themselves before they are used: on random values of a model's own sizes they have to give what
+the plain lines give. A mismatch, a missing compiler or any other failure means the plain lines, with a warning.
+
+Shapes: R rows, L tokens, C width, H heads, c head size.
+"""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from tandem.compiling import told
+from tandem.errors import TandemWarning
+from tandem.memory import is_out_of_memory
+from tandem.precision import full_precision
+from tandem.quantizer import Quantizer
+from tandem.var import Var
+from tandem.vqvae import Vqvae
+
+if TYPE_CHECKING:
+    from tandem.fused_vqvae import FusedQuantizer
+
+ROWS, TOKENS = 4, 7  # of the values that the kernels of a transformer are tried on
+# Largest error of a value beside its size or 1: two roundings of the dtype
+STEPS = {torch.float32: 1e-5, torch.bfloat16: 2**-7, torch.float16: 2**-10}
+PIXELS = 1e-4  # error of all pixels beside their size, behind some forty layers in float32
+
+
+def fuse_var(var: Var) -> None:
+    """Let a transformer's scales go through fused kernels, if they prove right."""
+
+    def attempt() -> None:
+        from tandem.fused import FusedVar
+
+        prove_blocks(var.config.heads, var.config.head_dim, var.dtype, var.pos_1LC.device)
+        var.fused = FusedVar(var)
+
+    attempt_or_warn(attempt)
+
+
+def fuse_vqvae(vqvae: Vqvae) -> None:
+    """Let the quantizer and VQVAE decode go through fused kernels, each if it proves right."""
+
+    def attempt_quantizer() -> None:
+        from tandem.fused_vqvae import FusedQuantizer
+
+        fused = FusedQuantizer(vqvae.quantize)
+        prove_quantizer(vqvae.quantize, fused)
+        vqvae.quantize.fused = fused
+
+    def attempt_decoder() -> None:
+        from tandem.fused_vqvae import FusedDecoder
+
+        fused = FusedDecoder(vqvae.decoder)
+        prove_decoder(vqvae, fused)
+        vqvae.fused = fused
+
+    attempt_or_warn(attempt_quantizer)
+    attempt_or_warn(attempt_decoder)
+
+
+def attempt_or_warn(attempt: Callable[[], None]) -> None:
+    try:
+        with torch.inference_mode(), full_precision():
+            attempt()
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        warnings.warn(f"kernels: {told(error)}; going on with plain ones", TandemWarning, stacklevel=3)
+
+
+def prove_blocks(heads: int, size: int, dtype: torch.dtype, device: torch.device) -> None:
+    """Raise ValueError unless the kernels of a transformer of this width agree with the lines that define them."""
+    from tandem import fused
+
+    width, generator = heads * size, torch.Generator(device).manual_seed(0)
+
+    def random(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator, device=device).to(dtype)
+
+    x_RLC, branch_RLC, modulation_R6C = random(ROWS, TOKENS, width), random(ROWS, TOKENS, width), random(ROWS, 6, width)
+    gate, _, scale, _, shift, _ = modulation_R6C.unbind(1)
+    for given in ((None, None, scale, shift), (branch_RLC, gate, scale, shift), (branch_RLC, gate, None, None)):
+        found_x, found_h = fused.norm_modulated(x_RLC, *given)
+        wanted_x, _ = fused.norm_modulated_plain(*upcast(x_RLC, *given[:2], None, None))
+        _, wanted_h = fused.norm_modulated_plain(*upcast(found_x, None, None, *given[2:]))
+        agree("norm", dtype, (found_x, found_h), (wanted_x, wanted_h))
+    qkv_RLX = random(ROWS, TOKENS, 3 * width)
+    head_scale_H = 5 * torch.rand(heads, generator=generator, device=device)
+    found_kv, wanted_kv = (
+        torch.zeros(2, ROWS, heads, TOKENS + 3, size, dtype=d, device=device) for d in (dtype, torch.float32)
+    )
+    found_q = fused.place_heads(qkv_RLX, head_scale_H, TOKENS - 2, found_kv, 1)
+    wanted_q = fused.place_heads_plain(qkv_RLX.float(), head_scale_H, TOKENS - 2, wanted_kv, 1)
+    agree("heads", dtype, (found_q, found_kv), (wanted_q, wanted_kv))
+    modulation_R2C, guidance_B = random(ROWS, 2, width), torch.rand(ROWS // 2, generator=generator, device=device)
+    for strength_B in (None, guidance_B):
+        some = slice(1, 2)
+        wanted = fused.head_inputs_plain(x_RLC.float(), modulation_R2C.float(), strength_B, some)
+        agree("head", dtype, (fused.head_inputs(x_RLC, modulation_R2C, strength_B, some),), (wanted,))
+
+
+def prove_quantizer(plain: Quantizer, fused: FusedQuantizer) -> None:
+    """Raise ValueError unless the token maps of every scale add to f_hat what they do plainly."""
+    for scale, size in enumerate(plain.pyramid.patch_nums):
+        ids_Bl = torch.arange(2 * size * size, device=plain.embedding.weight.device).view(2, -1) % plain.vocab_size
+        agree("residual", torch.float32, (fused.residual(ids_Bl, scale),), (plain.residual(ids_Bl, scale),))
+
+
+def prove_decoder(vqvae: Vqvae, fused: Callable[[Tensor], Tensor]) -> None:
+    """Raise ValueError unless a latent is decoded about as near to float32 as the plain decoder comes."""
+    weight = vqvae.post_quant_conv.weight
+    generator = torch.Generator(weight.device).manual_seed(0)
+    side, channels = vqvae.config.patch_nums[-1], vqvae.config.latent_channels
+    z_BChw = torch.randn(1, channels, side, side, generator=generator, device=weight.device).to(weight.dtype)
+    wanted = copy.deepcopy(vqvae.decoder).float()(z_BChw.float())
+    errors = [float((decoder(z_BChw).float() - wanted).norm() / wanted.norm()) for decoder in (fused, vqvae.decoder)]
+    allowed = max(PIXELS, 1.5 * errors[1])
+    if not errors[0] <= allowed:
+        raise ValueError(f"expected pixels within {allowed:.1e} of those in float32, got {errors[0]:.1e}")
+
+
+def upcast(*tensors: Tensor | None) -> list[Any]:
+    return [None if t is None else t.float() for t in tensors]
+
+
+def agree(what: str, dtype: torch.dtype, found: tuple[Tensor, ...], wanted: tuple[Tensor, ...]) -> None:
+    """Raise ValueError for values that are further apart than rounding explains."""
+    for one, other in zip(found, wanted, strict=True):
+        away = float(((one.float() - other) / other.abs().clamp_min(1)).abs().max())
+        if not away <= STEPS[dtype]:
+            raise ValueError(
+                f"kernel {what}: expected values within {STEPS[dtype]:.1e} of the plain ones, got {away:.1e}"
+            )
