@@ -1,6 +1,6 @@
 """The largest batch that fits: by any rule that grows, by real counts, and as `--batch auto` chooses it."""
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from types import SimpleNamespace
 
 import pytest
@@ -76,9 +76,7 @@ def test_the_published_transformers_on_a_card_of_24_gb():
 
 def options(**values):
     plain = {"batch": "auto", "overwrite": False, "address": None, "device_memory_gb": None, "dtype": "auto"}
-    return SimpleNamespace(
-        **plain | {"fold_adaln": False, "int8": False, "compile": False, "cuda_graphs": False} | values
-    )
+    return SimpleNamespace(**plain | {field.name: field.default for field in fields(Preparation)} | values)
 
 
 def store(job: bytes | None = None):
