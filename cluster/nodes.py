@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from tandem.errors import InputError
 
+RAY_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # Ray sets it for the command of a submitted job
 ACCELERATOR_LABEL = "ray.io/accelerator-type"  # set by Ray on nodes with GPUs that it knows
 Labels = Mapping[str, str]
 

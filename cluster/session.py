@@ -7,8 +7,9 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 # Ray's C++ side would write its warnings between our lines
 os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
@@ -20,11 +21,14 @@ from ray.autoscaler.v2.schema import ClusterStatus
 from ray.autoscaler.v2.sdk import get_cluster_status
 from ray.core.generated.autoscaler_pb2 import GetClusterStatusReply  # type: ignore[attr-defined]
 
-from cluster.nodes import ACCELERATOR_LABEL, Labels, Node
+from cluster.nodes import ACCELERATOR_LABEL, RAY_JOB, Labels, Node
 from tandem.errors import JobError, PlacementError
 
 MIN_OBJECT_STORE_BYTES = 1 << 30
 STATUS_TIMEOUT_S = 10
+CODE_TIMEOUT_S = 30
+ROOT = Path(__file__).parents[1]  # of jobs, workers and cluster
+PACKAGES = ("jobs", "workers", "cluster", "tandem")
 OBJECT_STORE_SHARE = 0.3  # of the memory, as Ray itself would take
 
 
@@ -64,7 +68,7 @@ def open_session(
     # a failed run is reported in one line by whoever runs it; Ray Data keeps the traces in its own log files
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     try:
-        with without_log_level_line():
+        with without_log_level_line(), our_code_first():
             if address:
                 ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
             else:
@@ -76,6 +80,8 @@ def open_session(
     except Exception as error:  # Ray raises bare exceptions when one of its processes does not come up
         raise why_not_started(error) from error
     try:
+        if address and RAY_JOB not in os.environ:  # the code of a submitted job travels with it
+            check_code()
         yield describe_cluster(address or "local", address is not None)
     finally:
         ray.shutdown()
@@ -111,6 +117,42 @@ def why_not_started(error: Exception) -> Exception:
             "set RAY_TMPDIR to a short one, such as /tmp",
         )
     return JobError(f"Ray did not start: {cause}", f"its logs are in {folder}/session_latest/logs")
+
+
+@contextmanager
+def our_code_first() -> Iterator[None]:
+    """A context in which `ray.init` tells workers to import from where this code is.
+
+    Ray puts the current folder of the driver first on the path of workers: there a file or folder of the user that is
+    called jobs, workers, cluster or tandem would be imported, and run, in place of ours.
+    """
+    try:
+        kept = os.open(".", os.O_RDONLY)
+    except FileNotFoundError:  # the folder was removed under this process
+        kept = os.open("/", os.O_RDONLY)
+    os.chdir(ROOT)
+    try:
+        yield
+    finally:
+        os.fchdir(kept)
+        os.close(kept)
+
+
+def check_code(names: Sequence[str] = PACKAGES) -> None:
+    """Raise PlacementError where a node of the cluster lacks our code. Asks whichever node answers first."""
+
+    def missing() -> list[str]:  # within a function, so that it travels as code: nodes may lack this module
+        import importlib.util
+
+        return [name for name in names if importlib.util.find_spec(name) is None]
+
+    with suppress(ray.exceptions.GetTimeoutError):
+        task = ray.remote(missing).options(num_cpus=0, max_retries=0).remote()
+        if lacking := ray.get(task, timeout=CODE_TIMEOUT_S):
+            raise PlacementError(
+                f"expected the code of tandem on the nodes of the cluster, got none ({', '.join(lacking)})",
+                "tandem submit --address http://HOST:8265 -- COMMAND sends it along",
+            )
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BeforeValidator, Field, NonNegativeInt, model_validator
 
 from cluster.elastic import Range
+from cluster.nodes import RAY_JOB
 from jobs.flags import COMMAS
 from jobs.spec import Spec
 from tandem.images import Codec
@@ -15,7 +16,6 @@ from workers.formats import FormatName
 from workers.layout import MAX_ROWS
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
-RAY_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # Ray sets it for the command of a submitted job
 
 
 def check_batch_size(value: Any) -> Any:

@@ -1,8 +1,11 @@
 """Joining or starting a cluster: what is said where that cannot be."""
 
+import os
+from pathlib import Path
+
 import pytest
 
-from cluster.session import check_address, open_session, why_not_started
+from cluster.session import ROOT, check_address, open_session, our_code_first, why_not_started
 from tandem.errors import JobError, PlacementError
 
 
@@ -44,3 +47,17 @@ def test_logs_are_where_ray_keeps_them(monkeypatch):
     error = why_not_started(RuntimeError("no raylet"))
     assert isinstance(error, JobError)
     assert error.hint == "its logs are in /scratch/ray/session_latest/logs"
+
+
+def test_the_current_folder_is_changed_for_rays_start_alone(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with our_code_first():
+        assert Path.cwd() == ROOT
+    assert Path.cwd() == tmp_path
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    os.chdir(gone)
+    gone.rmdir()
+    with our_code_first():
+        assert Path.cwd() == ROOT
+    os.chdir(tmp_path)
