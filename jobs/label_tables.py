@@ -18,6 +18,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pyarrow.types as pt
 
 from tandem.errors import LabelError
 
@@ -132,8 +133,24 @@ def json_object(line: str, where: str) -> dict[str, Any]:
 
 def as_table(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
     """Rows with a column for every key, in the order in which keys appear; null where a row has none."""
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    return pa.table({name: pa.array([row.get(name) for row in rows]) for name in names})
+    columns = {}
+    for name in dict.fromkeys(name for row in rows for name in row):
+        values = [row.get(name) for row in rows]
+        columns[name] = pa.array(values)
+        check_truth_values(values, columns[name].type)
+    return pa.table(columns)
+
+
+def check_truth_values(values: Sequence[Any], kind: pa.DataType) -> None:
+    """pa.ArrowInvalid for true or false beside fractions, which Arrow takes for 1.0 and 0.0."""
+    there = [value for value in values if value is not None]
+    if pt.is_floating(kind) and any(isinstance(value, bool) for value in there):
+        raise pa.ArrowInvalid("a truth value beside fractions")
+    if pt.is_list(kind):
+        check_truth_values([item for value in there for item in value], kind.value_type)
+    elif pt.is_struct(kind):
+        for field in kind:
+            check_truth_values([value.get(field.name) for value in there], field.type)
 
 
 def unify(schema: pa.Schema, other: pa.Schema) -> pa.Schema:
