@@ -17,7 +17,7 @@ from tandem.errors import LabelError
 from workers.layout import MAX_ROWS
 from workers.shards import ShardPlan, ShardRows
 
-ROWS_AT_ONCE = 65_536  # hashed together; another number would be another digest
+ROWS_AT_ONCE = 4096  # hashed together, of at most 2 GiB a column; another number would be another digest
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def choose_classes(text: str, classes: ClassNames) -> list[int]:
         return list(range(len(classes)))
     chosen: dict[int, None] = {}
     for part in split_list(text):
-        match = re.fullmatch(r"(\d+)(?:-(\d+))?", part)
+        match = re.fullmatch(r"(\d{1,18})(?:-(\d{1,18}))?", part)
         if match and not classes.named(part):
             first, last = int(match[1]), int(match[2] or match[1])
             if first > last:
@@ -123,11 +123,12 @@ def rows_of_classes(labels: Sequence[int], per_class: int | None, images: int | 
 
 def named_labels(names: Sequence[str | None], classes: ClassNames, where: str, done: int) -> Iterator[int]:
     """Labels of the class names of a file's rows, after `done` other rows. Raises LabelError naming the row."""
-    known: dict[str | None, int] = {}  # classes recur
+    known: dict[str, int] = {}  # classes recur
     for row, name in enumerate(names, done + 1):
-        if name not in known:
-            known[name] = find_class("" if name is None else str(name), classes, f"{where}, row {row}: class_name")
-        yield known[name]
+        text = "" if name is None else str(name)
+        if text not in known:
+            known[text] = find_class(text, classes, f"{where}, row {row}: class_name")
+        yield known[text]
 
 
 def check_label(label: int, classes: ClassNames, where: str) -> int:

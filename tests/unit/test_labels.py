@@ -32,6 +32,7 @@ def test_classes_by_name_number_and_range(text, labels):
         ("3-1", "a range that ascends, got 3-1", None),
         ("", "got ''", "classes are"),
         ("-1", "got '-1'", None),
+        ("0-" + "9" * 5000, "expected a class name or a number from 0 to 4, got '0-9", None),
     ],
 )
 def test_a_wrong_class_is_named(text, message, hint):

@@ -82,6 +82,16 @@ def test_a_long_table_is_hashed_alike_however_it_is_cut():
     assert rows_with(column).digest == rows_with(cut).digest != rows_with(column.take(np.arange(150_000)[::-1])).digest
 
 
+def test_a_long_text_for_many_images_is_hashed_in_parts_that_arrow_can_hold(monkeypatch):
+    """50 kB for 45,000 images in one array are more than the 2 GiB that it can hold. Here texts are short."""
+    count, taken = 45_000, []
+    rows = LabelRows(np.zeros(count, np.int32), pa.table({"x": ["a"]}), np.zeros(count, np.int32))
+    carried = LabelRows.carried
+    monkeypatch.setattr(LabelRows, "carried", lambda self, part: taken.append(len(part)) or carried(self, part))
+    assert len(rows.digest) == 64
+    assert sum(taken) == count and max(taken) * 500_000 < 2**31
+
+
 def test_counts_and_repeated_rows_are_the_same_job(tmp_path):
     (tmp_path / "a.csv").write_text("label,count,n\n0,2,x\n1,0,y\n1,1,z\n")
     (tmp_path / "b.csv").write_text("label,n\n0,x\n0,x\n1,z\n")
