@@ -8,7 +8,7 @@ UUIDs text.
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -76,8 +76,10 @@ def check_carried(table: pa.Table, format_name: str) -> None:
             problem = f"is {field.type}, which JSON cannot hold"
         elif format_name == "folder" and _any_part(field, _names_files):
             problem = "would be read as the path of an image by Hugging Face's imagefolder"
-        elif format_name in ("webdataset", "folder") and _exceeds_int64(table[field.name]):
+        elif format_name in ("webdataset", "folder") and any(map(_exceeds_int64, _leaves(table[field.name]))):
             problem = "has numbers above 2^63 - 1, which Hugging Face's datasets can only read from parquet"
+        elif format_name == "webdataset" and any(map(_exceeds_calendar, _leaves(table[field.name]))):
+            problem = "has times that cannot be written as text: beyond the years 1 to 9999, or of an unknown zone"
         if problem:
             raise InputError(
                 f"column {field.name!r} {problem}", "use --format parquet, or rename or convert the column"
@@ -120,12 +122,32 @@ def _is_text(kind: pa.DataType) -> bool:
     return bool(pt.is_string(kind) or pt.is_large_string(kind))
 
 
-def _exceeds_int64(column: pa.ChunkedArray) -> bool:
-    if pt.is_uint64(column.type):
-        return (pc.max(column).as_py() or 0) >= 2**63
+def _leaves(column: pa.ChunkedArray) -> Iterator[pa.ChunkedArray]:
+    """The values of a column without lists and objects around them."""
     if pt.is_struct(column.type):
-        return any(map(_exceeds_int64, column.flatten()))
-    return column.type.num_fields == 1 and _exceeds_int64(pc.list_flatten(column))
+        for part in column.flatten():
+            yield from _leaves(part)
+    elif column.type.num_fields:
+        yield from _leaves(pc.list_flatten(column))
+    else:
+        yield column
+
+
+def _exceeds_int64(column: pa.ChunkedArray) -> bool:
+    return bool(pt.is_uint64(column.type)) and (pc.max(column).as_py() or 0) >= 2**63
+
+
+def _exceeds_calendar(column: pa.ChunkedArray) -> bool:
+    """Whether Python, which writes times as text, has no such time as the first or the last."""
+    kind = column.type
+    if not pt.is_temporal(kind):
+        return False
+    try:
+        for end in pc.min_max(column.cast(pa.int64()) if pt.is_duration(kind) else column).values():
+            end.cast(kind).as_py()
+    except (OverflowError, ValueError):  # Arrow's errors of values are ValueErrors
+        return True
+    return False
 
 
 def _named_type(field: pa.Field) -> pa.DataType:

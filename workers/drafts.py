@@ -40,7 +40,10 @@ class DraftFormat:
             "tokens": pa.FixedSizeListArray.from_arrays(flat, shard.prefix.shape[1]),
         }
         out, table = io.BytesIO(), pa.table({**columns, **shard.extra})
-        pq.write_table(table, out, compression="zstd", use_dictionary=False, version="2.6")
+        # the items of lists keep their name, so that a refiner writes the bytes that `tandem generate` writes
+        pq.write_table(
+            table, out, compression="zstd", use_dictionary=False, version="2.6", use_compliant_nested_type=False
+        )
         return [(layout.shard_path(shard.shard, "parquet"), out.getvalue())]
 
 

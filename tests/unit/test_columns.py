@@ -141,7 +141,11 @@ def test_drafts_keep_columns_of_all_types():
     prefix = PrefixShard.of(shard, prefix=shard.label[:, None].astype("uint16"), draft_steps=1)
     prefix.extra = {column: values.combine_chunks() for column, values in extra.items()}
     ((_, data),) = DraftFormat().files(prefix)
-    assert pq.read_table(io.BytesIO(data)).select(table.column_names).to_pylist() == table.to_pylist()
+    back = pq.read_table(io.BytesIO(data)).select(table.column_names)
+    assert back.to_pylist() == table.to_pylist()
+    # a refiner writes what `tandem generate` writes, down to the names of list items in the schema
+    pairs = {(str(a.type), str(b.type)) for a, b in zip(table.schema, stored(back).schema, strict=True)}
+    assert {pair for pair in pairs if pair[0] != pair[1]} == {("date64[ms]", "date32[day]")}
 
 
 @pytest.mark.parametrize("name", [*FORMATS, "drafts"])
@@ -165,6 +169,28 @@ def test_numbers_that_datasets_cannot_read_are_refused_before_the_job(tmp_path, 
     check_carried(table, name)
     dataset_with(tmp_path / "out", name, table)
     assert load(tmp_path / "out")["x"][:] == column.to_pylist()
+
+
+@pytest.mark.parametrize(
+    ("kind", "value"),
+    [
+        (pa.timestamp("s"), 10**12),
+        (pa.timestamp("s"), -(10**12)),
+        (pa.timestamp("s", "Nowhere/City"), 1),
+        (pa.date32(), 10**7),
+        (pa.duration("s"), 10**15),
+    ],
+)
+def test_times_that_python_does_not_know_are_refused_before_the_job(kind, value):
+    """They failed in the write stage, after all decoding."""
+    column = pa.chunked_array([pa.array([None, value], kind)])
+    inside = pa.chunked_array([pa.array([[], [value]], pa.list_(kind))])
+    for table in (pa.table({"x": column}), pa.table({"x": inside})):
+        with pytest.raises(InputError, match="column 'x' has times that cannot be written as text"):
+            check_carried(table, "webdataset")
+        check_carried(table, "parquet")
+    for near in (pa.array([None, 1], pa.duration("s")), pa.array([1], pa.time32("s")), pa.array([None], kind)):
+        check_carried(pa.table({"x": near}), "webdataset")
 
 
 def test_paths_that_imagefolder_would_follow_are_refused_before_the_job(tmp_path):
