@@ -110,7 +110,7 @@ class RunProgress:
             now = time.monotonic()
             pause = max(LINE_EVERY_S, LINE_SHARE * (now - self.began))
             if self.live is None and self.done < self.total and now - self.last_line >= pause:
-                self.print_line() if self.throughput.images else self.print_status()
+                self.print_line() if self.recent else self.print_status()
             for stage in self.flow.stages if self.flow else ():
                 self.ask_why_lacking(stage, now)
             self.tell_start()
