@@ -108,10 +108,10 @@ def test_formats_that_cannot_hold_a_column_are_refused_at_the_start(start):
 
 
 def test_names_of_the_dataset_itself_are_refused_in_drafts_too(start, tmp_path):
-    (tmp_path / "rows.csv").write_text("label,seed,tokens\n1,2,3\n")
+    (tmp_path / "rows.csv").write_text("label,index,tokens\n1,2,3\n")
     for command in ("generate", "draft"):
         said = start(command, "--labels", str(tmp_path / "rows.csv"))
-        assert said == "error: columns seed, tokens of the label file: these names are the dataset's own"
+        assert said == "error: columns index, tokens of the label file: these names are the dataset's own"
 
 
 def test_other_values_are_another_job(start):
