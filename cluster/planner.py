@@ -14,7 +14,8 @@ from itertools import product
 from typing import Any, Literal
 
 from cluster.profile import Profile
-from cluster.search import NOTHING, USES, Cards, Goal, Search, Use
+from cluster.search import NOTHING, Goal, Search
+from cluster.ways import USES, Cards, Use
 from tandem.errors import InputError, PlacementError
 
 Counts = Mapping[str, int]

@@ -13,11 +13,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
-from typing import Literal
+from functools import cached_property
 
 import numpy as np
-from numpy.typing import NDArray
+
+from cluster.ways import Array, Cards, Kind, Use, Ways, Whole
 
 EXACT_TO = 1e-7  # share from which on a plan counts as better: stage times are known to a few thousandths at best
 GAPS = (1e-4, 1e-3, 1e-2, 0.1, math.inf)  # shares below the bound within which a first plan is looked for
@@ -25,22 +25,6 @@ WIDTHS = (500, 5_000, 50_000)  # partial plans that are kept of a kind: the next
 MOST_CUTS = 24
 CHUNK = 2_000_000  # pairs of a partial plan and a way that are looked at together
 NOTHING = -math.inf  # worth of no plan
-Use = Literal["draft", "refine", "both"]
-USES: tuple[Use, ...] = ("draft", "refine", "both")
-Array = NDArray[np.float64]
-Whole = NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class Cards:
-    """`count` GPUs of a kind: images a second of one GPU in each role (0: it cannot take it), and its price an hour."""
-
-    kind: str
-    count: int
-    draft: float
-    refine: float
-    both: float
-    price: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -75,35 +59,6 @@ class Goal:
         return cost * rate / (self.start_up_s * rate + self.images) - self.time_price
 
 
-@lru_cache(maxsize=64)
-def all_counts(count: int, able: tuple[bool, ...], may_idle: bool) -> Whole:
-    """How many of equal GPUs draft, refine and do both: int64 [n, 3]."""
-    counts = np.indices([count * can + 1 for can in able]).reshape(3, -1).T
-    used = counts.sum(axis=1)
-    return counts[used <= count if may_idle or not any(able) else used == count]
-
-
-@dataclass(frozen=True)
-class Ways:
-    """Uses of all GPUs of one kind. `ends` are the points of one GPU in each use and idle, times their number: all
-    uses lie between them."""
-
-    counts: Whole
-    points: Array
-    ends: Array
-
-    @classmethod
-    def of(cls, cards: Cards, uses: Sequence[Use], may_idle: bool) -> Ways:
-        rates = (cards.draft, 0.0), (0.0, cards.refine), (cards.both, cards.both)
-        able = tuple(use in uses and max(rate) > 0 for use, rate in zip(USES, rates, strict=True))
-        one = np.array([(*rate, cards.price) for rate in rates])
-        counts = all_counts(cards.count, able, may_idle)
-        return cls(counts, counts @ one, np.array([*one[list(able)] * cards.count, np.zeros(3)]))
-
-    def some(self, keep: NDArray[np.bool_]) -> Ways:
-        return Ways(self.counts[keep], self.points[keep], self.ends)
-
-
 @dataclass(frozen=True)
 class Cuts:
     """Weights [j, 3] of u, v and price, and the levels [j] that a plan has to exceed."""
@@ -111,13 +66,13 @@ class Cuts:
     weights: Array
     levels: Array
 
-    def most(self, ways: Sequence[Ways]) -> Array:
+    def most(self, kinds: Sequence[Kind]) -> Array:
         """The most that each kind can add to each cut: [kinds, j]."""
-        return np.array([(way.ends @ self.weights.T).max(axis=0) for way in ways])
+        return np.array([(kind.ends @ self.weights.T).max(axis=0) for kind in kinds])
 
-    def room(self, ways: Sequence[Ways]) -> Array:
+    def room(self, kinds: Sequence[Kind]) -> Array:
         """By how much fractions of GPUs could exceed each level."""
-        return self.most(ways).sum(axis=0) - self.levels
+        return self.most(kinds).sum(axis=0) - self.levels
 
 
 @dataclass
@@ -134,13 +89,16 @@ class Search:
     worth: float = NOTHING
     best: Whole | None = None
     proven: bool = False
-    ways: list[Ways] = field(init=False)
+    kinds: list[Kind] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.ways = [Ways.of(cards, self.uses, self.goal.is_cheapest) for cards in self.cards]
+        self.kinds = [Kind(cards, self.uses, self.goal.is_cheapest) for cards in self.cards]
 
     def run(self) -> Search:
         """First look close to the bound, for any plan at all; then widen until nothing is dropped."""
+        if self.worth > NOTHING and self.is_at_bound():
+            self.proven = True
+            return self
         for gap in GAPS:
             floor = self.bound - gap * abs(self.bound) if self.bound else NOTHING
             self.proven = self.sweep(WIDTHS[0], floor) and bool(self.worth >= floor)
@@ -153,7 +111,7 @@ class Search:
     @cached_property
     def most(self) -> float:
         """Images a second if GPUs could be cut into fractions: no plan has more."""
-        return float(Cuts(self.balances, np.zeros(len(self.balances))).room(self.ways).min())
+        return float(Cuts(self.balances, np.zeros(len(self.balances))).room(self.kinds).min())
 
     @cached_property
     def bound(self) -> float:
@@ -163,7 +121,7 @@ class Search:
             return self.most
         if not len(y) or not goal.least:
             return 0.0
-        below = Cuts(np.column_stack([y, -np.ones(len(y))]), y.sum(axis=1) * goal.least).room(self.ways)
+        below = Cuts(np.column_stack([y, -np.ones(len(y))]), y.sum(axis=1) * goal.least).room(self.kinds)
         price = max(0.0, -float(below.min()))
         return -(price + goal.time_price) * (goal.start_up_s + goal.images / goal.least)
 
@@ -204,17 +162,17 @@ class Search:
             np.vstack([fast.weights * scale, np.column_stack([y, -np.ones(len(y))])]),
             np.append(fast.levels * scale, levels),
         )
-        tight = np.argsort(found.room(self.ways), kind="stable")[:MOST_CUTS]
+        tight = np.argsort(found.room(self.kinds), kind="stable")[:MOST_CUTS]
         return Cuts(found.weights[tight], found.levels[tight])
 
     def sweep(self, width: int, floor: float) -> bool:
         """Decide kind after kind. Returns whether no plan better than `floor` and `best` can have been dropped."""
         cuts = self.cuts(floor)
-        most = cuts.most(self.ways)
+        most = cuts.most(self.kinds)
         others = most.sum(axis=0) - most - cuts.levels
         possible = [  # ways with which such a plan is possible, whatever the other kinds do
-            ways.some((ways.points @ cuts.weights.T + rest > 0).all(axis=1))
-            for ways, rest in zip(self.ways, others, strict=True)
+            kind.ways.some((kind.ways.points @ cuts.weights.T + rest > 0).all(axis=1))
+            for kind, rest in zip(self.kinds, others, strict=True)
         ]
         order = sorted(range(len(possible)), key=lambda i: len(possible[i].points))
         points, picks, complete = np.zeros((1, 3)), np.zeros((1, 0), np.int64), True
@@ -224,7 +182,7 @@ class Search:
             points, picks, all_kept = self.extend(points, picks, possible[kind], cuts.weights, rest, width)
             complete &= all_kept
         self.finish(points, picks, order, possible)
-        return complete or self.is_at_bound()
+        return (complete and all(kind.step == 1 for kind in self.kinds)) or self.is_at_bound()
 
     def extend(
         self, points: Array, picks: Whole, ways: Ways, weights: Array, rest: Array, width: int
@@ -270,7 +228,7 @@ class Search:
 
     def is_at_bound(self) -> bool:
         """Whether not even fractions of GPUs could be better."""
-        return bool((self.cuts(self.worth).room(self.ways) <= 0).any())
+        return bool((self.cuts(self.worth).room(self.kinds) <= 0).any())
 
 
 def better(worth: float) -> float:

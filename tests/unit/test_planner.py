@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from cluster.planner import Request, best_of_modes, make_plan, rank
 from cluster.profile import Profile, StageTime, read_profile
-from cluster.search import USES, Cards, Goal, Search
+from cluster.search import Goal, Search
+from cluster.ways import USES, Cards
 from jobs.cli import main
 from tandem.errors import InputError, PlacementError
 

@@ -1,5 +1,6 @@
 """The planner's search against brute force over whole cards: with and without prices and a deadline."""
 
+import itertools
 import math
 from pathlib import Path
 
@@ -8,7 +9,8 @@ import pytest
 
 from cluster.planner import MIXED_GAIN, Request, best_of_modes, make_plan
 from cluster.profile import read_profile
-from cluster.search import USES, Cards, Goal, Search
+from cluster.search import Goal, Search
+from cluster.ways import USES, Cards, Kind, all_counts
 from jobs.cli import main
 
 DATA = Path(__file__).parents[1] / "data"
@@ -156,3 +158,26 @@ def test_a_kind_is_the_same_in_capitals_and_is_refused_twice(capsys):
     for flags in (["--gpus", "l20:1,L20:2"], ["--gpus", "l20:1", "--price", "l20=1,L20=2"]):
         assert main([*wish, *flags]) == 2
         assert "expected each kind once, in capitals or not; got l20 twice" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("may_idle", [False, True])
+@pytest.mark.parametrize("able", list(itertools.product((False, True), repeat=3)))
+def test_every_way_to_share_out_equal_cards_is_there_once(able, may_idle):
+    counts = np.indices([7 * can + 1 for can in able]).reshape(3, -1).T
+    used = counts.sum(axis=1)
+    expected = counts[used <= 7 if may_idle or not any(able) else used == 7]
+    assert sorted(map(tuple, all_counts(7, able, may_idle).tolist())) == sorted(map(tuple, expected.tolist()))
+
+
+@pytest.mark.parametrize(("may_idle", "step"), [(False, 1), (True, 6)])
+def test_a_thousand_cards_have_few_enough_ways_to_be_held(may_idle, step):
+    """A grid of every count in three uses would be 26 GB."""
+    kind = Kind(Cards("a", 1024, 3.1, 7.7, 2.2, 1.0), USES, may_idle)
+    assert kind.step == step and len(kind.ways.counts) < 1_500_000
+    assert kind.ways.counts.sum(axis=1).max() <= 1024
+
+
+def test_of_one_kind_a_plan_at_the_bound_is_not_searched_for_others(monkeypatch):
+    monkeypatch.setattr(Search, "sweep", lambda *_: pytest.fail("searched"))
+    search = Search([Cards("a", 1024, 2.0, 3.0, 1.2)], USES, Goal(), worth=1024 * 1.2).run()
+    assert search.proven and search.best is None

@@ -1,0 +1,98 @@
+"""What the GPUs of one kind can be used for: every way to share them out to drafting, refining and both."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+MOST_BY_FOUR = 200  # GPUs of a kind that are shared out one by one to three uses and idleness: 1.4 million ways
+Use = Literal["draft", "refine", "both"]
+USES: tuple[Use, ...] = ("draft", "refine", "both")
+Array = NDArray[np.float64]
+Whole = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Cards:
+    """`count` GPUs of a kind: images a second of one GPU in each role (0: it cannot take it), and its price an hour."""
+
+    kind: str
+    count: int
+    draft: float
+    refine: float
+    both: float
+    price: float = 0.0
+
+
+@lru_cache(maxsize=16)
+def all_counts(count: int, able: tuple[bool, ...], may_idle: bool, step: int = 1) -> Whole:
+    """How many of equal GPUs draft, refine and do both, in multiples of `step`: int64 [n, 3]."""
+    uses = [use for use, can in enumerate(able) if can]
+    free = len(uses) if may_idle or not uses else len(uses) - 1  # the last use has what is left
+    most = count // step
+    total, first = np.tril_indices(most + 1)  # sorted by their sum
+    pairs = np.column_stack([first, total - first])
+    if free < 2:
+        found = np.arange(most * free + 1)[:, None]
+    elif free == 2:
+        found = pairs
+    else:
+        few = [pairs[: (left + 1) * (left + 2) // 2] for left in range(most, -1, -1)]
+        found = np.column_stack([np.repeat(np.arange(most + 1), list(map(len, few))), np.concatenate(few)])
+    counts = np.zeros((len(found), 3), np.int64)
+    counts[:, uses[:free]] = found[:, :free] * step
+    if uses[free:]:
+        counts[:, uses[-1]] = count - counts.sum(axis=1)
+    return counts
+
+
+@dataclass(frozen=True)
+class Ways:
+    """Uses of all GPUs of one kind: `counts` and their `points`."""
+
+    counts: Whole
+    points: Array
+
+    def some(self, keep: NDArray[np.bool_]) -> Ways:
+        return Ways(self.counts[keep], self.points[keep])
+
+
+@dataclass(frozen=True)
+class Kind:
+    """The GPUs of one kind and what they may be used for."""
+
+    cards: Cards
+    uses: Sequence[Use]
+    may_idle: bool
+
+    @property
+    def able(self) -> tuple[bool, ...]:
+        return tuple(use in self.uses and max(point[:2]) > 0 for use, point in zip(USES, self.one, strict=True))
+
+    @property
+    def one(self) -> Array:
+        """The points of one GPU in each use."""
+        card = self.cards
+        return np.array(
+            [(card.draft, 0.0, card.price), (0.0, card.refine, card.price), (card.both, card.both, card.price)]
+        )
+
+    @property
+    def step(self) -> int:
+        """All GPUs are counted one by one, but for four shares (three uses, and idle) of very many."""
+        return -(-self.cards.count // MOST_BY_FOUR) if self.may_idle and all(self.able) else 1
+
+    @cached_property
+    def ends(self) -> Array:
+        """The points of all GPUs in one use, and idle: all ways lie between them."""
+        return np.array([*self.one[list(self.able)] * self.cards.count, np.zeros(3)])
+
+    @cached_property
+    def ways(self) -> Ways:
+        counts = all_counts(self.cards.count, self.able, self.may_idle, self.step)
+        return Ways(counts, counts @ self.one)
