@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -80,7 +81,7 @@ class PlanFile(BaseModel):
 def read_plan(path: Path) -> PlanFile:
     """Raises InputError, in one line, for a file that is not what `tandem plan` prints."""
     try:
-        text = path.expanduser().read_text()
+        text = Path(os.path.expanduser(path)).read_text()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"--plan: cannot read {path}: {error}", MADE_BY) from error
     try:

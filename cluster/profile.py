@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Literal
@@ -156,7 +157,7 @@ def read_profile(source: str) -> Profile:
         text = (files("cluster") / BUILT_IN / f"{source}.json").read_text()
     else:
         try:
-            text = Path(source).expanduser().read_text()
+            text = Path(os.path.expanduser(source)).read_text()
         except (OSError, UnicodeDecodeError) as error:
             known = ", ".join(built_in_profiles())
             raise InputError(f"--profile: cannot read {source}: {error}", f"built in: {known}") from error

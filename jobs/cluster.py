@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 import sys
 from collections.abc import Iterable
@@ -247,7 +248,7 @@ def launcher_file(deployment: Deployment) -> dict[str, str]:
 
 def write_files(files: dict[str, str], folder: Path, overwrite: bool) -> None:
     """All or none. Raises InputError where a file is there and differs, or the folder cannot be written."""
-    folder = folder.expanduser()
+    folder = Path(os.path.expanduser(folder))
     try:
         differ = [name for name, text in files.items() if (folder / name).exists() and not is_same(folder / name, text)]
         if differ and not overwrite:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -27,7 +28,7 @@ INTERPRETED = (LABEL, CLASS_NAME, COUNT, *ROW_SETTINGS)  # every other column is
 
 def read_label_file(address: str, classes: ClassNames) -> LabelRows:
     """Rows of a parquet, CSV or JSON-lines file, local or on S3. Raises LabelError naming file, row and cause."""
-    path = fetch(address) if is_remote(address) else Path(address).expanduser()
+    path = fetch(address) if is_remote(address) else Path(os.path.expanduser(address))
     path = path.absolute()  # Arrow takes a:b for an address
     where = f"--labels: {address}"
     reader = READERS.get(path.suffix.lower())

@@ -70,7 +70,7 @@ def send_files(spec: Spec, folder: Path) -> Spec:
             ):
                 sent.append(source)
                 continue
-            path = Path(source).expanduser()
+            path = Path(os.path.expanduser(source))
             if not path.is_file():
                 raise InputError(f"--{field}: no such file here: {source}", HERE)
             if "," in path.name:

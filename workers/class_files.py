@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -57,7 +58,7 @@ def choose_class_names(own: tuple[str, ...] | None, asked: str | None, num_class
 
 def read_class_names(address: str, num_classes: int) -> ClassNames:
     """Names of all classes from a text file (one a line), CSV or JSON. LabelError naming file, row and cause."""
-    path = local_file(address).path if is_remote(address) else Path(address).expanduser()
+    path = local_file(address).path if is_remote(address) else Path(os.path.expanduser(address))
     text = read_text(path, address)
     try:
         classes = list(READERS.get(path.suffix.lower(), from_lines)(text))

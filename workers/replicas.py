@@ -94,7 +94,7 @@ class Replica:
             self.observe,
             lambda: self.handed_on,
             give_way,
-            turn or asyncio.Lock(),
+            turn,
         )
         self.encoders = ThreadPoolExecutor(ENCODERS, thread_name_prefix="encode")
         self.fault: Exception | None = None

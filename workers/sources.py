@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,7 +68,7 @@ def local_file(source: str, patient: bool = False) -> LocalFile:
     """
     source = address_of(source)
     if not is_remote(source):
-        path = Path(source).expanduser().resolve()
+        path = Path(os.path.expanduser(source)).resolve()
         try:
             return LocalFile(str(path), path, file_sha256(path) if path.is_file() else "")
         except OSError as error:
