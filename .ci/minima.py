@@ -1,7 +1,7 @@
 """The least versions that pyproject.toml declares, one a line, for the run of the unit tests with them.
 
-torch and Ray are left out. torch is declared from 2.6 on, as `weights_only` is not safe before; here it is 2.13, the only
-one for CPUs to be had where this runs, and 2.11 has run on an H100. Ray's range is one release, which every run has.
+torch and Ray are left out. torch is declared from 2.6 on, as `weights_only` is not safe before; this run has 2.13, the
+one at hand, and 2.11 has run on an H100. Ray's range is one release, which every run has.
 """
 
 import re

@@ -64,6 +64,8 @@ def run(spec: ProfileSpec) -> Profile:
 
     Raises InputError where the device can take no role.
     """
+    if not spec.out.parent.is_dir() or spec.out.is_dir():  # before minutes of measuring
+        raise InputError(f"--out: expected a file in a folder that is there, got {spec.out}")
     torch.set_num_threads(spec.threads)
     device = pick_device()
     dtype = choose_dtype(spec.dtype, device.type == "cuda")

@@ -43,9 +43,13 @@ class S3Store(Store):
         return {name: value for name, value in self.__dict__.items() if name != "signer"} | {"_clients": {}}
 
     def client(self, attempts: int = WRITE_ATTEMPTS) -> Any:
-        """A boto3 client that tries a request so many times; made on first use, as clients cannot be pickled."""
+        """A boto3 client that tries a request so many times; made on first use, as clients cannot be pickled.
+
+        OutputError where the settings of AWS's variables and files cannot be used.
+        """
         if attempts not in self._clients:
-            self._clients[attempts] = make_client(attempts)
+            with self.named("use", ""):
+                self._clients[attempts] = make_client(attempts)
         return self._clients[attempts]
 
     def check(self) -> None:

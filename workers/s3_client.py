@@ -43,6 +43,10 @@ class AnswerError(Exception):
     """The store answered something else than was asked for."""
 
 
+class SettingsError(Exception):
+    """The endpoint or the region of the AWS settings is none."""
+
+
 def make_client(attempts: int, **more: Any) -> Any:
     """A boto3 client that tries a request so many times. `more` are settings of botocore's Config, or `region_name`."""
     region = more.pop("region_name", None)
@@ -54,7 +58,10 @@ def make_client(attempts: int, **more: Any) -> Any:
         tcp_keepalive=True,
         **more,
     )
-    return boto3.session.Session().client("s3", config=config, region_name=region)
+    try:
+        return boto3.session.Session().client("s3", config=config, region_name=region)
+    except ValueError as error:
+        raise SettingsError(str(error)) from error
 
 
 def code_of(error: ClientError) -> str:
@@ -67,7 +74,7 @@ def one_line(kind: type[TandemError], verb: str, bucket: str, key: str) -> Itera
     """Raise errors of the store and of the way to it as one `kind`: what was asked, the answer, and what to do."""
     try:
         yield
-    except (ClientError, BotoCoreError, AnswerError, ConnectionError) as error:
+    except (ClientError, BotoCoreError, AnswerError, SettingsError, ConnectionError) as error:
         cause, hint = explain(error)
         raise kind(f"cannot {verb} bucket {bucket}, key {key or '-'}: {cause}", hint) from error
 
@@ -82,6 +89,8 @@ def explain(error: Exception) -> tuple[str, str]:
 
 
 def _hint_of_way(error: Exception) -> str:
+    if isinstance(error, SettingsError):
+        return "AWS_ENDPOINT_URL has to be http://HOST:PORT or https://HOST:PORT, AWS_DEFAULT_REGION a region's name"
     if isinstance(error, exceptions.SSLError):
         return "AWS_CA_BUNDLE=/path/to/ca.pem names the certificate authority of a private store or proxy"
     if isinstance(error, exceptions.ProxyConnectionError):

@@ -117,3 +117,10 @@ def test_batches_at_which_a_kind_was_merely_not_measured_are_left_out():
     other = Profile.model_validate(data)
     with pytest.raises(InputError, match="no N and batch in the profiles that fit the wishes"):
         make_plan([one, other], Request({"one": 1, "two": 1}, 1e4))
+
+
+def test_a_folder_that_is_not_there_is_said_before_anything_is_measured(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("jobs.profile.measure_all", lambda *_: pytest.fail("measured"))
+    for out in (tmp_path / "none" / "a.json", tmp_path):
+        assert main(["profile", "--out", str(out), *QUICK]) == 2
+        assert "error: --out: expected a file in a folder that is there" in capsys.readouterr().err

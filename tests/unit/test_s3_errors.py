@@ -5,8 +5,9 @@ from botocore import exceptions
 from fake_s3 import FakeS3
 
 from jobs.cli import main
-from tandem.errors import OutputError
+from tandem.errors import InputError, OutputError
 from workers import s3, s3_client
+from workers.fetch import fetch
 from workers.manifest import Manifest, is_closed
 from workers.s3_client import explain, one_line
 from workers.store import open_store
@@ -78,3 +79,20 @@ def test_each_error_has_its_remedy(error, remedy):
     ):
         raise error
     assert raised.value.hint == hint
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "hint"),
+    [
+        ("AWS_ENDPOINT_URL", "nonsense", "AWS_ENDPOINT_URL has to be"),
+        ("AWS_PROFILE", "nobody", "AWS_PROFILE has to name"),
+    ],
+)
+def test_settings_of_which_no_client_can_be_made_are_a_line(variable, value, hint, monkeypatch):
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(OutputError, match=value) as caught:
+        open_store("s3://bucket/x").check()
+    assert hint in caught.value.hint
+    with pytest.raises(InputError, match=value):
+        fetch("s3://bucket/weights.pth")

@@ -249,3 +249,7 @@ def test_a_job_keeps_pinned_addresses_and_parts(hub, tiny_models, drafter):
     )
     assert models.record["weights"]["drafter"] == f"hf://{REPO}@{commit}/d.safetensors"
     assert models.record["weights"]["refiner"] == tiny_models["refiner"]
+
+
+def test_the_home_of_an_unknown_user_is_a_file_that_is_not_there():
+    assert local_file("~nobody-here/x.pth").sha256 == ""
