@@ -24,6 +24,8 @@ _AS_IS = (*_PLAIN, pt.is_duration, pt.is_string, pt.is_large_string, pt.is_binar
 
 def stored_type(kind: pa.DataType) -> pa.DataType:
     """The type in which a column of `kind` is stored. InputError, without the column's name, where there is none."""
+    if pt.is_date64(kind):  # parquet reads it back as date32
+        return pa.date32()
     if any(check(kind) for check in _AS_IS):
         return kind
     if pt.is_string_view(kind):
@@ -64,7 +66,11 @@ def stored(table: pa.Table) -> pa.Table:
 
 
 def check_carried(table: pa.Table, format_name: str) -> None:
-    """InputError naming a carried column, in its stored type, that a format cannot hold. Ask before a job starts."""
+    """InputError naming a carried column, in its stored type, that a format cannot hold. Ask before a job starts.
+
+    Drafts have to hold what every format can: `tandem refine` chooses one, and looks at no values before it starts.
+    """
+    any_format = format_name == "drafts"
     if clash := sorted(IMAGE_COLUMNS.intersection(table.column_names)):
         raise InputError(
             f"columns {', '.join(clash)} of the label file: these names are the dataset's own",
@@ -76,13 +82,16 @@ def check_carried(table: pa.Table, format_name: str) -> None:
             problem = f"is {field.type}, which JSON cannot hold"
         elif format_name == "folder" and _any_part(field, _names_files):
             problem = "would be read as the path of an image by Hugging Face's imagefolder"
-        elif format_name in ("webdataset", "folder") and any(map(_exceeds_int64, _leaves(table[field.name]))):
+        elif (any_format or format_name in ("webdataset", "folder")) and any(
+            map(_exceeds_int64, _leaves(table[field.name]))
+        ):
             problem = "has numbers above 2^63 - 1, which Hugging Face's datasets can only read from parquet"
-        elif format_name == "webdataset" and any(map(_exceeds_calendar, _leaves(table[field.name]))):
+        elif (any_format or format_name == "webdataset") and any(map(_exceeds_calendar, _leaves(table[field.name]))):
             problem = "has times that cannot be written as text: beyond the years 1 to 9999, or of an unknown zone"
         if problem:
+            hint = "rename or convert the column"
             raise InputError(
-                f"column {field.name!r} {problem}", "use --format parquet, or rename or convert the column"
+                f"column {field.name!r} {problem}", hint if any_format else f"use --format parquet, or {hint}"
             )
         _check_written(table.schema.empty_table().select([field.name]))
 

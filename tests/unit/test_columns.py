@@ -40,7 +40,7 @@ TYPES = {
     "bytes_words": (pa.dictionary(pa.int32(), pa.binary()), [b"\xff\x00", b""], pa.binary()),
     "fixed": (pa.binary(2), [b"\xff\x00", b"ab"], pa.binary()),
     "date": (pa.date32(), [DAY, DAY]),
-    "date64": (pa.date64(), [DAY, DAY]),
+    "date64": (pa.date64(), [DAY, DAY], pa.date32()),
     "clock": (pa.time64("us"), [CLOCK, CLOCK]),
     "stamp": (pa.timestamp("us"), [STAMP, STAMP]),
     "zone": (pa.timestamp("us", "UTC"), [STAMP.replace(tzinfo=datetime.UTC)] * 2),
@@ -145,7 +145,7 @@ def test_drafts_keep_columns_of_all_types():
     assert back.to_pylist() == table.to_pylist()
     # a refiner writes what `tandem generate` writes, down to the names of list items in the schema
     pairs = {(str(a.type), str(b.type)) for a, b in zip(table.schema, stored(back).schema, strict=True)}
-    assert {pair for pair in pairs if pair[0] != pair[1]} == {("date64[ms]", "date32[day]")}
+    assert not {pair for pair in pairs if pair[0] != pair[1]}
 
 
 @pytest.mark.parametrize("name", [*FORMATS, "drafts"])
@@ -155,7 +155,7 @@ def test_names_of_the_dataset_itself_are_refused_before_the_job(name, column):
         check_carried(pa.table({column: [1], "note": [""]}), name)
 
 
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("name", [*FORMATS, "drafts"])
 @pytest.mark.parametrize("nested", [False, True])
 def test_numbers_that_datasets_cannot_read_are_refused_before_the_job(tmp_path, name, nested):
     big = pa.array([2**64 - 1, 1], pa.uint64())
@@ -164,7 +164,7 @@ def test_numbers_that_datasets_cannot_read_are_refused_before_the_job(tmp_path, 
     if name != "parquet":
         with pytest.raises(InputError, match=r"column 'x' has numbers above 2\^63 - 1") as caught:
             check_carried(table, name)
-        assert caught.value.hint.startswith("use --format parquet")
+        assert caught.value.hint.startswith("rename" if name == "drafts" else "use --format parquet")
         return
     check_carried(table, name)
     dataset_with(tmp_path / "out", name, table)
@@ -186,8 +186,9 @@ def test_times_that_python_does_not_know_are_refused_before_the_job(kind, value)
     column = pa.chunked_array([pa.array([None, value], kind)])
     inside = pa.chunked_array([pa.array([[], [value]], pa.list_(kind))])
     for table in (pa.table({"x": column}), pa.table({"x": inside})):
-        with pytest.raises(InputError, match="column 'x' has times that cannot be written as text"):
-            check_carried(table, "webdataset")
+        for name in ("webdataset", "drafts"):
+            with pytest.raises(InputError, match="column 'x' has times that cannot be written as text"):
+                check_carried(table, name)
         check_carried(table, "parquet")
     for near in (pa.array([None, 1], pa.duration("s")), pa.array([1], pa.time32("s")), pa.array([None], kind)):
         check_carried(pa.table({"x": near}), "webdataset")
