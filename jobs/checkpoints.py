@@ -20,12 +20,13 @@ from jobs.flags import POSITIONAL
 from jobs.progress import say
 from jobs.spec import Spec
 from tandem.checkpoint_reader import one_line
-from tandem.config import to_dict
+from tandem.config import VAR_PRESETS, to_dict
 from tandem.errors import InputError, OutputError
 from tandem.weights import Checkpoint, aside, convert_checkpoint, open_all, open_checkpoint
+from tandem.zoo import ROLES, weights_path
 from workers.fetch import is_remote
-from workers.models import DTYPES, Role
-from workers.sources import local_file
+from workers.models import DTYPES, EMBEDDED, Role
+from workers.sources import LocalFile, local_file
 
 KINDS = {"vqvae": "VQVAE (image tokenizer)", "var": "VAR (drafter or refiner)"}
 SHOWN_BYTES = 256 << 20  # larger files have a progress bar
@@ -45,7 +46,7 @@ class InspectSpec(Spec):
     """Tell what a checkpoint is: kind, where in the file, config, types, hash. The whole is checked strictly."""
 
     file: Annotated[str, POSITIONAL] = Field(
-        description="weights file: a path, an address (hf://, https://, s3://), or a name of 'tandem models'"
+        description="weights file: a path, an address (hf://, https://, s3://), or a published name (tandem models)"
     )
 
 
@@ -53,7 +54,7 @@ class ConvertSpec(Spec):
     """Write one model of a weights file as safetensors with its config in the header."""
 
     file: Annotated[str, POSITIONAL] = Field(
-        description="weights file: a path, an address (hf://, https://, s3://), or a name of 'tandem models'"
+        description="weights file: a path, an address (hf://, https://, s3://), or a published name (tandem models)"
     )
     out: Annotated[Path, POSITIONAL] = Field(description="file to write, *.safetensors")
     role: Role | None = Field(None, description="which model, where the file holds a VAR and a VQVAE")
@@ -64,7 +65,7 @@ class ConvertSpec(Spec):
 
 def run_inspect(spec: InspectSpec) -> list[dict[str, Any]]:
     """Print a table on stderr and a JSON object on stdout for each model. CheckpointError if one does not load."""
-    file = local_file(spec.file)
+    file = weights_file(spec.file)
     origin = {"source": file.source, "sha256": file.sha256}
     described = [describe(checkpoint.check()) | origin for checkpoint in open_all(file.path)]
     for about in described:
@@ -74,6 +75,18 @@ def run_inspect(spec: InspectSpec) -> list[dict[str, Any]]:
         Console(stderr=True).print(table)
         print(json.dumps(about))
     return described
+
+
+def weights_file(source: str) -> LocalFile:
+    """The one file that a source names. InputError for names that stand for none, or for several."""
+    if source == EMBEDDED:
+        files = ", ".join(str(weights_path(role)) for role in ROLES)
+        raise InputError(f"expected one weights file, got {source}, which has {len(ROLES)}", f"they are {files}")
+    if source in VAR_PRESETS:
+        raise InputError(
+            f"expected a weights file, got the preset {source}, which has none", "tandem models lists files"
+        )
+    return local_file(source)
 
 
 def describe(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -98,7 +111,7 @@ def run_convert(spec: ConvertSpec) -> Path:
     if not spec.out.parent.is_dir():
         raise OutputError(f"{spec.out}: no such folder: {spec.out.parent}")
     check_free(spec)
-    file = local_file(spec.file)
+    file = weights_file(spec.file)
     kind = None if spec.role is None else "vqvae" if spec.role == "vqvae" else "var"
     checkpoint = open_checkpoint(file.path, kind, spec.part).check()
     origin = file.source if is_remote(file.source) else file.path.name

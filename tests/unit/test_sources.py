@@ -253,3 +253,15 @@ def test_a_job_keeps_pinned_addresses_and_parts(hub, tiny_models, drafter):
 
 def test_the_home_of_an_unknown_user_is_a_file_that_is_not_there():
     assert local_file("~nobody-here/x.pth").sha256 == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("embedded", "error: expected one weights file, got embedded, which has 3\nhint: they are /"),
+        ("d30", "error: expected a weights file, got the preset d30, which has none\nhint: tandem models lists files"),
+    ],
+)
+def test_names_that_are_no_single_file_are_refused_by_inspect(name, message, capsys):
+    assert main(["inspect", name]) == 2
+    assert message in capsys.readouterr().err
