@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 from pydantic import TypeAdapter
 
-from jobs.labels import LabelRows
+from jobs.labels import ROWS_AT_ONCE, LabelRows
 from jobs.options import DecodingOptions, RowOptions
 from tandem.config import MIN_TEMPERATURE, Pyramid, SamplingConfig
 from tandem.errors import InputError, LabelError
@@ -125,7 +125,9 @@ def fill_settings(
         # of each seed in a row of the file the images 0, 1, ...; of the job's own seed the one of its own index
         repeat = np.arange(len(rows)) - np.searchsorted(file_row, file_row)
         index = pa.array(np.where(given, repeat, np.arange(len(rows))), pa.int64())
-        table = table.take(pa.array(file_row)).add_column(len(names), SEED_INDEX, index)
+        # in parts: a column of text in one piece holds 2 GiB at most
+        parts = [table.take(pa.array(file_row[i : i + ROWS_AT_ONCE])) for i in range(0, len(file_row), ROWS_AT_ONCE)]
+        table = pa.concat_tables(parts).add_column(len(names), SEED_INDEX, index)
         file_row = None
     return replace(rows, extra=table, file_row=file_row, settings=None, row_settings=names)
 

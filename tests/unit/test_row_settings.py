@@ -103,6 +103,17 @@ def test_images_of_a_seed_are_counted_in_their_row_and_others_have_the_index_of_
     assert rows.label.tolist() == [0, 0, 1, 1, 2, 2]
 
 
+def test_carried_columns_of_rows_with_seeds_are_put_together_in_parts(tmp_path, monkeypatch):
+    """Long texts of many images once were one piece of more than 2 GiB."""
+    given = [{"label": 0, "count": 3, "seed": 7, "note": "a"}, {"label": 1, "count": 2, "seed": 8, "note": "b"}]
+    whole = read(tmp_path, "csv", given)
+    monkeypatch.setattr("jobs.row_settings.ROWS_AT_ONCE", 2)
+    parts = read(tmp_path, "csv", given)
+    assert whole.extra is not None and parts.extra is not None
+    assert parts.extra["note"].num_chunks == 3
+    assert parts.extra.to_pydict() == whole.extra.to_pydict() and parts.digest == whole.digest
+
+
 def test_settings_are_part_of_the_jobs_identity(tmp_path):
     files = [[{"label": 0, "cfg": cfg, "top_k": 5}] for cfg in ("1.5", "", "2", "2.0")]
     first, own, two, also_two = (read(tmp_path, "csv", rows).digest for rows in files)
