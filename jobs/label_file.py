@@ -110,7 +110,7 @@ def read_counts(table: pa.Table, where: str, done: int, total: int) -> np.ndarra
     counts = []
     for i, value in enumerate(table[COUNT].to_pylist()):
         at = f"{where}, row {done + i + 1}"
-        counts.append(1 if value is None else whole_number(value, COUNT, at))
+        counts.append(1 if value in (None, "") else whole_number(value, COUNT, at))
         total += counts[-1]
         if total > MAX_ROWS:
             raise LabelError(f"{at}: {COUNT}: expected at most {MAX_ROWS} images in all rows so far, got {total}")

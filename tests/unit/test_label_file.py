@@ -72,6 +72,12 @@ def test_a_wrong_row_is_named(tmp_path, kind, rows, message):
         read_label_file(write(tmp_path, kind, rows), NAMES)
 
 
+@pytest.mark.parametrize("text", ["label,count\n0,3\n1,\n", '{"label":0,"count":3}\n{"label":1}\n'])
+def test_a_row_without_a_count_is_one_image(tmp_path, text):
+    name = "a.csv" if text.startswith("label") else "a.jsonl"
+    assert read_label_file(save(tmp_path, name, text), NAMES).label.tolist() == [0, 0, 0, 1]
+
+
 def test_rows_are_counted_over_batches(tmp_path):
     rows = [{"label": i % 5} for i in range(5000)] + [{"label": 7}]
     with pytest.raises(LabelError, match="row 5001: expected labels 0 to 4, got 7"):
