@@ -26,7 +26,7 @@ SINGLE_BYTES = 256 << 20  # larger files go in parts
 PART_BYTES = 64 << 20
 READ_BYTES = 1 << 20  # at once: a tar is read header by header
 CLAIM_LIFE_S = 10.0  # a completion takes less than a second
-HASH = "sha256"  # metadata of every object we put, so that finding it needs no reading
+HASH = "sha256"  # metadata of every object we put, for people and other tools
 # Answers to a put that came too late; NoSuchUpload: our own attempt to complete it was heard, the answer lost
 TAKEN = ("PreconditionFailed", "ConditionalRequestConflict", "412", "NoSuchUpload")
 
@@ -220,14 +220,14 @@ class S3Store(Store):
             raise
 
     def _measure(self, path: str) -> Stored:
-        """Size and hash of an object that somebody else has put."""
-        head = self._head(path)
-        if head is None:
+        """Size and hash of what stands under a name that was taken. Its metadata are its writer's word, not read."""
+        try:
+            data = self.read(path)
+        except FileNotFoundError:
             raise OutputError(
                 f"{self.uri}/{path} was there a moment ago and is gone", hint="run the same command again"
-            )
-        digest = head["Metadata"].get(HASH) or hashlib.sha256(self.read(path)).hexdigest()
-        return Stored(path, head["ContentLength"], digest, created=False)
+            ) from None
+        return Stored(path, len(data), hash_of(data).hex(), created=False)
 
     def named(self, verb: str, path: str) -> AbstractContextManager[None]:
         """Errors of the server and of the way there as one OutputError with bucket, key, cause and remedy."""
