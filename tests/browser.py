@@ -10,6 +10,8 @@ import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 from programs import need
 
+GENERATIONS = "**/v1/images/generations"
+MADE_MS = 60_000  # a server that has just started is slow
 ARGS = [
     "--no-sandbox",
     "--disable-gpu",
@@ -108,3 +110,29 @@ def page(browser: Browser, served: Any, watch: Watch) -> Iterator[Page]:
 def open_page(page: Page, url: str) -> None:
     page.goto(f"{url}/")
     expect(page.locator("#class-input")).not_to_have_value("")
+
+
+def choose(page: Page, typed: str, name: str) -> None:
+    page.locator("#class-input").focus()
+    page.keyboard.type(typed)
+    expect(page.locator("#class-list [aria-selected=true]")).to_have_text(name)
+    page.keyboard.press("Enter")
+    expect(page.locator("#class-input")).to_have_value(name)
+    expect(page.locator("#class-list")).to_be_hidden()
+
+
+def generate(page: Page, cards: int = 1) -> list[dict[str, Any]]:
+    """Press the button and wait for so many new cards; the bodies of the requests."""
+    bodies: list[dict[str, Any]] = []
+    done = page.locator(".card[data-state=done]")
+    before = done.count()
+
+    def note(request: Any) -> None:
+        if request.method == "POST":
+            bodies.append(request.post_data_json)
+
+    page.on("request", note)
+    page.locator("#generate").click()
+    expect(done).to_have_count(before + cards, timeout=MADE_MS)
+    page.remove_listener("request", note)
+    return bodies

@@ -13,6 +13,8 @@ from s3_server import S3Server
 from served import Served, serve
 from tiny_models import save_tiny_models
 
+from workers.store import Store, open_store
+
 
 @pytest.fixture(scope="session")
 def ray_cluster(aws_variables: None) -> Iterator[None]:
@@ -42,6 +44,12 @@ def undisturbed(ray_cluster: None, tiny_models: dict[str, str], tmp_path_factory
 @pytest.fixture
 def out(tmp_path: Path) -> str:
     return str(tmp_path / "out")
+
+
+@pytest.fixture
+def store(out: str) -> Store:
+    """A place of its own on this machine."""
+    return open_store(out)
 
 
 @pytest.fixture(scope="session")

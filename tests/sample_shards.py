@@ -1,5 +1,6 @@
 """Small shards and datasets for tests: random pixels through the real encoder and the real store."""
 
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,10 @@ LABELS = (0, 1, 3, 5)  # not all classes: readers that number folders would be w
 SIZE = 12
 PLAN = ShardPlan(10, 4)  # a short last shard
 PROVENANCE = Provenance("tandem 0.0", "d" * 64, "r" * 64, "v" * 64, seed=7, draft_steps=3)
+
+
+def sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
 
 
 def sample_format(name="webdataset", codec="png") -> DatasetFormat:

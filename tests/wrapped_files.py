@@ -3,7 +3,9 @@
 from collections import OrderedDict
 
 import numpy as np
+import pytest
 import torch
+from tiny_models import tiny_var
 
 from tandem.var import Var
 
@@ -46,3 +48,20 @@ WRAPPERS = {
     "nested": lambda tensors: {"checkpoint": {"module": tensors, "step": np.int64(3)}},
     "trainer": lambda tensors: trainer_file(tensors, {}),
 }
+
+
+@pytest.fixture(scope="module")
+def var():
+    return tiny_var(2, seed=3)
+
+
+def save(tmp_path, loaded, name="x.pth"):
+    torch.save(loaded, tmp_path / name)
+    return tmp_path / name
+
+
+def same(loaded: torch.nn.Module, model: torch.nn.Module, dtype=torch.float32) -> bool:
+    expected = model.state_dict()
+    return expected.keys() == loaded.state_dict().keys() and all(
+        torch.equal(t, expected[name].to(dtype).float()) for name, t in loaded.state_dict().items()
+    )

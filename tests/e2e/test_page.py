@@ -13,50 +13,19 @@ import urllib.request
 from typing import Any
 
 import pytest
-from browser import CONTRASTS, OBSERVE, Watch, browser, page, watch
+from browser import CONTRASTS, GENERATIONS, MADE_MS, OBSERVE, browser, choose, generate, page, watch
 from PIL import Image
 from playwright.sync_api import Page, Route, expect
 
 __all__ = ["browser", "page", "watch"]  # fixtures
-GENERATIONS = "**/v1/images/generations"
+
+
 NUM_SCALES = 7
-MADE_MS = 60_000  # a server that has just started is slow
-
-
-def choose(page: Page, typed: str, name: str) -> None:
-    page.locator("#class-input").focus()
-    page.keyboard.type(typed)
-    expect(page.locator("#class-list [aria-selected=true]")).to_have_text(name)
-    page.keyboard.press("Enter")
-    expect(page.locator("#class-input")).to_have_value(name)
-    expect(page.locator("#class-list")).to_be_hidden()
-
-
-def generate(page: Page, cards: int = 1) -> list[dict[str, Any]]:
-    """Press the button and wait for so many new cards; the bodies of the requests."""
-    bodies: list[dict[str, Any]] = []
-    done = page.locator(".card[data-state=done]")
-    before = done.count()
-
-    def note(request: Any) -> None:
-        if request.method == "POST":
-            bodies.append(request.post_data_json)
-
-    page.on("request", note)
-    page.locator("#generate").click()
-    expect(done).to_have_count(before + cards, timeout=MADE_MS)
-    page.remove_listener("request", note)
-    return bodies
 
 
 def picture_bytes(page: Page, nth: int = 0) -> bytes:
     address = page.locator(".card img.picture").nth(nth).get_attribute("src") or ""
     return base64.b64decode(address.partition(",")[2])
-
-
-def refuse(page: Page, status: int, headers: dict[str, str] | None = None, **error: str | None) -> None:
-    body = json.dumps({"error": {"type": "invalid_request_error", "param": None, "code": None, **error}})
-    page.route(GENERATIONS, lambda route: route.fulfill(status=status, headers=headers or {}, body=body))
 
 
 def test_an_image_arrives_coarse_to_fine(page: Page):
@@ -223,103 +192,6 @@ def test_a_thousand_classes_are_searched(page: Page, served: Any):
     choose(page, "object 777", names[777])
     page.locator("#class-input").fill("nothing of the kind")
     expect(page.locator("#class-note")).to_have_text("No class matches.")
-
-
-def test_errors_stand_beside_their_controls(page: Page, watch: Watch):
-    watch.allowed.append("status of 400")
-    wrong = {"#class-input": "unicorn", "#seed": "-1", "#count": "99"}
-    for control, value in wrong.items():
-        right = page.locator(control).input_value()
-        page.locator(control).fill(value)
-        page.locator("#generate").click()
-        expect(page.locator(f"{control}-error")).to_contain_text(value)
-        expect(page.locator(control)).to_have_attribute("aria-invalid", "true")
-        expect(page.locator(control)).to_be_focused()
-        page.locator(control).fill(right)
-        expect(page.locator(f"{control}-error")).to_be_empty()
-
-    def spoil(route: Route) -> None:
-        route.continue_(post_data=json.dumps({**route.request.post_data_json, "top_p": 1.5}))
-
-    page.route(GENERATIONS, spoil)
-    page.locator("#generate").click()
-    expect(page.locator("#top-p-error")).to_be_visible()  # in what was folded away
-    expect(page.locator("#top-p-error")).to_contain_text("1.5")
-    assert page.locator(".card").count() == 0
-    page.unroute(GENERATIONS)
-    generate(page)
-    expect(page.locator("[aria-invalid]")).to_have_count(0)
-
-
-@pytest.mark.parametrize("status", [429, 503])
-def test_a_busy_server_is_asked_again(page: Page, watch: Watch, status: int):
-    watch.allowed.append(f"status of {status}")
-    refuse(page, status, {"Retry-After": "3"}, message="expected at most 8 images in flight")
-    page.locator("#generate").click()
-    expect(page.locator("#alert")).to_contain_text("xpected at most 8 images in flight. Try again in 3 s.")
-    page.unroute(GENERATIONS)
-    page.locator("#retry").click()
-    expect(page.locator(".card[data-state=done]")).to_have_count(1, timeout=MADE_MS)
-    expect(page.locator("#alert")).to_be_empty()
-
-
-def test_a_lost_connection_is_told(page: Page, watch: Watch):
-    watch.allowed.append("net::ERR_FAILED")
-    page.route(GENERATIONS, lambda route: route.abort())
-    page.locator("#generate").click()
-    expect(page.locator("#alert")).to_have_text("The server cannot be reached.")
-    expect(page.locator("#retry")).to_be_visible()
-
-
-def test_an_image_that_fails_on_the_way_says_so(page: Page):
-    png = io.BytesIO()
-    Image.new("RGB", (64, 64), "teal").save(png, "PNG")
-    data = base64.b64encode(png.getvalue()).decode()
-    preview = {"type": "image_generation.partial_image", "b64_json": data, "output_format": "png", "image_index": 0}
-    events = [
-        {**preview, "scale": 1, "num_scales": 7, "made_by": "drafter"},
-        {"error": {"message": "not made within 9 s"}},
-    ]
-    body = "".join(f"event: any\r\ndata: {json.dumps(event)}\r\n\r\n" for event in events)
-    page.route(GENERATIONS, lambda route: route.fulfill(content_type="text/event-stream", body=body))
-    page.locator("#generate").click()
-    expect(page.locator(".card[data-state=error] .problem")).to_have_text("Not made within 9 s.")
-    expect(page.locator("#alert")).to_have_text("Not made within 9 s.")
-
-
-def test_a_key_is_asked_for_and_stays_in_the_tab(page: Page, watch: Watch):
-    watch.allowed.append("status of 401")
-    denied = json.dumps({"error": {"message": "expected a known API key", "param": None}})
-
-    def guard(route: Route) -> None:
-        known = route.request.headers.get("authorization") == "Bearer open-sesame"
-        route.continue_() if known else route.fulfill(status=401, body=denied)
-
-    page.route(GENERATIONS, guard)
-    expect(page.locator("#key")).to_be_hidden()
-    page.locator("#generate").click()
-    expect(page.locator("#key")).to_be_focused()
-    expect(page.locator("#key-error")).to_have_text("Expected a known API key.")
-    page.keyboard.type("open-sesame")
-    page.keyboard.press("Enter")
-    expect(page.locator(".card[data-state=done]")).to_have_count(1, timeout=MADE_MS)
-    command = page.locator(".curl code").inner_text()
-    assert '-H "Authorization: Bearer $TANDEM_API_KEY"' in command
-    assert "sesame" not in page.content()
-    assert page.evaluate("() => [localStorage.length, sessionStorage.length, document.cookie]") == [0, 1, ""]
-
-
-def test_a_run_is_cancelled(page: Page):
-    page.route(GENERATIONS, lambda route: None)  # never answered
-    page.locator("#generate").click()
-    expect(page.locator("#status")).to_contain_text("Waiting")
-    page.locator("#cancel").click()
-    expect(page.locator("#status")).to_have_text("Cancelled.")
-    expect(page.locator("#cancel")).to_be_hidden()
-    expect(page.locator("#generate")).to_be_focused()
-    assert page.locator(".card").count() == 0
-    page.unroute(GENERATIONS)
-    generate(page)
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

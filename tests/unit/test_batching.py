@@ -5,78 +5,16 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Coroutine, Hashable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import chain
-from typing import Any
 
 import pytest
+from fake_work import FOREVER_S, PATIENCE_S, FakeWork, ask, occupied, queued, run
 from hypothesis import given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
 from workers.batching import Batcher, BatchReport, padded
-
-PATIENCE_S = 20.0  # of a test that would hang otherwise
-FOREVER_S = 3600.0
-
-
-class FakeWork:
-    """Remembers its batches. Held, it lets none through; a row named 'bad...' fails its batch."""
-
-    def __init__(self, held: bool = False) -> None:
-        self.batches: list[list[str]] = []
-        self.sizes: list[int] = []
-        self.begun = threading.Semaphore(0)
-        self.gate = threading.Event()
-        if not held:
-            self.gate.set()
-
-    def __call__(self, rows: Sequence[str], size: int) -> Iterator[tuple[int, str]]:
-        self.batches.append(list(rows))
-        self.sizes.append(size)
-        self.begun.release()
-        assert self.gate.wait(PATIENCE_S)
-        for place, row in enumerate(rows):
-            if row.startswith("bad"):
-                raise ValueError(row)
-            yield place, f"made {row}"
-
-    async def has_begun(self) -> None:
-        assert await asyncio.to_thread(self.begun.acquire, timeout=PATIENCE_S)
-
-
-def run(test: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    asyncio.run(asyncio.wait_for(test(), PATIENCE_S))
-
-
-async def until(holds: Callable[[], bool]) -> None:
-    while not holds():
-        await asyncio.sleep(0)
-
-
-async def ask(batcher: Batcher, *rows: str, key: Hashable = "k", alone: bool = False) -> list[str]:
-    """What one request gets, by position."""
-    found: list[str | None] = [None] * len(rows)
-    async for position, value in batcher.run(rows, key, alone):
-        assert found[position] is None, "a row came twice"
-        found[position] = value
-    return found
-
-
-async def queued(batcher: Batcher, *rows: str, **how: Any) -> asyncio.Task[list[str]]:
-    """A request that stands in the queue when this returns."""
-    before = batcher.waiting
-    task = asyncio.create_task(ask(batcher, *rows, **how))
-    await until(lambda: batcher.waiting == before + len(rows))
-    return task
-
-
-async def occupied(work: FakeWork, most: int, wait_s: float = 0.0) -> Batcher:
-    """A batcher whose model is at work on something else until the gate opens."""
-    batcher = Batcher(work, most, wait_s)
-    batcher.occupant = asyncio.create_task(ask(batcher, *(f"o{i}" for i in range(most)), key="occupant"))
-    await work.has_begun()
-    return batcher
 
 
 def test_a_full_batch_starts_at_once_and_an_incomplete_one_does_not():
@@ -219,71 +157,6 @@ def test_sizes_are_padded_to_the_next_power_of_two_and_never_beyond_the_most(mos
         for rows in range(1, most + 1):
             await ask(batcher, *(str(i) for i in range(rows)))
         assert work.sizes == sizes == [padded(rows, most) for rows in range(1, most + 1)]
-
-    run(test)
-
-
-def test_a_consumer_that_goes_away_takes_its_waiting_rows_along_and_nobody_elses():
-    async def test() -> None:
-        work = FakeWork(held=True)
-        batcher = await occupied(work, most=4)
-        gone, stays = await queued(batcher, "g0", "g1"), await queued(batcher, "s0", "s1", "s2")
-        gone.cancel()
-        await until(gone.done)
-        assert batcher.waiting == 3
-        work.gate.set()
-        assert await stays == ["made s0", "made s1", "made s2"]
-        assert work.batches[1:] == [["s0", "s1", "s2"]]
-
-    run(test)
-
-
-def test_a_consumer_that_goes_away_during_its_batch_leaves_the_others_of_the_batch_alone():
-    async def test() -> None:
-        work = FakeWork(held=True)
-        batcher = Batcher(work, most=4, wait_s=FOREVER_S)
-        gone, stays = await queued(batcher, "g0", "g1"), await queued(batcher, "s0")
-        also = asyncio.create_task(ask(batcher, "t0"))
-        await work.has_begun()
-        gone.cancel()
-        await until(gone.done)
-        work.gate.set()
-        assert (await stays, await also) == (["made s0"], ["made t0"])
-        assert work.batches == [["g0", "g1", "s0", "t0"]]
-
-    run(test)
-
-
-def test_an_error_reaches_exactly_the_requests_of_its_batch_and_the_next_batch_is_made():
-    async def test() -> None:
-        work, reports = FakeWork(held=True), []
-        batcher = await occupied(work, most=4)
-        batcher.observe = reports.append
-        tasks = [await queued(batcher, *rows) for rows in (("bad1",), ("near1", "near2", "near3"), ("far1", "far2"))]
-        work.gate.set()
-        done = await asyncio.gather(*tasks, return_exceptions=True)
-        assert [str(error) for error in done[:2]] == ["bad1", "bad1"]
-        assert all(isinstance(error, ValueError) for error in done[:2])
-        assert done[2] == ["made far1", "made far2"]
-        assert await ask(batcher, "later") == ["made later"]
-        assert [str(report.error) for report in reports] == ["None", "bad1", "None", "None"]
-
-    run(test)
-
-
-def test_what_is_left_of_a_request_that_failed_is_not_put_beside_others():
-    """Its other rows would be for nothing, and could fail whoever is beside them as well."""
-
-    async def test() -> None:
-        work = FakeWork(held=True)
-        batcher = await occupied(work, most=4)
-        fails = await queued(batcher, "bad0", "f1", "f2", "f3", "bad4")
-        other = await queued(batcher, "o0", "o1")
-        work.gate.set()
-        with pytest.raises(ValueError, match="bad0"):
-            await fails
-        assert await other == ["made o0", "made o1"]
-        assert work.batches[1:] == [["bad0", "f1", "f2", "f3"], ["o0", "o1"]]
 
     run(test)
 
