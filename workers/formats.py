@@ -102,16 +102,6 @@ def read_images(
             return
 
 
-def read_indices(path: str, data: bytes) -> list[int]:
-    """Index of every row in one file of a dataset, in order. An image of a folder is one row, its table none."""
-    if path.endswith(".tar"):
-        with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as tar:
-            return [int(member.name.split(".")[0]) for member in tar if member.name.endswith(".cls")]
-    if path.startswith("shards/"):
-        return list(pq.read_table(io.BytesIO(data), columns=["index"])["index"].to_pylist())
-    return [layout.image_index(path)] if path.startswith("images/") else []
-
-
 def unique_class_names(class_names: Sequence[str]) -> list[str]:
     """Names as ClassLabel wants them: one that stands twice (ImageNet's "crane") gets its label appended."""
     counts = Counter(class_names)

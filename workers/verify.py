@@ -11,8 +11,8 @@ from typing import Any
 
 from tandem.errors import JobError, OutputError
 from workers import layout
-from workers.formats import read_indices
 from workers.manifest import READS_AT_ONCE, Manifest, ManifestEntry, read_job
+from workers.shard_reader import read_rows
 from workers.shards import ShardPlan
 from workers.store import Store
 
@@ -93,7 +93,7 @@ def examine(store: Store, manifest: Manifest, plan: ShardPlan, shard: int) -> tu
         elif (found := hashlib.sha256(data).hexdigest()) != file.sha256:
             problems.append(f"{file.path}: expected sha256 {file.sha256}, found {found}")
         else:
-            indices += read_indices(file.path, data)
+            indices += [index for index, _ in read_rows(file.path, data)]
     if not problems:
         problems += wrong_indices(entry, indices, list(plan.indices(shard)))
     return entry, problems

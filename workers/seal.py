@@ -1,0 +1,52 @@
+"""Small JSON files that carry a hash of themselves: manifest entries, `job.json`, `_SUCCESS`.
+
+The last value of the object is `sha256`, of all bytes before its line. A changed bit anywhere in the file shows. Files
+of older versions have no seal and are read as they are.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Collection, Mapping
+from typing import Any
+
+KEY = "sha256"
+_END = re.compile(rb',\n  "sha256": "([0-9a-f]{64})"\n\}\n\Z')
+
+
+class DamagedError(ValueError):
+    """A sealed file is not what was written, or is no JSON object. The message goes on after the file's name."""
+
+
+def seal(values: Mapping[str, Any]) -> bytes:
+    """Indented JSON of an object, one key at the least, with its seal."""
+    text = json.dumps(values, indent=2).encode().removesuffix(b"\n}")
+    return text + f',\n  "{KEY}": "{hashlib.sha256(text).hexdigest()}"\n}}\n'.encode()
+
+
+def is_sealed(data: bytes) -> bool:
+    """Whether a file ends like a sealed one."""
+    return _END.search(data) is not None
+
+
+def open_sealed(data: bytes, keys: Collection[str]) -> dict[str, Any]:
+    """The object without its seal. DamagedError where the seal does not fit.
+
+    `keys` are those that files without a seal may have: a damaged seal must not pass for none.
+    """
+    end = _END.search(data)
+    if end and hashlib.sha256(data[: end.start()]).hexdigest().encode() != end[1]:
+        raise DamagedError("is damaged: its content is not that of its own sha256")
+    try:
+        values = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise DamagedError(f"is not JSON: {error}") from None
+    if not isinstance(values, dict):
+        raise DamagedError("is not a JSON object")
+    if end:
+        del values[KEY]
+    elif unknown := sorted(set(values) - set(keys)):
+        raise DamagedError(f"is damaged, or from a newer version: unexpected {unknown[0]!r}")
+    return values
