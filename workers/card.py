@@ -20,9 +20,10 @@ from PIL import Image
 
 from tandem.images import DIGITAL_SOURCE_TYPE, contact_sheet
 from workers import layout
+from workers.entry import ManifestEntry, Totals
 from workers.features import sample_features
 from workers.formats import DatasetFormat, merge_tables, read_images
-from workers.manifest import Manifest, ManifestEntry, Totals
+from workers.manifest import Manifest
 from workers.store import Store
 
 SHEET_COLUMNS = 8

@@ -11,64 +11,25 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 from tandem.errors import JobError, OutputError
 from workers import layout
+from workers.entry import SUCCESS_KEYS, ManifestEntry, Totals
+from workers.seal import DamagedError, open_sealed, seal
 from workers.shards import ShardPlan, ShardRows
 from workers.store import Store, Stored
 
 MAX_NAMED = 12  # shards or fields in a message
 MAX_VALUE_CHARS = 60
 READS_AT_ONCE = 16
+REPAIR = "'tandem verify --repair' sets it aside, and the same command makes what is missing"
+JOB_KEYS = ("identity", "info")
 RENAMED = (
     "its class names are those of its weights, or numbers (--class-names numbers goes on with these); choose another "
     "--out, or replace that job with --overwrite"
 )
-
-
-@dataclass(frozen=True)
-class ManifestEntry:
-    """What is known of a committed shard. Rows are counted per label, so that a card needs no images."""
-
-    shard: int
-    rows: int
-    first_index: int
-    last_index: int
-    labels: dict[int, int]
-    files: tuple[Stored, ...]
-    size_bytes: int
-    seconds: dict[str, float]
-
-    def to_json(self) -> bytes:
-        """Indented JSON for people and programs."""
-        values = asdict(self)
-        values["files"] = [{"path": f.path, "size_bytes": f.size_bytes, "sha256": f.sha256} for f in self.files]
-        return _dump(values)
-
-    @classmethod
-    def from_json(cls, data: bytes) -> ManifestEntry:
-        """The inverse of `to_json`."""
-        values = json.loads(data)
-        values["labels"] = {int(label): count for label, count in values["labels"].items()}
-        values["files"] = tuple(Stored(**file, created=False) for file in values["files"])
-        return cls(**values)
-
-
-@dataclass(frozen=True)
-class Totals:
-    """Sums over all shards; the content of `_SUCCESS`. `seconds` adds up over replicas.
-
-    `failed_shards` are those that could not be made, and why, where the job was allowed to go on without them.
-    """
-
-    shards: int
-    rows: int
-    size_bytes: int
-    labels: dict[int, int]
-    seconds: dict[str, float]
-    failed_shards: dict[int, str] = field(default_factory=dict)
 
 
 class Manifest:
@@ -86,14 +47,17 @@ class Manifest:
         """The entry of a shard, None while it is not done. JobError if it cannot be read."""
         path = layout.manifest_path(shard)
         try:
-            return ManifestEntry.from_json(self.store.read(path))
+            entry = ManifestEntry.from_json(self.store.read(path))
+            if entry.shard != shard:
+                raise DamagedError(f"is that of shard {entry.shard}")
+            return entry
         except FileNotFoundError:
             return None
+        except DamagedError as error:
+            problem = str(error)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise JobError(
-                f"{path} in {self.store.uri} is not a manifest entry: {error!r}",
-                hint="remove it to make this shard again",
-            ) from None
+            problem = f"is not a manifest entry: {error!r}"
+        raise JobError(f"{path} in {self.store.uri} {problem}", hint=REPAIR)
 
     def entries(self) -> list[ManifestEntry]:
         """All entries in shard order."""
@@ -154,7 +118,7 @@ class Manifest:
         """Write `_SUCCESS`, the last file of a dataset. JobError while shards are missing. Repeatable."""
         self.check_complete(num_shards, failed)
         totals = self.totals(failed, entries)
-        self.store.put_once(layout.SUCCESS, _dump(asdict(totals)))
+        self.store.put_once(layout.SUCCESS, seal(asdict(totals)))
         self.store.clean()
         return totals
 
@@ -208,7 +172,7 @@ def open_job(
     """
     store.clean()
     here = as_json(identity)
-    content = _dump({"identity": here, "info": dict(info or {})})
+    content = seal({"identity": here, "info": dict(info or {})})
     if not store.exists(layout.JOB):
         foreign = store.list_files()
         if foreign and not store.exists(layout.JOB):  # asked again: another process may have begun
@@ -265,13 +229,15 @@ def _short(value: Any) -> str:
 def read_job(store: Store) -> dict[str, Any]:
     """Identity and info of the job that a place belongs to. FileNotFoundError where no job has begun."""
     try:
-        job = json.loads(store.read(layout.JOB))
+        job = open_sealed(store.read(layout.JOB), JOB_KEYS)
         if isinstance(job["identity"], dict) and isinstance(job["info"], dict):
-            return dict(job)
-        problem = "identity and info have to be objects"
-    except (ValueError, KeyError, TypeError) as error:
-        problem = repr(error)
-    raise OutputError(f"job.json in {store.uri} is not a Tandem job: {problem}", hint="choose another --out")
+            return job
+        problem = "is not a Tandem job: identity and info have to be objects"
+    except DamagedError as error:
+        problem = str(error)
+    except KeyError as error:
+        problem = f"is not a Tandem job: {error!r}"
+    raise OutputError(f"job.json in {store.uri} {problem}", hint=f"choose another --out; of a damaged job: {REPAIR}")
 
 
 def reopen(store: Store) -> None:
@@ -284,7 +250,7 @@ def reopen(store: Store) -> None:
 def is_closed(store: Store, num_shards: int, committed: frozenset[int], beside: Sequence[str]) -> bool:
     """Whether `_SUCCESS` speaks of the shards that are there, and the files that belong beside it are there too."""
     try:
-        closing = json.loads(store.read(layout.SUCCESS))
+        closing = open_sealed(store.read(layout.SUCCESS), SUCCESS_KEYS)
         failed = set(map(int, closing["failed_shards"]))
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return False
@@ -297,7 +263,3 @@ def _remove_job(store: Store) -> None:
     ours = [path for path in store.list_files() if layout.is_ours(path) and path != layout.JOB]
     for path in sorted(ours, key=lambda path: order.get(path.split("/")[0], 2)):
         store.remove(path)
-
-
-def _dump(values: Mapping[str, Any]) -> bytes:
-    return (json.dumps(values, indent=2) + "\n").encode()

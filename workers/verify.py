@@ -11,7 +11,8 @@ from typing import Any
 
 from tandem.errors import JobError, OutputError
 from workers import layout
-from workers.manifest import READS_AT_ONCE, Manifest, ManifestEntry, read_job
+from workers.entry import ManifestEntry
+from workers.manifest import READS_AT_ONCE, Manifest, read_job
 from workers.shard_reader import read_rows
 from workers.shards import ShardPlan
 from workers.store import Store

@@ -19,7 +19,8 @@ from sample_shards import (
 
 from tandem.errors import JobError
 from workers.card import CardInfo, pick_labels, render_card, render_contact_sheet, write_card
-from workers.manifest import Manifest, Totals, store_shard
+from workers.entry import Totals
+from workers.manifest import Manifest, store_shard
 from workers.shards import ShardPlan
 from workers.store import open_store
 

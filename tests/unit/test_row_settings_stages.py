@@ -29,8 +29,8 @@ from workers.drafter import DecodeSettings, Drafter
 from workers.drafts import DraftFormat, Drafts
 from workers.encoder import Encoder
 from workers.endpoint_types import ImageRequest
+from workers.entry import Totals
 from workers.formats import DatasetFormat
-from workers.manifest import Totals
 from workers.models import ModelSet, Resolved, resolve_models
 from workers.refiner import Refiner
 from workers.shard_batches import fixed_batches

@@ -1,0 +1,70 @@
+"""The records of committed shards: a manifest entry for each, and the totals in `_SUCCESS`."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import asdict, dataclass, field, fields
+
+from workers import layout
+from workers.seal import open_sealed, seal
+from workers.store import Stored
+
+
+@dataclass(frozen=True)
+class ManifestEntry:
+    """What is known of a committed shard. Rows are counted per label, so that a card needs no images."""
+
+    shard: int
+    rows: int
+    first_index: int
+    last_index: int
+    labels: dict[int, int]
+    files: tuple[Stored, ...]
+    size_bytes: int
+    seconds: dict[str, float]
+
+    def to_json(self) -> bytes:
+        """Indented JSON for people and programs."""
+        values = asdict(self)
+        values["files"] = [{"path": f.path, "size_bytes": f.size_bytes, "sha256": f.sha256} for f in self.files]
+        return seal(values)
+
+    @classmethod
+    def from_json(cls, data: bytes) -> ManifestEntry:
+        """The inverse of `to_json`. ValueError, KeyError, TypeError or AttributeError for other content."""
+        values = open_sealed(data, [field.name for field in fields(cls)])
+        values["labels"] = {int(label): count for label, count in values["labels"].items()}
+        values["files"] = tuple(Stored(**file, created=False) for file in values["files"])
+        entry = cls(**values)
+        entry.check()
+        return entry
+
+    def check(self) -> None:
+        """ValueError unless numbers are whole, and files have names and hashes of ours."""
+        numbers = [self.shard, self.rows, self.first_index, self.last_index, self.size_bytes]
+        numbers += [*self.labels, *self.labels.values(), *(file.size_bytes for file in self.files)]
+        if wrong := [number for number in numbers if type(number) is not int or number < 0]:
+            raise ValueError(f"expected whole numbers, got {wrong[0]!r}")
+        for file in self.files:
+            if not layout.is_ours(file.path) or not re.fullmatch("[0-9a-f]{64}", file.sha256):
+                raise ValueError(f"expected a file of a dataset with its sha256, got {file.path!r}, {file.sha256!r}")
+        if not all(isinstance(seconds, (int, float)) for seconds in self.seconds.values()):
+            raise ValueError(f"expected seconds by stage, got {self.seconds}")
+
+
+@dataclass(frozen=True)
+class Totals:
+    """Sums over all shards; the content of `_SUCCESS`. `seconds` adds up over replicas.
+
+    `failed_shards` are those that could not be made, and why, where the job was allowed to go on without them.
+    """
+
+    shards: int
+    rows: int
+    size_bytes: int
+    labels: dict[int, int]
+    seconds: dict[str, float]
+    failed_shards: dict[int, str] = field(default_factory=dict)
+
+
+SUCCESS_KEYS = tuple(field.name for field in fields(Totals))
