@@ -7,6 +7,7 @@ carried along. 182 bytes an image at N = 6 of the published pyramid, 848 at N = 
 from __future__ import annotations
 
 import io
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,16 +17,21 @@ import pyarrow.parquet as pq
 
 from tandem.class_names import check_names
 from tandem.config import SamplingConfig, VarConfig, from_dict
-from tandem.errors import InputError
+from tandem.errors import InputError, JobError
 from workers import layout
-from workers.columns import stored, stored_schema
+from workers.columns import IMAGE_COLUMNS, stored, stored_schema
+from workers.entry import ManifestEntry
 from workers.manifest import Manifest, read_job
 from workers.models import ModelRef, Resolved
+from workers.row_settings import ROW_SETTINGS
+from workers.seal import DamagedError
+from workers.shard_reader import read_checked
 from workers.shards import PrefixShard, ShardPlan
 from workers.store import Store
 
 KIND = "drafts"
 COLUMNS = ("index", "label", "tokens")
+HEAL = "'tandem verify --repair' of the drafts, then the same 'tandem draft' command, make them again"
 
 
 class DraftFormat:
@@ -76,47 +82,104 @@ class Drafts:
         return tuple(self.identity["decoding"].get("row_settings", ()))
 
     def extra_schema(self) -> pa.Schema:
-        """The columns carried along, read from the first shard, as `read` gives them."""
-        with self.store.open(layout.shard_path(0, "parquet")) as file:
-            schema = pq.read_schema(file)
-        return stored_schema(pa.schema([field for field in schema if field.name not in COLUMNS]))
+        """The columns carried along, as `read` gives them, from the first shard that can be read.
+
+        JobError where none can; InputError for columns that are the dataset's own.
+        """
+        for shard in range(self.plan.num_shards):
+            try:
+                table = self._table(shard)
+                break
+            except JobError:
+                if shard == self.plan.num_shards - 1:
+                    raise
+        schema = pa.schema([field for field in table.schema if field.name not in COLUMNS])
+        if clash := sorted(IMAGE_COLUMNS.intersection(schema.names) - set(self.row_settings)):
+            raise InputError(
+                f"--drafts: column {clash[0]!r}: expected none of this name, which is the dataset's own",
+                "an older version carried it along; draft again, with the column renamed",
+            )
+        return stored_schema(schema)
 
     def read(self, shard: int, draft_steps: int) -> PrefixShard:
-        """The drafts of one shard, cut to `draft_steps` scales."""
-        assert isinstance(self.drafter.config, VarConfig)
-        length = self.drafter.config.pyramid.offsets[draft_steps]
-        table = pq.read_table(io.BytesIO(self.store.read(layout.shard_path(shard, "parquet"))))
+        """The drafts of one shard, cut to `draft_steps` scales. JobError unless it is as it was written."""
+        table = self._table(shard)
         extra = stored(table.drop_columns(list(COLUMNS)))
         tokens = table["tokens"].combine_chunks().flatten().to_numpy().reshape(len(table), -1)
         return PrefixShard(
             shard=shard,
             index=table["index"].to_numpy().astype(np.int64),
             label=table["label"].to_numpy().astype(np.int32),
-            prefix=np.ascontiguousarray(tokens[:, :length]),
+            prefix=np.ascontiguousarray(tokens[:, : self._length(draft_steps)]),
             draft_steps=draft_steps,
             extra={name: extra[name] for name in extra.column_names},
         )
+
+    def _table(self, shard: int) -> pa.Table:
+        """A shard's file, held against its manifest entry and the plan."""
+        entry = Manifest(self.store).entry(shard)
+        if entry is None:
+            raise JobError(f"drafts in {self.store.uri}: shard {shard} has no manifest entry", HEAL)
+        path = entry.files[0].path
+        try:
+            table = pq.read_table(io.BytesIO(read_checked(self.store, entry.files[0])))
+            self._check(table, entry)
+        except (ValueError, pa.ArrowException, OSError) as error:
+            text = " ".join(str(error).split())[:200]  # Arrow adds lines of schemas
+            raise JobError(f"drafts in {self.store.uri}: {path}: {text}", HEAL) from None
+        return table
+
+    def _check(self, table: pa.Table, entry: ManifestEntry) -> None:
+        """DamagedError for a file that is as it was written and not one of drafts: older versions let columns of the
+        label file stand in for those of the drafts."""
+        tokens = pa.list_(pa.uint16(), self._length(self.draft_steps))
+        expected = list(zip(COLUMNS, (pa.int64(), pa.int32(), tokens), strict=True))
+        found = [(field.name, field.type) for field in table.schema if field.name in COLUMNS]
+        if found != expected:
+            raise DamagedError(f"expected columns {dict(expected)}, found {dict(found)}")
+        if table["index"].to_pylist() != list(self.plan.indices(entry.shard)):
+            raise DamagedError(f"expected the indices of shard {entry.shard}, found others")
+        if Counter(table["label"].to_pylist()) != entry.labels:
+            raise DamagedError("expected the labels of its manifest entry, found others")
+
+    def _length(self, draft_steps: int) -> int:
+        """Tokens of an image after so many scales."""
+        assert isinstance(self.drafter.config, VarConfig)
+        return self.drafter.config.pyramid.offsets[draft_steps]
 
 
 def open_drafts(store: Store) -> Drafts:
     """Find out what drafts a place holds. InputError if there are none, or not all of them."""
     try:
-        job = read_job(store)
-        identity, about = job["identity"], job["info"]["drafter"]
-        if identity.get("kind") != KIND:
-            raise InputError(f"--drafts: {store.uri} holds a job of another kind", "made by: tandem draft")
-        config = from_dict(VarConfig, about["config"])
-        found = job["info"].get("class_names", about.get("class_names"))  # older versions kept them with the drafter
-        names = check_names(found, config.num_classes, f"--drafts: class_names in job.json of {store.uri}")
-        ref = ModelRef("drafter", about["source"], identity["weights_sha256"]["drafter"], part=about.get("part", ""))
-        plan = ShardPlan(int(identity["rows"]), int(identity["shard_size"]))
+        drafts = _describe(store, read_job(store))
     except FileNotFoundError:
         raise InputError(
             f"--drafts: {store.uri} holds no drafts: job.json is missing", "made by: tandem draft"
         ) from None
-    except (KeyError, TypeError, AttributeError) as error:
+    except InputError:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(f"--drafts: job.json in {store.uri} is not that of drafts: {error!r}") from None
-    if missing := plan.num_shards - len(Manifest(store).committed()):
+    if missing := len(set(range(drafts.plan.num_shards)) - Manifest(store).committed()):
         hint = "run the same 'tandem draft' command again"
-        raise InputError(f"--drafts: {missing} of {plan.num_shards} shards of {store.uri} are missing", hint)
-    return Drafts(store, plan, identity, Resolved(ref, config, names))
+        raise InputError(f"--drafts: {missing} of {drafts.plan.num_shards} shards of {store.uri} are missing", hint)
+    return drafts
+
+
+def _describe(store: Store, job: dict[str, Any]) -> Drafts:
+    """Drafts by their job. Raises whatever wrong values make of it."""
+    identity, about = job["identity"], job["info"]["drafter"]
+    if identity.get("kind") != KIND:
+        raise InputError(f"--drafts: {store.uri} holds a job of another kind", "made by: tandem draft")
+    config = from_dict(VarConfig, about["config"])
+    found = job["info"].get("class_names", about.get("class_names"))  # older versions kept them with the drafter
+    names = check_names(found, config.num_classes, f"--drafts: class_names in job.json of {store.uri}")
+    hashes, source, part = identity["weights_sha256"], about["source"], about.get("part", "")
+    if not all(isinstance(text, str) for text in (hashes["drafter"], hashes["vqvae"], source, part)):
+        raise TypeError("hashes and sources of weights have to be text")
+    resolved = Resolved(ModelRef("drafter", source, hashes["drafter"], part=part), config, names)
+    drafts = Drafts(store, ShardPlan.of(identity), identity, resolved)
+    config.pyramid.check_draft_steps(drafts.draft_steps)
+    if not isinstance(drafts.sampling, SamplingConfig) or drafts.seed < 0 or set(drafts.row_settings) - {*ROW_SETTINGS}:
+        raise ValueError(f"expected settings of decoding, got {identity['decoding']}")
+    return drafts

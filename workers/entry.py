@@ -45,6 +45,8 @@ class ManifestEntry:
         numbers += [*self.labels, *self.labels.values(), *(file.size_bytes for file in self.files)]
         if wrong := [number for number in numbers if type(number) is not int or number < 0]:
             raise ValueError(f"expected whole numbers, got {wrong[0]!r}")
+        if not self.files:
+            raise ValueError("expected files, got none")
         for file in self.files:
             if not layout.is_ours(file.path) or not re.fullmatch("[0-9a-f]{64}", file.sha256):
                 raise ValueError(f"expected a file of a dataset with its sha256, got {file.path!r}, {file.sha256!r}")

@@ -6,6 +6,7 @@ name of ours is no error by itself. What decides is its content.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import tarfile
 from collections.abc import Callable, Sequence
@@ -18,7 +19,9 @@ from PIL import Image
 from tandem.errors import InputError
 from tandem.images import EXTENSIONS, read_provenance
 from workers import layout
+from workers.seal import DamagedError
 from workers.shards import EncodedShard, ShardRows
+from workers.store import Store, Stored
 
 File = tuple[str, bytes]  # path in the dataset, content
 PNG_END = b"\x00\x00\x00\x00IEND\xaeB`\x82"  # a whole IEND chunk, the one whose checksum Pillow skips
@@ -75,6 +78,19 @@ def wrong_image(found: bytes, ours: bytes) -> str | None:
     with Image.open(io.BytesIO(found)) as image:
         image.verify()  # checks the chunks
     return None if PNG_END in found else "a PNG without its end"
+
+
+def read_checked(store: Store, file: Stored) -> bytes:
+    """A file that a manifest entry names. DamagedError where it is not what was committed."""
+    try:
+        data = store.read(file.path)
+    except FileNotFoundError:
+        raise DamagedError("missing") from None
+    if len(data) != file.size_bytes:
+        raise DamagedError(f"expected {file.size_bytes} bytes, found {len(data)}")
+    if (found := hashlib.sha256(data).hexdigest()) != file.sha256:
+        raise DamagedError(f"expected sha256 {file.sha256}, found {found}")
+    return data
 
 
 def read_images_of(path: str, data: bytes) -> list[bytes]:

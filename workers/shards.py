@@ -11,6 +11,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from tandem.errors import JobError
+from workers.layout import MAX_ROWS
 
 if TYPE_CHECKING:
     from typing import Self
@@ -22,6 +23,14 @@ class ShardPlan:
 
     num_rows: int
     shard_size: int
+
+    @classmethod
+    def of(cls, identity: Mapping[str, Any]) -> ShardPlan:
+        """The plan of a job, from the identity in its `job.json`. ValueError where that has none."""
+        rows, size = identity.get("rows"), identity.get("shard_size")
+        if type(rows) is not int or type(size) is not int or not 0 <= rows <= MAX_ROWS or size < 1:
+            raise ValueError(f"expected 0 to {MAX_ROWS} rows in shards of 1 or more, got {rows!r:.40} and {size!r:.40}")
+        return cls(rows, size)
 
     @property
     def num_shards(self) -> int:

@@ -2,27 +2,16 @@
 
 import pytest
 import torch
+from sample_drafts import drafts_of
 from tiny_models import tiny_var, tiny_vqvae
 
 from jobs.refine import check_names
-from tandem.config import to_dict
 from tandem.errors import InputError
 from tandem.weights import save_checkpoint
-from workers.drafts import KIND, Drafts, open_drafts
-from workers.manifest import open_job
+from workers.drafts import Drafts
 from workers.models import ModelSet, resolve_models
-from workers.store import open_store
 
 NAMES = ("ant", "bee", "cat", "dog")
-
-
-def drafts_of(folder, names: tuple[str, ...]) -> Drafts:
-    """As `tandem draft` leaves them, of no rows."""
-    store = open_store(str(folder / "drafts"))
-    identity = {"kind": KIND, "weights_sha256": {"drafter": "d" * 64}, "rows": 0, "shard_size": 1}
-    about = {"source": "d.pth", "config": to_dict(tiny_var(1, 0).config)}
-    open_job(store, identity, {"drafter": about, "class_names": list(names)})
-    return open_drafts(store)
 
 
 @pytest.fixture
@@ -41,7 +30,7 @@ def resolved(tmp_path):
 @pytest.mark.parametrize("names", [NAMES, tuple("0123")])
 def test_images_have_the_names_of_their_drafts(tmp_path, resolved, names):
     """Also where published weights hold none, which was taken for other names."""
-    drafts = drafts_of(tmp_path, names)
+    drafts = drafts_of(tmp_path / "drafts", 0, names)
     models = resolved(drafts)
     assert models.class_names.names == names
     assert models.names_identity == {}  # they are part of the drafts'
@@ -49,7 +38,7 @@ def test_images_have_the_names_of_their_drafts(tmp_path, resolved, names):
 
 
 def test_names_that_contradict_those_of_the_drafts_are_refused(tmp_path, resolved):
-    drafts = drafts_of(tmp_path, NAMES)
+    drafts = drafts_of(tmp_path / "drafts", 0, NAMES)
     (tmp_path / "names.txt").write_text("ant\nbee\ncow\ndog\n")
     models = resolved(drafts, str(tmp_path / "names.txt"))
     with pytest.raises(InputError, match=r"expected those of the drafts, got 'cow' for 'cat' \(label 2\)"):
@@ -57,7 +46,7 @@ def test_names_that_contradict_those_of_the_drafts_are_refused(tmp_path, resolve
 
 
 def test_drafts_of_numbers_can_be_named(tmp_path, resolved):
-    drafts = drafts_of(tmp_path, tuple("0123"))
+    drafts = drafts_of(tmp_path / "drafts", 0, tuple("0123"))
     (tmp_path / "names.txt").write_text("\n".join(NAMES))
     models = resolved(drafts, str(tmp_path / "names.txt"))
     check_names(drafts, models.class_names)
@@ -66,4 +55,4 @@ def test_drafts_of_numbers_can_be_named(tmp_path, resolved):
 
 def test_names_of_drafts_are_counted(tmp_path):
     with pytest.raises(InputError, match=r"--drafts: class_names in job\.json of .*: expected 4 names, got 5"):
-        drafts_of(tmp_path, (*NAMES, "eel"))
+        drafts_of(tmp_path / "drafts", 0, (*NAMES, "eel"))

@@ -60,6 +60,7 @@ def test_entries_of_older_versions_have_no_seal():
         {"labels": []},
         {"labels": None},
         {"files": None},
+        {"files": []},
         {"files": [1]},
         {"files": [{"path": "shards/00003.tar"}]},
         {"files": [{"path": "../../etc/passwd", "size_bytes": 1, "sha256": "a" * 64}]},
