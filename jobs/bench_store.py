@@ -161,9 +161,10 @@ def write_ours(spec: BenchStoreSpec, images: list[bytes], place: str, fmt: Forma
 
 def upload_plainly(spec: BenchStoreSpec, tar: bytes, place: str) -> None:
     """The same bytes by the plainest call: no hash, no condition, no manifest."""
-    import boto3
+    from workers.s3_client import make_client  # boto3 takes a second to import
+    from workers.s3_retry import PATIENT
 
-    client = boto3.client("s3")
+    client = make_client(PATIENT)
     bucket, prefix = split_prefix(place, "--out")
     with ThreadPoolExecutor(spec.writers) as pool:
         for future in [

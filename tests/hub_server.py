@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import re
-import threading
 from collections import Counter
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+
+from loopback import LoopbackServer, QuietHandler
 
 TOKEN = "hf_only-for-tests-9b2f"
 RESOLVE = re.compile(r"/([\w.-]+/[\w.-]+)/resolve/([^/]+)/(.+)")
 
 
-class HubServer(ThreadingHTTPServer):
+class HubServer(LoopbackServer):
     """`files` by (repository, commit, name); `refs` name commits; `plain` by path. `gated` repositories want TOKEN."""
 
-    daemon_threads = True
-
     def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
+        super().__init__(Handler)
         self.files: dict[tuple[str, str, str], bytes] = {}
         self.refs: dict[str, str] = {}
         self.plain: dict[str, bytes] = {}
@@ -29,10 +26,6 @@ class HubServer(ThreadingHTTPServer):
         self.status: list[int] = []  # of the next answers
         self.ranges = True
 
-    @property
-    def address(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}"
-
     def push(self, repo: str, name: str, data: bytes, ref: str = "main") -> str:
         """Add a commit with one file. Returns its hash."""
         commit = hashlib.sha1(data + name.encode()).hexdigest()
@@ -40,24 +33,9 @@ class HubServer(ThreadingHTTPServer):
         self.refs[ref] = commit
         return commit
 
-    def __enter__(self) -> HubServer:
-        threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True).start()
-        return self
 
-    def __exit__(self, *_: object) -> None:
-        self.shutdown()
-        self.server_close()
-
-    def handle_error(self, request: object, address: object) -> None:
-        """Clients that hang up are part of the game."""
-
-
-class Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
+class Handler(QuietHandler):
     server: HubServer
-
-    def log_message(self, *_: Any) -> None:
-        pass
 
     def refuse(self, status: int, code: str = "") -> None:
         self.send_response(status)

@@ -6,36 +6,71 @@ Clients reach it as their endpoint, over TLS as well, or as their HTTP_PROXY or 
 from __future__ import annotations
 
 import http.client
+import random
+import re
 import socket
 import ssl
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Literal
 from urllib.parse import urlsplit
 
-Fault = Literal["slow down", "reset", "cut body"] | None
-SLOW_DOWN = b"<?xml version='1.0'?><Error><Code>SlowDown</Code><Message>Reduce your request rate.</Message></Error>"
+from loopback import LoopbackServer, QuietHandler
+
+Fault = Literal[
+    "slow down",  # these are answers
+    "server error",
+    "denied",
+    "conflict",
+    "redirect",
+    "reset",  # the request is not handed on, and the connection ends
+    "lost answer",  # it is handed on, and then the connection ends
+    "cut body",  # the answer ends in its middle
+    "delay",
+    "hidden keys",  # a listing lacks some
+    "swallow",  # nothing is handed on, nothing answered, the connection stays
+]
+ANSWERS: dict[Fault, tuple[int, str]] = {
+    "slow down": (503, "SlowDown"),
+    "server error": (500, "InternalError"),
+    "denied": (403, "AccessDenied"),
+    "conflict": (409, "ConditionalRequestConflict"),
+    "redirect": (307, "TemporaryRedirect"),
+}
+DELAY_S = 0.3
 
 
-class S3Proxy(ThreadingHTTPServer):
+class Weather:
+    """Faults by chance, the same for the n-th request of every run with this seed. See `S3Proxy`."""
+
+    def __init__(self, seed: int, chance: float, *faults: Fault) -> None:
+        self.seed, self.chance, self.faults = seed, chance, faults
+
+    def __call__(self, number: int, method: str, path: str) -> Fault | None:
+        dice = random.Random(f"{self.seed}/{number}")
+        fault = dice.choice(self.faults) if dice.random() < self.chance else None
+        is_listing = method == "GET" and path.count("/") == 1
+        impossible = {"conflict": method != "PUT", "cut body": method != "GET", "hidden keys": not is_listing}
+        return None if fault and impossible.get(fault) else fault
+
+
+class S3Proxy(LoopbackServer):
     """`fault(n, method, path)` decides what happens to the n-th request. `seen` counts (method, path).
 
     Whatever host a request or a tunnel asks for, it goes to `target`.
     """
 
-    daemon_threads = True
-
     def __init__(
         self,
         target: str,
-        fault: Callable[[int, str, str], Fault] = lambda n, method, path: None,
+        fault: Callable[[int, str, str], Fault | None] = lambda n, method, path: None,
         tls: ssl.SSLContext | None = None,
     ) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.scheme = "https" if tls else "http"
+        super().__init__(Handler)
         if tls:
+            self.scheme = "https"
             self.socket = tls.wrap_socket(self.socket, server_side=True, do_handshake_on_connect=False)
         self.target, self.fault = urlsplit(target).netloc, fault
         self.seen: Counter[tuple[str, str]] = Counter()
@@ -43,63 +78,55 @@ class S3Proxy(ThreadingHTTPServer):
         self.lock = threading.Lock()
         self.number = 0
 
-    @property
-    def endpoint(self) -> str:
-        return f"{self.scheme}://127.0.0.1:{self.server_address[1]}"
-
-    def __enter__(self) -> S3Proxy:
-        threading.Thread(target=self.serve_forever, daemon=True).start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.shutdown()
-        self.server_close()
-
-    def handle_error(self, request: object, address: object) -> None:
-        """Clients that hang up are part of the game."""
+    def decide(self, method: str, path: str) -> Fault | None:
+        """Count a request, and say what happens to it."""
+        with self.lock:
+            self.number += 1
+            self.seen[method, path] += 1
+            fault = self.fault(self.number, method, path)
+            if fault:
+                self.faults[fault] += 1
+        return fault
 
 
-class Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
+class Handler(QuietHandler):
     server: S3Proxy
 
     def forward(self) -> None:
-        chunked = self.headers.get("Transfer-Encoding") == "chunked"
-        body = self.chunks() if chunked else self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        proxy = self.server
+        body = self.read_body()
         if not self.path.startswith("/"):  # asked as a proxy
             self.path = "/" + self.path.split("/", 3)[3]
-        path = self.path.partition("?")[0]
-        with proxy.lock:
-            proxy.number += 1
-            proxy.seen[self.command, path] += 1
-            fault = proxy.fault(proxy.number, self.command, path)
-            if fault:
-                proxy.faults[fault] += 1
-        if fault == "reset":
+        fault = self.server.decide(self.command, self.path.partition("?")[0])
+        if fault in ("reset", "swallow"):
             self.close_connection = True
-            return
-        if fault == "slow down":
-            self.answer(503, {"Content-Type": "application/xml"}, SLOW_DOWN)
-            return
-        connection = http.client.HTTPConnection(proxy.target, timeout=60)
+            if fault == "swallow":
+                self.rfile.read(1)  # until the client hangs up
+        elif fault in ANSWERS:
+            status, code = ANSWERS[fault]
+            error = f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>made up</Message></Error>"
+            self.answer(status, {"Content-Type": "application/xml"}, error.encode())
+        else:
+            if fault == "delay":
+                time.sleep(DELAY_S)
+            self.hand_on(body, fault)
+
+    def hand_on(self, body: bytes, fault: Fault | None) -> None:
+        connection = http.client.HTTPConnection(self.server.target, timeout=60)
         # the signature is over the Host that the client has seen
         headers = dict(self.headers.items())
+        chunked = self.headers.get("Transfer-Encoding") == "chunked"
         connection.request(self.command, self.path, [body] if chunked else body, headers, encode_chunked=chunked)
         response = connection.getresponse()
         data = response.read()
-        headers = {name: value for name, value in response.getheaders() if name.lower() != "transfer-encoding"}
-        self.answer(response.status, headers, data, cut=fault == "cut body")
         connection.close()
-
-    def chunks(self) -> bytes:
-        """The body of a request that does not say its length, as boto3 sends them over TLS."""
-        body = b""
-        while size := int(self.rfile.readline(), 16):
-            body += self.rfile.read(size)
-            self.rfile.readline()
-        self.rfile.readline()
-        return body
+        headers = {name: value for name, value in response.getheaders() if name.lower() != "transfer-encoding"}
+        if fault == "lost answer":
+            self.close_connection = True
+            return
+        if fault == "hidden keys":
+            data = hide_keys(data)
+            headers["Content-Length"] = str(len(data))
+        self.answer(response.status, headers, data, cut=fault == "cut body")
 
     def answer(self, status: int, headers: dict[str, str], data: bytes, cut: bool = False) -> None:
         self.send_response_only(status)
@@ -125,8 +152,13 @@ class Handler(BaseHTTPRequestHandler):
 
     do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = forward
 
-    def log_message(self, *_: object) -> None:
-        """Quiet."""
+
+def hide_keys(listing: bytes) -> bytes:
+    """A listing without every other of its objects, beginning with the last."""
+    found = re.findall(rb"<Contents>.*?</Contents>", listing, re.S)
+    for item in found[::-2]:
+        listing = listing.replace(item, b"")
+    return listing
 
 
 def pump(source: socket.socket, sink: socket.socket) -> None:

@@ -37,12 +37,13 @@ def fetch(address: str, patient: bool = False) -> Path:
     """
     bucket, key = split_object(address)
     # boto3 takes a second to import
-    from workers.s3_client import CHECK_ATTEMPTS, WRITE_ATTEMPTS, make_client, one_line
+    from workers.s3_client import make_client, one_line
     from workers.s3_read import of_one_version
+    from workers.s3_retry import PATIENT, QUICK
 
     try:
         with one_line(InputError, "fetch", bucket, key):
-            client = make_client(WRITE_ATTEMPTS if patient else CHECK_ATTEMPTS)
+            client = make_client(PATIENT if patient else QUICK)
             return of_one_version(lambda: _fetch_version(client, address, bucket, key))
     except OSError as error:
         raise InputError(f"cannot keep {address} in {cache_folder()}: {error}", "TANDEM_CACHE names another") from error

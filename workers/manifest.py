@@ -119,7 +119,7 @@ class Manifest:
         self.check_complete(num_shards, failed)
         totals = self.totals(failed, entries)
         self.store.put_once(layout.SUCCESS, seal(asdict(totals)))
-        self.store.clean()
+        self.store.clean(closing=True)
         return totals
 
 

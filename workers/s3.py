@@ -2,33 +2,34 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import io
-import time
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager, suppress
-from datetime import UTC, datetime, timedelta
+from contextlib import AbstractContextManager, suppress
 from functools import cached_property
 from typing import Any, BinaryIO
 
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import ClientError
 
 from tandem.errors import OutputError
 from workers.s3_address import SCHEME, split_prefix
-from workers.s3_client import CHECK_ATTEMPTS, CONNECTIONS, MISSING, WRITE_ATTEMPTS, code_of, make_client, one_line
+from workers.s3_clean import abort_uploads, remove_old
+from workers.s3_client import CONNECTIONS, MISSING, code_of, make_client, one_line
+from workers.s3_put import TAKEN, checked, hash_of, put_parts
 from workers.s3_read import ObjectReader, read_object
+from workers.s3_retry import CONFLICTS, PATIENT, QUICK, Patience
 from workers.store import TEMPORARY, TEMPORARY_LIFE_S, Store, Stored
 
 SINGLE_BYTES = 256 << 20  # larger files go in parts
-PART_BYTES = 64 << 20
 READ_BYTES = 1 << 20  # at once: a tar is read header by header
-CLAIM_LIFE_S = 10.0  # a completion takes less than a second
 HASH = "sha256"  # metadata of every object we put, for people and other tools
-# Answers to a put that came too late; NoSuchUpload: our own attempt to complete it was heard, the answer lost
-TAKEN = ("PreconditionFailed", "ConditionalRequestConflict", "412", "NoSuchUpload")
+PUTS = 3  # of a file under whose name another comes and goes
+UNKNOWN_CONDITION = (400, 405, 501)  # how stores answer that do not know If-None-Match
+CONDITION_HINT = (
+    "without them two writers of one shard cannot be told apart: use AWS, SeaweedFS, MinIO or R2 of these years, "
+    "or a folder that all nodes mount"
+)
 
 
 class S3Store(Store):
@@ -37,24 +38,27 @@ class S3Store(Store):
     def __init__(self, uri: str) -> None:
         self.bucket, self.prefix = split_prefix(uri, "out")
         self.uri = f"{SCHEME}{self.bucket}/{self.prefix}".rstrip("/")
-        self._clients: dict[int, Any] = {}
+        self._clients: dict[Patience, Any] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "signer"} | {"_clients": {}}
 
-    def client(self, attempts: int = WRITE_ATTEMPTS) -> Any:
-        """A boto3 client that tries a request so many times; made on first use, as clients cannot be pickled.
+    def client(self, patience: Patience = PATIENT) -> Any:
+        """A boto3 client of this patience; made on first use, as clients cannot be pickled.
 
         OutputError where the settings of AWS's variables and files cannot be used.
         """
-        if attempts not in self._clients:
+        if patience not in self._clients:
             with self.named("use", ""):
-                self._clients[attempts] = make_client(attempts)
-        return self._clients[attempts]
+                self._clients[patience] = make_client(patience)
+        return self._clients[patience]
 
     def check(self) -> None:
-        """The bucket exists and may be written: a probe is put and removed. OutputError naming the cause."""
-        client, key = self.client(CHECK_ATTEMPTS), self.key(f"{TEMPORARY}/{uuid.uuid4().hex}")
+        """The bucket exists, may be written and has conditional puts: a probe is put twice and removed.
+
+        OutputError naming the cause.
+        """
+        client, key = self.client(QUICK), self.key(f"{TEMPORARY}/{uuid.uuid4().hex}")
         with self.named("use", ""):
             try:
                 client.head_bucket(Bucket=self.bucket)
@@ -64,8 +68,29 @@ class S3Store(Store):
                 where = client.meta.endpoint_url
                 raise OutputError(f"bucket {self.bucket} does not exist at {where}", "create it first") from None
         with self.named("write", f"{TEMPORARY}/"):
-            client.put_object(Bucket=self.bucket, Key=key, Body=b"")
-            client.delete_object(Bucket=self.bucket, Key=key)
+            try:
+                fault = self._find_condition_fault(client, key)
+            finally:
+                client.delete_object(Bucket=self.bucket, Key=key)
+        if fault:
+            where = f"bucket {self.bucket} at {client.meta.endpoint_url}"
+            raise OutputError(f"{where} has no conditional puts (If-None-Match: *): {fault}", CONDITION_HINT)
+
+    def _find_condition_fault(self, client: Any, key: str) -> str | None:
+        """What the store does instead of refusing the second of two conditional puts of one key. None: it refuses."""
+        probe = {"Bucket": self.bucket, "Key": key, "Body": b""}
+        try:
+            client.put_object(**probe, IfNoneMatch="*")
+            client.put_object(**probe, IfNoneMatch="*")
+        except ClientError as error:
+            if code_of(error) in TAKEN:
+                return None
+            status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+            if status not in UNKNOWN_CONDITION:
+                raise
+            client.put_object(**probe)  # raises where it is not the condition that is refused
+            return f"it answered {status} {code_of(error)}"
+        return "of two puts of one key it took both"
 
     def remember_job(self) -> None:
         """Nothing: see `check_shared`."""
@@ -81,7 +106,7 @@ class S3Store(Store):
     def replace(self, path: str, data: bytes) -> None:
         with self.named("write", path):
             found = hash_of(data)
-            self.client().put_object(**self.described(path, found), **body(data, found))
+            self.client().put_object(**self.described(path, found), **checked(data, found))
 
     def exists(self, path: str) -> bool:
         with self.named("read", path):
@@ -116,15 +141,19 @@ class S3Store(Store):
         with self.named("remove", path):
             self.client().delete_object(Bucket=self.bucket, Key=self.key(path))
 
-    def clean(self) -> None:
-        """Give up multipart uploads that were begun long ago and never completed."""
-        old = datetime.now(UTC) - timedelta(seconds=TEMPORARY_LIFE_S)
+    def clean(self, closing: bool = False) -> None:
+        """Give up multipart uploads that nobody completes, and remove old temporary objects.
+
+        Those that were begun long ago; when closing, all uploads: every shard is committed, and a writer whose upload
+        ends finds that. Age is by the clock of the store.
+        """
         client = self.client()
-        with suppress(ClientError):  # listing uploads may be forbidden, and the bucket's own rules may clean
-            found = client.list_multipart_uploads(Bucket=self.bucket, Prefix=self.below())
-            for upload in found.get("Uploads", []):
-                if upload["Initiated"] < old:
-                    client.abort_multipart_upload(Bucket=self.bucket, Key=upload["Key"], UploadId=upload["UploadId"])
+        with (
+            self.named("clean", ""),
+            suppress(ClientError),
+        ):  # either may be forbidden, and the bucket's rules may clean
+            abort_uploads(client, self.bucket, self.below(), 0.0 if closing else TEMPORARY_LIFE_S)
+            remove_old(client, self.bucket, self.below(TEMPORARY), TEMPORARY_LIFE_S)
 
     def presign(self, path: str, seconds: int) -> str:
         """An address that anyone may get the file from for so long, signed by version 4, which every region takes."""
@@ -136,11 +165,11 @@ class S3Store(Store):
         """A client for presigned addresses. Their signature holds for the bucket's own region alone."""
         with self.named("sign addresses of", ""):
             try:
-                answer = self.client(CHECK_ATTEMPTS).head_bucket(Bucket=self.bucket)
+                answer = self.client(QUICK).head_bucket(Bucket=self.bucket)
             except ClientError as error:  # where listing is forbidden, the answer names the region all the same
                 answer = error.response
             region = answer["ResponseMetadata"]["HTTPHeaders"].get("x-amz-bucket-region")
-            return make_client(CHECK_ATTEMPTS, signature_version="s3v4", region_name=region)
+            return make_client(QUICK, signature_version="s3v4", region_name=region)
 
     def key(self, path: str) -> str:
         """Key of a file of the dataset."""
@@ -151,65 +180,28 @@ class S3Store(Store):
         return f"{key}/" if (key := self.key(folder)) else ""
 
     def _put(self, path: str, data: bytes) -> Stored:
-        found = hash_of(data)
+        found, in_parts = hash_of(data), len(data) > SINGLE_BYTES
+        target, claim = self.described(path, found), self.key(f"{TEMPORARY}/claims/{path}")
         with self.named("write", path):
-            try:
-                if len(data) > SINGLE_BYTES:
-                    self._put_parts(path, data, found)
-                else:
-                    self.client().put_object(**self.described(path, found), **body(data, found), IfNoneMatch="*")
-            except ClientError as error:
-                if code_of(error) not in TAKEN:
-                    raise
-                return self._measure(path)
-        return Stored(path, len(data), found.hex())
+            for _ in range(PUTS):
+                try:
+                    if in_parts:
+                        put_parts(self.client(), target, claim, data)
+                    else:
+                        self.client().put_object(**target, **checked(data, found), IfNoneMatch="*")
+                    return Stored(path, len(data), found.hex())
+                except ClientError as error:
+                    if code_of(error) not in TAKEN and not (in_parts and code_of(error) in CONFLICTS):
+                        raise
+                if there := self._measure(path):
+                    return there
+        raise OutputError(
+            f"{self.uri}/{path} was there and is gone, {PUTS} times", "another job removes it: see that none does"
+        )
 
     def described(self, path: str, found: bytes) -> dict[str, Any]:
         """What names an object and tells its hash."""
         return {"Bucket": self.bucket, "Key": self.key(path), "Metadata": {HASH: found.hex()}}
-
-    def _put_parts(self, path: str, data: bytes, found: bytes) -> None:
-        client, place = self.client(), {"Bucket": self.bucket, "Key": self.key(path)}
-        upload = client.create_multipart_upload(**self.described(path, found))["UploadId"]
-
-        def put_part(number: int) -> dict[str, Any]:
-            body = memoryview(data)[(number - 1) * PART_BYTES : number * PART_BYTES]
-            tag = client.upload_part(**place, UploadId=upload, PartNumber=number, Body=io.BytesIO(body))["ETag"]
-            return {"PartNumber": number, "ETag": tag}
-
-        try:
-            with ThreadPoolExecutor(4) as pool:
-                parts = list(pool.map(put_part, range(1, -(-len(data) // PART_BYTES) + 1)))
-            with self._alone(path):
-                client.complete_multipart_upload(
-                    **place, UploadId=upload, MultipartUpload={"Parts": parts}, IfNoneMatch="*"
-                )
-        except BaseException:
-            with suppress(ClientError, BotoCoreError):
-                client.abort_multipart_upload(**place, UploadId=upload)
-            raise
-
-    @contextmanager
-    def _alone(self, path: str) -> Iterator[None]:
-        """Let writers complete one path one after the other.
-
-        Not every server decides between two completions under way at once (SeaweedFS 4.48 lets both in), but all
-        decide between two plain puts. A claim whose writer died counts for nothing after CLAIM_LIFE_S.
-        """
-        claim = {"Bucket": self.bucket, "Key": self.key(f"{TEMPORARY}/claims/{path}")}
-        until = time.monotonic() + CLAIM_LIFE_S
-        while time.monotonic() < until:
-            try:
-                self.client().put_object(**claim, Body=b"", IfNoneMatch="*")
-                break
-            except ClientError as error:
-                if code_of(error) not in TAKEN:
-                    raise
-                time.sleep(0.1)
-        try:
-            yield
-        finally:
-            self.client().delete_object(**claim)
 
     def _head(self, path: str) -> dict[str, Any] | None:
         try:
@@ -219,25 +211,14 @@ class S3Store(Store):
                 return None
             raise
 
-    def _measure(self, path: str) -> Stored:
+    def _measure(self, path: str) -> Stored | None:
         """Size and hash of what stands under a name that was taken. Its metadata are its writer's word, not read."""
         try:
             data = self.read(path)
         except FileNotFoundError:
-            raise OutputError(
-                f"{self.uri}/{path} was there a moment ago and is gone", hint="run the same command again"
-            ) from None
+            return None
         return Stored(path, len(data), hash_of(data).hex(), created=False)
 
     def named(self, verb: str, path: str) -> AbstractContextManager[None]:
         """Errors of the server and of the way there as one OutputError with bucket, key, cause and remedy."""
         return one_line(OutputError, verb, self.bucket, self.key(path))
-
-
-def hash_of(data: bytes) -> bytes:
-    return hashlib.sha256(data).digest()
-
-
-def body(data: bytes, found: bytes) -> dict[str, Any]:
-    """The bytes, and the hash by which the server checks what arrived."""
-    return {"Body": data, "ChecksumSHA256": base64.b64encode(found).decode()}

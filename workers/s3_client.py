@@ -6,6 +6,7 @@ certificate authority (AWS_CA_BUNDLE) and proxy (HTTPS_PROXY, HTTP_PROXY, NO_PRO
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -16,10 +17,8 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from tandem.errors import TandemError
+from workers.s3_retry import CONFLICTS, CONNECT_TIMEOUT_S, Patience, Retries
 
-# botocore waits up to 0.05, 0.1, 0.2, ... and from the tenth time on 20 s, half of it on average: some 85 s in all
-WRITE_ATTEMPTS = 18
-CHECK_ATTEMPTS = 3  # before a job starts, a person waits
 CONNECTIONS = 16  # of one client
 MISSING = ("404", "NoSuchKey", "NotFound")
 
@@ -35,6 +34,8 @@ HINTS = {
     "check the bucket's name, and that AWS_ENDPOINT_URL is the store that has it": ("NoSuchBucket",),
     "check the address: every letter of a key counts": MISSING,
     "set AWS_DEFAULT_REGION to the bucket's region": ("301", "PermanentRedirect", "AuthorizationHeaderMalformed"),
+    "AWS_ENDPOINT_URL has to be the store itself: a redirect led nowhere": ("302", "307", "TemporaryRedirect"),
+    "other writers of this key did not end: run the same command again": CONFLICTS,
 }
 DEFAULT_HINT = "credentials, region and endpoint come from the standard AWS variables and files"
 
@@ -47,21 +48,37 @@ class SettingsError(Exception):
     """The endpoint or the region of the AWS settings is none."""
 
 
-def make_client(attempts: int, **more: Any) -> Any:
-    """A boto3 client that tries a request so many times. `more` are settings of botocore's Config, or `region_name`."""
+FAILURES = (ClientError, BotoCoreError, AnswerError, SettingsError, ConnectionError)
+
+
+def make_client(patience: Patience, **more: Any) -> Any:
+    """A boto3 client that waits for answers and tries again as `patience` says.
+
+    `more` are settings of botocore's Config, or `region_name`.
+    """
     region = more.pop("region_name", None)
     config = Config(
-        retries={"mode": "standard", "total_max_attempts": attempts},
-        connect_timeout=5,
-        read_timeout=60,
+        retries={"mode": "standard", "total_max_attempts": 1},  # those of botocore: see `s3_retry`
+        connect_timeout=CONNECT_TIMEOUT_S,
+        read_timeout=patience.read_timeout_s,
         max_pool_connections=CONNECTIONS,
         tcp_keepalive=True,
         **more,
     )
     try:
-        return boto3.session.Session().client("s3", config=config, region_name=region)
+        client = boto3.session.Session().client("s3", config=config, region_name=region)
     except ValueError as error:
-        raise SettingsError(str(error)) from error
+        raise SettingsError(without_login(str(error))) from None
+    if "@" in client.meta.endpoint_url:  # requests would not carry them, and messages name the endpoint
+        found = without_login(client.meta.endpoint_url)
+        raise SettingsError(f"expected an endpoint without user and password, got {found}")
+    Retries(patience).register(client)
+    return client
+
+
+def without_login(text: str) -> str:
+    """A message about an endpoint, without the user and the password that its address may hold."""
+    return re.sub(r"^(\w+ \w+: )?(\w+://)?.*@", r"\1\2***@", text)
 
 
 def code_of(error: ClientError) -> str:
@@ -74,7 +91,7 @@ def one_line(kind: type[TandemError], verb: str, bucket: str, key: str) -> Itera
     """Raise errors of the store and of the way to it as one `kind`: what was asked, the answer, and what to do."""
     try:
         yield
-    except (ClientError, BotoCoreError, AnswerError, SettingsError, ConnectionError) as error:
+    except FAILURES as error:
         cause, hint = explain(error)
         raise kind(f"cannot {verb} bucket {bucket}, key {key or '-'}: {cause}", hint) from error
 

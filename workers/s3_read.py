@@ -19,6 +19,7 @@ from botocore.exceptions import ClientError, IncompleteReadError, ReadTimeoutErr
 
 from tandem.errors import OutputError
 from workers.s3_client import AnswerError, code_of, one_line
+from workers.s3_retry import say_waiting
 
 CHUNK_BYTES = 1 << 20
 PART_BYTES = 8 << 20
@@ -61,7 +62,7 @@ def read_object(client: Any, bucket: str, key: str) -> bytes:
     def read() -> bytes:
         answer = client.get_object(Bucket=bucket, Key=key)
         data = bytearray()
-        _receive(answer["Body"], data)
+        _receive(bucket, key, answer["Body"], data)
         return bytes(data) + read_range(client, bucket, key, answer["ETag"], len(data), answer["ContentLength"])
 
     return of_one_version(read)
@@ -83,7 +84,7 @@ def read_range(client: Any, bucket: str, key: str, etag: str, start: int, end: i
         if answer["ETag"].strip('"') != etag.strip('"'):  # a store that does not know If-Match
             answer["Body"].close()
             raise ObjectChangedError
-        if cause := _receive(answer["Body"], data):
+        if cause := _receive(bucket, key, answer["Body"], data):
             broken = broken + 1 if len(data) == came else 0
             if broken == BODY_ATTEMPTS:
                 raise cause
@@ -152,12 +153,14 @@ class ObjectReader(io.RawIOBase):
         return data
 
 
-def _receive(body: Any, data: bytearray) -> Exception | None:
+def _receive(bucket: str, key: str, body: Any, data: bytearray) -> Exception | None:
     """Add what comes of a body. The error where it broke off, else None."""
     try:
         while chunk := body.read(CHUNK_BYTES):
             data += chunk
     except BROKEN as error:
+        if isinstance(error, ReadTimeoutError):
+            say_waiting("GetObject", {"Bucket": bucket, "Key": key}, "no more of its body")
         return error
     finally:
         body.close()

@@ -95,8 +95,11 @@ class Store(ABC):
         """Remove a file, and the folders that become empty by it. No error if it is gone already."""
 
     @abstractmethod
-    def clean(self) -> None:
-        """Remove what killed writers left behind, once it is old enough to have no living writer."""
+    def clean(self, closing: bool = False) -> None:
+        """Remove what killed writers left behind, once it is old enough to have no living writer.
+
+        When `closing`, every shard is committed: what writers are still about is of no use.
+        """
 
 
 def open_store(uri: str) -> Store:
@@ -189,7 +192,7 @@ class LocalStore(Store):
             except OSError:  # not empty, or gone
                 return
 
-    def clean(self) -> None:
+    def clean(self, closing: bool = False) -> None:
         folder = self.root / TEMPORARY
         with suppress(FileNotFoundError):  # never made, or another process has cleaned
             for name in os.listdir(folder):

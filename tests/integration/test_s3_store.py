@@ -8,6 +8,7 @@ import threading
 import urllib.parse
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import boto3
 import pytest
@@ -15,8 +16,9 @@ from sample_shards import PLAN, encoded_shard, sample_format
 
 from jobs.cli import main
 from tandem.errors import InputError, OutputError
-from workers import s3
+from workers import s3, s3_put
 from workers.manifest import Manifest, open_job, store_shard
+from workers.s3_clean import time_before
 from workers.store import open_store
 from workers.verify import verify
 
@@ -62,7 +64,7 @@ def test_an_object_put_by_another_tool_is_hashed_by_reading(bucket, store):
 @pytest.mark.parametrize("size", [10, 11 << 20], ids=["one put", "three parts"])
 def test_of_racing_writers_of_different_bytes_one_wins_and_all_report_the_winner(bucket, size, monkeypatch):
     monkeypatch.setattr(s3, "SINGLE_BYTES", 5 << 20)
-    monkeypatch.setattr(s3, "PART_BYTES", 5 << 20)  # the smallest that servers take
+    monkeypatch.setattr(s3_put, "PART_BYTES", 5 << 20)  # the smallest that servers take
     start = threading.Barrier(4)
 
     def race(writer: int):
@@ -127,9 +129,36 @@ def test_an_upload_given_up_long_ago_is_cleaned(bucket, store, monkeypatch):
     bucket.upload_part(Bucket=BUCKET, Key=key, UploadId=upload, PartNumber=1, Body=b"x")
     store.clean()
     assert len(bucket.list_multipart_uploads(Bucket=BUCKET)["Uploads"]) == 1
+    bucket.put_object(Bucket=BUCKET, Key=store.key(".tmp/claims/shards/00000.tar"), Body=b"")  # of a killed writer
     monkeypatch.setattr(s3, "TEMPORARY_LIFE_S", -60.0)
     store.clean()
     assert "Uploads" not in bucket.list_multipart_uploads(Bucket=BUCKET)
+    assert "Contents" not in bucket.list_objects_v2(Bucket=BUCKET)
+
+
+def test_closing_ends_every_upload_and_a_writer_that_is_late_finds_what_stands(bucket, store, monkeypatch):
+    path = "shards/00000.tar"
+    bucket.create_multipart_upload(Bucket=BUCKET, Key=store.key(path))  # its answer was lost
+
+    @contextmanager
+    def closed_meanwhile(*_: object):
+        with monkeypatch.context() as patch:
+            patch.setattr(s3, "SINGLE_BYTES", 1 << 20)
+            open_store(store.uri).put_once(path, b"theirs")
+        open_store(store.uri).clean(closing=True)
+        assert "Uploads" not in bucket.list_multipart_uploads(Bucket=BUCKET)
+        yield
+
+    monkeypatch.setattr(s3, "SINGLE_BYTES", 0)
+    monkeypatch.setattr(s3_put, "_alone", closed_meanwhile)
+    stored = store.put_once(path, b"ours")
+    assert (stored.size_bytes, stored.sha256, stored.created) == (6, sha256(b"theirs"), False)
+
+
+def test_age_is_by_the_clock_of_the_store():
+    """A machine whose clock is a day ahead would end the uploads of living writers."""
+    answer = {"ResponseMetadata": {"HTTPHeaders": {"date": "Tue, 03 Nov 2026 10:00:00 GMT"}}}
+    assert time_before(answer, 60).isoformat() == "2026-11-03T09:59:00+00:00"
 
 
 @pytest.mark.parametrize("name", ["webdataset", "parquet", "folder"])

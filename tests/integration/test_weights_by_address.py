@@ -25,7 +25,7 @@ def test_a_job_from_a_trainers_file_and_an_address(tmp_path, out, monkeypatch):
     torch.save({"model": published_tensors(refiner)}, tmp_path / "refiner.pth")
     with HubServer() as server:
         data = server.plain["/refiner.pth"] = (tmp_path / "refiner.pth").read_bytes()
-        address = f"{server.address}/refiner.pth#sha256={hashlib.sha256(data).hexdigest()}"
+        address = f"{server.endpoint}/refiner.pth#sha256={hashlib.sha256(data).hexdigest()}"
         options = ["--drafter", str(trainer), "--refiner", address, "--vqvae", str(trainer), "--out", out]
         assert main(["generate", *options, "--classes", "all", "--images", "4", "--batch", "2"]) == 0
     job = json.loads((Path(out) / "job.json").read_text())

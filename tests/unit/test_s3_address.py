@@ -15,7 +15,7 @@ from workers import s3_client
 from workers.fetch import fetch
 from workers.s3 import S3Store
 from workers.s3_address import split_address, split_object, split_prefix
-from workers.s3_client import CHECK_ATTEMPTS
+from workers.s3_retry import QUICK
 from workers.store import open_store
 
 ODD_KEYS = ["a#b.csv", "a?b.csv", "a?versionId=1#c.csv", "a%20b.csv", "a b.csv", "a+b&c=d;e.csv", "ü/ß.csv", "//a.csv"]
@@ -109,7 +109,7 @@ def test_presigned_addresses_are_of_version_4_and_of_the_bucket_s_region(headers
                 raise ClientError(answer, "HeadBucket")
             return answer
 
-    store._clients[CHECK_ATTEMPTS] = Bucket()
+    store._clients[QUICK] = Bucket()
     asked = parse_qs(urlsplit(store.presign("shards/00000.tar", 3600)).query)
     assert asked["X-Amz-Algorithm"] == ["AWS4-HMAC-SHA256"] and asked["X-Amz-Expires"] == ["3600"]
     assert asked["X-Amz-Credential"][0].split("/")[2:] == [region, "s3", "aws4_request"]

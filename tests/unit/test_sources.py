@@ -31,7 +31,7 @@ def hub(tmp_path, monkeypatch):
     monkeypatch.setattr(fetch_http.time, "sleep", lambda _: None)
     monkeypatch.setenv("TANDEM_CACHE", str(tmp_path / "cache"))
     with HubServer() as server:
-        monkeypatch.setenv("HF_ENDPOINT", server.address)
+        monkeypatch.setenv("HF_ENDPOINT", server.endpoint)
         yield server
 
 
@@ -74,7 +74,7 @@ def test_a_gated_repository_wants_a_token_which_is_kept_nowhere(hub, drafter, tm
     hub.gated.add(REPO)
     with pytest.raises(InputError, match=r"d\.safetensors: gated$") as caught:
         local_file(f"hf://{REPO}/d.safetensors")
-    assert caught.value.hint == f"set HF_TOKEN and accept the licence at {hub.address}/{REPO}"
+    assert caught.value.hint == f"set HF_TOKEN and accept the licence at {hub.endpoint}/{REPO}"
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     ref = resolve("drafter", f"hf://{REPO}/d.safetensors", False).ref
     assert TOKEN not in repr(ref)
@@ -107,7 +107,7 @@ def test_a_node_fetches_with_the_variables_of_its_environment_alone(hub, drafter
     hub.push(REPO, "d.safetensors", drafter)
     hub.gated.add(REPO)
     script = "import sys; from workers.sources import local_file; print(local_file(sys.argv[1]).path)"
-    environment = {"HF_ENDPOINT": hub.address, "HF_HOME": str(tmp_path / "home"), "HF_TOKEN": TOKEN}
+    environment = {"HF_ENDPOINT": hub.endpoint, "HF_HOME": str(tmp_path / "home"), "HF_TOKEN": TOKEN}
     environment |= {"PYTHONPATH": os.pathsep.join(sys.path), "PATH": os.environ["PATH"]}
     command = [sys.executable, "-c", script, f"hf://{REPO}/d.safetensors"]
     ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
@@ -125,7 +125,7 @@ def test_a_hub_that_is_away_is_one_line(hub, monkeypatch):
 
 def hashed_address(hub: HubServer, data: bytes, path: str = "/a%20b/d.safetensors") -> str:
     hub.plain[path] = data
-    return f"{hub.address}{path}#sha256={hashlib.sha256(data).hexdigest()}"
+    return f"{hub.endpoint}{path}#sha256={hashlib.sha256(data).hexdigest()}"
 
 
 def test_a_hashed_address_is_fetched_once_and_needs_no_server_then(hub, drafter):
