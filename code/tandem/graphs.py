@@ -7,6 +7,7 @@ KV cache, their modulation vectors and the inputs of each scale, into which new 
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -27,7 +28,9 @@ Replay = Callable[[], Tensor]
 Capture = Callable[[Callable[[], Tensor]], Replay]
 WARM_UPS = 3
 KNOWN: WeakSet[Graphs] = WeakSet()
-MOST_SHAPES = 8  # each keeps a KV cache; the one that was not used for longest makes room
+MOST_SHAPES = 8  # each keeps a KV cache
+IDLE_DECODES = 64  # after so many decodes of other shapes one makes room: capturing costs a second or two
+FIRST_CAPTURED = 2  # times that a shape has come: one that comes once is not worth it
 
 
 @dataclass
@@ -37,12 +40,14 @@ class Place:
     Attributes:
         captured: input [R, L, C] and graph of each scale, by the tokens in the cache before it.
         taken: a decode is under way here.
+        used_at: number of the last decode here.
     """
 
     cache: KVCache
     condition: Conditioning
     captured: dict[int, tuple[Tensor, Replay]] = field(default_factory=dict)
     taken: bool = False
+    used_at: int = 0
 
     def begin(self, condition: Conditioning) -> None:
         """Make ready for a batch of other classes."""
@@ -59,6 +64,8 @@ class Graphs:
         self.works = True
         KNOWN.add(self)
         self.places: dict[tuple[int, ...], Place] = {}
+        self.seen: Counter[tuple[int, ...]] = Counter()  # shapes without a place
+        self.decodes = 0
 
     @contextmanager
     def forwards(
@@ -68,14 +75,13 @@ class Graphs:
 
         The tensor that a scale gives is good until the next scale. A decode beside another of its shape runs plainly.
         """
-        place = self.places.pop(shape, None)
-        if place is None and self.works:
+        self.decodes += 1
+        place = self.places.get(shape)
+        if place is None and self.works and self.is_worth_it(shape):
             kept = [modulation_R6C.clone() for modulation_R6C in condition.blocks]
-            place = Place(make_cache(), replace(condition, blocks=kept))
+            place = self.places[shape] = Place(make_cache(), replace(condition, blocks=kept))
         if place is not None:
-            self.places[shape] = place  # as the one that was used last
-            if len(self.places) > MOST_SHAPES:
-                del self.places[next(iter(self.places))]
+            place.used_at = self.decodes
         if place is None or place.taken:
             yield partial(hidden, condition=condition, cache=make_cache())
             return
@@ -85,6 +91,19 @@ class Graphs:
             yield partial(self.forward, hidden, place)
         finally:
             place.taken = False
+
+    def is_worth_it(self, shape: tuple[int, ...]) -> bool:
+        """Whether a shape without a place should have one now: it comes again, and there is room or one is idle."""
+        self.seen[shape] += 1
+        if self.seen[shape] < FIRST_CAPTURED:
+            return False
+        if len(self.places) >= MOST_SHAPES:
+            oldest = min(self.places, key=lambda known: self.places[known].used_at)
+            if self.decodes - self.places[oldest].used_at <= IDLE_DECODES:
+                return False
+            del self.places[oldest]
+        del self.seen[shape]
+        return True
 
     def forward(self, hidden: Hidden, place: Place, x_RLC: Tensor, sizes: Sequence[int]) -> Tensor:
         """One scale through all blocks: captured at its first time, else replayed. As `Var.hidden`."""
@@ -133,6 +152,8 @@ class CudaCapture:
 
     def __init__(self, device: torch.device) -> None:
         self.device, self.pool = device, torch.cuda.graph_pool_handle()
+        # one for all captures: cuBLAS keeps a workspace for each stream that it has seen, and never frees it
+        self.stream = torch.cuda.Stream(device)
 
     def __call__(self, work: Callable[[], Tensor]) -> Replay:
         with torch.cuda.device(self.device):
@@ -140,14 +161,14 @@ class CudaCapture:
 
     def captured(self, work: Callable[[], Tensor]) -> Replay:
         # what kernels and libraries do at their first calls cannot be captured; it happens on a stream beside
-        side, current = torch.cuda.Stream(), torch.cuda.current_stream()
-        side.wait_stream(current)
-        with torch.cuda.stream(side):
+        current = torch.cuda.current_stream()
+        self.stream.wait_stream(current)
+        with torch.cuda.stream(self.stream):
             for _ in range(WARM_UPS):
                 work()
-        current.wait_stream(side)
+        current.wait_stream(self.stream)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self.pool):
+        with torch.cuda.graph(graph, pool=self.pool, stream=self.stream):
             out_RlC = work()
 
         def replay() -> Tensor:

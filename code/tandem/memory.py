@@ -4,8 +4,15 @@ from __future__ import annotations
 
 import torch
 
-# What torch raises as plain RuntimeErrors: from its allocator on the CPU, from cuBLAS, and from CUDA itself
-MESSAGES = ("DefaultCPUAllocator", "ALLOC_FAILED", "CUDA error: out of memory")
+# What comes as other errors than torch's own: from its allocator on the CPU, from cuBLAS, cuDNN (which finds no kernel
+# whose workspace fits), CUDA itself and Triton
+MESSAGES = (
+    "DefaultCPUAllocator",
+    "ALLOC_FAILED",
+    "nable to find an engine to execute this computation",
+    "CUDA error: out of memory",
+    "Triton Error [CUDA]: out of memory",
+)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

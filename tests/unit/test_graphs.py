@@ -52,6 +52,11 @@ def with_graphs(fails_at: int | None = None) -> tuple[Var, FakeCapture]:
     return var, capture
 
 
+@pytest.fixture(autouse=True)
+def captured_at_once(monkeypatch):
+    monkeypatch.setattr("tandem.graphs.FIRST_CAPTURED", 1)
+
+
 @pytest.fixture(scope="module")
 def plain() -> Var:
     return tiny_var(depth=2, seed=1)
@@ -125,15 +130,36 @@ def test_what_cannot_be_captured_runs_plainly_with_one_warning(plain, fails_at):
     assert var.graphs is not None and not var.graphs.places
 
 
-def test_the_shape_that_was_not_used_for_longest_makes_room(plain, monkeypatch):
+def test_a_shape_that_comes_once_is_not_captured(plain, monkeypatch):
+    monkeypatch.setattr("tandem.graphs.FIRST_CAPTURED", 2)
+    var, capture = with_graphs()
+    captured = []
+    for batch in (1, 2, 1, 2, 1):
+        assert torch.equal(ids_of(var, [0] * batch, 0), ids_of(plain, [0] * batch, 0))
+        captured.append(capture.captured)
+    assert captured == [0, 0, K, 2 * K, 2 * K]
+
+
+def test_more_shapes_than_there_is_room_for_do_not_push_each_other_out(plain, monkeypatch):
+    """Sizes times the N that clients choose: capturing takes longer than decoding."""
     monkeypatch.setattr("tandem.graphs.MOST_SHAPES", 2)
     var, capture = with_graphs()
+    for round_ in range(3):
+        for batch in (1, 2, 3):
+            assert torch.equal(ids_of(var, [1] * batch, round_), ids_of(plain, [1] * batch, round_))
+    assert capture.captured == 2 * K
+
+
+def test_a_shape_that_has_been_idle_for_long_makes_room(plain, monkeypatch):
+    monkeypatch.setattr("tandem.graphs.MOST_SHAPES", 2)
+    monkeypatch.setattr("tandem.graphs.IDLE_DECODES", 3)
+    var, capture = with_graphs()
     assert var.graphs is not None
-    for batch in (1, 2, 1, 3):
+    for batch in (1, 2, 2, 2, 3, 3):
         ids_of(var, [0] * batch, 0)
-    assert [rows for rows, *_ in var.graphs.places] == [2, 6]
-    assert torch.equal(ids_of(var, [1, 2], 3), ids_of(plain, [1, 2], 3))
-    assert capture.captured == K * 4
+    assert sorted(rows for rows, *_ in var.graphs.places) == [4, 6]
+    assert torch.equal(ids_of(var, [1, 2, 0], 3), ids_of(plain, [1, 2, 0], 3))
+    assert capture.captured == K * 3
 
 
 def test_without_cuda_the_model_says_so_and_is_plain(plain):

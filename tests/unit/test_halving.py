@@ -19,6 +19,8 @@ from workers.refiner import Refiner
 
 CPU_ERROR = RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
 CUBLAS_ERROR = RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")
+CUDNN_ERROR = RuntimeError("GET was unable to find an engine to execute this computation")
+TRITON_ERROR = RuntimeError("Triton Error [CUDA]: out of memory")
 
 
 class Device:
@@ -36,7 +38,8 @@ class Device:
 
 
 @pytest.mark.parametrize(
-    "error", [torch.OutOfMemoryError("CUDA out of memory"), MemoryError(), CPU_ERROR, CUBLAS_ERROR]
+    "error",
+    [torch.OutOfMemoryError("CUDA out of memory"), MemoryError(), CPU_ERROR, CUBLAS_ERROR, CUDNN_ERROR, TRITON_ERROR],
 )
 def test_rows_come_in_their_order_and_the_size_that_fits_stays(error):
     halving, device = Halving("draft", 8), Device(3, error)
