@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +17,10 @@ from cluster.session import count_real_gpus, living_nodes, open_session
 from tandem.errors import PlacementError
 
 # NVIDIA's driver brings it, and it sees cards that Ray has hidden from this process
-NVIDIA_SMI = ("nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits")
+NVIDIA_SMI = "nvidia-smi"
+QUERY = ("--query-gpu=memory.total,mig.mode.current", "--format=csv,noheader,nounits")
+# Parts of a card (MIG), such as "MIG 3g.20gb  Device 0: ...", whose names say their memory
+MIG_PART = re.compile(r"^\s*MIG \w+\.(\d+)gb\S*\s+Device", re.MULTILINE)
 CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 TIMEOUT_S = 60
 HINT = "--device-memory-gb says it"
@@ -32,14 +36,27 @@ class Memory:
 
 def memory_here() -> Memory:
     """Memory of this machine, as far as its container may use it."""
-    try:
-        shown = subprocess.run(NVIDIA_SMI, capture_output=True, text=True, timeout=TIMEOUT_S, check=True).stdout
-    except (OSError, subprocess.SubprocessError):
-        shown = ""
-    cards = tuple(int(mebibytes) << 20 for mebibytes in shown.split() if mebibytes.isdigit())
     host = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     limit = CGROUP_LIMIT.read_text().strip() if CGROUP_LIMIT.exists() else ""
-    return Memory(cards, min(host, int(limit)) if limit.isdigit() else host)
+    return Memory(cards_here(), min(host, int(limit)) if limit.isdigit() else host)
+
+
+def cards_here() -> tuple[int, ...]:
+    """Bytes of each card of this machine, or of each part of those that are divided."""
+    rows = [line.split(", ") for line in ask_driver(*QUERY).splitlines()]
+    whole = tuple(int(row[0]) << 20 for row in rows if row[0].isdigit() and row[-1] != "Enabled")
+    if not any(row[-1] == "Enabled" for row in rows):
+        return whole
+    return whole + tuple(int(gigabytes) * 10**9 for gigabytes in MIG_PART.findall(ask_driver("-L")))
+
+
+def ask_driver(*arguments: str) -> str:
+    """What the driver's program prints, nothing where there is none."""
+    command = (NVIDIA_SMI, *arguments)
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return ""
 
 
 def memory_of_cluster(address: str | None) -> Memory:
@@ -73,7 +90,7 @@ def joins(address: str | None) -> bool:
 def complete(memory: Memory, where: str, has_gpus: bool) -> Memory:
     """The same. PlacementError where there are GPUs of which the driver's program tells nothing."""
     if has_gpus and not memory.cards:
-        raise PlacementError(f"--batch auto: {where} has GPUs, and {NVIDIA_SMI[0]} tells no memory", HINT)
+        raise PlacementError(f"--batch auto: {where} has GPUs, and {NVIDIA_SMI} tells no memory", HINT)
     return memory
 
 

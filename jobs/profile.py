@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -74,6 +75,7 @@ def run(spec: ProfileSpec) -> Profile:
     steps = sorted({pyramid.check_draft_steps(n) for n in spec.draft_steps or range(1, pyramid.num_scales)})
     how = Preparation.of(spec)
     settings = DecodeSettings(spec.seed, steps[-1], models.sampling, spec.batches[0], dtype, spec.threads, how)
+    settings = replace(settings, on_gpu=device.type == "cuda")
     timer = Timer(device, spec.repeats)
     budget = budget_of(spec, device)
     counted = count_bytes(spec, models, steps[-1], device) if budget else {}

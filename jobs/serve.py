@@ -171,12 +171,12 @@ def make_app(spec: AppSpec, session: Session, parts: Parts | None = None) -> tup
     sha256 = models.hashes
     provenance = Provenance(software(), sha256["drafter"], sha256["refiner"], sha256["vqvae"], 0, about.draft_steps)
     real = Parts(
-        partial(DraftWork, models, dtype, spec.threads, how),
-        partial(RefineWork, models, dtype, spec.threads, how),
+        partial(DraftWork, models, dtype, spec.threads, how, on_real_gpus),
+        partial(RefineWork, models, dtype, spec.threads, how, on_real_gpus),
         FileEncoder(provenance, about.class_names.names),
     )
     warm_prefix = models.drafter_config.pyramid.offsets[about.draft_steps]
-    replica = ReplicaSettings(spec.batch, spec.batch_wait_ms / 1000, warm_up, warm_prefix)
+    replica = ReplicaSettings(spec.batch, spec.batch_wait_ms / 1000, warm_up, warm_prefix, on_real_gpus)
     drafters, refiners = scales(spec, placement)
     if parts is not None:  # they ask for nothing, and stand beside the real ones
         drafters, refiners = drafters.anywhere(), refiners and refiners.anywhere()

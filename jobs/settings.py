@@ -36,7 +36,7 @@ def choose_settings(
     dtype, how = choose_dtype(options.dtype, on_real_gpus), Preparation.of(options)
     if not on_real_gpus:
         how = replace(how, kernels="plain")  # so that jobs on CPUs stay what they were
-    return DecodeSettings(seed, draft_steps, sampling, batch, dtype, options.threads, how, row_settings)
+    return DecodeSettings(seed, draft_steps, sampling, batch, dtype, options.threads, how, row_settings, on_real_gpus)
 
 
 def choose_dtype(asked: str, on_real_gpus: bool) -> str:
@@ -54,9 +54,10 @@ def check_preparation(options: DecodingOptions, configs: Mapping[str, VarConfig 
 
 def decoding_identity(settings: DecodeSettings) -> dict[str, Any]:
     """As job.json keeps it. Of preparation and row settings only what is asked for, so that plain jobs stay what they
-    were, and nothing of graphs, which change no byte."""
+    were, and nothing of graphs, which change no byte, or of the device, whose dtype is there."""
     plain = asdict(settings) | {"sampling": to_dict(settings.sampling)}
     how, rows = plain.pop("how"), list(plain.pop("row_settings"))
+    del plain["on_gpu"]
     how = {name: value for name, value in how.items() if value not in (False, "plain") and name != "cuda_graphs"}
     return plain | ({"how": how} if how else {}) | ({"row_settings": rows} if rows else {})
 

@@ -202,3 +202,8 @@ class Batcher(Generic[RowT, ValueT]):
 def padded(rows: int, most: int) -> int:
     """Batch size for so many rows: the next power of two, at most `most`. Few shapes, to be compiled or captured."""
     return min(most, 1 << (rows - 1).bit_length())
+
+
+def sizes_of_batches(most: int) -> list[int]:
+    """All sizes that batches of at most `most` rows can have."""
+    return sorted({padded(rows, most) for rows in range(1, most + 1)})

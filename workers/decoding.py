@@ -89,9 +89,9 @@ class RowBatch:
 class Decoding(ABC):
     """One transformer and the VQVAE on one device."""
 
-    def __init__(self, models: ModelSet, role: str, dtype: str, threads: int, how: Preparation):
+    def __init__(self, models: ModelSet, role: str, dtype: str, threads: int, how: Preparation, on_gpu: bool):
         torch.set_num_threads(threads)
-        self.device = pick_device()
+        self.device = pick_device(on_gpu)
         ref = models.drafter if role == "drafter" else models.ref("refiner")
         self.var: Var = load_transformer(ref, DTYPES[dtype], self.device, how)
         patch_nums = models.drafter_config.patch_nums
@@ -141,8 +141,8 @@ class Decoding(ABC):
 class DraftWork(Decoding):
     """Scales 1..N. All rows of a batch have the same N."""
 
-    def __init__(self, models: ModelSet, dtype: str, threads: int, how: Preparation = PLAIN):
-        super().__init__(models, "drafter", dtype, threads, how)
+    def __init__(self, models: ModelSet, dtype: str, threads: int, how: Preparation = PLAIN, on_gpu: bool = False):
+        super().__init__(models, "drafter", dtype, threads, how, on_gpu)
 
     def work(self, batch: RowBatch, num_rows: int) -> Iterator[tuple[int, Look | Tokens]]:
         began = time.perf_counter()
@@ -158,8 +158,8 @@ class DraftWork(Decoding):
 class RefineWork(Decoding):
     """Scales N+1..K behind the rows' prefixes, and pixels."""
 
-    def __init__(self, models: ModelSet, dtype: str, threads: int, how: Preparation = PLAIN):
-        super().__init__(models, "refiner", dtype, threads, how)
+    def __init__(self, models: ModelSet, dtype: str, threads: int, how: Preparation = PLAIN, on_gpu: bool = False):
+        super().__init__(models, "refiner", dtype, threads, how, on_gpu)
 
     def work(self, batch: RowBatch, num_rows: int) -> Iterator[tuple[int, Look | Pixels]]:
         began = time.perf_counter()

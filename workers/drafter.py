@@ -21,7 +21,7 @@ from workers.shards import PrefixShard, ShardRows
 
 @dataclass(frozen=True)
 class DecodeSettings:
-    """What both stages have to agree on. All of it may change bytes, but for CUDA graphs."""
+    """What both stages have to agree on. All of it may change bytes, but for CUDA graphs and `on_gpu`."""
 
     seed: int
     draft_steps: int
@@ -31,6 +31,7 @@ class DecodeSettings:
     threads: int  # CPU threads of an actor, set explicitly: results depend on it
     how: Preparation = PLAIN  # of both transformers
     row_settings: tuple[str, ...] = ()  # columns of a shard that are settings of its rows, in place of those above
+    on_gpu: bool = False  # where its actors compute
 
 
 class Drafter:
@@ -40,7 +41,7 @@ class Drafter:
 
     def __init__(self, models: ModelSet, settings: DecodeSettings):
         torch.set_num_threads(settings.threads)
-        self.settings, self.device = settings, pick_device()
+        self.settings, self.device = settings, pick_device(settings.on_gpu)
         dtype = DTYPES[settings.dtype]
         self.drafter = load_transformer(models.drafter, dtype, self.device, settings.how)
         patch_nums = models.drafter_config.patch_nums

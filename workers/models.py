@@ -13,7 +13,7 @@ import torch
 from tandem.assembly import PLAIN, Preparation
 from tandem.class_names import ClassNames
 from tandem.config import VAR_PRESETS, VQVAE_PRESET, SamplingConfig, VarConfig, VqvaeConfig
-from tandem.errors import CheckpointError
+from tandem.errors import CheckpointError, JobError
 from tandem.initial import random_var, random_vqvae
 from tandem.var import Var
 from tandem.vqvae import Vqvae
@@ -212,6 +212,21 @@ def load_tokenizer(
     return random_vqvae(replace(VQVAE_PRESET, patch_nums=patch_nums), ref.random_seed, dtype, device, how)
 
 
-def pick_device() -> torch.device:
-    """The GPU that Ray gave to this process, or the CPU."""
-    return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+def pick_device(on_gpu: bool | None = None) -> torch.device:
+    """The GPU that Ray gave to this process, or the CPU, as the job has it; None: whichever there is.
+
+    What CUDA finds does not decide it in an actor: Ray hides no card from those that asked for none, and a job that
+    counts on cards must not go on with a CPU. JobError where the card is missing.
+    """
+    if on_gpu is False:
+        return torch.device("cpu")
+    if torch.cuda.is_available():
+        return torch.device("cuda:0")
+    if on_gpu:
+        built = torch.version.cuda or "none"
+        raise JobError(
+            f"expected a CUDA device on node {platform.node()}, found none (torch {torch.__version__}, built for CUDA "
+            f"{built})",
+            "nvidia-smi there says whether the driver works; torch has to be a build for its CUDA",
+        )
+    return torch.device("cpu")

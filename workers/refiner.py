@@ -25,7 +25,7 @@ class Refiner:
 
     def __init__(self, models: ModelSet, settings: DecodeSettings, keep_tokens: bool = False):
         torch.set_num_threads(settings.threads)
-        self.settings, self.keep_tokens, self.device = settings, keep_tokens, pick_device()
+        self.settings, self.keep_tokens, self.device = settings, keep_tokens, pick_device(settings.on_gpu)
         dtype = DTYPES[settings.dtype]
         self.refiner = load_transformer(models.ref("refiner"), dtype, self.device, settings.how)
         self.vqvae = load_tokenizer(models.vqvae, models.drafter_config.patch_nums, dtype, self.device, settings.how)

@@ -16,12 +16,11 @@ from ray.serve.handle import DeploymentHandle
 
 from tandem.errors import TandemError
 from tandem.images import Provenance, encode_image
-from workers.batching import Batcher, BatchReport, Work
+from workers.batching import Batcher, BatchReport, Work, sizes_of_batches
 from workers.calls import RemoteRefiners
 from workers.decoding import Look, Pixels, Row, Tokens
 from workers.endpoint_metrics import StageMetrics
 from workers.endpoint_types import Drafted, ImageRequest, Pictures, Preview
-from workers.models import pick_device
 
 LOWEST = 19  # priority
 ENCODERS = 2  # threads; encoders of images let go of the interpreter's lock
@@ -49,18 +48,24 @@ class ReplicaSettings:
         batch_wait_s: so long an incomplete batch waits for company.
         warm_up: a request that every new replica decodes before it takes others.
         warm_prefix: tokens of its drafted scales.
+        on_gpu: its models are on a GPU, which sets itself up for every size of batch at its first.
     """
 
     batch: int
     batch_wait_s: float
     warm_up: ImageRequest
     warm_prefix: int
+    on_gpu: bool = False
+
+    @property
+    def warm_sizes(self) -> list[int]:
+        """Sizes of batches that are decoded before any request."""
+        return sizes_of_batches(self.batch) if self.on_gpu else [self.batch]
 
 
 def give_way() -> None:
     """The thread that computes gives way to those that answer: on a busy CPU, requests come in and fill batches."""
-    if pick_device().type == "cpu":
-        os.nice(LOWEST - os.nice(0))  # Linux: of this thread alone, and of those that it starts
+    os.nice(LOWEST - os.nice(0))  # Linux: of this thread alone, and of those that it starts
 
 
 class Replica:
@@ -85,19 +90,24 @@ class Replica:
         self.handed_on = 0  # requests that the next stage works on
         self.metrics = StageMetrics(self.name)
         model = work()
-        for _ in model([Row(settings.warm_up, 0, self.warm_prefix())], settings.batch):
-            pass
         self.batcher: Batcher[Row, Any] = Batcher(
             model,
             settings.batch,
             settings.batch_wait_s,
             self.observe,
             lambda: self.handed_on,
-            give_way,
+            (lambda: None) if settings.on_gpu else give_way,
             turn,
         )
+        # in the thread that will decode: what cuDNN and torch keep from a first call they keep for its thread
+        self.batcher.pool.submit(self.warm, model).result()
         self.encoders = ThreadPoolExecutor(ENCODERS, thread_name_prefix="encode")
         self.fault: Exception | None = None
+
+    def warm(self, model: Work[Row, Any]) -> None:
+        for size in self.settings.warm_sizes:
+            for _ in model([Row(self.settings.warm_up, 0, self.warm_prefix())], size):
+                pass
 
     def observe(self, report: BatchReport) -> None:
         self.metrics.observe(report, self.batcher.waiting)

@@ -22,7 +22,7 @@ from tandem.errors import InputError, JobError
 from tandem.limits import limits
 from tandem.prefix import Prefix
 from tandem.quantizer import Quantizer
-from tandem.sampling import group_rows, guidance, sample
+from tandem.sampling import RowGroups, guidance, sample
 from tandem.var import Conditioning, Var
 from tandem.vqvae import Vqvae
 
@@ -177,6 +177,7 @@ def decode_scales(
     configs = [sampling] * batch if isinstance(sampling, SamplingConfig) else list(sampling)
     cfg_B11 = torch.tensor([config.cfg for config in configs], device=device).view(-1, 1, 1)
     guided = any(config.cfg > 0 for config in configs)
+    groups = RowGroups(configs, device)
     labels_R = torch.cat([labels_B, torch.full_like(labels_B, var.config.num_classes)]) if guided else labels_B
     times = 2 if guided else 1
 
@@ -195,7 +196,7 @@ def decode_scales(
             h_RlC = forward(x_RlC, sizes[: scale + 1] if scale == start else sizes[scale : scale + 1])
             guidance_B11 = guidance(cfg_B11, scale, pyramid.num_scales) if guided else None
             noise_Bl = uniforms_BL[:, offsets[scale] : offsets[scale + 1]]
-            ids_Bl, summed = draw_tokens(var, h_RlC, condition, guidance_B11, noise_Bl, configs, scale)
+            ids_Bl, summed = draw_tokens(var, h_RlC, condition, guidance_B11, noise_Bl, groups, scale)
             ids_BL = torch.cat([ids_BL, ids_Bl], dim=1)
             # looked at once in the end: a GPU is not made to wait at every scale
             total = total + summed
@@ -222,7 +223,7 @@ def draw_tokens(
     condition: Conditioning,
     guidance_B11: Tensor | None,
     noise_Bl: Tensor,
-    configs: Sequence[SamplingConfig],
+    groups: RowGroups,
     scale: int,
 ) -> tuple[Tensor, Tensor]:
     """Ids int64 [B, l] of one scale, and the sum of all logits. A few images at a time: logits are large."""
@@ -239,7 +240,7 @@ def draw_tokens(
             pairs = torch.arange(len(h_RlC), device=h_RlC.device).view(2, batch)[:, some].flatten()
             logits_BlV = var.logits(h_RlC[pairs], condition.head_R2C[pairs], guidance_B11[some])
         total = total + logits_BlV.sum()
-        for config, chosen in group_rows(configs[some], noise_Bl.device):
+        for config, chosen in groups.among(some.start, some.stop):
             ids_Bl[some][chosen] = sample(logits_BlV[chosen], noise_Bl[some][chosen], config, scale)
     return ids_Bl, total
 

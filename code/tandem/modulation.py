@@ -31,11 +31,18 @@ class ModulationTable:
 
     def rows(self, labels_R: Tensor) -> list[Tensor]:
         """Vectors of a batch on the device of its labels: [R, 6, C] a block, and [R, 2, C]."""
-        chosen = self.vectors.index_select(0, labels_R.to(self.vectors.device))
-        if self.vectors.is_pinned():
-            chosen = chosen.pin_memory()
-        chosen = chosen.to(labels_R.device, non_blocking=True)
-        return list(chosen.split(6, dim=1))
+        if self.vectors.is_meta:
+            return list(self.vectors.index_select(0, labels_R).split(6, dim=1))
+        # half of the rows of a batch under guidance are of no class, and a dataset's shard has few: each goes once
+        classes_K, place_R = labels_R.to(self.vectors.device).unique(return_inverse=True)
+        chosen = self.gather(classes_K).to(labels_R.device, non_blocking=True)
+        return list(chosen.index_select(0, place_R.to(labels_R.device)).split(6, dim=1))
+
+    def gather(self, classes_K: Tensor) -> Tensor:
+        """Rows of the table in host memory, from where a GPU copies without the host waiting."""
+        shape = len(classes_K), *self.vectors.shape[1:]
+        chosen = torch.empty(shape, dtype=self.vectors.dtype, pin_memory=self.vectors.is_pinned())
+        return torch.index_select(self.vectors, 0, classes_K, out=chosen)
 
     @property
     def num_bytes(self) -> int:

@@ -6,7 +6,8 @@ Source: VAR (arXiv 2404.02905) and the published CoDe code, which divides by tem
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -41,18 +42,25 @@ def uniforms(seed: int | np.ndarray, index_B: np.ndarray, num_tokens: int) -> Te
     return torch.from_numpy(bits.astype(np.int64))
 
 
-def group_rows(
-    sampling: SamplingConfig | Sequence[SamplingConfig], device: torch.device
-) -> list[tuple[SamplingConfig, Tensor | slice]]:
-    """The images of a batch that are sampled alike: each setting with the rows int64 [b] that have it."""
-    if isinstance(sampling, SamplingConfig):
-        return [(sampling, slice(None))]
-    if len(set(sampling)) == 1:
-        return [(sampling[0], slice(None))]
-    rows: dict[SamplingConfig, list[int]] = {}
-    for row, config in enumerate(sampling):
-        rows.setdefault(config, []).append(row)
-    return [(config, torch.tensor(mine, device=device)) for config, mine in rows.items()]
+class RowGroups:
+    """The images of a batch that are sampled alike. Their row numbers go to the device once a decode, as a copy at
+    every scale would make the host wait for it."""
+
+    def __init__(self, sampling: Sequence[SamplingConfig], device: torch.device):
+        rows: dict[SamplingConfig, list[int]] = {}
+        for row, config in enumerate(sampling):
+            rows.setdefault(config, []).append(row)
+        self.groups = [(config, mine, torch.tensor(mine, device=device)) for config, mine in rows.items()]
+
+    def among(self, start: int, stop: int) -> Iterator[tuple[SamplingConfig, Tensor | slice]]:
+        """Of the rows start..stop each setting with the rows int64 [b] that have it, counted from `start`."""
+        if len(self.groups) == 1:
+            yield self.groups[0][0], slice(None)
+            return
+        for config, mine, mine_b in self.groups:
+            first, end = bisect_left(mine, start), bisect_left(mine, stop)
+            if first < end:
+                yield config, mine_b[first:end] - start
 
 
 def guidance(cfg_B: Tensor, scale: int, num_scales: int) -> Tensor:

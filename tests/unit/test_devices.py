@@ -24,8 +24,21 @@ def driver(tmp_path: Path, monkeypatch):
 
 
 def test_cards_are_those_of_the_driver(driver):
-    driver('[ "$1" = --query-gpu=memory.total ] && printf "24564\\n81559\\n"')
+    driver('[ "$1" = --query-gpu=memory.total,mig.mode.current ] && printf "24564, [N/A]\\n81559, Disabled\\n"')
     assert devices.memory_here().cards == (24564 << 20, 81559 << 20)
+
+
+def test_of_a_divided_card_the_parts_count(driver):
+    """A replica has one of them."""
+    driver(
+        'if [ "$1" = -L ]; then',
+        "echo 'GPU 0: NVIDIA A100-SXM4-40GB (UUID: GPU-5d5ba0d6)'",
+        "echo '  MIG 3g.20gb     Device  0: (UUID: MIG-c6d4f1ef)'",
+        "echo '  MIG 1g.5gb+me   Device  1: (UUID: MIG-cba663e8)'",
+        "echo 'GPU 1: NVIDIA A100-SXM4-40GB (UUID: GPU-5d5ba0d7)'",
+        "else printf '40960, Enabled\\n40960, Disabled\\n'; fi",
+    )
+    assert devices.memory_here().cards == (40960 << 20, 20 * 10**9, 5 * 10**9)
 
 
 @pytest.mark.parametrize("lines", [["exit 9"], ["echo 'No devices were found'"]], ids=["fails", "finds none"])

@@ -5,11 +5,11 @@ import torch
 from tiny_models import CLASS_NAMES, tiny_var, tiny_vqvae
 
 from tandem.config import VAR_PRESETS
-from tandem.errors import CheckpointError
+from tandem.errors import CheckpointError, JobError
 from tandem.hashing import file_sha256
 from tandem.weights import load_var, save_checkpoint
 from tandem.zoo import weights_path
-from workers.models import load_transformer, resolve, resolve_models
+from workers.models import load_transformer, pick_device, resolve, resolve_models
 
 
 def save(folder, name, model, classes=CLASS_NAMES) -> str:
@@ -125,3 +125,18 @@ def test_models_of_other_names_fit_once_names_are_given(tmp_path):
     files = [save(tmp_path, "d", tiny_var(2, 0)), save(tmp_path, "r", tiny_var(1, 0), classes=tuple("wxyz"))]
     models = resolve_models(*files, save(tmp_path, "v", tiny_vqvae()), False, class_names="numbers")
     assert models.class_names.are_numbers
+
+
+@pytest.mark.parametrize(
+    ("on_gpu", "there", "device"), [(False, True, "cpu"), (None, True, "cuda:0"), (None, False, "cpu")]
+)
+def test_a_replica_computes_where_the_job_has_it_and_not_where_cuda_finds_a_card(monkeypatch, on_gpu, there, device):
+    """Ray hides no card from an actor that asked for none."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
+    assert pick_device(on_gpu) == torch.device(device)
+
+
+def test_a_card_that_is_missing_is_an_error_and_not_a_slow_job(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(JobError, match=r"expected a CUDA device on node .*, found none"):
+        pick_device(True)

@@ -157,6 +157,25 @@ def test_without_draft_steps_nothing_is_drafted():
     assert work.calls == 1  # the warm-up
 
 
+@pytest.mark.parametrize(("on_gpu", "sizes"), [(False, [6]), (True, [1, 2, 4, 6])])
+def test_the_thread_that_decodes_warms_up_for_every_size_that_a_gpu_sees(on_gpu, sizes):
+    """What cuDNN plans for a shape it keeps for the thread that asked."""
+    seen = []
+
+    class Watched(FakeWork):
+        def __call__(self, rows, size):
+            seen.append((threading.current_thread().name, size))
+            yield from super().__call__(rows, size)
+
+    async def test():
+        settings = replace(SETTINGS, batch=6, on_gpu=on_gpu)
+        await DraftReplica(lambda: Watched(refines=False), encode, settings, FakeRefiner()).generate(REQUEST)
+
+    asyncio.run(test())
+    assert [size for _, size in seen] == [*sizes, 2]
+    assert len({thread for thread, _ in seen}) == 1
+
+
 @pytest.mark.parametrize("lost", [0, 1, ATTEMPTS - 1])
 def test_a_lost_refiner_is_asked_again_and_no_preview_comes_twice(lost):
     refiner = FakeRefiner(lost)

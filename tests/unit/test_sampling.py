@@ -9,11 +9,11 @@ from tandem import sampling as module
 from tandem.config import SamplingConfig
 from tandem.sampling import (
     UNIFORM_BITS,
+    RowGroups,
     candidates,
     draw,
     draw_code,
     fixed_point,
-    group_rows,
     guidance,
     sample,
     uniforms,
@@ -124,13 +124,24 @@ def test_the_last_temperature_repeats():
 
 def test_rows_that_are_sampled_alike_are_grouped_and_every_row_is_in_one_group():
     free, guided = SamplingConfig(cfg=0.0), SamplingConfig(cfg=3.0)
-    groups = group_rows([free, guided, SamplingConfig(cfg=0.0), guided, FILTERED], torch.device("cpu"))
-    assert [(config, rows.tolist()) for config, rows in groups] == [(free, [0, 2]), (guided, [1, 3]), (FILTERED, [4])]
+    groups = RowGroups([free, guided, SamplingConfig(cfg=0.0), guided, FILTERED], torch.device("cpu"))
+    for (start, stop), expected in {
+        (0, 5): [(free, [0, 2]), (guided, [1, 3]), (FILTERED, [4])],
+        (1, 3): [(free, [1]), (guided, [0])],
+        (4, 5): [(FILTERED, [0])],
+    }.items():
+        assert [(config, rows.tolist()) for config, rows in groups.among(start, stop)] == expected
 
 
-@pytest.mark.parametrize("sampling", [FILTERED, [FILTERED] * 3, [FILTERED, SamplingConfig(top_k=12, top_p=0.9)]])
-def test_a_batch_that_is_sampled_alike_is_one_group_and_is_not_gathered(sampling):
-    assert group_rows(sampling, torch.device("cpu")) == [(FILTERED, slice(None))]
+def test_row_numbers_are_not_sent_to_the_device_at_every_scale(monkeypatch):
+    groups = RowGroups([FILTERED, SamplingConfig()], torch.device("cpu"))
+    monkeypatch.setattr(torch, "tensor", None)
+    assert [rows.tolist() for _, rows in groups.among(0, 2)] == [[0], [1]]
+
+
+def test_a_batch_that_is_sampled_alike_is_one_group_and_is_not_gathered():
+    alike = [FILTERED, SamplingConfig(top_k=12, top_p=0.9)]
+    assert list(RowGroups(alike, torch.device("cpu")).among(0, 2)) == [(FILTERED, slice(None))]
 
 
 @pytest.mark.parametrize("spread", [0.0, 0.1, 1.0, 4.0, 30.0])

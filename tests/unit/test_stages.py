@@ -139,7 +139,8 @@ def test_only_what_is_asked_for_of_the_preparation_is_part_of_the_identity():
 @pytest.mark.parametrize(("asked", "on_real_gpus", "chosen"), [("auto", True, "auto"), ("auto", False, "plain")])
 def test_fused_kernels_are_for_real_gpus(asked, on_real_gpus, chosen):
     spec = RefineSpec(drafts="drafts", out="out", kernels=asked)
-    assert choose_settings(spec, 0, 2, SamplingConfig(), 4, on_real_gpus).how.kernels == chosen
+    found = choose_settings(spec, 0, 2, SamplingConfig(), 4, on_real_gpus)
+    assert (found.how.kernels, found.on_gpu) == (chosen, on_real_gpus)
 
 
 def test_the_preparation_is_what_the_options_of_its_names_say():
