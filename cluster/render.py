@@ -167,7 +167,8 @@ def entrypoint(deployment: Deployment) -> str:
     if option.mode == "mixed":
         words += ["--colocated", str(option.num_both), "--colocated-on", selector_text("both")]
     for name, value in settings.preparation.items():
-        words += ["--" + name.replace("_", "-"), *([] if value is True else [str(value)])]
+        flag = name.replace("_", "-")
+        words += [f"--no-{flag}"] if value is False else [f"--{flag}", *([] if value is True else [str(value)])]
     return shlex.join([*words, "--out", settings.dataset])
 
 

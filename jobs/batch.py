@@ -75,10 +75,11 @@ def choose_batch(
         return before
     room = find_room(options, decoding)
     stages = all_stages(options, decoding, room.on_gpu)
+    graphs = Preparation.of(options, room.on_gpu).cuda_graphs
 
     def most_bytes(batch: int) -> int:
         each = ([stages[name] for name in names] for names in decoding.devices)
-        return max(device_bytes(shared, batch, not room.on_gpu, options.cuda_graphs) for shared in each)
+        return max(device_bytes(shared, batch, not room.on_gpu, graphs) for shared in each)
 
     most = max(1, min(shard_size or num_rows // SHARDS_AIMED_AT, MAX_BATCH))
     batch = largest_batch(most_bytes, room.budget, most)
@@ -123,7 +124,7 @@ def all_stages(options: JobOptions | MeasuredOptions, decoding: Decoding, on_gpu
     """How the bytes of each stage are counted."""
     models, all_steps = decoding.models, decoding.row_draft_steps or (decoding.draft_steps,)
     device, dtype = torch.device("cuda" if on_gpu else "cpu"), DTYPES[choose_dtype(options.dtype, on_gpu)]
-    how, scales = Preparation.of(options), models.drafter_config.pyramid.num_scales
+    how, scales = Preparation.of(options, on_gpu), models.drafter_config.pyramid.num_scales
     coarse, fine = models.drafter_config, models.refiner_config or models.drafter_config
     tokenizer = replace(models.vqvae_config, patch_nums=coarse.patch_nums)
 

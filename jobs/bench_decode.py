@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
@@ -13,6 +14,7 @@ from jobs.decode_bench import Bench, BenchDecodeSpec, Setting
 from jobs.decode_report import PAPER_DRAFT_STEPS, plot, print_memory, print_speed, print_table
 from jobs.progress import say
 from tandem.errors import InputError
+from tandem.graphs import FIRST_CAPTURED, release_graphs
 
 EXAMPLES = """examples:
   tandem bench decode --drafter d30 --refiner d16 --vqvae vae_ch160v4096z32 --random-weights \\
@@ -50,22 +52,19 @@ def run(spec: BenchDecodeSpec) -> dict[str, Any]:
 
 
 def measure(bench: Bench) -> dict[str, Any]:
-    """All settings, round after round, so that a slow minute of the machine meets them all."""
+    """Run all settings, and report the medians of what counts."""
     spec = bench.spec
     found: dict[Setting, list[dict[str, Any]]] = {setting: [] for setting in bench.settings}
-    if bench.how.compile or bench.how.cuda_graphs:
-        for setting in bench.settings:
-            say(f"{setting.name}, batch {setting.batch}: compiling and capturing, in a run that does not count")
-            bench.run(setting)
-    for repeat in range(spec.repeats):
-        for setting in bench.settings:
-            one = bench.run(setting)
+    for setting, counts in order(bench):
+        one = bench.run(setting)
+        if counts:
             found[setting].append(one)
-            say(
-                f"run {repeat + 1} of {spec.repeats}, {setting.name}, batch {setting.batch}: "
-                f"draft {one['draft_s']:.2f} s, refine {one['refine_s']:.2f} s, "
-                f"decode {one['decode_s']:.2f} s, share {one['gemm_share']:.3f} ({one['gemm_share_of_moment']:.3f})"
-            )
+        run = f"run {len(found[setting])} of {spec.repeats}" if counts else "a run that does not count"
+        say(
+            f"{run}, {setting.name}, batch {setting.batch}: draft {one['draft_s']:.3f} s, "
+            f"refine {one['refine_s']:.3f} s, decode {one['decode_s']:.3f} s, "
+            f"share {one['gemm_share']:.3f} ({one['gemm_share_of_moment']:.3f})"
+        )
     rows = [bench.row(setting, runs) for setting, runs in found.items()]
     plain = {row["batch"]: row["images_per_s"] for row in rows if row["draft_steps"] is None}
     for row in rows:
@@ -89,6 +88,24 @@ def measure(bench: Bench) -> dict[str, Any]:
     if spec.paper_table == "1":
         print_speed(rows)
     return result
+
+
+def order(bench: Bench) -> Iterator[tuple[Setting, bool]]:
+    """Settings in the order in which they run, and whether a run counts.
+
+    Round after round, so that a slow minute of the machine meets them all. With graphs one setting after the other,
+    for there is no room for the graphs of all.
+    """
+    repeats = range(bench.spec.repeats)
+    if bench.launches_stages:
+        for setting in bench.settings:
+            release_graphs()
+            yield from ((setting, False) for _ in range(FIRST_CAPTURED))
+            yield from ((setting, True) for _ in repeats)
+        return
+    if bench.how.compile:
+        yield from ((setting, False) for setting in bench.settings)
+    yield from ((setting, True) for _ in repeats for setting in bench.settings)
 
 
 HEADLINE = (

@@ -24,7 +24,6 @@ from jobs.options import PreparationOptions
 from jobs.plan import parse_hours
 from jobs.progress import say
 from jobs.settings import choose_draft_steps
-from tandem.assembly import Preparation
 from tandem.errors import InputError
 from workers.models import EMBEDDED, resolve_models
 from workers.s3_address import split_address
@@ -175,8 +174,8 @@ def read_deployment(spec: RenderSpec) -> Deployment:
 
 def read_preparation(options: PreparationOptions) -> dict[str, bool | str]:
     """Options of how the models compute that are not what they are by default."""
-    plain: dict[str, bool | str] = {"kernels": "plain"} if options.kernels == "plain" else {}
-    return dict.fromkeys(Preparation.of(options).names, True) | plain
+    given = {name: getattr(options, name) for name in PreparationOptions.model_fields}
+    return {name: value for name, value in given.items() if value != PreparationOptions.model_fields[name].default}
 
 
 def read_settings(spec: RenderSpec, plan: PlanFile) -> Settings:

@@ -20,10 +20,11 @@ from jobs.progress import say
 from jobs.resident import anonymous_bytes, reset_resident, resident_bytes
 from jobs.settings import choose_dtype
 from tandem.assembly import Preparation
-from tandem.collaborative import decode, decode_scales
+from tandem.collaborative import decode
 from tandem.costs import decode_flops, kv_bytes, scale_flops, tensor_bytes, var_bytes, vqvae_bytes
 from tandem.kernels import compute_dtype
 from tandem.sampling import uniforms
+from tandem.scales import decode_scales, decode_tokens
 from tandem.var import Var
 from tandem.vqvae import Vqvae
 from workers.models import DTYPES, load_tokenizer, load_transformer, pick_device, resolve_models
@@ -70,7 +71,7 @@ class Bench:
             torch.set_num_threads(spec.threads)
         # the paper counts its table of memory in 16 bits
         self.dtype_name = choose_dtype(spec.dtype, self.on_gpu or spec.paper_table == "3")
-        self.dtype, self.how = DTYPES[self.dtype_name], Preparation.of(spec)
+        self.dtype, self.how = DTYPES[self.dtype_name], Preparation.of(spec, self.on_gpu)
         models = resolve_models(spec.drafter, spec.refiner, spec.vqvae, spec.random_weights)
         self.pyramid, self.sampling = models.drafter_config.pyramid, models.sampling
         steps = spec.draft_steps or (self.pyramid.default_draft_steps,)
@@ -96,6 +97,11 @@ class Bench:
     @property
     def on_gpu(self) -> bool:
         return self.device.type == "cuda"
+
+    @property
+    def launches_stages(self) -> bool:
+        """Whether a stage is one CUDA graph, so that no time of its scales is known."""
+        return self.how.cuda_graphs and self.on_gpu
 
     def weight_bytes(self) -> int:
         return sum(tensor_bytes(model) for model in (*self.vars.values(), self.vqvae))
@@ -132,9 +138,11 @@ class Bench:
         return [("draft", 0, setting.draft_steps), ("refine", setting.draft_steps, scales)]
 
     def flops(self, setting: Setting) -> list[float]:
-        """Counted work of one batch, scale after scale."""
+        """Counted work of one batch, scale after scale, or stage after stage where that is one launch."""
         rows = 2 if self.sampling.cfg > 0 else 1
         per_image = [scale_flops(self.configs[s], a, b, rows) for s, a, b in self.stages(setting)]
+        if self.launches_stages:
+            return [setting.batch * sum(scales) for scales in per_image]
         return [setting.batch * flops for scales in per_image for flops in scales]
 
     def kv_bytes(self, setting: Setting, device: torch.device) -> int:
@@ -160,31 +168,38 @@ class Bench:
         labels_B = torch.arange(setting.batch, device=self.device) % self.configs["draft"].num_classes
         noise_BL = uniforms(0, np.arange(setting.batch), self.pyramid.num_tokens).to(self.device)
         ids_BL = noise_BL[:, :0]
-        scale_s: list[float] = []
+        parts_s: list[float] = []
         stage_s: dict[str, float] = {}
         for stage, _, stop in self.stages(setting):
             decoding = self.vars[stage], self.vqvae.quantize, labels_B, noise_BL, ids_BL, stop, self.sampling
-            before = len(scale_s)
-            for drawn_BL, seconds in self.timed(decode_scales(*decoding)):
+            before = len(parts_s)
+            for drawn_BL, seconds in self.timed(self.parts(decoding)):
                 ids_BL = drawn_BL
-                scale_s.append(seconds)
+                parts_s.append(seconds)
                 rates.append(self.gemm_rate(MOMENT_REPEATS) if seconds > LONG_SCALE_S else rates[-1])
-            stage_s[stage] = sum(scale_s[before:])
+            stage_s[stage] = sum(parts_s[before:])
         began = self.clock()
         decode(self.vqvae, ids_BL)
         decode_s = self.clock() - began
-        resident = resident_bytes(self.device)
+        resident = resident_bytes(self.device, self.launches_stages)
         peak = max(peak, self.gemm_peak())
         return {
-            "scale_s": scale_s,
+            "scale_s": [] if self.launches_stages else parts_s,
             "draft_s": stage_s["draft"],
             "refine_s": stage_s.get("refine", 0.0),
             "decode_s": decode_s,
-            "gemm_share": sum(self.flops(setting)) / sum(scale_s) / peak,
-            "gemm_share_of_moment": least_s(self.flops(setting), rates) / sum(scale_s),
+            "gemm_share": sum(self.flops(setting)) / sum(parts_s) / peak,
+            "gemm_share_of_moment": least_s(self.flops(setting), rates) / sum(parts_s),
             "decode_gemm_share": setting.batch * decode_flops(self.vqvae_config) / decode_s / peak,
             "resident_bytes": resident,
         }
+
+    def parts(self, decoding: tuple[Any, ...]) -> Iterator[Tensor]:
+        """Ids after each scale, or after all of them where graphs launch a stage at once."""
+        if self.launches_stages:
+            yield decode_tokens(*decoding)
+        else:
+            yield from decode_scales(*decoding)
 
     def timed(self, scales: Iterator[Tensor]) -> Iterator[tuple[Tensor, float]]:
         """Each result of a generator with the seconds it took."""

@@ -103,7 +103,7 @@ def as_text(value: Any) -> str:
 
 
 def is_flag(field: FieldInfo) -> bool:
-    return field.annotation is bool
+    return field.annotation in (bool, bool | None)
 
 
 def is_list(annotation: Any) -> bool:

@@ -131,10 +131,10 @@ class PreparationOptions(Spec):
         description="fuse what the transformers' blocks do around attention by torch.compile, meant for GPUs: the "
         "first batch waits for it; where it fails, workers warn and go on without it",
     )
-    cuda_graphs: bool = Field(
-        False,
-        description="launch all kernels of a scale at once, which helps small models and batches on GPUs; keeps the "
-        "KV cache allocated; where it fails, or without CUDA, workers warn and go on without it",
+    cuda_graphs: bool | None = Field(
+        None,
+        description="launch all kernels of a decode at once, same bytes, which helps small models and batches; keeps "
+        "their memory allocated; default: on GPUs; where it fails workers warn and go on without it",
     )
     kernels: Literal["auto", "plain"] = Field(
         "auto",

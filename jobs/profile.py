@@ -73,7 +73,7 @@ def run(spec: ProfileSpec) -> Profile:
     models = resolve_models(spec.drafter, spec.refiner, spec.vqvae, spec.random_weights)
     pyramid = models.drafter_config.pyramid
     steps = sorted({pyramid.check_draft_steps(n) for n in spec.draft_steps or range(1, pyramid.num_scales)})
-    how = Preparation.of(spec)
+    how = Preparation.of(spec, device.type == "cuda")
     settings = DecodeSettings(spec.seed, steps[-1], models.sampling, spec.batches[0], dtype, spec.threads, how)
     settings = replace(settings, on_gpu=device.type == "cuda")
     timer = Timer(device, spec.repeats)
@@ -144,7 +144,8 @@ def fitting_batches(spec: ProfileSpec, timer: Timer, counted: Counted, budget: i
 def role_bytes(parts: list[Bytes], spec: ProfileSpec, timer: Timer) -> int:
     """Bytes of stages that share the device."""
     stages = [lambda batch, part=part: part for part in parts]
-    return device_bytes(stages, 0, timer.device.type == "cpu", spec.cuda_graphs)
+    on_gpu = timer.device.type == "cuda"
+    return device_bytes(stages, 0, not on_gpu, Preparation.of(spec, on_gpu).cuda_graphs)
 
 
 def measure_all(spec: ProfileSpec, measuring: Measuring, timer: Timer, batches: dict[RoleName, list[int]]) -> None:

@@ -15,10 +15,11 @@ def reset_resident(device: torch.device) -> None:
         Path("/proc/self/clear_refs").write_text("5")
 
 
-def resident_bytes(device: torch.device) -> int:
-    """The most memory since `reset_resident`: allocated on the GPU, or resident in this process."""
+def resident_bytes(device: torch.device, in_graphs: bool = False) -> int:
+    """The most memory since `reset_resident`: allocated on the GPU, or resident in this process. What CUDA graphs work
+    in counts as free between their runs: with them it is what torch keeps from others."""
     if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
+        return torch.cuda.max_memory_reserved(device) if in_graphs else torch.cuda.max_memory_allocated(device)
     return status_bytes("VmHWM")
 
 

@@ -33,9 +33,7 @@ def choose_settings(
     on_real_gpus: bool,
     row_settings: tuple[str, ...] = (),
 ) -> DecodeSettings:
-    dtype, how = choose_dtype(options.dtype, on_real_gpus), Preparation.of(options)
-    if not on_real_gpus:
-        how = replace(how, kernels="plain")  # so that jobs on CPUs stay what they were
+    dtype, how = choose_dtype(options.dtype, on_real_gpus), Preparation.of(options, on_real_gpus)
     return DecodeSettings(seed, draft_steps, sampling, batch, dtype, options.threads, how, row_settings, on_real_gpus)
 
 

@@ -20,10 +20,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tandem.assembly import PLAIN, Preparation
-from tandem.collaborative import decode, decode_scales
+from tandem.collaborative import decode
 from tandem.errors import JobError
 from tandem.prefix import to_tokens
 from tandem.sampling import uniforms
+from tandem.scales import decode_scales, decode_tokens
 from tandem.var import Var
 from tandem.vqvae import Vqvae
 from workers.endpoint_types import ImageRequest
@@ -127,12 +128,12 @@ class Decoding(ABC):
         start = len(self.vqvae.quantize.split(batch.prefix_BL))
         sampling = [row.request.sampling for row in batch.rows]
         ids_BL = batch.prefix_BL
-        scales = decode_scales(
-            self.var, self.vqvae.quantize, batch.labels_B, batch.uniforms_BL, batch.prefix_BL, stop, sampling
-        )
-        for scale, ids_BL in enumerate(scales if stop > start else (), start + 1):
-            wanted = [i for i in range(num_rows) if scale in batch.rows[i].request.preview_scales]
-            if wanted:
+        decoding = self.var, self.vqvae.quantize, batch.labels_B, batch.uniforms_BL, batch.prefix_BL, stop, sampling
+        shown = {scale for row in batch.rows[:num_rows] for scale in row.request.preview_scales}
+        if stop > start and not shown & set(range(start + 1, stop + 1)):
+            ids_BL, stop = decode_tokens(*decoding), start
+        for scale, ids_BL in enumerate(decode_scales(*decoding) if stop > start else (), start + 1):
+            if wanted := [i for i in range(num_rows) if scale in batch.rows[i].request.preview_scales]:
                 pixels = to_uint8(decode(self.vqvae, ids_BL[wanted]))
                 yield from ((i, Look(scale, image)) for i, image in zip(wanted, pixels, strict=True))
         yield ids_BL

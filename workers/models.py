@@ -206,9 +206,9 @@ def load_transformer(ref: ModelRef, dtype: torch.dtype, device: torch.device, ho
 def load_tokenizer(
     ref: ModelRef, patch_nums: tuple[int, ...], dtype: torch.dtype, device: torch.device, how: Preparation = PLAIN
 ) -> Vqvae:
-    """The VQVAE of a job, with the pyramid of its transformers and their choice of kernels."""
+    """The VQVAE of a job, with the pyramid of its transformers and their preparation."""
     if ref.random_seed is None:
-        return load_vqvae(ref.local_path(), dtype, device, patch_nums, kernels=how.kernels)
+        return load_vqvae(ref.local_path(), dtype, device, patch_nums, how)
     return random_vqvae(replace(VQVAE_PRESET, patch_nums=patch_nums), ref.random_seed, dtype, device, how)
 
 

@@ -24,9 +24,10 @@ from tandem.errors import (
 from tandem.version import __version__
 
 if typing.TYPE_CHECKING:
-    from tandem.collaborative import decode, decode_scales, draft, generate, generate_alone, refine
+    from tandem.collaborative import decode, draft, generate, generate_alone, refine
     from tandem.prefix import Prefix
     from tandem.sampling import uniforms
+    from tandem.scales import decode_scales
     from tandem.var import Var
     from tandem.vqvae import Vqvae
     from tandem.weights import load_var, load_vqvae, open_checkpoint
@@ -63,9 +64,10 @@ __all__ = [
 
 # Imported at first use: torch takes seconds and 180 MB, which processes that only encode and store can do without
 _WHERE = {
-    **dict.fromkeys(("decode", "decode_scales", "draft", "generate", "generate_alone", "refine"), "collaborative"),
+    **dict.fromkeys(("decode", "draft", "generate", "generate_alone", "refine"), "collaborative"),
     **dict.fromkeys(("load_var", "load_vqvae", "open_checkpoint"), "weights"),
     "Prefix": "prefix",
+    "decode_scales": "scales",
     "uniforms": "sampling",
     "Var": "var",
     "Vqvae": "vqvae",

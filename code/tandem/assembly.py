@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Literal
 
 import torch
@@ -33,7 +33,7 @@ class Preparation:
         fold_adaln: keep modulation vectors of every class in host memory instead of the AdaLN weights on the device.
         int8: weights and activations of the blocks' matrices in int8 (W8A8). Not exact.
         compile: what the blocks do before and after attention is compiled by torch.compile, where that works.
-        cuda_graphs: the kernels of a scale are launched at once, on CUDA.
+        cuda_graphs: the kernels of a whole decode are launched at once, on CUDA.
         kernels: "auto" merges the small steps between products into kernels of ours, on CUDA; "plain" does not.
     """
 
@@ -44,9 +44,15 @@ class Preparation:
     kernels: Literal["auto", "plain"] = "plain"
 
     @classmethod
-    def of(cls, options: object) -> Preparation:
-        """As the attributes of these names say, such as the options of a command."""
-        return cls(**{field.name: getattr(options, field.name) for field in fields(cls)})
+    def of(cls, options: object, on_gpu: bool) -> Preparation:
+        """As the attributes of these names say, such as the options of a command.
+
+        Fused kernels are for GPUs, so that jobs on CPUs stay what they were; graphs that are None are asked for there.
+        """
+        asked = {field.name: getattr(options, field.name) for field in fields(cls)}
+        if asked["cuda_graphs"] is None:
+            asked["cuda_graphs"] = on_gpu
+        return cls(**asked) if on_gpu else replace(cls(**asked), kernels="plain")
 
     @property
     def names(self) -> list[str]:
@@ -119,27 +125,28 @@ def assemble_vqvae(
     values: Values,
     dtype: torch.dtype,
     device: torch.device,
-    prepared: bool,
-    kernels: Literal["auto", "plain"] = "plain",
+    how: Preparation | None,
 ) -> Vqvae:
-    """A Vqvae of the given values. `prepared`, it is fit for inference alone: upsampling folded, convolutions in
-    `dtype` (or what computes it, see `tandem.kernels`) and channels last, and by `kernels` as in `Preparation`. The
-    quantizer stays float32, since f_hat sums up over all scales."""
+    """A Vqvae of the given values. Without `how` it has plain parameters; with it, it is fit for inference alone:
+    upsampling folded, convolutions in `dtype` (or what computes it, see `tandem.kernels`) and channels last, kernels
+    and graphs as asked for. The quantizer stays float32, since f_hat sums up over all scales."""
     vqvae = build_empty(config)
     assert isinstance(vqvae, Vqvae)
     modules = dict(vqvae.named_modules())
     for name, module in modules.items():
         put_all(name, module, values, lambda _: torch.float32, device)
         parent = modules[name.rpartition(".")[0]]
-        if prepared and name and not name.startswith("quantize") and module._parameters:
+        if how is not None and name and not name.startswith("quantize") and module._parameters:
             if isinstance(parent, Upsample):
                 parent.fold()
                 module = parent
             module.to(compute_dtype(dtype, device)).to(memory_format=torch.channels_last)
-    if not prepared:
+    if how is None:
         return vqvae
-    if kernels == "auto" and device.type == "cuda":
+    if how.kernels == "auto" and device.type == "cuda":
         fuse_vqvae(vqvae)
+    if how.cuda_graphs and device.type == "cuda":
+        vqvae.graphs = Graphs(CudaCapture(device))
     return vqvae.requires_grad_(False).eval()
 
 

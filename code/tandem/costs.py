@@ -18,12 +18,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from tandem.assembly import Preparation, assemble_var, assemble_vqvae, build_empty
-from tandem.collaborative import decode, decode_scales, new_cache
+from tandem.assembly import PLAIN, Preparation, assemble_var, assemble_vqvae, build_empty
+from tandem.collaborative import decode
 from tandem.config import SamplingConfig, VarConfig, VqvaeConfig
 from tandem.kernels import compute_dtype
 from tandem.limits import pretend
 from tandem.quantizer import Quantizer
+from tandem.scales import decode_scales, new_cache
 from tandem.var import Var
 
 META = torch.device("meta")
@@ -133,7 +134,7 @@ def vqvae_bytes(config: VqvaeConfig, batch: int, dtype: torch.dtype, device: tor
     shapes = {name: p.shape for name, p in build_empty(config).named_parameters()}
     with pretend(device), torch.inference_mode():
         computed = compute_dtype(dtype, device)
-        vqvae = assemble_vqvae(config, lambda name: torch.empty(shapes[name], device=META), computed, META, True)
+        vqvae = assemble_vqvae(config, lambda name: torch.empty(shapes[name], device=META), computed, META, PLAIN)
         ids_BL = torch.empty(batch, config.pyramid.num_tokens, dtype=torch.int64, device=META)
         peak = peak_bytes(lambda: decode(vqvae, ids_BL))
     return Bytes(tensor_bytes(vqvae), 0, peak)

@@ -1,17 +1,20 @@
-"""CUDA graphs of decoding: all kernels of a scale are launched at once, instead of one after the other.
+"""CUDA graphs of decoding: kernels that were captured once are launched at once, instead of one after the other.
 
-A graph works on the addresses that it was captured with. So decodes of one shape, one after the other, share their
-KV cache, their modulation vectors and the inputs of each scale, into which new values are copied.
+A graph works on the addresses that it was captured with, so it has inputs of its own, into which new values are copied.
+`whole` captures a decode from labels to ids, or from ids to pixels: one launch. `forwards` captures each scale's way
+through the blocks, for decodes that somebody looks at between scales, or whose rows are sampled in ways of their own;
+decodes of one shape, one after the other, share a KV cache there.
 """
 
 from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import Generic, TypeVar
 from weakref import WeakSet
 
 import torch
@@ -23,14 +26,49 @@ from tandem.errors import TandemWarning
 from tandem.memory import is_out_of_memory
 from tandem.var import Conditioning, Forward, Hidden
 
-Replay = Callable[[], Tensor]
-# Captures some work; what it returns does that work again and gives the same tensor with new values
-Capture = Callable[[Callable[[], Tensor]], Replay]
-WARM_UPS = 3
+Tensors = tuple[Tensor, ...]
+Replay = Callable[[], Tensors]
+# Captures some work; what it returns does that work again and gives the same tensors with new values
+Capture = Callable[[Callable[[], Tensors]], Replay]
+T = TypeVar("T")
+WARM_UPS = 2
 KNOWN: WeakSet[Graphs] = WeakSet()
-MOST_SHAPES = 8  # each keeps a KV cache
+MOST_SHAPES = 8  # of each kind; each keeps memory
 IDLE_DECODES = 64  # after so many decodes of other shapes one makes room: capturing costs a second or two
 FIRST_CAPTURED = 2  # times that a shape has come: one that comes once is not worth it
+
+
+class Kept(Generic[T]):
+    """What is kept for shapes that come again, and which of them are worth it."""
+
+    def __init__(self) -> None:
+        self.items: dict[Hashable, T] = {}
+        self.used_at: dict[Hashable, int] = {}
+        self.seen: Counter[Hashable] = Counter()  # shapes of which nothing is kept
+        self.decodes = 0
+
+    def get(self, shape: Hashable, make: Callable[[], T | None]) -> T | None:
+        """What is kept for a shape; made now if the shape has come before and there is room, or something idle."""
+        self.decodes += 1
+        if shape not in self.items:
+            if not self.is_worth_it(shape) or (made := make()) is None:
+                return None
+            del self.seen[shape]
+            self.items[shape] = made
+        self.used_at[shape] = self.decodes
+        return self.items[shape]
+
+    def is_worth_it(self, shape: Hashable) -> bool:
+        self.seen[shape] += 1
+        if self.seen[shape] < FIRST_CAPTURED:
+            return False
+        if len(self.items) < MOST_SHAPES:
+            return True
+        oldest = min(self.items, key=lambda known: self.used_at[known])
+        if self.decodes - self.used_at[oldest] <= IDLE_DECODES:
+            return False
+        del self.items[oldest]
+        return True
 
 
 @dataclass
@@ -40,14 +78,12 @@ class Place:
     Attributes:
         captured: input [R, L, C] and graph of each scale, by the tokens in the cache before it.
         taken: a decode is under way here.
-        used_at: number of the last decode here.
     """
 
     cache: KVCache
     condition: Conditioning
     captured: dict[int, tuple[Tensor, Replay]] = field(default_factory=dict)
     taken: bool = False
-    used_at: int = 0
 
     def begin(self, condition: Conditioning) -> None:
         """Make ready for a batch of other classes."""
@@ -57,15 +93,40 @@ class Place:
 
 
 class Graphs:
-    """The graphs of one model. With the first that cannot be captured it warns, and captures no more."""
+    """The graphs of one model. A kind that cannot be captured once, with a warning, is captured no more."""
 
     def __init__(self, capture: Capture):
         self.capture = capture
-        self.works = True
+        self.captures_whole = self.captures_scales = True
         KNOWN.add(self)
-        self.places: dict[tuple[int, ...], Place] = {}
-        self.seen: Counter[tuple[int, ...]] = Counter()  # shapes without a place
-        self.decodes = 0
+        self.release()
+
+    def release(self) -> None:
+        """Give up graphs and caches, to make room. They are captured again when they are needed."""
+        self.places: Kept[Place] = Kept()
+        self.calls: Kept[tuple[Sequence[Tensor], Replay]] = Kept()
+
+    def whole(self, key: Hashable, work: Callable[..., Tensors], inputs: Sequence[Tensor]) -> Tensors | None:
+        """`work(*inputs)` by one graph, or None where there is none: for a shape that is new, or comes too seldom.
+
+        `key` is what the work depends on besides; the work must not make the host wait for the device.
+        """
+        if not self.captures_whole:
+            return None
+
+        def make() -> tuple[Sequence[Tensor], Replay] | None:
+            own = [tensor.clone() for tensor in inputs]
+            replay = self.try_capture(lambda: work(*own))
+            self.captures_whole = replay is not None
+            return (own, replay) if replay else None
+
+        kept = self.calls.get((key, *(tensor.shape for tensor in inputs)), make)
+        if kept is None:
+            return None
+        own, replay = kept
+        for mine, new in zip(own, inputs, strict=True):
+            mine.copy_(new)
+        return tuple(tensor.clone() for tensor in replay())  # the next replay of any graph may write there
 
     @contextmanager
     def forwards(
@@ -75,13 +136,12 @@ class Graphs:
 
         The tensor that a scale gives is good until the next scale. A decode beside another of its shape runs plainly.
         """
-        self.decodes += 1
-        place = self.places.get(shape)
-        if place is None and self.works and self.is_worth_it(shape):
+
+        def make() -> Place | None:
             kept = [modulation_R6C.clone() for modulation_R6C in condition.blocks]
-            place = self.places[shape] = Place(make_cache(), replace(condition, blocks=kept))
-        if place is not None:
-            place.used_at = self.decodes
+            return Place(make_cache(), replace(condition, blocks=kept)) if self.captures_scales else None
+
+        place = self.places.get(shape, make)
         if place is None or place.taken:
             yield partial(hidden, condition=condition, cache=make_cache())
             return
@@ -92,19 +152,6 @@ class Graphs:
         finally:
             place.taken = False
 
-    def is_worth_it(self, shape: tuple[int, ...]) -> bool:
-        """Whether a shape without a place should have one now: it comes again, and there is room or one is idle."""
-        self.seen[shape] += 1
-        if self.seen[shape] < FIRST_CAPTURED:
-            return False
-        if len(self.places) >= MOST_SHAPES:
-            oldest = min(self.places, key=lambda known: self.places[known].used_at)
-            if self.decodes - self.places[oldest].used_at <= IDLE_DECODES:
-                return False
-            del self.places[oldest]
-        del self.seen[shape]
-        return True
-
     def forward(self, hidden: Hidden, place: Place, x_RLC: Tensor, sizes: Sequence[int]) -> Tensor:
         """One scale through all blocks: captured at its first time, else replayed. As `Var.hidden`."""
         cache, start = place.cache, place.cache.filled
@@ -112,32 +159,38 @@ class Graphs:
             plain = partial(hidden, sizes=sizes, condition=place.condition, cache=cache)
             static_RLC = x_RLC.clone()
 
-            def work() -> Tensor:
+            def work() -> Tensors:
                 cache.filled = start
-                return plain(static_RLC)
+                return (plain(static_RLC),)
 
-            if not self.works or not (replay := self.try_capture(work)):
-                return work()
+            if not self.captures_scales or not (replay := self.try_capture(work)):
+                self.captures_scales = False
+                return work()[0]
             place.captured[start] = static_RLC, replay
         static_RLC, replay = place.captured[start]
         static_RLC.copy_(x_RLC)
         cache.filled = start + sum(sizes)
-        return replay()
+        return replay()[0]
 
-    def release(self) -> None:
-        """Give up graphs and caches, to make room. They are captured again when they are needed."""
-        self.places.clear()
-
-    def try_capture(self, work: Callable[[], Tensor]) -> Replay | None:
+    def try_capture(self, work: Callable[[], Tensors]) -> Replay | None:
+        """The work as a graph, once a replay has given the bits of the work itself. None, with a warning, if not."""
         try:
-            return self.capture(work)
+            expected = tuple(tensor.clone() for tensor in work())
+            replay = self.capture(work)
+            if not all(map(same_bits, expected, replay())):
+                raise RuntimeError("a graph gives other values than the kernels one after the other")
+            return replay
         except Exception as error:
             if is_out_of_memory(error):
                 raise
             warnings.warn(f"cuda-graphs: {told(error)}; going on without them", TandemWarning, stacklevel=2)
-            self.works = False
             self.release()
             return None
+
+
+def same_bits(expected: Tensor, found: Tensor) -> bool:
+    """Whether two tensors are equal, NaN to NaN."""
+    return bool(((expected == found) | (expected.isnan() & found.isnan())).all())
 
 
 def release_graphs() -> None:
@@ -155,11 +208,11 @@ class CudaCapture:
         # one for all captures: cuBLAS keeps a workspace for each stream that it has seen, and never frees it
         self.stream = torch.cuda.Stream(device)
 
-    def __call__(self, work: Callable[[], Tensor]) -> Replay:
+    def __call__(self, work: Callable[[], Tensors]) -> Replay:
         with torch.cuda.device(self.device):
             return self.captured(work)
 
-    def captured(self, work: Callable[[], Tensor]) -> Replay:
+    def captured(self, work: Callable[[], Tensors]) -> Replay:
         # what kernels and libraries do at their first calls cannot be captured; it happens on a stream beside
         current = torch.cuda.current_stream()
         self.stream.wait_stream(current)
@@ -169,10 +222,10 @@ class CudaCapture:
         current.wait_stream(self.stream)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=self.pool, stream=self.stream):
-            out_RlC = work()
+            made = work()
 
-        def replay() -> Tensor:
+        def replay() -> Tensors:
             graph.replay()
-            return out_RlC
+            return made
 
         return replay

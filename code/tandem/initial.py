@@ -46,7 +46,7 @@ def random_vqvae(
     """A tokenizer to try size and speed with, ready for inference."""
     torch.manual_seed(seed)
     values = Vqvae(config).state_dict()
-    return assemble_vqvae(config, values.__getitem__, dtype, device, prepared=True, kernels=how.kernels)
+    return assemble_vqvae(config, values.__getitem__, dtype, device, how)
 
 
 def initial_value(name: str, shape: torch.Size, config: VarConfig, head_scale: float) -> Tensor:

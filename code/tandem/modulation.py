@@ -29,14 +29,14 @@ class ModulationTable:
         self.vectors[:, self.filled : self.filled + vectors.shape[1]] = vectors
         self.filled += vectors.shape[1]
 
-    def rows(self, labels_R: Tensor) -> list[Tensor]:
-        """Vectors of a batch on the device of its labels: [R, 6, C] a block, and [R, 2, C]."""
+    def rows(self, labels_R: Tensor) -> Tensor:
+        """Vectors of a batch on the device of its labels: [R, 6 x depth + 2, C]."""
         if self.vectors.is_meta:
-            return list(self.vectors.index_select(0, labels_R).split(6, dim=1))
+            return self.vectors.index_select(0, labels_R)
         # half of the rows of a batch under guidance are of no class, and a dataset's shard has few: each goes once
         classes_K, place_R = labels_R.to(self.vectors.device).unique(return_inverse=True)
         chosen = self.gather(classes_K).to(labels_R.device, non_blocking=True)
-        return list(chosen.index_select(0, place_R.to(labels_R.device)).split(6, dim=1))
+        return chosen.index_select(0, place_R.to(labels_R.device))
 
     def gather(self, classes_K: Tensor) -> Tensor:
         """Rows of the table in host memory, from where a GPU copies without the host waiting."""

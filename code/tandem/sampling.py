@@ -7,7 +7,7 @@ Source: VAR (arXiv 2404.02905) and the published CoDe code, which divides by tem
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -51,6 +51,11 @@ class RowGroups:
         for row, config in enumerate(sampling):
             rows.setdefault(config, []).append(row)
         self.groups = [(config, mine, torch.tensor(mine, device=device)) for config, mine in rows.items()]
+
+    @property
+    def key(self) -> Hashable:
+        """Equal for batches whose rows are sampled alike in the same way."""
+        return tuple((config, None if len(self.groups) == 1 else tuple(mine)) for config, mine, _ in self.groups)
 
     def among(self, start: int, stop: int) -> Iterator[tuple[SamplingConfig, Tensor | slice]]:
         """Of the rows start..stop each setting with the rows int64 [b] that have it, counted from `start`."""

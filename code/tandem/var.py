@@ -87,11 +87,15 @@ class Var(nn.Module):
     def layers(self) -> list[Block]:
         return cast("list[Block]", list(self.blocks))
 
-    def condition(self, labels_R: Tensor) -> Conditioning:
-        """Modulation vectors of all blocks for labels int64 [R]."""
+    def table_vectors(self, labels_R: Tensor) -> tuple[Tensor, ...]:
+        """What `condition` needs of the table of modulation vectors, where there is one: [R, ., C]. The host waits."""
+        return () if self.table is None else (self.table.rows(labels_R),)
+
+    def condition(self, labels_R: Tensor, vectors: Sequence[Tensor] = ()) -> Conditioning:
+        """Modulation vectors of all blocks for labels int64 [R]; `vectors` as `table_vectors` gives them."""
         class_RC = self.class_emb(labels_R)
-        if self.table is not None:
-            *blocks, head_R2C = self.table.rows(labels_R)
+        if vectors:
+            *blocks, head_R2C = vectors[0].split(6, dim=1)
             return Conditioning(class_RC, blocks, head_R2C)
         shared_R6C = None
         if self.config.shared_adaln:
@@ -115,13 +119,13 @@ class Var(nn.Module):
         return self.lvl_embed(self.level_L[None, start:stop]) + self.pos_1LC[:, start:stop]
 
     def forwards(
-        self, condition: Conditioning, make_cache: Callable[[], KVCache], shape: tuple[int, ...]
+        self, condition: Conditioning, make_cache: Callable[[], KVCache], shape: tuple[int, ...], by_graphs: bool
     ) -> AbstractContextManager[Forward]:
-        """How the scales of one decode go through all blocks: by `hidden`, or by CUDA graphs of it.
+        """How the scales of one decode go through all blocks: by `hidden`, or by CUDA graphs of it if there are any.
 
         `make_cache` gives an empty cache, and `shape` tells decodes apart whose tensors differ in size.
         """
-        if self.graphs is None:
+        if self.graphs is None or not by_graphs:
             return nullcontext(partial(self.hidden, condition=condition, cache=make_cache()))
         return self.graphs.forwards(self.hidden, condition, make_cache, shape)
 

@@ -19,6 +19,7 @@ from tandem.quantizer import Quantizer
 
 if TYPE_CHECKING:
     from tandem.fused_vqvae import FusedDecoder
+    from tandem.graphs import Graphs
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
@@ -219,6 +220,7 @@ class Vqvae(nn.Module):
         self.quant_conv = nn.Conv2d(channels, channels, 3, padding=1)
         self.post_quant_conv = nn.Conv2d(channels, channels, 3, padding=1)
         self.fused: FusedDecoder | None = None  # kernels of a GPU in place of the decoder's own steps
+        self.graphs: Graphs | None = None
 
     def latents(self, pixels_B3HW: Tensor) -> Tensor:
         """Pixels in [-1, 1] -> continuous latents float [B, C, h, w]."""
@@ -241,6 +243,10 @@ class Vqvae(nn.Module):
         groups = f_hat_BChw.to(dtype).split(self.images_at_once(f_hat_BChw.device))
         pixels_B3HW = torch.cat([self.decode_latents(group_BChw).float() for group_BChw in groups])
         return pixels_B3HW.clamp_(-1, 1).add_(1).mul_(0.5)
+
+    def decode_ids(self, ids_BL: Tensor) -> tuple[Tensor]:
+        """Token ids int64 [B, L] -> pixels float32 [B, 3, H, W] in [0, 1]."""
+        return (self.decode(self.quantize.unroll(ids_BL)[0]),)
 
     def images_at_once(self, device: torch.device) -> int:
         """Images that are decoded together: as many as keep the widest feature map small."""

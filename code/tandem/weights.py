@@ -11,7 +11,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -178,8 +178,7 @@ def load_vqvae(
     dtype: torch.dtype = torch.float32,
     device: str | torch.device = "cpu",
     patch_nums: tuple[int, ...] | None = None,
-    prepared: bool = True,
-    kernels: Literal["auto", "plain"] = "plain",
+    how: Preparation | None = PLAIN,
 ) -> Vqvae:
     """Load a VQVAE, for inference.
 
@@ -188,8 +187,7 @@ def load_vqvae(
         dtype: of weights and activations.
         device: where it goes.
         patch_nums: pyramid of its transformers, which published files do not hold; None: the file's.
-        prepared: False: plain float32 parameters as in the file, to train on.
-        kernels: as in `Preparation`.
+        how: how it computes: kernels and graphs; None: plain float32 parameters as in the file, to train on.
 
     Raises CheckpointError, naming file and cause.
     """
@@ -200,7 +198,7 @@ def load_vqvae(
     checkpoint.check()
     if patch_nums is not None:
         config = replace(config, patch_nums=tuple(patch_nums))
-    return assemble_vqvae(config, checkpoint.tensors.__getitem__, dtype, torch.device(device), prepared, kernels)
+    return assemble_vqvae(config, checkpoint.tensors.__getitem__, dtype, torch.device(device), how)
 
 
 def check_config(checkpoint: Checkpoint, kind: str, expected: VarConfig | None) -> None:

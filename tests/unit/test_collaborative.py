@@ -8,11 +8,12 @@ import torch
 from tiny_models import NUM_CLASSES, PATCH_NUMS, VOCAB, tiny_var, tiny_vqvae
 
 from tandem.attention import KVCache
-from tandem.collaborative import decode_scales, draft, generate, generate_alone, refine
+from tandem.collaborative import draft, generate, generate_alone, refine
 from tandem.config import SamplingConfig
 from tandem.errors import InputError
 from tandem.prefix import Prefix
 from tandem.sampling import uniforms
+from tandem.scales import decode_scales
 
 SAMPLING = SamplingConfig(cfg=2.0, top_k=20, top_p=0.95)
 NUM_TOKENS = sum(n * n for n in PATCH_NUMS)
@@ -113,7 +114,7 @@ def test_the_cache_ends_before_the_last_scale(models, monkeypatch):
             super().__init__(*args)
             caches.append(self)
 
-    monkeypatch.setattr("tandem.collaborative.KVCache", Recorded)
+    monkeypatch.setattr("tandem.scales.KVCache", Recorded)
     prefix = draft(drafter, vqvae.quantize, LABELS, NOISE, 2, SAMPLING)
     refine(refiner, vqvae.quantize, LABELS, NOISE, prefix, SAMPLING)
     read_again, widest = [1, NUM_TOKENS - PATCH_NUMS[-1] ** 2], [5, NUM_TOKENS]
@@ -131,7 +132,7 @@ def test_nothing_is_cached_that_is_not_read_again(models, monkeypatch):
     """The first scale alone, and a refiner whose entry is the last scale, need no cache at all."""
     drafter, refiner, vqvae = models
     caches = []
-    monkeypatch.setattr("tandem.collaborative.KVCache", lambda *args: caches.append(KVCache(*args)) or caches[-1])
+    monkeypatch.setattr("tandem.scales.KVCache", lambda *args: caches.append(KVCache(*args)) or caches[-1])
     draft(drafter, vqvae.quantize, LABELS, NOISE, 1, SAMPLING)
     prefix = draft(drafter, vqvae.quantize, LABELS, NOISE, len(PATCH_NUMS) - 1, SAMPLING)
     refine(refiner, vqvae.quantize, LABELS, NOISE, prefix, SAMPLING)

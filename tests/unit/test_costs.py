@@ -7,10 +7,10 @@ from tiny_models import PATCH_NUMS, tiny_var, tiny_vqvae
 from jobs.decode_report import PAPER_CACHE_MB, PAPER_DRAFT_STEPS
 from tandem.assembly import Preparation
 from tandem.attention import KVCache
-from tandem.collaborative import decode_scales
 from tandem.config import VAR_PRESETS, VQVAE_PRESET, SamplingConfig
 from tandem.costs import decode_flops, empty_var, kv_bytes, peak_bytes, scale_flops, tensor_bytes, var_bytes
 from tandem.limits import pretend
+from tandem.scales import decode_scales
 
 CPU, CUDA, BF16 = torch.device("cpu"), torch.device("cuda"), torch.bfloat16
 D30, D16 = VAR_PRESETS["d30"], VAR_PRESETS["d16"]

@@ -10,11 +10,12 @@ import torch
 from tiny_models import CLASS_NAMES, PATCH_NUMS, tiny_var
 
 from tandem.assembly import Preparation
-from tandem.collaborative import decode, decode_scales, generate, generate_alone
+from tandem.collaborative import decode, generate, generate_alone
 from tandem.config import SamplingConfig
 from tandem.errors import JobError, TandemWarning
 from tandem.prefix import to_tokens
 from tandem.sampling import uniforms
+from tandem.scales import decode_scales
 from tandem.weights import save_checkpoint
 from workers.decoding import DraftWork, Look, Pixels, RefineWork, Row, Tokens
 from workers.drafter import DecodeSettings, Drafter

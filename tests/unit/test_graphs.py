@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,11 +13,13 @@ from tiny_models import PATCH_NUMS, tiny_var, tiny_vqvae
 from torch import Tensor
 
 from tandem.assembly import Preparation, assemble_var
-from tandem.collaborative import decode_scales, generate_alone, refine
+from tandem.collaborative import decode, draft, generate_alone, refine
 from tandem.config import SamplingConfig
-from tandem.graphs import Graphs, Replay
+from tandem.errors import JobError
+from tandem.graphs import Graphs, Replay, Tensors
 from tandem.prefix import Prefix
 from tandem.sampling import uniforms
+from tandem.scales import decode_scales
 from tandem.var import Var
 
 SAMPLING = SamplingConfig(cfg=2.0, top_k=20, top_p=0.95)
@@ -26,29 +29,33 @@ VQVAE = tiny_vqvae()
 
 
 class FakeCapture:
-    """Runs the work in a warm-up and while it captures; a replay runs it again into the same tensor."""
+    """Runs the work in a warm-up and while it captures; a replay runs it again into the same tensors."""
 
-    def __init__(self, fails_at: int | None = None):
+    def __init__(self, fails_at: int | None = None, wrong: bool = False):
         self.captured = self.replayed = 0
-        self.fails_at = fails_at
+        self.fails_at, self.wrong = fails_at, wrong
 
-    def __call__(self, work: Callable[[], Tensor]) -> Replay:
+    def __call__(self, work: Callable[[], Tensors]) -> Replay:
         work()
         if self.captured == self.fails_at:
             raise RuntimeError("operation not permitted when stream is capturing\nand more")
         self.captured += 1
-        out = torch.full_like(work(), torch.nan)  # what is captured is not computed
+        outs = tuple(torch.full_like(tensor, -1) for tensor in work())  # what is captured is not computed
 
-        def replay() -> Tensor:
+        def replay() -> Tensors:
             self.replayed += 1
-            return out.copy_(work())
+            for out, made in zip(outs, work(), strict=True):
+                out.copy_(made + self.wrong)
+            return outs
 
         return replay
 
 
-def with_graphs(fails_at: int | None = None) -> tuple[Var, FakeCapture]:
-    var, capture = tiny_var(depth=2, seed=1), FakeCapture(fails_at)
+def with_graphs(whole: bool = False, **capture_options: Any) -> tuple[Var, FakeCapture]:
+    """A model with graphs: of whole decodes, or of scales alone."""
+    var, capture = tiny_var(depth=2, seed=1), FakeCapture(**capture_options)
     var.graphs = Graphs(capture)
+    var.graphs.captures_whole = whole
     return var, capture
 
 
@@ -62,23 +69,88 @@ def plain() -> Var:
     return tiny_var(depth=2, seed=1)
 
 
-def ids_of(var: Var, labels: list[int], seed: int) -> Tensor:
+def ids_of(var: Var, labels: list[int], seed: int, sampling: SamplingConfig = SAMPLING) -> Tensor:
     noise = uniforms(seed, np.arange(len(labels)), NUM_TOKENS)
-    return generate_alone(var, VQVAE, torch.tensor(labels), noise, SAMPLING)[1]
+    return generate_alone(var, VQVAE, torch.tensor(labels), noise, sampling)[1]
+
+
+def test_a_whole_decode_is_one_launch_for_any_classes_and_seeds(plain):
+    var, capture = with_graphs(whole=True)
+    for seed, labels in enumerate(([0, 1, 2], [3, 3, 1], [2, 0, 0])):
+        assert torch.equal(ids_of(var, labels, seed), ids_of(plain, labels, seed))
+    assert (capture.captured, capture.replayed) == (1, 3 + 1)  # the first replay proves the graph
+
+
+def test_draft_and_refine_are_one_launch_each(plain):
+    var, capture = with_graphs(whole=True)
+    for seed in range(3):
+        noise, labels = uniforms(seed, np.arange(2), NUM_TOKENS), torch.tensor([seed, 1])
+        prefix, expected = (draft(model, VQVAE.quantize, labels, noise, 2, SAMPLING) for model in (var, plain))
+        np.testing.assert_array_equal(prefix.tokens, expected.tokens)
+        found, expected = (refine(model, VQVAE.quantize, labels, noise, prefix, SAMPLING) for model in (var, plain))
+        assert torch.equal(found, expected)
+    assert (capture.captured, capture.replayed) == (2, 2 * (3 + 1))
+
+
+def test_each_way_of_sampling_has_its_graph_and_what_was_given_out_stays(plain):
+    var, capture = with_graphs(whole=True)
+    settings = [SAMPLING, SamplingConfig(cfg=0.0), [SAMPLING, SamplingConfig(cfg=0.0)], [SamplingConfig(), SAMPLING]]
+    found = [ids_of(var, [1, 2], 5, sampling) for sampling in settings * 2]
+    for ids, sampling in zip(found, settings * 2, strict=True):
+        assert torch.equal(ids, ids_of(plain, [1, 2], 5, sampling))
+    assert capture.captured == len(settings)
+
+
+def test_vectors_from_a_table_go_into_the_graph(plain):
+    values = dict(plain.named_parameters()).__getitem__
+    how = Preparation(fold_adaln=True)
+    folded, with_graph = (assemble_var(plain.config, values, torch.float32, torch.device("cpu"), how) for _ in range(2))
+    with_graph.graphs = Graphs(FakeCapture())
+    for seed, labels in enumerate(([0, 1], [3, 3])):
+        assert torch.equal(ids_of(with_graph, labels, seed), ids_of(folded, labels, seed))
+
+
+def test_pixels_are_one_launch(plain):
+    vqvae, capture = tiny_vqvae(), FakeCapture()
+    vqvae.graphs = Graphs(capture)
+    made = []
+    for seed in range(2):
+        ids = ids_of(plain, [0, 1], seed)
+        made.append((decode(vqvae, ids), decode(VQVAE, ids)))
+    assert all(torch.equal(found, expected) for found, expected in made)
+    assert (capture.captured, capture.replayed) == (1, 3)
+
+
+def test_a_graph_that_gives_other_values_is_not_used(plain):
+    var, capture = with_graphs(whole=True, wrong=True)
+    with pytest.warns(UserWarning, match="cuda-graphs: RuntimeError: a graph gives other values") as seen:
+        found = [ids_of(var, [0, 1], seed) for seed in range(2)]
+    assert len(seen) == 2  # of whole decodes, then of scales
+    assert all(torch.equal(ids, ids_of(plain, [0, 1], seed)) for seed, ids in enumerate(found))
+    assert capture.captured == 2
+
+
+def test_logits_that_are_no_numbers_are_an_error_with_graphs_too():
+    var, _ = with_graphs(whole=True)
+    var.class_emb.weight[0] = torch.nan
+    for _ in range(2):
+        with pytest.raises(JobError, match="not finite"):
+            ids_of(var, [0, 1], 0)
+    assert ids_of(var, [1, 2], 0).shape == (2, NUM_TOKENS)
 
 
 def test_later_batches_of_other_classes_give_what_plain_decoding_gives(plain):
     var, capture = with_graphs()
     for seed, labels in enumerate(([0, 1, 2], [3, 3, 1], [2, 0, 0])):
         assert torch.equal(ids_of(var, labels, seed), ids_of(plain, labels, seed))
-    assert (capture.captured, capture.replayed) == (K, 3 * K)
+    assert (capture.captured, capture.replayed) == (K, 3 * K + K)
 
 
 def test_each_batch_size_has_its_graphs(plain):
     var, capture = with_graphs()
     for seed, labels in enumerate(([0, 1, 2], [3], [2, 0, 0], [1])):
         assert torch.equal(ids_of(var, labels, seed), ids_of(plain, labels, seed))
-    assert (capture.captured, capture.replayed) == (2 * K, 4 * K)
+    assert (capture.captured, capture.replayed) == (2 * K, 4 * K + 2 * K)
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3])
@@ -105,7 +177,7 @@ def test_two_decodes_at_once_do_not_share_a_cache(plain):
         last = pair
     for found, label, noise in zip(last, labels, noises, strict=True):
         assert torch.equal(found, generate_alone(plain, VQVAE, label, noise, SAMPLING)[1])
-    assert capture.captured == capture.replayed == K
+    assert (capture.captured, capture.replayed) == (K, 2 * K)
 
 
 def test_a_decode_that_is_given_up_leaves_its_place_to_the_next(plain):
@@ -115,19 +187,19 @@ def test_a_decode_that_is_given_up_leaves_its_place_to_the_next(plain):
     next(scales), next(scales)
     scales.close()
     assert torch.equal(ids_of(var, [2, 3], 6), ids_of(plain, [2, 3], 6))
-    assert (capture.captured, capture.replayed) == (K, K + 2)
+    assert (capture.captured, capture.replayed) == (K, K + 2 + K)
 
 
 @pytest.mark.parametrize("fails_at", range(K))
 def test_what_cannot_be_captured_runs_plainly_with_one_warning(plain, fails_at):
-    var, capture = with_graphs(fails_at)
+    var, capture = with_graphs(fails_at=fails_at)
     with pytest.warns(UserWarning, match=r"^cuda-graphs: RuntimeError: operation .* is capturing; going on") as seen:
         found = [ids_of(var, [0, 1], seed) for seed in range(2)]
     assert len(seen) == 1
     for seed, ids in enumerate(found):
         assert torch.equal(ids, ids_of(plain, [0, 1], seed))
-    assert (capture.captured, capture.replayed) == (fails_at, fails_at)
-    assert var.graphs is not None and not var.graphs.places
+    assert (capture.captured, capture.replayed) == (fails_at, 2 * fails_at)
+    assert var.graphs is not None and not var.graphs.places.items
 
 
 def test_a_shape_that_comes_once_is_not_captured(plain, monkeypatch):
@@ -157,7 +229,7 @@ def test_a_shape_that_has_been_idle_for_long_makes_room(plain, monkeypatch):
     assert var.graphs is not None
     for batch in (1, 2, 2, 2, 3, 3):
         ids_of(var, [0] * batch, 0)
-    assert sorted(rows for rows, *_ in var.graphs.places) == [4, 6]
+    assert sorted(rows for rows, *_ in var.graphs.places.items) == [4, 6]
     assert torch.equal(ids_of(var, [1, 2, 0], 3), ids_of(plain, [1, 2, 0], 3))
     assert capture.captured == K * 3
 

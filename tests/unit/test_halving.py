@@ -57,10 +57,11 @@ def test_rows_come_in_their_order_and_the_size_that_fits_stays(error):
 
 def test_graphs_and_their_caches_make_room():
     graphs = Graphs(capture=lambda work: work)
-    graphs.places[(1, 0, 3)] = Place(cache=None, condition=None)
+    graphs.places.items[1, 0, 3] = Place(cache=None, condition=None)
+    graphs.calls.items[1, 0, 3] = ((), lambda: ())
     with pytest.warns(TandemWarning):
         Halving("draft", 2)(Device(1, MemoryError()), 2)
-    assert not graphs.places
+    assert not graphs.places.items and not graphs.calls.items
 
 
 def test_one_row_that_does_not_fit_is_an_error():

@@ -145,8 +145,19 @@ def test_fused_kernels_are_for_real_gpus(asked, on_real_gpus, chosen):
 
 def test_the_preparation_is_what_the_options_of_its_names_say():
     asked = {"fold_adaln": True, "int8": True, "compile": True, "cuda_graphs": True}
-    assert Preparation.of(RefineSpec(drafts="drafts", out="out", **asked)) == Preparation(**asked, kernels="auto")
-    assert Preparation.of(RefineSpec(drafts="drafts", out="out", kernels="plain")) == Preparation()
+    assert Preparation.of(RefineSpec(drafts="drafts", out="out", **asked), True) == Preparation(**asked, kernels="auto")
+    plain = RefineSpec(drafts="drafts", out="out", kernels="plain", cuda_graphs=False)
+    assert Preparation.of(plain, True) == Preparation()
+
+
+@pytest.mark.parametrize(
+    ("asked", "on_gpu", "graphs"), [(None, True, True), (None, False, False), (False, True, False)]
+)
+def test_graphs_are_the_default_on_gpus_and_no_part_of_the_job(asked, on_gpu, graphs):
+    spec = RefineSpec(drafts="drafts", out="out", cuda_graphs=asked)
+    found = choose_settings(spec, 0, 2, SamplingConfig(), 4, on_gpu)
+    assert found.how.cuda_graphs is graphs
+    assert "cuda_graphs" not in str(decoding_identity(found))
 
 
 def test_folding_what_is_shared_is_refused_before_anything_starts(models):

@@ -73,7 +73,7 @@ def test_a_published_pth_loads_and_tells_its_config(tmp_path, role):
     model = getattr(reference, role)()
     path = published_file(tmp_path, model, role)
     assert open_checkpoint(path).check().config == model.config
-    loaded = load_vqvae(path, prepared=False) if role == "vqvae" else load_var(path, how=None)
+    loaded = load_vqvae(path, how=None) if role == "vqvae" else load_var(path, how=None)
     for name, tensor in model.state_dict().items():
         assert torch.equal(loaded.state_dict()[name], tensor), name
 

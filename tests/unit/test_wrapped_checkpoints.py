@@ -37,14 +37,14 @@ def test_every_wrapper_prefix_and_dtype_loads_to_the_same_tensors(tmp_path, var,
         assert role == "vqvae" or checkpoint.config == model.config
         assert checkpoint.tensors.keys() == tensors.keys(), (wrapper, prefix)
         assert all(torch.equal(t, tensors[name]) for name, t in checkpoint.tensors.items()), (wrapper, prefix)
-    loaded = load_var(path, how=None) if role == "var" else load_vqvae(path, prepared=False)
+    loaded = load_var(path, how=None) if role == "var" else load_vqvae(path, how=None)
     assert same(loaded, model, dtype)
 
 
 def test_a_trainer_file_gives_each_role_its_model(tmp_path, var, vqvae):
     path = save(tmp_path, trainer_file(prefixed(published_tensors(var), "_orig_mod."), published_tensors(vqvae)))
     assert same(load_var(path, how=None), var)
-    assert same(load_vqvae(path, prepared=False), vqvae)
+    assert same(load_vqvae(path, how=None), vqvae)
     assert {c.kind: c.part.name for c in open_all(path)} == {
         "var": "trainer.var_wo_ddp._orig_mod",
         "vqvae": "trainer.vae_local",
@@ -167,7 +167,7 @@ def test_convert_writes_our_form_once_and_then_leaves_it_as_it_is(tmp_path, var,
     assert "hint: --role drafter or vqvae" in capsys.readouterr().err
     assert main(["convert", str(path), first, "--role", "drafter"]) == 0
     assert main(["convert", str(path), vae, "--role", "vqvae"]) == 0
-    assert same(load_var(first, how=None), var) and same(load_vqvae(vae, prepared=False), vqvae)
+    assert same(load_var(first, how=None), var) and same(load_vqvae(vae, how=None), vqvae)
     header = open_checkpoint(first).header
     assert header["made_from"].endswith("part trainer.var_wo_ddp.module")
     assert "lvl_1L" not in load_file(first)
