@@ -43,6 +43,7 @@ COMMANDS = {
     "bench pipeline": Command("jobs.bench_pipeline", "BenchPipelineSpec", "run", "efficiency of the Ray pipeline"),
     "bench serve": Command("jobs.bench_serve", "BenchServeSpec", "run", "throughput and latency of the endpoint"),
     "bench manifest": Command("jobs.bench_manifest", "BenchManifestSpec", "run", "seconds that many shards take"),
+    "bench card": Command("jobs.bench_card", "BenchCardSpec", "run", "check and measure one GPU, in minutes"),
     "bench decode": Command("jobs.bench_decode", "BenchDecodeSpec", "run", "decoding against the matrix peak"),
     "bench store": Command("jobs.bench_store", "BenchStoreSpec", "run", "encode and write throughput"),
     "ls": Command("jobs.dataset", "LsSpec", "run_ls", "list the files of a dataset, or presigned addresses"),

@@ -1,0 +1,164 @@
+"""The models of `tandem bench card` on one device: random weights, batches of them, and a clock."""
+
+from __future__ import annotations
+
+import gc
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tandem.assembly import PLAIN, Preparation, assemble_var, assemble_vqvae, build_empty
+from tandem.collaborative import decode, draft, generate_alone, refine
+from tandem.config import VAR_PRESETS, VQVAE_PRESET, SamplingConfig, VarConfig, VqvaeConfig
+from tandem.graphs import CudaCapture, Graphs
+from tandem.initial import initial_value
+from tandem.prefix import Prefix
+from tandem.sampling import uniforms
+from tandem.var import Var
+from tandem.vqvae import Vqvae
+
+Way = Literal["plain", "fused", "graphs"]  # --kernels plain, fused kernels alone, and with CUDA graphs, the default
+WAYS: tuple[Way, ...] = ("plain", "fused", "graphs")
+TINY_PATCH_NUMS = (1, 2, 3, 4)
+TINY = (
+    VarConfig(2, 4, 64, 8, TINY_PATCH_NUMS),
+    VarConfig(1, 4, 64, 8, TINY_PATCH_NUMS),
+    VqvaeConfig(64, 8, 32, (1, 1), 1, stem_patch=2, patch_nums=TINY_PATCH_NUMS),
+)
+SAMPLING = SamplingConfig()
+
+
+@dataclass(frozen=True)
+class Size:
+    """What is measured: configs of drafter, refiner and VQVAE, batches from the largest, N and other N."""
+
+    drafter: VarConfig
+    refiner: VarConfig
+    vqvae: VqvaeConfig
+    batches: tuple[int, ...]
+    draft_steps: int
+    others: tuple[int, ...]
+
+
+SIZES = {
+    "published": Size(VAR_PRESETS["d30"], VAR_PRESETS["d16"], VQVAE_PRESET, (64, 8, 1), 8, (6,)),
+    "tiny": Size(*TINY, (2, 1), 2, (1,)),
+}
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Labels int64 [B] and uniforms int64 [B, L] of one batch."""
+
+    labels_B: Tensor
+    uniforms_BL: Tensor
+
+    def part(self, some: slice) -> Batch:
+        return Batch(self.labels_B[some], self.uniforms_BL[some])
+
+
+class GpuModels:
+    """Drafter, refiner and VQVAE of a size on one device, in bfloat16 on a GPU."""
+
+    def __init__(self, size: Size, device: torch.device):
+        self.size, self.device, self.on_gpu = size, device, device.type == "cuda"
+        self.dtype = torch.bfloat16 if self.on_gpu else torch.float32
+        how = Preparation(kernels="auto" if self.on_gpu else "plain")
+        self.drafter, self.refiner = (random_on(device, c, self.dtype, how) for c in (size.drafter, size.refiner))
+        with torch.device(device):
+            values = Vqvae(size.vqvae).state_dict()
+        self.vqvae = assemble_vqvae(size.vqvae, values.__getitem__, self.dtype, device, how)
+        parts: tuple[Any, ...] = (self.drafter, self.refiner, self.vqvae, self.vqvae.quantize)
+        self.fused = [(part, part.fused) for part in parts]
+
+    @contextmanager
+    def way(self, way: Way) -> Iterator[None]:
+        """Compute in one of the ways. Graphs of another time are given up first, and these after."""
+        models: tuple[Var | Vqvae, ...] = (self.drafter, self.refiner, self.vqvae)
+        try:
+            for part, fused in self.fused:
+                part.fused = None if way == "plain" else fused
+            if way == "graphs" and self.on_gpu:
+                for model in models:
+                    model.graphs = Graphs(CudaCapture(self.device))
+            yield
+        finally:
+            for part, fused in self.fused:
+                part.fused = fused
+            for model in models:
+                model.graphs = None
+            gc.collect()
+            if self.on_gpu:
+                torch.cuda.empty_cache()
+
+    def batch(self, size: int, first: int = 0) -> Batch:
+        """Images first..first + size of all classes in turn."""
+        index = np.arange(first, first + size)
+        labels = torch.from_numpy(index % self.size.drafter.num_classes)
+        noise = uniforms(0, index, self.size.drafter.pyramid.num_tokens)
+        return Batch(labels.to(self.device), noise.to(self.device))
+
+    def draft(self, batch: Batch, draft_steps: int) -> Prefix:
+        quantizer = self.vqvae.quantize
+        return draft(self.drafter, quantizer, batch.labels_B, batch.uniforms_BL, draft_steps, SAMPLING)
+
+    def refine(self, batch: Batch, prefix: Prefix) -> Tensor:
+        return refine(self.refiner, self.vqvae.quantize, batch.labels_B, batch.uniforms_BL, prefix, SAMPLING)
+
+    def ids(self, batch: Batch) -> Tensor:
+        """Token ids int64 [B, L] of CoDe at the size's N."""
+        return self.refine(batch, self.draft(batch, self.size.draft_steps))
+
+    def alone(self, batch: Batch) -> Tensor:
+        """Pixels of plain VAR of the drafter."""
+        return generate_alone(self.drafter, self.vqvae, batch.labels_B, batch.uniforms_BL, SAMPLING)[0]
+
+    def decode(self, ids_BL: Tensor) -> Tensor:
+        return decode(self.vqvae, ids_BL)
+
+    def clock(self) -> float:
+        if self.on_gpu:
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter()
+
+    def median_ms(self, work: Callable[[], Any], repeats: int, warm: int = 1) -> float:
+        """Milliseconds of a piece of work on the host's clock, after `warm` runs that do not count."""
+        taken = []
+        for _ in range(warm + repeats):
+            began = self.clock()
+            work()
+            taken.append(1e3 * (self.clock() - began))
+        return statistics.median(taken[warm:])
+
+    @torch.inference_mode()
+    def kernel_ms(self, work: Callable[[], Any], times: int = 20) -> float:
+        """Milliseconds of a small piece of work, between events on the device."""
+        if not self.on_gpu:
+            return self.median_ms(work, 1)
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        for run in range(times + 3):
+            if run == 3:
+                begin.record()
+            work()
+        end.record()
+        end.synchronize()
+        return float(begin.elapsed_time(end)) / times
+
+
+def random_on(device: torch.device, config: VarConfig, dtype: torch.dtype, how: Preparation | None = PLAIN) -> Var:
+    """Random weights, made on the device: on a CPU those of d30 take half a minute."""
+    shapes = {name: tensor.shape for name, tensor in build_empty(config).named_parameters()}
+    torch.manual_seed(0)
+
+    def value(name: str) -> Tensor:
+        with torch.device(device):
+            return initial_value(name, shapes[name], config, 1.0)
+
+    return assemble_var(config, value, dtype, device, how)
