@@ -31,7 +31,7 @@ from tandem.roofline import Card
 from workers.models import pick_device
 
 EXAMPLES = """examples:
-  tandem bench card --out card                         on a machine with a GPU: 6 minutes, 12 GB of its memory
+  tandem bench card --out card                         on a machine with a GPU: minutes, some 30 GB of its memory
   tandem bench card --published CoDe --out card        beside a checkout of the published code, in turn
   tandem bench card --size tiny --only identity,speed  what it does, without a GPU
 
