@@ -66,7 +66,7 @@ def run(spec: DraftSpec) -> dict[str, Any]:
     where = f"--labels: {spec.labels}"
     if rows.extra is not None:
         check_carried(rows.extra, KIND)
-    if rows.settings is not None and "draft_steps" in rows.settings.column_names:
+    if rows.unfilled_settings is not None and "draft_steps" in rows.unfilled_settings.column_names:
         raise LabelError(
             f"{where}: column 'draft_steps': expected none, as drafts keep equally many tokens of every row",
             "give --draft-steps, make drafts of each N apart, or use tandem generate",

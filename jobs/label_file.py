@@ -60,11 +60,12 @@ def collect(tables: Iterator[pa.Table], classes: ClassNames, where: str) -> Labe
     label, extra = np.concatenate(labels), pa.concat_tables(carried).combine_chunks()
     extra = extra if extra.num_columns else None
     chosen = [part for part in settings if part is not None]
-    own = pa.concat_tables(chosen).combine_chunks() if chosen else None
+    unfilled = pa.concat_tables(chosen).combine_chunks() if chosen else None
     if COUNT not in table.column_names:
-        return LabelRows(label, extra, None, own)
-    rows = np.repeat(np.arange(done, dtype=np.int32), np.concatenate(counts))
-    return LabelRows(label[rows], extra, None if extra is own is None else rows, own)
+        return LabelRows(label, extra, None, unfilled)
+    file_row = np.repeat(np.arange(done, dtype=np.int32), np.concatenate(counts))
+    has_columns = extra is not None or unfilled is not None
+    return LabelRows(label[file_row], extra, file_row if has_columns else None, unfilled)
 
 
 def carried_columns(names: Sequence[str]) -> list[str]:

@@ -22,7 +22,7 @@ import pyarrow.types as pt
 
 from tandem.errors import LabelError
 
-ROWS_AT_ONCE = 1000  # of text, as Python objects
+TEXT_ROWS = 1000  # of text, as Python objects
 QUOTE = "a value in quotation marks is kept as it is written, in a column where all are"
 UNFIT = (pa.ArrowException, OverflowError, UnicodeEncodeError)  # what Arrow raises for a value it cannot hold
 
@@ -44,7 +44,7 @@ def read_csv(path: Path, where: str) -> Iterator[pa.Table]:
         header = next(rows, [])
         check_unique(header, where)
         done = 0
-        while part := list(islice(rows, ROWS_AT_ONCE)):
+        while part := list(islice(rows, TEXT_ROWS)):
             for i, row in enumerate(part):
                 if len(row) != len(header):
                     expected = f"expected {len(header)} values, as the header has"
@@ -62,7 +62,7 @@ def read_json_lines(path: Path, where: str) -> Iterator[pa.Table]:
     tables, schema, done = [], pa.schema([]), 0
     with path.open(encoding="utf-8-sig", newline="\n") as file:
         rows = ((number, line) for number, line in enumerate((line for line in file if line.strip()), 1))
-        while part := [json_object(line, f"{where}, row {number}") for number, line in islice(rows, ROWS_AT_ONCE)]:
+        while part := [json_object(line, f"{where}, row {number}") for number, line in islice(rows, TEXT_ROWS)]:
             try:
                 tables.append(as_table(part))
                 schema = unify(schema, tables[-1].schema)

@@ -10,25 +10,28 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from jobs.row_digest import update_columns, update_schema
 from tandem.class_names import ClassNames
 from tandem.errors import LabelError
 from workers.layout import MAX_ROWS
+from workers.row_settings import SEED_INDEX
 from workers.shards import ShardPlan, ShardRows
 
-ROWS_AT_ONCE = 4096  # hashed together, of at most 2 GiB a column; another number would be another digest
+DIGEST_ROWS = 4096  # hashed together, of at most 2 GiB a column; another number would be another digest
 
 
 @dataclass(frozen=True)
 class LabelRows:
-    """All rows of a job: position in the job is the image's index. Some bytes a row, and the carried columns."""
+    """All images of a job: position in the job is the image's index. Some bytes an image; columns are held once for
+    each row of the label file, however many images it asks for."""
 
     label: np.ndarray  # int32 [n]
-    extra: pa.Table | None = None  # carried columns, one row for each row of the label file
+    extra: pa.Table | None = None  # columns of the dataset, one row for each row of the label file
     file_row: np.ndarray | None = None  # int32 [n], ascending: the row of `extra` for each image; None: its own
-    settings: pa.Table | None = None  # as the label file has them, row for row as `extra`; gaps: the job's own
-    row_settings: tuple[str, ...] = ()  # the columns of `extra` that are settings, gaps filled
+    unfilled_settings: pa.Table | None = None  # of the label file, row for row as `extra`; null: the job's own value
+    row_settings: tuple[str, ...] = ()  # names of the columns of `extra` that are settings, without nulls
 
     def __len__(self) -> int:
         return len(self.label)
@@ -39,12 +42,12 @@ class LabelRows:
         digest = hashlib.sha256(np.ascontiguousarray(self.label, dtype="<i4").data)
         if self.extra is not None:
             update_schema(digest, self.extra.schema)
-            for start in range(0, len(self), ROWS_AT_ONCE):
-                update_columns(digest, self.carried(range(start, min(start + ROWS_AT_ONCE, len(self)))).values())
+            for start in range(0, len(self), DIGEST_ROWS):
+                update_columns(digest, self.carried(range(start, min(start + DIGEST_ROWS, len(self)))).values())
         return digest.hexdigest()
 
     def carried(self, rows: range) -> dict[str, pa.Array]:
-        """The carried columns of some images."""
+        """The columns of some images. `seed_index` in `extra` is that of the first image of a row."""
         if self.extra is None or not rows:
             return {}
         if self.file_row is None:
@@ -52,7 +55,11 @@ class LabelRows:
         else:  # a slice first: to take from a table of many chunks would copy all of it
             chosen = self.file_row[rows.start : rows.stop]
             part = self.extra.slice(chosen[0], chosen[-1] - chosen[0] + 1).take(pa.array(chosen - chosen[0]))
-        return {name: part[name].combine_chunks() for name in part.column_names}
+        columns = {name: part[name].combine_chunks() for name in part.column_names}
+        if self.file_row is not None and SEED_INDEX in columns:
+            nth_of_row = np.arange(rows.start, rows.stop) - np.searchsorted(self.file_row, chosen)
+            columns[SEED_INDEX] = pc.add(columns[SEED_INDEX], pa.array(nth_of_row))
+        return columns
 
     def shard(self, plan: ShardPlan, shard: int) -> ShardRows:
         """The rows of one shard."""

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 from pydantic import TypeAdapter
 
-from jobs.labels import ROWS_AT_ONCE, LabelRows
+from jobs.labels import LabelRows
 from jobs.options import DecodingOptions, RowOptions
 from tandem.config import MIN_TEMPERATURE, Pyramid, SamplingConfig
 from tandem.errors import InputError, LabelError
@@ -107,29 +107,28 @@ def fill_settings(
 
     LabelError for draft steps that the pyramid does not have.
     """
-    if rows.settings is None:
+    unfilled = rows.unfilled_settings
+    if unfilled is None:
         return rows
     own: Mapping[str, Any] = {**vars(sampling), "draft_steps": draft_steps, "seed": seed}
     columns = {}
-    for name in rows.settings.column_names:
-        values = [own[name] if value is None else value for value in rows.settings[name].to_pylist()]
+    for name in unfilled.column_names:
+        values = [own[name] if value is None else value for value in unfilled[name].to_pylist()]
         columns[name] = pa.chunked_array([pa.array(values, TYPES[name])])
     if "draft_steps" in columns:
         check_draft_steps(columns["draft_steps"].to_numpy(), pyramid, where)
     carried = {} if rows.extra is None else {name: rows.extra[name] for name in rows.extra.column_names}
     names = tuple(columns)
-    table, file_row = pa.table({**columns, **carried}), rows.file_row
     if "seed" in columns:
-        file_row = np.arange(len(rows)) if file_row is None else file_row
-        given = rows.settings["seed"].is_valid().to_numpy()[file_row]
-        # of each seed in a row of the file the images 0, 1, ...; of the job's own seed the one of its own index
-        repeat = np.arange(len(rows)) - np.searchsorted(file_row, file_row)
-        index = pa.array(np.where(given, repeat, np.arange(len(rows))), pa.int64())
-        # in parts: a column of text in one piece holds 2 GiB at most
-        parts = [table.take(pa.array(file_row[i : i + ROWS_AT_ONCE])) for i in range(0, len(file_row), ROWS_AT_ONCE)]
-        table = pa.concat_tables(parts).add_column(len(names), SEED_INDEX, index)
-        file_row = None
-    return replace(rows, extra=table, file_row=file_row, settings=None, row_settings=names)
+        columns[SEED_INDEX] = first_seed_index(unfilled["seed"], rows.file_row)
+    return replace(rows, extra=pa.table({**columns, **carried}), unfilled_settings=None, row_settings=names)
+
+
+def first_seed_index(seeds: pa.ChunkedArray, file_row: np.ndarray | None) -> pa.ChunkedArray:
+    """`seed_index` of the first image of each row: 0 under a seed of its own, its index in the job under the job's."""
+    file_rows = np.arange(len(seeds), dtype=np.int32)
+    first = file_rows if file_row is None else np.searchsorted(file_row, file_rows)
+    return pa.chunked_array([pa.array(np.where(seeds.is_valid().to_numpy(), 0, first), pa.int64())])
 
 
 def check_draft_steps(steps: np.ndarray, pyramid: Pyramid, where: str) -> None:

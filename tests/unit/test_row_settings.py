@@ -103,15 +103,36 @@ def test_images_of_a_seed_are_counted_in_their_row_and_others_have_the_index_of_
     assert rows.label.tolist() == [0, 0, 1, 1, 2, 2]
 
 
-def test_carried_columns_of_rows_with_seeds_are_put_together_in_parts(tmp_path, monkeypatch):
+def test_columns_of_rows_with_seeds_are_held_once_for_each_row_of_the_file(tmp_path):
     """Long texts of many images once were one piece of more than 2 GiB."""
-    given = [{"label": 0, "count": 3, "seed": 7, "note": "a"}, {"label": 1, "count": 2, "seed": 8, "note": "b"}]
-    whole = read(tmp_path, "csv", given)
-    monkeypatch.setattr("jobs.row_settings.ROWS_AT_ONCE", 2)
-    parts = read(tmp_path, "csv", given)
-    assert whole.extra is not None and parts.extra is not None
-    assert parts.extra["note"].num_chunks == 3
-    assert parts.extra.to_pydict() == whole.extra.to_pydict() and parts.digest == whole.digest
+    given = [{"label": i % 3, "count": 10_000, "seed": i or "", "note": f"{i}" * 1000} for i in range(3)]
+    rows = read(tmp_path, "csv", given)
+    assert rows.extra is not None and rows.file_row is not None
+    assert (len(rows), rows.extra.num_rows) == (30_000, 3)
+    assert rows.extra.nbytes < 3100  # the three texts, and some numbers
+    assert rows.label.nbytes + rows.file_row.nbytes == 8 * len(rows)
+    part = rows.carried(range(9_999, 20_001))
+    assert sum(column.nbytes for column in part.values()) > 10_000 * 1000
+    assert part["seed"].to_pylist() == [9] + [1] * 10_000 + [2]
+    assert part["seed_index"].to_pylist() == [9_999, *range(10_000), 0]
+    assert [part["note"][i].as_py()[0] for i in (0, 1, 10_000, 10_001)] == ["0", "1", "1", "2"]
+
+
+@pytest.mark.parametrize(
+    ("given", "digest"),
+    [
+        (
+            [("0", "700", "", "a"), ("1", "0", "3", "b"), ("2", "4000", "4", "c"), ("1", "650", "", "d")],
+            "fa46d0215cdfab4b3fd320e8caead8b6f3b2a55a4ce608b934fc2497e93d36d6",
+        ),
+        ([("0", "1", "7", "a"), ("1", "1", "", "b")], "70be4b819c4f179207bc8333eebe4795012c51f3fe7750d13e9253a771120470"),
+    ],
+)
+def test_datasets_of_rows_with_seeds_keep_their_identity(tmp_path, given, digest):
+    """Digests of when these columns were held image by image."""
+    names = ("label", "count", "seed", "note")
+    rows = read(tmp_path, "csv", [dict(zip(names, row, strict=True)) for row in given])
+    assert rows.digest == digest
 
 
 def test_settings_are_part_of_the_jobs_identity(tmp_path):
