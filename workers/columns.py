@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -94,6 +95,25 @@ def check_carried(table: pa.Table, format_name: str) -> None:
                 f"column {field.name!r} {problem}", hint if any_format else f"use --format parquet, or {hint}"
             )
         _check_written(table.schema.empty_table().select([field.name]))
+
+
+def python_values(column: pa.ChunkedArray) -> list[Any]:
+    """Values as Python's own. `datetime.time` has no nanoseconds: times of day that have some are ISO 8601 text."""
+    if _any_part(pa.field("", column.type), lambda field: field.type == pa.time64("ns")):
+        return [_exact(value) for value in column]
+    return list(column.to_pylist())
+
+
+def _exact(value: pa.Scalar) -> Any:
+    if not value.is_valid:
+        return None
+    if isinstance(value, pa.StructScalar):
+        return {name: _exact(part) for name, part in value.items()}
+    if isinstance(value, pa.ListScalar):
+        return [_exact(part) for part in value.values]
+    if value.type != pa.time64("ns") or value.value % 1000 == 0:
+        return value.as_py()
+    return f"{value.as_py().isoformat('microseconds')}{value.value % 1000:03d}"
 
 
 def _check_written(table: pa.Table) -> None:

@@ -26,7 +26,7 @@ import pyarrow.parquet as pq
 from tandem.errors import InputError
 from tandem.images import EXTENSIONS, Codec
 from workers import layout
-from workers.columns import check_carried
+from workers.columns import check_carried, python_values
 from workers.shards import EncodedShard
 
 FormatName = Literal["webdataset", "parquet", "folder"]
@@ -146,7 +146,8 @@ def _image_name(index: int, fmt: DatasetFormat) -> str:
 
 def _tar(shard: EncodedShard, fmt: DatasetFormat) -> bytes:
     table = _columns(shard, fmt)
-    rows = table.drop_columns(["tokens"] if shard.tokens is not None else []).to_pylist()
+    names = [name for name in table.column_names if name != "tokens"]
+    rows = [dict(zip(names, row, strict=True)) for row in zip(*(python_values(table[n]) for n in names), strict=True)]
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w", format=tarfile.USTAR_FORMAT) as tar:
         for i, (row, image) in enumerate(zip(rows, shard.images, strict=True)):

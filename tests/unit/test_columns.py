@@ -194,6 +194,31 @@ def test_times_that_python_does_not_know_are_refused_before_the_job(kind, value)
         check_carried(pa.table({"x": near}), "webdataset")
 
 
+def test_tars_keep_the_nanoseconds_of_times_of_day(tmp_path):
+    """Python's own times have none of them, and cut them off."""
+    moments, kind = [0, 10**9, 123_456_000, 86_399_123_456_789, 7, None], pa.time64("ns")
+    texts = ["00:00:00", "00:00:01", "00:00:00.123456", "23:59:59.123456789", "00:00:00.000000007", None]
+    clock = pa.array(moments, kind)
+    columns = {
+        "clock": clock,
+        "list": pa.array([[None, moment] for moment in moments], pa.list_(kind)),
+        "pair": pa.array([[moment, 1] for moment in moments], pa.list_(kind, 2)),
+        "struct": pa.array([{"deep": [{"at": moment}]} for moment in moments]).cast(
+            pa.struct([("deep", pa.list_(pa.struct([("at", kind)])))])
+        ),
+        "stamp": pa.array([None, *range(5)], pa.timestamp("ns")),
+        "lasting": pa.array([None, *range(5)], pa.duration("ns")),
+    }
+    dataset_with(tmp_path / "out", "webdataset", stored(pa.table(columns)))
+    rows = sorted((row["json"] for row in load(tmp_path / "out").to_list()), key=lambda row: row["index"])
+    assert [row["clock"] for row in rows] == texts
+    assert [row["list"] for row in rows] == [[None, text] for text in texts]
+    assert [row["pair"] for row in rows] == [[text, "00:00:00.000000001"] for text in texts]
+    assert [row["struct"] for row in rows] == [{"deep": [{"at": text}]} for text in texts]
+    assert [row["stamp"] for row in rows][-1] == "1970-01-01T00:00:00.000000004"
+    assert [row["lasting"] for row in rows][-1] == "0 days 00:00:00.000000004"
+
+
 def test_paths_that_imagefolder_would_follow_are_refused_before_the_job(tmp_path):
     source = read_label_file(str(DATA / "srcname.parquet"), ("face",) * 8).extra
     lists = pa.table({"page_file_names": [["a"]]})
