@@ -78,7 +78,10 @@ def check_header(names: Sequence[str], where: str) -> None:
     for name in names:
         wanted = next((known for known in INTERPRETED if plain(known) == plain(name)), None)
         if wanted is not None and wanted not in names:
-            raise LabelError(f"{where}: column {name!r}: expected {wanted!r}", "rename it; names are taken exactly")
+            raise LabelError(
+                f"{where}: column {name!r}: expected {wanted!r}, or a name that is less like it",
+                f"rename it: {wanted!r} if it says how to make the row's images, 'my_{name.strip()}' if it is data",
+            )
     check_job_settings(names, where)
     if LABEL not in names and CLASS_NAME not in names:
         raise LabelError(f"{where}: expected a column '{LABEL}' or '{CLASS_NAME}', got {', '.join(names)}")

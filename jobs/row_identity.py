@@ -32,14 +32,13 @@ def row_identity(rows: LabelRows, store: Store, overwrite: bool) -> dict[str, An
     old = fields | {"rows_sha256": old_digest(rows)}
     if there.get("rows_sha256") != old["rows_sha256"]:
         raise OutputError(
-            f"{store.uri} holds another job, or one that an older version began with these labels and columns of other "
-            "types: it took numbers and dates from text, which is kept as it is written now",
+            f"{store.uri} holds another job, or one of an older version, which read these columns as other types",
             HINT,
         )
     if unsure := [field.name for field in rows.extra.schema if pt.is_integer(field.type) or pt.is_floating(field.type)]:
         raise OutputError(
-            f"{store.uri} was begun by an older version, whose job.json does not tell numbers in a row apart "
-            f"(1, 23 and 12, 3 are alike to it): the column {unsure[0]!r} may be another one",
+            f"{store.uri} holds a job of an older version, whose digest takes 1, 23 for 12, 3: "
+            f"the column {unsure[0]!r} may be another one",
             HINT,
         )
     return old

@@ -125,7 +125,10 @@ def test_columns_of_rows_with_seeds_are_held_once_for_each_row_of_the_file(tmp_p
             [("0", "700", "", "a"), ("1", "0", "3", "b"), ("2", "4000", "4", "c"), ("1", "650", "", "d")],
             "fa46d0215cdfab4b3fd320e8caead8b6f3b2a55a4ce608b934fc2497e93d36d6",
         ),
-        ([("0", "1", "7", "a"), ("1", "1", "", "b")], "70be4b819c4f179207bc8333eebe4795012c51f3fe7750d13e9253a771120470"),
+        (
+            [("0", "1", "7", "a"), ("1", "1", "", "b")],
+            "70be4b819c4f179207bc8333eebe4795012c51f3fe7750d13e9253a771120470",
+        ),
     ],
 )
 def test_datasets_of_rows_with_seeds_keep_their_identity(tmp_path, given, digest):
@@ -203,8 +206,22 @@ def test_every_option_that_changes_an_image_is_a_setting_of_the_row_or_refused()
 @pytest.mark.parametrize("name", [" cfg", "CFG", "top-k", "Top_P", "temperature", "draft steps"])
 def test_near_misses_of_a_setting_are_refused(tmp_path, name):
     path = write(tmp_path, "csv", [{"label": 0, name: 1}])
-    with pytest.raises(LabelError, match=r"expected '(cfg|top_k|top_p|temperatures|draft_steps)'"):
+    with pytest.raises(LabelError, match=r"expected '(cfg|top_k|top_p|temperatures|draft_steps)', or a name") as caught:
         read_label_file(path, NAMES)
+    assert f"'my_{name.strip()}' if it is data" in (caught.value.hint or "")
+    assert list(values(read(tmp_path, "csv", [{"label": 0, f"my_{name.strip()}": 1}]))) == [f"my_{name.strip()}"]
+
+
+def test_a_temperature_of_the_users_own_is_carried_under_another_name(tmp_path):
+    """Carried as it is, it would seem to say how the image was sampled."""
+    path = write(tmp_path, "csv", [{"label": 0, "temperature": 21.5}])
+    with pytest.raises(LabelError) as caught:
+        read_label_file(path, NAMES)
+    assert str(caught.value).endswith("column 'temperature': expected 'temperatures', or a name that is less like it")
+    assert caught.value.hint == (
+        "rename it: 'temperatures' if it says how to make the row's images, 'my_temperature' if it is data"
+    )
+    assert values(read(tmp_path, "csv", [{"label": 0, "air_temperature": 21.5}])) == {"air_temperature": ["21.5"]}
 
 
 def test_what_says_nothing_about_the_image_is_carried(tmp_path):
