@@ -41,11 +41,15 @@ def tiny_var(
     return var.requires_grad_(False).eval()
 
 
-def save_tiny_models(folder: Path) -> dict[str, str]:
-    """Three files that fit each other: options of `tandem generate`."""
+def save_tiny_models(folder: Path, num_classes: int = NUM_CLASSES) -> dict[str, str]:
+    """Three files that fit each other: options of `tandem generate`. Names of classes are in them for `NUM_CLASSES`."""
     folder.mkdir(parents=True, exist_ok=True)
-    extra = {"classes": list(CLASS_NAMES)}
-    models = {"drafter": tiny_var(3, seed=1), "refiner": tiny_var(2, seed=2), "vqvae": tiny_vqvae()}
+    extra = {"classes": list(CLASS_NAMES)} if num_classes == NUM_CLASSES else {}
+    transformers = {
+        "drafter": tiny_var(3, 1, num_classes=num_classes),
+        "refiner": tiny_var(2, 2, num_classes=num_classes),
+    }
+    models = {**transformers, "vqvae": tiny_vqvae()}
     for role, model in models.items():
         save_checkpoint(folder / f"{role}.safetensors", model, extra, torch.float32)
     return {role: str(folder / f"{role}.safetensors") for role in models}

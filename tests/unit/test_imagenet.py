@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from fake_engine import ABOUT, PATH, FakeEngine, client
-from tiny_models import tiny_var, tiny_vqvae
+from tiny_models import save_tiny_models
 
 from jobs.generate import GenerateSpec
 from jobs.label_file import read_label_file
@@ -18,7 +18,6 @@ from tandem.class_names import imagenet_names
 from tandem.config import SamplingConfig
 from tandem.errors import LabelError
 from tandem.images import Provenance, read_provenance
-from tandem.weights import save_checkpoint
 from workers.decoding import DraftWork, RefineWork, Row
 from workers.drafter import DecodeSettings, Drafter
 from workers.encoder import Encoder
@@ -39,11 +38,7 @@ SEED, STEPS = 5, 2
 @pytest.fixture(scope="module")
 def files(tmp_path_factory) -> list[str]:
     """As published: no names in the files."""
-    folder = tmp_path_factory.mktemp("thousand")
-    models = {"drafter": tiny_var(2, 1, num_classes=1000), "refiner": tiny_var(1, 2, num_classes=1000)}
-    for name, model in {**models, "vqvae": tiny_vqvae()}.items():
-        save_checkpoint(folder / f"{name}.safetensors", model, {}, torch.float32)
-    return [str(folder / f"{name}.safetensors") for name in (*models, "vqvae")]
+    return list(save_tiny_models(tmp_path_factory.mktemp("thousand"), 1000).values())
 
 
 @pytest.fixture(scope="module")
