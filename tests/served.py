@@ -8,6 +8,7 @@ import signal
 import subprocess
 import urllib.error
 import urllib.request
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,35 +58,53 @@ class Served:
             return False
 
     def stop(self) -> int:
-        """SIGTERM; the exit code."""
+        """SIGTERM; the exit code. One that does not end is killed."""
         self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(timeout=60)
+        try:
+            return self.process.wait(timeout=60)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise
+
+    def kill(self) -> None:
+        """SIGKILL to all its processes: Ray starts some in sessions of their own."""
+        while pids := processes(self):
+            for pid in pids:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            self.process.wait()
 
 
-def serve(log: Path, *options: str, port: int = 0, key: str = "", **variables: str) -> Served:
-    """Start a server, by default on a free port, and wait until it is ready."""
+def serve(log: Path, *options: str, port: int = 0, key: str = "", seconds: float = 120, **variables: str) -> Served:
+    """Start a server, by default on a free port, and wait until it is ready. One that is not in time is killed."""
     port = port or free_port()
     keys = {"TANDEM_API_KEYS": key} if key else {}
     process = start(["serve", "--port", str(port), *options], log, **keys, **{MARK: str(port)}, **variables)
     served = Served(process, f"http://127.0.0.1:{port}", log, key)
-    wait_until(lambda: served.is_ready() and "serving http" in log.read_text(), "the server is ready")
+    try:
+        wait_until(lambda: served.is_ready() and "serving http" in log.read_text(), "the server is ready", seconds)
+    except BaseException:
+        served.kill()
+        raise
     return served
+
+
+def processes(served: Served) -> dict[int, str]:
+    """Process ids and command lines of this server."""
+    mark = f"{MARK}={served.url.rpartition(':')[2]}".encode()
+    found = {}
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit():
+            with suppress(OSError):  # it has ended
+                if mark in (folder / "environ").read_bytes().split(b"\0"):
+                    found[int(folder.name)] = (folder / "cmdline").read_bytes().decode(errors="replace")
+    return found
 
 
 def replicas(deployment: str, served: Served) -> list[int]:
     """Process ids of the replicas of one deployment ("Drafter", "Refiner", "Ingress") of this server."""
-    mark = f"{MARK}={served.url.rpartition(':')[2]}".encode()
-    found = []
-    for folder in Path("/proc").iterdir():
-        if folder.name.isdigit():
-            try:
-                title = (folder / "cmdline").read_bytes().decode(errors="replace")
-                marked = mark in (folder / "environ").read_bytes().split(b"\0")
-            except OSError:  # it has ended
-                continue
-            if title.startswith(f"ray::ServeReplica:tandem:{deployment}") and marked:
-                found.append(int(folder.name))
-    return found
+    title = f"ray::ServeReplica:tandem:{deployment}"
+    return [pid for pid, command in processes(served).items() if command.startswith(title)]
 
 
 def kill_replicas(deployment: str, served: Served) -> int:
