@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, StringConstraints, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
+from cluster.model_files import read_model
 from cluster.nodes import ACCELERATOR_LABEL, Labels
 from tandem.errors import InputError
 
@@ -17,7 +17,8 @@ ROLE_LABEL = "tandem/role"  # ours: a kind of GPU may stand in both roles, so it
 MARKET_LABEL = "ray.io/market-type"
 MADE_BY = "made by: tandem plan ... > plan.json"
 Kind = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9.-]{0,30}[a-z0-9])?$")]
-Counts = Annotated[dict[Kind, PositiveInt], Field(min_length=1)]
+Count = Annotated[int, Field(gt=0, le=100_000)]
+Counts = Annotated[dict[Kind, Count], Field(min_length=1)]
 Role = Literal["drafter", "refiner", "both"]
 Spot = Literal["refiners", "all", "none"]
 
@@ -28,12 +29,12 @@ class PlannedOption(BaseModel):
     model_config = ConfigDict(frozen=True, strict=True)
 
     mode: Literal["split", "colocated", "mixed"]
-    draft_steps: PositiveInt
-    batch: PositiveInt
+    draft_steps: Count
+    batch: Count
     drafters: Counts
     refiners: Counts
-    both: dict[Kind, PositiveInt] = Field(default_factory=dict)
-    images_per_s: PositiveFloat
+    both: dict[Kind, Count] = Field(default_factory=dict)
+    images_per_s: Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
     @property
     def num_drafters(self) -> int:
@@ -54,7 +55,7 @@ class PlannedRequest(BaseModel):
 
     model_config = ConfigDict(frozen=True, strict=True)
 
-    images: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    images: Annotated[float, Field(gt=0, le=1e9)]
 
 
 class PlanFile(BaseModel):
@@ -80,23 +81,7 @@ class PlanFile(BaseModel):
 
 def read_plan(path: Path) -> PlanFile:
     """Raises InputError, in one line, for a file that is not what `tandem plan` prints."""
-    try:
-        text = Path(os.path.expanduser(path)).read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"--plan: cannot read {path}: {error}", MADE_BY) from error
-    try:
-        return PlanFile.model_validate_json(text)
-    except ValidationError as error:
-        problem = error.errors()[0]
-        where = ".".join(map(str, problem["loc"])) or "the whole"
-        message = problem["msg"].replace("Input should be", "expected").replace("Field required", "expected a value")
-        got = "none" if problem["type"] == "missing" else shortened(problem["input"])
-        raise InputError(f"--plan: {path}: {where}: {message}, got {got}", MADE_BY) from None
-
-
-def shortened(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+    return read_model(PlanFile, "--plan", path, MADE_BY)
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Literal
@@ -15,15 +14,15 @@ from pydantic import (
     PositiveFloat,
     PositiveInt,
     StringConstraints,
-    ValidationError,
     model_validator,
 )
 
-from tandem.errors import InputError
+from cluster.model_files import read_model
 
 StageName = Literal["draft", "refine", "decode", "encode", "store"]
 RoleName = Literal["draft", "refine"]  # refining includes VQVAE decode
 PER_N = ("draft", "refine")  # stages whose time depends on the draft steps
+MAX_SECONDS = 1e6  # of one batch: eleven days
 BUILT_IN = "profiles"
 
 
@@ -34,8 +33,8 @@ class StageTime(BaseModel):
 
     stage: StageName
     draft_steps: PositiveInt | None = None
-    batch: PositiveInt
-    seconds: Annotated[float, Field(ge=0)]
+    batch: Annotated[int, Field(gt=0, le=65_536)]
+    seconds: Annotated[float, Field(ge=0, le=MAX_SECONDS)]
     memory_bytes: PositiveInt | None = Field(None, description="at the most, with all weights of the role")
     estimated: str | None = Field(default=None, description="how, where it was not measured")
 
@@ -44,6 +43,8 @@ class StageTime(BaseModel):
         if (self.draft_steps is not None) != (self.stage in PER_N):
             needs = "needs" if self.stage in PER_N else "has no"
             raise ValueError(f"{self.stage} {needs} draft_steps")
+        if self.stage in PER_N and not self.seconds:
+            raise ValueError(f"{self.stage} needs seconds above 0")
         return self
 
 
@@ -154,19 +155,9 @@ def built_in_profiles() -> list[str]:
 def read_profile(source: str) -> Profile:
     """A built-in profile by name, or a file. Raises InputError naming what is wrong with it."""
     if source in built_in_profiles():
-        text = (files("cluster") / BUILT_IN / f"{source}.json").read_text()
-    else:
-        try:
-            text = Path(os.path.expanduser(source)).read_text()
-        except (OSError, UnicodeDecodeError) as error:
-            known = ", ".join(built_in_profiles())
-            raise InputError(f"--profile: cannot read {source}: {error}", f"built in: {known}") from error
-    try:
-        return Profile.model_validate_json(text)
-    except ValidationError as error:
-        problem = error.errors()[0]
-        where = ".".join(map(str, problem["loc"]))
-        raise InputError(f"--profile: {source}: {where}: {problem['msg']}", "made by: tandem profile") from None
+        return Profile.model_validate_json((files("cluster") / BUILT_IN / f"{source}.json").read_text())
+    hint = f"made by: tandem profile; built in: {', '.join(built_in_profiles())}"
+    return read_model(Profile, "--profile", source, hint)
 
 
 def write_profile(profile: Profile, path: Path) -> None:

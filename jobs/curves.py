@@ -12,6 +12,7 @@ from pydantic import Field
 from jobs.flags import POSITIONAL
 from jobs.spec import Spec
 from tandem.errors import InputError
+from tandem.user_files import read_text
 
 EXAMPLES = """examples:
   tandem train curves runs/vqvae runs/drafter runs/refiner --out curves.png"""
@@ -53,9 +54,12 @@ def read_log(folder: Path) -> dict[str, list[tuple[int, float]]]:
     if not path.is_file():
         raise InputError(f"expected a training run with log.jsonl, found none in {folder}")
     logged: dict[str, dict[int, float]] = defaultdict(dict)
-    for line in path.read_text().splitlines():
-        record = json.loads(line)
-        for name in MEASURES:
-            if name in record:
-                logged[name][record["step"]] = record[name]
+    for number, line in enumerate(read_text(path).splitlines(), 1):
+        try:
+            record = json.loads(line)  # a loss may be NaN
+            for name in MEASURES:
+                if name in record:
+                    logged[name][int(record["step"])] = float(record[name])
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise InputError(f"{path}, line {number}: expected an object with a step and measures: {error}") from None
     return {name: sorted(values.items()) for name, values in logged.items()}

@@ -25,6 +25,7 @@ from jobs.sheets import nearest_sheet, samples_sheet, scales_sheet
 from jobs.spec import Spec
 from jobs.train import check_size, load_splits, psnr, reconstruct
 from tandem.assembly import Preparation
+from tandem.checkpoint_reader import read_state
 from tandem.classifier import Classifier, examine, train_classifier
 from tandem.collaborative import decode, draft, generate_alone, refine
 from tandem.config import SamplingConfig, to_dict
@@ -147,7 +148,7 @@ def trained_classifier(spec: EvaluateSpec, train: PictureSet) -> Classifier:
     path = spec.out / f"classifier_{spec.classifier_steps}.pt"
     if path.exists():
         model = Classifier(len(train.classes))
-        model.load_state_dict(torch.load(path, weights_only=True))
+        model.load_state_dict(read_state(path, model.state_dict()))
         return model.requires_grad_(False).eval()
     say(f"training the classifier on {len(train)} real pictures, {spec.classifier_steps} steps")
     model = train_classifier(train, spec.classifier_steps, batch=64, seed=0)

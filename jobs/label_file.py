@@ -17,29 +17,33 @@ from jobs.labels import LabelRows, check_label, named_labels
 from jobs.row_settings import check_job_settings, read_settings
 from tandem.class_names import ClassNames
 from tandem.errors import InputError, LabelError
+from tandem.user_files import cause_of, check_spelling, is_file, shown
 from workers.columns import stored
 from workers.fetch import fetch, is_remote
 from workers.layout import MAX_ROWS
 from workers.row_settings import ROW_SETTINGS
 
 LABEL, CLASS_NAME, COUNT = "label", "class_name", "count"
+READ_ERRORS = (pa.ArrowException, csv.Error, OSError)
 INTERPRETED = (LABEL, CLASS_NAME, COUNT, *ROW_SETTINGS)  # every other column is carried
 
 
 def read_label_file(address: str, classes: ClassNames) -> LabelRows:
     """Rows of a parquet, CSV or JSON-lines file, local or on S3. Raises LabelError naming file, row and cause."""
+    check_spelling(address)
     path = fetch(address) if is_remote(address) else Path(os.path.expanduser(address))
     path = path.absolute()  # Arrow takes a:b for an address
-    where = f"--labels: {address}"
+    name = shown(address)
+    where = f"--labels: {name}"
     reader = READERS.get(path.suffix.lower())
     if reader is None:
-        raise LabelError(f"--labels: expected a file that ends in {', '.join(READERS)}, got {address}")
-    if not path.is_file():
-        raise LabelError(f"--labels: no such file: {address}")
+        raise LabelError(f"--labels: expected a file that ends in {', '.join(READERS)}, got {name}")
     try:
+        if not is_file(path):
+            raise LabelError(f"--labels: no such file: {name}")
         return collect(reader(path, where), classes, where)
-    except (pa.ArrowException, csv.Error, OSError) as error:
-        raise LabelError(f"--labels: cannot read {address}: {' '.join(str(error).split())}") from error
+    except READ_ERRORS as error:
+        raise LabelError(f"--labels: cannot read {name}: {shown(' '.join(cause_of(error).split()))}") from error
 
 
 def collect(tables: Iterator[pa.Table], classes: ClassNames, where: str) -> LabelRows:
@@ -102,7 +106,8 @@ def read_labels(table: pa.Table, classes: ClassNames, where: str, done: int) -> 
         at = f"{where}, row {done + i + 1}"
         label = check_label(whole_number(value, LABEL, at), classes, at)
         if names and names[i] not in (None, "") and not classes.goes_by(label, str(names[i])):
-            raise LabelError(f"{at}: label {label} is {classes[label]!r}, but class_name is {names[i]!r}")
+            got = shown(repr(names[i]), 80)
+            raise LabelError(f"{at}: label {label} is {classes[label]!r}, but class_name is {got}")
         labels.append(label)
     return np.array(labels, dtype=np.int32)
 
@@ -126,5 +131,5 @@ def whole_number(value: Any, column: str, at: str) -> int:
     if isinstance(value, str) and re.fullmatch(r"\s*[0-9]{1,30}\s*", value):
         return int(value)
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise LabelError(f"{at}: {column}: expected a whole number >= 0, got {value if value != '' else 'nothing'}")
+        raise LabelError(f"{at}: {column}: expected a whole number >= 0, got {shown(value, 80) or 'nothing'}")
     return value

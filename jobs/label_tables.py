@@ -9,7 +9,6 @@ from __future__ import annotations
 import codecs
 import csv
 import json
-import math
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
@@ -21,7 +20,9 @@ import pyarrow.parquet as pq
 import pyarrow.types as pt
 
 from tandem.errors import LabelError
+from tandem.user_files import parse_json, repeated, shown
 
+MAX_COLUMNS = 1000  # keys inside objects included: a row with keys of its own makes cells in all others
 TEXT_ROWS = 1000  # of text, as Python objects
 QUOTE = "a value in quotation marks is kept as it is written, in a column where all are"
 UNFIT = (pa.ArrowException, OverflowError, UnicodeEncodeError)  # what Arrow raises for a value it cannot hold
@@ -63,6 +64,7 @@ def read_json_lines(path: Path, where: str) -> Iterator[pa.Table]:
     with path.open(encoding="utf-8-sig", newline="\n") as file:
         rows = ((number, line) for number, line in enumerate((line for line in file if line.strip()), 1))
         while part := [json_object(line, f"{where}, row {number}") for number, line in islice(rows, TEXT_ROWS)]:
+            check_keys(part, schema.names, where)
             try:
                 tables.append(as_table(part))
                 schema = unify(schema, tables[-1].schema)
@@ -100,35 +102,37 @@ def check_text(path: Path, where: str) -> None:
 
 
 def check_unique(names: Sequence[str], where: str) -> None:
-    """LabelError for a header in which a name stands twice."""
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise LabelError(f"{where}: expected every column once, got {', '.join(map(repr, twice))} twice or more")
+    """LabelError for a header in which a name stands twice, and for one of too many names."""
+    if twice := repeated(names):
+        raise LabelError(f"{where}: expected every column once, got {twice} twice or more")
+    if len(names) > MAX_COLUMNS:
+        raise LabelError(f"{where}: expected at most {MAX_COLUMNS} columns, got {len(names)}")
 
 
 def json_object(line: str, where: str) -> dict[str, Any]:
-    """One line as an object. LabelError for anything else, for a key that stands twice and for numbers out of range."""
-
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        if len(row := dict(pairs)) < len(pairs):
-            check_unique([name for name, _ in pairs], where)
-        return row
-
-    def finite(text: str) -> float:
-        if math.isinf(value := float(text)):
-            raise LabelError(f"{where}: expected numbers below 1.8e308, got {text}")
-        return value
-
+    """One line as an object. LabelError for anything else."""
     try:
-        row = json.loads(line, object_pairs_hook=unique, parse_float=finite)
-    except RecursionError:
-        raise LabelError(f"{where}: too deeply nested") from None
-    except LabelError:
-        raise
+        row = parse_json(line)
     except ValueError as error:
-        raise LabelError(f"{where}: not JSON: {error}") from None
+        raise LabelError(f"{where}: {error}") from None
     if not isinstance(row, dict):
         raise LabelError(f'{where}: expected an object on each line, such as {{"label": 0}}, got {line.strip()[:60]}')
     return row
+
+
+def check_keys(rows: Sequence[Mapping[str, Any]], known: Sequence[str], where: str) -> None:
+    """LabelError where objects, within one another too, have more keys in all than a file may have columns."""
+    found: set[tuple[str, ...]] = {(name,) for name in known}
+    waiting: list[tuple[tuple[str, ...], Any]] = [((), row) for row in rows]
+    while waiting:
+        path, value = waiting.pop()
+        if isinstance(value, dict):
+            found.update((*path, name) for name in value)
+            waiting += [((*path, name), inner) for name, inner in value.items() if isinstance(inner, dict | list)]
+        else:
+            waiting += [(path, inner) for inner in value if isinstance(inner, dict | list)]
+        if len(found) > MAX_COLUMNS:
+            raise LabelError(f"{where}: expected at most {MAX_COLUMNS} different keys in all rows, got more")
 
 
 def as_table(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
@@ -162,17 +166,18 @@ def explain_misfit(
     rows: Sequence[Mapping[str, Any]], schema: pa.Schema, where: str, done: int, error: Exception
 ) -> None:
     """Raises LabelError naming the first row with a value that does not fit those before it."""
+    fields = {field.name: pa.schema([field]) for field in schema}
     for i, row in enumerate(rows):
         for name, value in row.items():
             try:
-                schema = unify(schema, as_table([{name: value}]).schema)
+                fields[name] = unify(fields.get(name, pa.schema([])), as_table([{name: value}]).schema)
             except UNFIT as misfit:
                 expected = "text of valid characters, and values of one type"
                 if isinstance(misfit, OverflowError):
                     expected = "whole numbers from -2^63 to 2^63 - 1"
-                elif name in schema.names:
-                    expected = f"{schema.field(name).type}, as in the rows before"
-                at = f"{where}, row {done + i + 1}: {name}"
+                elif name in fields:
+                    expected = f"{shown(fields[name].field(name).type)}, as in the rows before"
+                at = f"{where}, row {done + i + 1}: {shown(name, 60)}"
                 raise LabelError(f"{at}: expected {expected}, got {json.dumps(value)[:60]}", QUOTE) from None
     raise LabelError(f"{where}, rows {done + 1} to {done + len(rows)}: {error}") from error
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -83,7 +84,7 @@ def run(spec: PicturesSpec, classes: Sequence[PictureClass] = CLASSES, sha256: s
         OutputError: OUT exists and may not be replaced.
         InputError: npm is missing or failed, the package is another one, or a class has too few pictures.
     """
-    out = spec.out.resolve()
+    out = Path(os.path.realpath(spec.out))
     check_out(out, spec.overwrite)
     with tempfile.TemporaryDirectory() as folder:
         archive = spec.package or fetch_package(Path(folder))

@@ -19,6 +19,7 @@ from jobs.flags import COMMAS
 from jobs.progress import say
 from jobs.spec import Spec
 from tandem.errors import InputError
+from tandem.user_files import shown
 
 EXAMPLES = """examples:
   tandem plan --profile paper-l20 --gpus l20:3 --images 1.3e6 --draft-steps 8
@@ -30,6 +31,7 @@ Profiles are made by 'tandem profile' on each kind of machine; built in: paper-l
 With a deadline and prices the cheapest plan that meets the deadline is chosen, without them the fastest. Whole GPUs are
 searched exactly: split, colocated, or mixed, that is some of them colocated and the others split. Kinds are the same in
 capitals and in small letters."""
+MAX_HOURS = 3650 * 24
 HOURS = {"s": 1 / 3600, "m": 1 / 60, "h": 1.0, "d": 24.0}
 ValueT = TypeVar("ValueT", int, float)
 
@@ -99,10 +101,13 @@ def parse_pairs(flag: str, text: str, sign: str, number: Callable[[str], ValueT]
 
 
 def parse_hours(text: str) -> float:
+    """Hours of a text with a unit. InputError for none, and for more than ten years."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhd])", text.strip())
     if not match or float(match[1]) == 0:
-        raise InputError(f"--deadline: expected a time such as 90m, 24h or 2d, got {text!r}")
-    return float(match[1]) * HOURS[match[2]]
+        raise InputError(f"--deadline: expected a time such as 90m, 24h or 2d, got {shown(repr(text), 60)}")
+    if (hours := float(match[1]) * HOURS[match[2]]) > MAX_HOURS:
+        raise InputError(f"--deadline: expected at most {MAX_HOURS // 24}d, got {shown(text, 60)}")
+    return hours
 
 
 def print_plan(plan: Plan, request: Request) -> None:

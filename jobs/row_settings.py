@@ -18,6 +18,7 @@ from jobs.labels import LabelRows
 from jobs.options import DecodingOptions, RowOptions
 from tandem.config import MIN_TEMPERATURE, Pyramid, SamplingConfig
 from tandem.errors import InputError, LabelError
+from tandem.user_files import shown
 from workers.row_settings import ROW_SETTINGS, SAMPLING_SETTINGS, SEED_INDEX
 
 MOST = {"top_k": 2**31 - 1, "draft_steps": 2**31 - 1, "seed": 2**63 - 1}
@@ -97,7 +98,7 @@ def read_cell(name: str, cell: Any, at: str) -> Any:
             raise ValueError("too large")
         return checked
     except (ValueError, InputError):  # pydantic's errors are ValueErrors
-        raise LabelError(f"{at}: {name}: expected {EXPECTED[name]}, got {cell!r}") from None
+        raise LabelError(f"{at}: {name}: expected {EXPECTED[name]}, got {shown(repr(cell), 80)}") from None
 
 
 def fill_settings(

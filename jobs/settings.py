@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from typing import Any
 
+from jobs.flags import flag_of
 from jobs.options import DecodingOptions
 from tandem.assembly import Preparation
 from tandem.config import Pyramid, SamplingConfig, VarConfig, to_dict
@@ -14,14 +16,27 @@ from workers.drafter import DecodeSettings
 from workers.models import ModelSet
 
 
+@contextmanager
+def as_flag() -> Iterator[None]:
+    """Within it, an error that begins with the name of an argument begins with that of the flag."""
+    try:
+        yield
+    except InputError as error:
+        name, _, problem = str(error).partition(":")
+        raise InputError(f"{flag_of(name)}:{problem}", error.hint) from None
+
+
 def choose_draft_steps(asked: int | None, pyramid: Pyramid) -> int:
-    return pyramid.check_draft_steps(pyramid.default_draft_steps if asked is None else asked)
+    """N that was asked for, else the default. InputError, naming the flag, for one that the pyramid does not have."""
+    with as_flag():
+        return pyramid.check_draft_steps(pyramid.default_draft_steps if asked is None else asked)
 
 
 def choose_sampling(options: DecodingOptions, own: SamplingConfig) -> SamplingConfig:
-    """What was asked for, else the model's own."""
+    """What was asked for, else the model's own. InputError naming the flag."""
     names = ("cfg", "top_k", "top_p", "temperatures")
-    return replace(own, **{name: value for name in names if (value := getattr(options, name)) is not None})
+    with as_flag():
+        return replace(own, **{name: value for name in names if (value := getattr(options, name)) is not None})
 
 
 def choose_settings(

@@ -16,12 +16,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 from pydantic.fields import FieldInfo
 
-from jobs.flags import COMMAS, POSITIONAL, CommandParser, expected, fill, flag_of, is_list, read_flags
+from jobs.flags import COMMAS, POSITIONAL, CommandParser, expected, fill, flag_of, is_list, leaves, read_flags
+from jobs.yaml_file import TextLoader, load_yaml
 from tandem.errors import InputError
+from tandem.user_files import check_local, shown
 from workers.layout import MAX_ROWS
 
 ENV_PREFIX = "TANDEM_"
@@ -85,7 +86,11 @@ def parse(spec: type[SpecT], argv: Sequence[str], prog: str, epilog: str = "") -
     variables = {name: os.environ.get(ENV_PREFIX + name.upper()) for name in spec.model_fields}
     given = {name: text for name, text in variables.items() if text} | flags
     if "spec" in given:
-        given = read_yaml(given["spec"], spec) | given
+        try:
+            path = plain(spec.model_fields["spec"], given["spec"])
+        except ValueError as error:
+            raise InputError(f"--spec: {error}") from None
+        given = read_yaml(path, spec) | given
     return check(spec, given, f"{prog} --help shows every option")
 
 
@@ -149,6 +154,8 @@ def plain(field: FieldInfo, value: Any) -> str:
         raise ValueError(f"expected {expected(field)}, got an empty text")
     if any(letter == "\0" or "\ud800" <= letter <= "\udfff" for letter in text):
         raise ValueError(f"expected text in UTF-8, got {text!a}")
+    if any(kind is Path for kind, _ in leaves(field.annotation)):
+        check_local(text)
     return text
 
 
@@ -200,37 +207,17 @@ def as_flags(spec: Spec) -> list[str]:
     return [*flags, *(["--"] if any(text.startswith("-") for text in positional) else []), *positional]
 
 
-class TextLoader(yaml.SafeLoader):
-    """YAML whose scalars are the text that was written, and null None: `classes: 007` is what --classes 007 is."""
-
-
-TextLoader.yaml_implicit_resolvers = {
-    letter: [pair for pair in pairs if pair[0] in ("tag:yaml.org,2002:null", "tag:yaml.org,2002:merge")]
-    for letter, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-
-
 def read_yaml(path: str, spec: type[Spec]) -> dict[str, Any]:
     """Options from a YAML file. Raises InputError for a missing file, wrong syntax or an unknown key."""
-    values = load_yaml("--spec", Path(path), TextLoader)
-    values = {str(key).replace("-", "_"): value for key, value in values.items() if value is not None}
+    values: dict[str, Any] = {}
+    for key, value in load_yaml("--spec", path, TextLoader).items():
+        name = str(key).replace("-", "_")
+        if name in values:
+            raise InputError(f"--spec: {shown(path)}: expected {flag_of(name)} once, got {key!r} besides")
+        values[name] = value
+    values = {name: value for name, value in values.items() if value is not None}
     if unknown := sorted(set(values) - set(spec.model_fields) | set(values) & {"spec"}):
-        raise InputError(f"--spec: {path} has unknown options {', '.join(unknown)}")
-    return values
-
-
-def load_yaml(flag: str, path: Path, loader: type[yaml.SafeLoader] = yaml.SafeLoader) -> dict[Any, Any]:
-    """A YAML file of values by name; an empty one has none. Raises InputError naming the flag that it came by."""
-    try:
-        values = yaml.load(path.read_text(encoding="utf-8"), loader) or {}
-    except OSError as error:
-        raise InputError(f"{flag}: cannot read {path}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"{flag}: expected text in UTF-8 in {path}, got other bytes at {error.start}") from error
-    except yaml.YAMLError as error:
-        raise InputError(f"{flag}: {path} is not YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(values, dict):
-        raise InputError(f"{flag}: expected values by name in {path}, got a {type(values).__name__}")
+        raise InputError(f"--spec: {shown(path)} has unknown options {shown(', '.join(unknown))}")
     return values
 
 

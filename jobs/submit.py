@@ -22,8 +22,9 @@ from cluster import submission
 from jobs.progress import say
 from jobs.running import software
 from jobs.sending import read_command, read_variables, send_files
-from jobs.spec import Spec, as_flags, load_yaml
+from jobs.spec import Spec, as_flags
 from jobs.start_up import process_began
+from jobs.yaml_file import load_yaml
 from tandem.errors import InputError, JobError, StoppedError
 
 EXAMPLES = """examples:

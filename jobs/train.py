@@ -5,7 +5,6 @@ Both are resumable: the same command goes on from the last checkpoint and sees t
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from jobs.progress import say
 from jobs.spec import Spec
+from tandem.checkpoint_reader import read_state
 from tandem.config import VarConfig, VqvaeConfig
 from tandem.errors import InputError
 from tandem.hashing import file_sha256
@@ -23,6 +23,7 @@ from tandem.initial import init_var, init_vqvae
 from tandem.losses import residual_vectors, revive_codes, var_loss, vqvae_loss
 from tandem.pictures import PictureSet, augment, draw, load_pictures, to_float
 from tandem.training import LoopConfig, TrainingLoop
+from tandem.user_files import parse_json, read_text, repeated
 from tandem.var import Var
 from tandem.vqvae import Vqvae
 from tandem.weights import load_vqvae, save_checkpoint
@@ -108,11 +109,11 @@ def described_classes(path: Path) -> tuple[str, ...] | None:
     if not path.exists():
         return None
     try:
-        classes = json.loads(path.read_text())["classes"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        classes = parse_json(read_text(path))["classes"]
+    except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path}: expected an object with a list 'classes', got {error!r}") from None
-    if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
-        raise InputError(f"{path}: expected 'classes' to be a list of names")
+    if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes) or repeated(classes):
+        raise InputError(f"{path}: expected 'classes' to be a list of different names")
     return tuple(classes)
 
 
@@ -227,7 +228,7 @@ def tokenise(spec: TrainVarSpec, vqvae: Vqvae, train: PictureSet) -> tuple[Tenso
     """Token maps int16 [n, L] and labels int64 [n] of augmented pictures, made once and kept in OUT/tokens.pt."""
     cache, made_of = spec.out / "tokens.pt", f"{spec.token_sets} {file_sha256(spec.vqvae)} {train.digest}"
     if cache.exists():
-        state = torch.load(cache, weights_only=True)
+        state = read_state(cache, ("made_of", "ids", "labels"))
         if state["made_of"] == made_of:
             return state["ids"], state["labels"]
     weights, ids, labels = train.weights(0.5), [], []

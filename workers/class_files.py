@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
-import os
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -13,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from tandem.class_names import IMAGENET_CLASSES, ClassNames, imagenet_names, normalised, with_synonyms
-from tandem.errors import LabelError
+from tandem.errors import InputError, LabelError
+from tandem.user_files import check_spelling, parse_json, read_text, shown
 from workers.fetch import is_remote
 from workers.sources import local_file
 
@@ -21,7 +20,6 @@ NUMBERS, IMAGENET = "numbers", "imagenet"  # what --class-names takes beside fil
 FLAG = "--class-names"
 WNID = re.compile(r"n\d{8}")
 MAX_NAME = 200  # characters: what the endpoint takes as a prompt
-MAX_BYTES = 16 << 20
 
 
 @dataclass(frozen=True)
@@ -58,28 +56,25 @@ def choose_class_names(own: tuple[str, ...] | None, asked: str | None, num_class
 
 def read_class_names(address: str, num_classes: int) -> ClassNames:
     """Names of all classes from a text file (one a line), CSV or JSON. LabelError naming file, row and cause."""
-    path = local_file(address).path if is_remote(address) else Path(os.path.expanduser(address))
-    text = read_text(path, address)
+    check_spelling(address)
+    path = local_file(address).path if is_remote(address) else Path(address)
+    text = read_names(path, address)
     try:
         classes = list(READERS.get(path.suffix.lower(), from_lines)(text))
         check_classes(classes, num_classes)
     except LabelError as error:
-        raise LabelError(f"{FLAG}: {address}{error}", error.hint) from None
+        raise LabelError(f"{FLAG}: {shown(address)}{error}", error.hint) from None
     wnids = tuple(found.wnid for found in classes if found.wnid)
     more = tuple(found.synonyms for found in classes)
     return ClassNames(tuple(found.name for found in classes), wnids, more if any(more) else ())
 
 
-def read_text(path: Path, address: str) -> str:
+def read_names(path: Path, address: str) -> str:
     try:
-        if path.stat().st_size > MAX_BYTES:
-            raise LabelError(f"{FLAG}: expected at most {MAX_BYTES >> 20} MiB, got more: {address}")
-        return path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError:
-        raise LabelError(f"{FLAG}: {address} is not UTF-8", "save it as UTF-8") from None
-    except OSError as error:
-        hint = f"expected a file of names, '{IMAGENET}' or '{NUMBERS}'"
-        raise LabelError(f"{FLAG}: cannot read {address}: {error.strerror}", hint) from error
+        return read_text(path)
+    except InputError as error:
+        hint = error.hint or f"expected a file of names, '{IMAGENET}' or '{NUMBERS}'"
+        raise LabelError(f"{FLAG}: {str(error).replace(shown(path), shown(address))}", hint) from error
 
 
 def from_lines(text: str) -> Iterator[NamedClass]:
@@ -113,9 +108,9 @@ def from_csv(text: str) -> Iterator[NamedClass]:
 def from_json(text: str) -> Iterator[NamedClass]:
     """A list, or an object by label: {"0": ...}. A class is a name, or a list of a name and its synonyms."""
     try:
-        values = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise LabelError(f": not JSON: {error}") from None
+        values = parse_json(text)
+    except ValueError as error:
+        raise LabelError(f": {error}") from None
     if isinstance(values, dict):
         labels = list(map(str, range(len(values))))
         if wrong := sorted(set(values) - set(labels)):

@@ -16,6 +16,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 from tandem.errors import InputError
 from tandem.hashing import file_sha256
 from tandem.version import __version__
+from workers.fetch import file_name
 
 EXPECTED = "https://HOST/FILE#sha256=HEX, the hash of the file in 64 hexadecimal digits"
 CHUNK_BYTES = 1 << 20
@@ -30,7 +31,7 @@ def fetch_from_http(address: str, cache: Path, patient: bool) -> tuple[Path, str
     A file in the cache needs no server. Raises InputError: one line, and what to do.
     """
     url, digest = split_address(address)
-    target = cache / digest[:32] / (Path(unquote(urlsplit(url).path)).name or "file")
+    target = cache / digest[:32] / (file_name(unquote(urlsplit(url).path)) or "file")
     target.parent.mkdir(parents=True, exist_ok=True)
     with (target.parent / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

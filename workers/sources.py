@@ -9,6 +9,7 @@ from pathlib import Path
 from tandem.config import VAR_PRESETS, VQVAE_PRESET, VarConfig, VqvaeConfig
 from tandem.errors import InputError
 from tandem.hashing import file_sha256
+from tandem.user_files import cause_of, check_spelling, is_file, shown
 from workers.fetch import cache_folder, fetch, fetched_sha256, is_remote
 from workers.fetch_http import EXPECTED as HTTP_ADDRESS
 from workers.fetch_http import fetch_from_http
@@ -68,11 +69,13 @@ def local_file(source: str, patient: bool = False) -> LocalFile:
     """
     source = address_of(source)
     if not is_remote(source):
-        path = Path(os.path.expanduser(source)).resolve()
+        check_spelling(source)
         try:
-            return LocalFile(str(path), path, file_sha256(path) if path.is_file() else "")
-        except OSError as error:
-            raise InputError(f"{path}: cannot be read: {error.strerror}") from error
+            path = Path(os.path.expanduser(source)).resolve()
+            return LocalFile(str(path), path, file_sha256(path) if is_file(path) else "")
+        # beside OSError: a zero byte, a symbolic link that leads back to itself
+        except (OSError, ValueError, RuntimeError) as error:
+            raise InputError(f"{shown(source)}: cannot be read: {cause_of(error)}") from error
     scheme = source.partition("://")[0]
     if scheme == "hf":
         return LocalFile(*fetch_from_hub(source))

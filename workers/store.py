@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
+import stat
 import tempfile
 import time
 import uuid
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from tandem.errors import InputError, OutputError
+from tandem.user_files import cause_of, check_spelling, shown
 from workers.layout import JOB
 from workers.s3_address import SCHEME
 
@@ -113,6 +115,7 @@ def open_store(uri: str) -> Store:
         from workers.s3 import S3Store  # boto3 takes a second to import
 
         return S3Store(uri)
+    check_spelling(uri)
     if "://" in uri:
         raise InputError(f"out: expected a local directory or s3://bucket/prefix, got {uri!r}")
     return LocalStore(uri)
@@ -129,8 +132,13 @@ class LocalStore(Store):
         self.root = Path(os.path.abspath(os.path.expanduser(directory)))
         self.uri = str(self.root)
         self.job: bytes | None = None
-        if self.root.exists() and not self.root.is_dir():
-            raise OutputError(f"out: expected a directory, {self.uri} is a file")
+        try:
+            if not stat.S_ISDIR(os.stat(self.root).st_mode):
+                raise OutputError(f"out: expected a directory, {self.uri} is a file")
+        except (FileNotFoundError, NotADirectoryError):  # of these `check` says more
+            pass
+        except (OSError, ValueError) as error:
+            raise OutputError(f"out: cannot use {shown(self.uri)}: {cause_of(error)}") from error
 
     def check(self) -> None:
         there = next(folder for folder in (self.root, *self.root.parents) if folder.exists())

@@ -13,6 +13,7 @@ import pickle
 import re
 import warnings
 import zipfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,6 +23,7 @@ from safetensors import SafetensorError, safe_open
 from torch.serialization import safe_globals
 
 from tandem.errors import CheckpointError
+from tandem.user_files import parse_json
 
 METADATA_KEY = "tandem"
 MAX_HEADER_BYTES = 100_000_000  # of a safetensors file, as its library has it
@@ -90,13 +92,30 @@ def check_archive(path: Path, size: int) -> None:
         )
     try:
         with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
+            entries = archive.infolist()
     except (zipfile.BadZipFile, ValueError, OSError) as error:
         raise CheckpointError(f"{path}: a corrupt zip archive: {one_line(error)}", DOWNLOAD_AGAIN) from error
+    names = [entry.filename for entry in entries]
     if any(name.endswith("/constants.pkl") for name in names):
         raise CheckpointError(f"{path}: a TorchScript program, not a file of tensors", "save the model's state_dict()")
     if not any(name.endswith("/data.pkl") for name in names):
         raise CheckpointError(f"{path}: a zip archive of other files ({', '.join(names[:3])})", "unpack it first")
+    if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):  # torch never does, and what it would
+        # become has no bounds
+        raise CheckpointError(f"{path}: expected a torch file as torch.save writes it, got compressed entries")
+
+
+def read_state(path: Path, keys: Iterable[str]) -> dict[str, Any]:
+    """A dictionary that a run keeps for itself, with at least these keys. CheckpointError where it is damaged."""
+    hint = "remove it, and it is made again"
+    try:
+        state = read_torch(path, mapped=False)
+    except CheckpointError as error:
+        raise CheckpointError(str(error), hint) from error
+    found = set(state) if isinstance(state, dict) else set()
+    if missing := set(keys) - found:
+        raise CheckpointError(f"{path}: expected the state of a run, got a file without {min(missing)}", hint)
+    return state
 
 
 def read_torch(path: Path, mapped: bool) -> Any:
@@ -133,9 +152,9 @@ def read_safetensors(path: Path, size: int, header_bytes: int) -> tuple[Any, dic
             raise CheckpointError(f"{path}: {what}", DOWNLOAD_AGAIN) from error
         raise CheckpointError(f"{path}: not a readable safetensors file: {one_line(error)}", DOWNLOAD_AGAIN) from error
     try:
-        header = json.loads(metadata.get(METADATA_KEY, "{}"))
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise CheckpointError(f"{path}: its header is not JSON: {one_line(error)}") from error
+        header = parse_json(metadata.get(METADATA_KEY, "{}"))
+    except ValueError as error:
+        raise CheckpointError(f"{path}: its header: {one_line(error)}") from error
     if not isinstance(header, dict):
         raise CheckpointError(f"{path}: its header: expected a JSON object, got {header!r:.60}")
     return tensors, header

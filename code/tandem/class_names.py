@@ -204,4 +204,7 @@ def check_names(names: object, num_classes: int | None, where: str) -> tuple[str
         raise InputError(f"{where}: expected {num_classes} names, got {len(names)}")
     if nameless := [label for label, name in enumerate(names) if not normalised(name).strip(" ,")]:
         raise InputError(f"{where}: expected a name for each class, got {names[nameless[0]]!r} for {nameless[0]}")
+    for label, name in enumerate(names):
+        if any(unicodedata.category(letter) in ("Cc", "Cs") for letter in name):
+            raise InputError(f"{where}: expected names without control characters, got {name!a:.60} for {label}")
     return tuple(names)

@@ -71,7 +71,7 @@ def list_image_folder(root: Path, classes: Sequence[str] | None = None, allow_em
     Raises InputError when the folder is missing or holds no image, when a class has none (unless `allow_empty`), or
     when a folder is none of the given classes.
     """
-    if not root.is_dir():
+    if not os.path.isdir(root):
         raise InputError(f"expected a folder of images, got {root}", "tandem pictures --out DIR makes one to try with")
     entries = _entries(root)
     folders = [entry for entry in entries if entry.is_dir() and not _is_hidden(entry)]

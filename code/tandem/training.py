@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from tandem.checkpoint_reader import read_state
 from tandem.errors import InputError, JobError
 
 
@@ -75,7 +76,8 @@ class TrainingLoop:
         self.identity = json.dumps(identity, sort_keys=True, default=str)
         if not self.checkpoint.exists():
             return False
-        state = torch.load(self.checkpoint, weights_only=True)
+        keys = ("identity", "model", "optimizer", "ema", "extra", "step", "seconds")
+        state = read_state(self.checkpoint, keys)
         if state["identity"] != self.identity:
             raise InputError(
                 f"{self.folder} holds another run: expected {self.identity}, found {state['identity']}",

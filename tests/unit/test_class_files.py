@@ -62,7 +62,7 @@ def test_our_own_list_can_be_read(tmp_path):
         ("a.txt", "a\nb\x00\nc\n", r"row 2: expected a name of 1 to 200 printable characters, got 'b\\x00'"),
         ("a.txt", "a\nb\nA\n", "row 3: expected a name of its own, got 'A' as in row 1"),
         ("a.txt", "1\n0\n2\n", "row 1: expected a name, or the class's own number 0, got 1"),
-        ("a.txt", b"a\n\xe9\nc\n", r"a\.txt is not UTF-8"),
+        ("a.txt", b"a\n\xe9\nc\n", r"a\.txt, line 2: not UTF-8"),
         ("a.csv", "a\nb\nc\nd\n", r"a\.csv: expected a column name and maybe label, synonyms, wnid, got \['a'\]"),
         ("a.csv", "name\na\nb,c\nd\n", "row 2: expected 1 cells, got more or fewer"),
         ("a.csv", "label,name\n0,a\n2,b\n1,c\n", "row 2: expected label 1, as rows are in label order, got 2"),
@@ -74,7 +74,7 @@ def test_our_own_list_can_be_read(tmp_path):
         ("a.json", '{"0": "a", "1": "b", "3": "c"}', "expected the labels 0 to 2 as keys, got '3'"),
         ("a.json", "7", "expected a list of names, or an object of names by label, got 7"),
         ("a.json", "[", r"a\.json: not JSON: "),
-        ("a.json", "[" * 100_000, r"a\.json: not JSON: "),
+        ("a.json", "[" * 100_000, r"a\.json: expected at most 64 levels"),
     ],
 )
 def test_what_is_wrong_is_one_line(tmp_path, name, text, message):

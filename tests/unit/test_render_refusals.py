@@ -26,7 +26,7 @@ def broken(change: Any) -> str:
 @pytest.mark.parametrize(
     ("text", "line"),
     [
-        ("", "the whole: Invalid JSON"),
+        ("", "not JSON: EOF"),
         ("[1]", "the whole: expected an object, got [1]"),
         (broken(lambda p: p.pop("best")), "best: expected a value, got none"),
         (broken(lambda p: p.pop("request")), "request: expected a value, got none"),

@@ -15,8 +15,9 @@ from jobs import cli
 from jobs.bench_pipeline import BenchPipelineSpec
 from jobs.generate import GenerateSpec
 from jobs.sending import MOST_SENT_BYTES, read_command, read_variables, send_files
-from jobs.spec import as_flags, load_yaml, parse
+from jobs.spec import as_flags, parse
 from jobs.submit import JobLog
+from jobs.yaml_file import load_yaml
 from tandem.errors import InputError, JobError, OutputError
 from workers.store import LocalStore
 

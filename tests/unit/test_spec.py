@@ -12,8 +12,9 @@ from jobs.checkpoints import InspectSpec
 from jobs.cli import COMMANDS
 from jobs.generate import GenerateSpec
 from jobs.plan import PlanSpec
-from jobs.spec import as_flags, join, load_yaml, parse, split
+from jobs.spec import as_flags, join, parse, split
 from jobs.train import TrainVarSpec, TrainVqvaeSpec
+from jobs.yaml_file import load_yaml
 from tandem.errors import InputError
 
 BASE = ("--out", "o", "--classes", "all", "--images", "5")
@@ -176,7 +177,7 @@ def test_a_wrong_file_is_named(tmp_path, text, message):
 
 def test_a_file_that_is_not_utf_8_is_named(tmp_path):
     (tmp_path / "job.yaml").write_bytes("classes: café".encode("latin-1"))
-    with pytest.raises(InputError, match=r"--spec: expected text in UTF-8 in .*job\.yaml, got other bytes at 12"):
+    with pytest.raises(InputError, match=r"--spec: .*job\.yaml, line 1: not UTF-8 \(byte 0xe9\)"):
         generate("--spec", str(tmp_path / "job.yaml"))
 
 

@@ -1,0 +1,117 @@
+"""YAML files of values by name, read within bounds: a file of a kilobyte can stand for billions of values."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
+
+from tandem.errors import InputError
+from tandem.user_files import MAX_DEPTH, read_text, repeated, shown
+
+MAX_BYTES = 1 << 20  # of a file; PyYAML reads some 100 kB a second
+MAX_VALUES = 100_000  # once aliases are replaced by what they stand for
+MAX_SCALAR = 4_000  # characters of a number, a date or another value that is not text
+TEXT_TAGS = ("tag:yaml.org,2002:str", "tag:yaml.org,2002:binary")
+
+
+class Refused(yaml.MarkedYAMLError):
+    """What YAML allows and Tandem does not."""
+
+
+class BoundedLoader(yaml.SafeLoader):
+    """PyYAML's safe loader, which refuses depth, aliases that multiply or contain themselves, and keys that stand
+    twice. Its errors are yaml.YAMLError."""
+
+    depth = 0
+
+    def compose_node(self, parent: Node | None, index: Any) -> Node | None:
+        self.depth += 1
+        if self.depth > MAX_DEPTH:
+            self.refuse(f"expected at most {MAX_DEPTH} levels of nested values, got more", self.peek_event())
+        node: Node | None = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
+
+    def get_single_node(self) -> Node | None:
+        node: Node | None = super().get_single_node()
+        if node is not None:
+            self.count(node, {})
+        return node
+
+    def count(self, node: Node, sizes: dict[int, int]) -> int:
+        """Values in a node, those of aliases each time. `sizes` has those that are known; 0: being counted."""
+        if (known := sizes.get(id(node))) is not None:
+            if not known:
+                self.refuse("expected aliases of other values, got one of what contains it", node)
+            return known
+        sizes[id(node)] = 0
+        if isinstance(node, MappingNode):
+            keys = (key.value for key, _ in node.value if isinstance(key, ScalarNode))
+            if twice := repeated(keys):
+                self.refuse(f"expected every key once, got {twice} twice or more", node)
+        total = 1 + sum(self.count(inner, sizes) for inner in parts(node))
+        if total > MAX_VALUES:
+            self.refuse(f"expected at most {MAX_VALUES:,} values, aliases included, got more", node)
+        sizes[id(node)] = total
+        return total
+
+    def construct_object(self, node: Node, deep: bool = False) -> Any:
+        is_text = node.tag in TEXT_TAGS or not isinstance(node, ScalarNode)
+        if not is_text and len(node.value) > MAX_SCALAR:
+            self.refuse(f"expected at most {MAX_SCALAR} characters, got {len(node.value)}", node)
+        try:
+            return super().construct_object(node, deep)
+        except yaml.YAMLError:
+            raise
+        # what Python's own parsers of numbers, dates and truth values raise
+        except (ValueError, LookupError, AttributeError, TypeError, ArithmeticError):
+            self.refuse(f"expected {node.tag.rpartition(':')[2]}, got {shown(node.value, 60)}", node)
+
+    @staticmethod
+    def refuse(problem: str, where: Any) -> None:
+        raise Refused(problem=problem, problem_mark=where.start_mark)
+
+
+def parts(node: Node) -> Iterator[Node]:
+    """The nodes inside a node."""
+    if isinstance(node, MappingNode):
+        for key, value in node.value:
+            yield key
+            yield value
+    elif isinstance(node, SequenceNode):
+        yield from node.value
+
+
+class TextLoader(BoundedLoader):
+    """YAML whose scalars are the text that was written, and null None: `classes: 007` is what --classes 007 is."""
+
+
+TextLoader.yaml_implicit_resolvers = {
+    letter: [pair for pair in pairs if pair[0] in ("tag:yaml.org,2002:null", "tag:yaml.org,2002:merge")]
+    for letter, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+
+
+def load_yaml(flag: str, path: str | Path, loader: type[BoundedLoader] = BoundedLoader) -> dict[Any, Any]:
+    """A YAML file of values by name; an empty one has none. Raises InputError naming the flag that it came by."""
+    name = f"{flag}: {shown(path)}"
+    try:
+        text = read_text(path, MAX_BYTES)
+    except InputError as error:
+        raise InputError(f"{flag}: {error}", error.hint) from error
+    try:
+        values = yaml.load(text, loader) or {}
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        where = f", line {mark.line + 1}" if mark else ""
+        problem = error.problem if isinstance(error, Refused) else f"is not YAML: {error.problem or error.context}"
+        raise InputError(f"{name}{where}: {shown(problem)}") from error
+    except yaml.reader.ReaderError as error:
+        raise InputError(f"{name} is not YAML: {error.reason} (U+{error.character:04X})") from error
+    if not isinstance(values, dict):
+        raise InputError(f"{flag}: expected values by name in {shown(path)}, got a {type(values).__name__}")
+    return values
