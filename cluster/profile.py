@@ -11,8 +11,6 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
-    PositiveFloat,
-    PositiveInt,
     StringConstraints,
     model_validator,
 )
@@ -23,6 +21,9 @@ StageName = Literal["draft", "refine", "decode", "encode", "store"]
 RoleName = Literal["draft", "refine"]  # refining includes VQVAE decode
 PER_N = ("draft", "refine")  # stages whose time depends on the draft steps
 MAX_SECONDS = 1e6  # of one batch: eleven days
+Seconds = Annotated[float, Field(gt=0, le=MAX_SECONDS)]
+Bytes = Annotated[int, Field(gt=0, le=2**50)]
+Small = Annotated[int, Field(gt=0, le=65_536)]
 BUILT_IN = "profiles"
 
 
@@ -32,10 +33,10 @@ class StageTime(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     stage: StageName
-    draft_steps: PositiveInt | None = None
-    batch: Annotated[int, Field(gt=0, le=65_536)]
+    draft_steps: Small | None = None
+    batch: Small
     seconds: Annotated[float, Field(ge=0, le=MAX_SECONDS)]
-    memory_bytes: PositiveInt | None = Field(None, description="at the most, with all weights of the role")
+    memory_bytes: Bytes | None = Field(None, description="at the most, with all weights of the role")
     estimated: str | None = Field(default=None, description="how, where it was not measured")
 
     @model_validator(mode="after")
@@ -54,7 +55,7 @@ class CannotTake(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     role: RoleName
-    batch: PositiveInt | None = None
+    batch: Small | None = None
     reason: str
 
 
@@ -67,17 +68,17 @@ class Profile(BaseModel):
     kind: Annotated[str, StringConstraints(to_lower=True, strip_whitespace=True, min_length=1)] = Field(
         description="kind of device, as --gpus names it"
     )
-    num_scales: PositiveInt
+    num_scales: Small
     models: dict[str, str] = Field(default_factory=dict)
     dtype: str = ""
-    threads: PositiveInt = 1
+    threads: Small = 1
     source: str = ""
-    memory_bytes: PositiveInt | None = Field(None, description="that a replica may fill")
-    weights_bytes: dict[StageName, PositiveInt] = Field(default_factory=dict, description="of the model of each stage")
-    load_s: dict[str, PositiveFloat] = Field(default_factory=dict)
+    memory_bytes: Bytes | None = Field(None, description="that a replica may fill")
+    weights_bytes: dict[StageName, Bytes] = Field(default_factory=dict, description="of the model of each stage")
+    load_s: dict[str, Seconds] = Field(default_factory=dict)
     stages: tuple[StageTime, ...]
     cannot: tuple[CannotTake, ...] = ()
-    fid: dict[int, PositiveFloat] = Field(default_factory=dict, description="quality at each N, where known")
+    fid: dict[int, Seconds] = Field(default_factory=dict, description="quality at each N, where known")
 
     def time(self, stage: StageName, draft_steps: int | None, batch: int) -> StageTime | None:
         """The entry of a stage, None where it was not measured. Times that do not depend on N ignore it."""

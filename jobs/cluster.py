@@ -23,7 +23,6 @@ from jobs.flags import COMMAS
 from jobs.options import PreparationOptions
 from jobs.plan import parse_hours
 from jobs.progress import say
-from jobs.settings import choose_draft_steps
 from tandem.errors import InputError
 from workers.models import EMBEDDED, resolve_models
 from workers.s3_address import split_address
@@ -163,7 +162,7 @@ def read_deployment(spec: RenderSpec) -> Deployment:
     if spec.drafter == EMBEDDED:
         models = resolve_models(EMBEDDED, EMBEDDED, EMBEDDED, False)
         try:
-            choose_draft_steps(option.draft_steps, models.drafter_config.pyramid)
+            models.drafter_config.pyramid.check_draft_steps(option.draft_steps)
         except InputError as error:
             hint = "--drafter, --refiner and --vqvae name the models that the plan is for; by default they are embedded"
             raise InputError(f"--plan: {error}", hint) from None

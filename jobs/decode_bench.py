@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from jobs.options import MeasuredOptions
 from jobs.progress import say
 from jobs.resident import anonymous_bytes, reset_resident, resident_bytes
-from jobs.settings import choose_dtype
+from jobs.settings import choose_draft_steps, choose_dtype
 from tandem.assembly import Preparation
 from tandem.collaborative import decode
 from tandem.costs import decode_flops, kv_bytes, scale_flops, tensor_bytes, var_bytes, vqvae_bytes
@@ -75,7 +75,7 @@ class Bench:
         models = resolve_models(spec.drafter, spec.refiner, spec.vqvae, spec.random_weights)
         self.pyramid, self.sampling = models.drafter_config.pyramid, models.sampling
         steps = spec.draft_steps or (self.pyramid.default_draft_steps,)
-        codes = [Setting(self.pyramid.check_draft_steps(n), batch) for batch in spec.batches for n in steps]
+        codes = [Setting(choose_draft_steps(n, self.pyramid), batch) for batch in spec.batches for n in steps]
         plain = [Setting(None, batch) for batch in spec.batches] if spec.plain_var else []
         self.settings = [*codes, *plain]
         assert models.refiner_config is not None

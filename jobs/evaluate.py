@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,6 +22,7 @@ from torch import Tensor
 
 from jobs.options import Share
 from jobs.progress import say
+from jobs.settings import as_flag, choose_draft_steps
 from jobs.sheets import nearest_sheet, samples_sheet, scales_sheet
 from jobs.spec import Spec
 from jobs.train import check_size, load_splits, psnr, reconstruct
@@ -73,7 +75,8 @@ class EvaluateSpec(Spec):
 
     def sampling(self, own: SamplingConfig) -> SamplingConfig:
         names = ("cfg", "top_k", "top_p", "temperatures")
-        return SamplingConfig(**{n: getattr(own, n) if getattr(self, n) is None else getattr(self, n) for n in names})
+        with as_flag():
+            return replace(own, **{n: value for n in names if (value := getattr(self, n)) is not None})
 
 
 def run(spec: EvaluateSpec) -> dict[str, Any]:
@@ -140,7 +143,7 @@ def setting_names(spec: EvaluateSpec, models: ModelSet) -> list[str]:
     """Both models alone, and CoDe at each N."""
     pyramid = models.drafter_config.pyramid
     steps = spec.draft_steps or tuple(range(1, pyramid.num_scales))
-    return [*ALONE, *(f"code-{pyramid.check_draft_steps(n)}" for n in steps)]
+    return [*ALONE, *(f"code-{choose_draft_steps(n, pyramid)}" for n in steps)]
 
 
 def trained_classifier(spec: EvaluateSpec, train: PictureSet) -> Classifier:

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from tandem.errors import InputError
+from tandem.user_files import shown
 
 SUFFIXES = frozenset([".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pnm"])
 SYSTEM = frozenset(("__MACOSX", "@eaDir", "lost+found", "$RECYCLE.BIN", "System Volume Information"))
@@ -72,7 +73,8 @@ def list_image_folder(root: Path, classes: Sequence[str] | None = None, allow_em
     when a folder is none of the given classes.
     """
     if not os.path.isdir(root):
-        raise InputError(f"expected a folder of images, got {root}", "tandem pictures --out DIR makes one to try with")
+        hint = "tandem pictures --out DIR makes one to try with"
+        raise InputError(f"expected a folder of images, got {shown(root)}", hint)
     entries = _entries(root)
     folders = [entry for entry in entries if entry.is_dir() and not _is_hidden(entry)]
     found = tuple(folder.name for folder in folders)

@@ -226,8 +226,8 @@ def test_images_say_where_they_come_from(pixels_by_format):
     [
         (["--classes", "ant,wolf"], "--classes: expected a class name or a number from 0 to 3, got 'wolf'"),
         (["--classes", "0-4"], "expected labels 0 to 3, got 4"),
-        (["--draft-steps", "0"], "draft_steps: expected 1 to 3 (the pyramid has 4 scales), got 0"),
-        (["--draft-steps", "4"], "draft_steps: expected 1 to 3 (the pyramid has 4 scales), got 4"),
+        (["--draft-steps", "0"], "--draft-steps: expected 1 to 3 (the pyramid has 4 scales), got 0"),
+        (["--draft-steps", "4"], "--draft-steps: expected 1 to 3 (the pyramid has 4 scales), got 4"),
         (
             ["--placement", "split", "--drafters", "3", "--refiners", "2"],
             "expected at most 4 GPUs, got 5 replicas",

@@ -124,7 +124,7 @@ def test_sparse_tensors_are_named(tmp_path, var):
         ({"config.patch_nums": [4, 1]}, "patch_nums: expected two or more ascending sizes"),
         ({"config.colour": 5}, r"unknown fields \['colour'\]"),
         (None, "its header: expected a JSON object, got None"),
-        ("{", "its header is not JSON"),
+        ("{", "its header: not JSON"),
     ],
     ids=str,
 )

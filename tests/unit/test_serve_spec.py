@@ -209,8 +209,8 @@ def test_a_server_for_every_network_without_keys_is_warned_of(host, keys, warned
     ("argv", "error", "message"),
     [
         (("--placement", "split", "--drafters", "4", "--refiners", "1"), PlacementError, "expected at most 4 GPUs"),
-        (("--draft-steps", "7"), InputError, "draft_steps: expected 1 to 6"),
-        (("--top-k", "1", "--temperatures", "0"), InputError, "temperatures: expected one or more values >= 0.01"),
+        (("--draft-steps", "7"), InputError, "--draft-steps: expected 1 to 6"),
+        (("--top-k", "1", "--temperatures", "0"), InputError, "--temperatures: expected one or more values >= 0.01"),
         (("--drafter", "d30"), InputError, "d30 is a preset, which has no weights"),
         (("--drafter", "none.pth"), InputError, "none.pth"),
     ],

@@ -1,0 +1,273 @@
+"""What people give by mistake, or to see what happens: a line that says what was expected, and soon."""
+
+import json
+import os
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from tiny_models import CLASS_NAMES, save_tiny_models, tiny_var
+
+from cluster.planned import read_plan
+from cluster.profile import read_profile
+from jobs.cli import main
+from jobs.generate import GenerateSpec
+from jobs.label_file import read_label_file
+from jobs.plan import parse_hours
+from jobs.spec import parse
+from jobs.yaml_file import load_yaml
+from tandem.class_names import ClassNames
+from tandem.config import to_dict
+from tandem.errors import InputError, LabelError, TandemError
+from tandem.image_folder import list_image_folder
+from tandem.training import LoopConfig, TrainingLoop
+from tandem.user_files import MAX_DEPTH, parse_json
+from tandem.weights import open_all, open_checkpoint
+from workers.class_files import read_class_names
+from workers.drafts import open_drafts
+from workers.models import resolve_models
+from workers.sources import local_file
+from workers.store import open_store
+
+NAMES = ClassNames(CLASS_NAMES)
+BASE = ("--out", "o", "--classes", "all", "--images", "5")
+
+
+def generate(*argv: str) -> GenerateSpec:
+    return parse(GenerateSpec, [*BASE, *argv], "tandem generate")
+
+
+READERS = {
+    "labels.csv": lambda path: read_label_file(path, NAMES),
+    "class names": lambda path: read_class_names(path, 4),
+    "spec": lambda path: generate("--spec", path),
+    "runtime env": lambda path: load_yaml("--runtime-env", path),
+    "profile": read_profile,
+    "plan": read_plan,
+    "weights": lambda path: open_all(local_file(path).path),
+    "image folder": lambda path: list_image_folder(Path(path)),
+    "place": lambda path: open_store(path).check(),
+    "drafts": lambda path: open_drafts(open_store(path)),
+}
+
+
+@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        "x" * 300,
+        "/tmp/" + "a/" * 3000 + "x",
+        "a\0b",
+        "a\udcffb",
+        "~nobody-called-so/x",
+        "loop",
+        "folder",
+        "/dev/zero",
+    ],
+    ids=["long name", "long path", "zero byte", "surrogate", "unknown user", "loop of links", "folder", "endless"],
+)
+def test_a_name_that_leads_nowhere_is_a_line(reader, name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    ending = ".csv" if reader == "labels.csv" and not name.startswith("/dev") else ""
+    (tmp_path / f"loop{ending}").symlink_to(tmp_path / f"loop{ending}")
+    (tmp_path / f"folder{ending}").mkdir()
+    if (reader, name) in (("place", "folder"), ("place", "a\udcffb"), ("place", "~nobody-called-so/x")):
+        return READERS[reader](name)  # folders can be called so
+    with pytest.raises(TandemError) as caught:
+        READERS[reader](name + ending)
+    assert len(str(caught.value)) < 600 and "\n" not in str(caught.value)
+    return None
+
+
+@pytest.mark.parametrize("reader", ["labels.csv", "class names", "weights", "place", "drafts"])
+@pytest.mark.parametrize("address", ["s3:/b/x", "S3:b/x", "hf:/a/b/c", "https:/host/x", "file:/x", "gs:/b/x"])
+def test_an_address_with_too_few_slashes_is_no_path(reader, address, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=rf"expected {address.split(':')[0].lower()}://\.\.\., got {address}"):
+        READERS[reader](address + (".csv" if reader == "labels.csv" else ""))
+    assert not os.listdir(tmp_path), "nothing was made"
+
+
+@pytest.mark.parametrize(
+    "command", [["pictures", "--out"], ["train", "vqvae", "--data", "d", "--out"], ["profile", "--out"]]
+)
+@pytest.mark.parametrize("out", ["s3://bucket/x", "s3:/bucket/x", "x" * 300])
+def test_what_is_written_here_takes_no_address(command, out, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main([*command, out]) == 2
+    err = capsys.readouterr().err
+    assert "error: --out: expected" in err and "Traceback" not in err
+    assert not os.listdir(tmp_path)
+
+
+LAUGHS = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"{new}: &{new} [{', '.join([f'*{old}'] * 9)}]\n" for old, new in zip("abcdefgh", "bcdefghi", strict=True)
+)
+MERGES = "a: &a {x: 1}\n" + "".join(
+    f"{new}: &{new} {{<<: [{', '.join([f'*{old}'] * 9)}]}}\n" for old, new in zip("abcdefgh", "bcdefghi", strict=True)
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (LAUGHS, "line 6: expected at most 100,000 values, aliases included, got more"),
+        (MERGES, "line 6: expected at most 100,000 values"),
+        ("out: &a [*a]", "line 1: expected aliases of other values, got one of what contains it"),
+        ("out: " + "[" * 100_000, f"line 1: expected at most {MAX_DEPTH} levels of nested values"),
+        ("".join(" " * i + "a:\n" for i in range(1000)), f"line {MAX_DEPTH}: expected at most {MAX_DEPTH} levels"),
+        ("seed: 1\nseed: 2", "line 1: expected every key once, got 'seed' twice or more"),
+        ("seed: 1\nout: {a: 1, a: 2}", "line 2: expected every key once, got 'a' twice or more"),
+        ("seed: 1".encode("utf-16"), r"line 1: not UTF-8 \(byte 0xff\)"),
+        (b"seed: 1\nout: \xe9", r"line 2: not UTF-8 \(byte 0xe9\)"),
+        (b"out: \x01", r"is not YAML: special characters are not allowed \(U\+0001\)"),
+        ("out: !!timestamp 99999-01-01", "line 1: expected timestamp, got 99999-01-01"),
+        ("out: !!bool maybe", "line 1: expected bool, got maybe"),
+        ("out: !!int " + "1" * 5000, "line 1: expected at most 4000 characters, got 5000"),
+        ("out: [1", "line 1: is not YAML: expected ',' or ']', but got '<stream end>'"),
+        ("out: *b", "line 1: is not YAML: found undefined alias 'b'"),
+        ("seed: 1 #" + "x" * 3_000_000, "expected at most 1,048,576 bytes of text, got more"),
+    ],
+    ids=lambda value: repr(value)[:20],
+)
+@pytest.mark.parametrize("reader", ["spec", "runtime env"])
+def test_yaml_is_read_within_bounds(reader, text, message, tmp_path):
+    path, began = tmp_path / "job.yaml", time.monotonic()
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(InputError, match=message) as caught:
+        READERS[reader](str(path))
+    assert "unicode string" not in str(caught.value) and len(str(caught.value)) < 600
+    assert time.monotonic() - began < 2
+
+
+def test_an_option_in_both_spellings_is_refused(tmp_path):
+    (tmp_path / "job.yaml").write_text("draft_steps: 1\ndraft-steps: 2\n")
+    with pytest.raises(InputError, match=r"job\.yaml: expected --draft-steps once, got 'draft-steps' besides"):
+        generate("--spec", str(tmp_path / "job.yaml"))
+    with pytest.raises(InputError, match=r"--spec: expected a path, got an empty text"):
+        generate("--spec=")
+
+
+def test_plain_aliases_and_merges_are_fine(tmp_path):
+    (tmp_path / "env.yaml").write_text("a: &a {x: 1}\nb: {<<: *a, x: 2, y: 3}\nc: [*a, *a]\n")
+    assert load_yaml("--runtime-env", tmp_path / "env.yaml")["b"] == {"x": 2, "y": 3}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[" * 100_000 + "]" * 100_000, f"expected at most {MAX_DEPTH} levels"),
+        ('{"a":' * 70 + "1" + "}" * 70, f"expected at most {MAX_DEPTH} levels"),
+        ('{"a": NaN}', "expected a number or null, got NaN"),
+        ('{"a": [-Infinity]}', "expected a number or null, got -Infinity"),
+        ('{"a": 1e999}', "expected numbers below 1.8e308, got 1e999"),
+        ('{"a": ' + "1" * 5000 + "}", "expected numbers of at most 4,300 digits"),
+        ('{"a": 1, "a": 2}', "expected every key once, got 'a' twice or more"),
+        ('{"a": 1', "not JSON: "),
+    ],
+    ids=lambda value: value[:20],
+)
+def test_json_is_read_within_bounds(text, message, tmp_path):
+    for reader, name in (("labels.csv", "rows.jsonl"), ("class names", "names.json")):
+        (tmp_path / name).write_text(text)
+        with pytest.raises(LabelError, match=message):
+            READERS[reader](str(tmp_path / name))
+    save_file({"x": torch.zeros(1)}, tmp_path / "v.safetensors", metadata={"tandem": text})
+    with pytest.raises(InputError, match=message):
+        open_all(tmp_path / "v.safetensors")
+
+
+def test_nested_values_up_to_the_limit_are_carried(tmp_path):
+    deep = '{"label": 1, "x": ' + "[" * (MAX_DEPTH - 1) + "1" + "]" * (MAX_DEPTH - 1) + "}"
+    assert parse_json(deep)["label"] == 1
+    (tmp_path / "rows.jsonl").write_text(deep)
+    assert len(read_label_file(str(tmp_path / "rows.jsonl"), NAMES)) == 1
+
+
+def test_rows_with_keys_of_their_own_are_refused_before_they_fill_the_memory(tmp_path):
+    for nested in (False, True):
+        rows = [{f"k{100 * i + j}": 1 for j in range(100)} for i in range(1000)]
+        lines = [{"label": 1, **({"o": row} if nested else row)} for row in rows]
+        (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, lines)))
+        with pytest.raises(LabelError, match="expected at most 1000 different keys in all rows"):
+            read_label_file(str(tmp_path / "rows.jsonl"), NAMES)
+    (tmp_path / "rows.csv").write_text("label," + ",".join(f"k{i}" for i in range(100_000)) + "\n")
+    with pytest.raises(LabelError, match="expected at most 1000 columns, got 100001"):
+        read_label_file(str(tmp_path / "rows.csv"), NAMES)
+
+
+@pytest.mark.parametrize(
+    ("classes", "message"),
+    [
+        ([f"name {i}" for i in range(8)], "expected 4 names, got 8"),
+        (["ant"], "expected 4 names, got 1"),
+        (None, "expected a list of names, got None"),
+        (7, "expected a list of names, got 7"),
+        (True, "expected a list of names, got True"),
+        ({"0": "ant"}, "expected a list of names, got {'0': 'ant'}"),
+        (["ant", "bee", "cat", None], "expected a list of names"),
+        (["ant", "bee", "cat", 3], "expected a list of names"),
+        (["ant", "bee", "cat", ["dog"]], "expected a list of names"),
+        (["ant", "bee", "cat", "do\ng"], r"expected names without control characters, got 'do\\ng' for 3"),
+        (["ant", "bee", "cat", "\ud800"], r"expected names without control characters, got '\\ud800' for 3"),
+    ],
+)
+def test_class_names_in_a_header_are_counted_against_the_model(classes, message, tmp_path):
+    var = tiny_var(2, 1)
+    header = json.dumps({"kind": "var", "config": to_dict(var.config), "classes": classes})
+    path = tmp_path / "var.safetensors"
+    save_file({name: t.clone() for name, t in var.state_dict().items()}, path, metadata={"tandem": header})
+    with pytest.raises(InputError, match=message):
+        open_checkpoint(path)
+    others = save_tiny_models(tmp_path)
+    with pytest.raises(InputError, match=message):  # as generate asks, before anything starts
+        resolve_models(str(path), others["refiner"], others["vqvae"], random_weights=False)
+
+
+def test_a_torch_file_with_keys_of_mixed_types_is_a_line(tmp_path):
+    tensor = torch.zeros(1)
+    torch.save({5: tensor, None: 1, (1, "a"): tensor, b"x": {}, "a": tensor}, tmp_path / "x.pth")
+    with pytest.raises(InputError, match=r"expected a VQVAE .* or a VAR .*, got 5, None, \(1, 'a'\), b'x', 'a'"):
+        open_all(tmp_path / "x.pth")
+
+
+def test_a_damaged_checkpoint_of_a_training_run_is_a_line_without_advice_of_torch(tmp_path):
+    loop = TrainingLoop(torch.nn.Linear(1, 1), LoopConfig(1, 0.1), tmp_path, print)
+    for damage in (b"\x80\x02garbage", b"", b"PK\x03\x04"):
+        loop.checkpoint.write_bytes(damage)
+        with pytest.raises(InputError, match=r"checkpoint\.pt: a corrupt torch file") as caught:
+            loop.resume({})
+        assert "weights_only" not in str(caught.value) and caught.value.hint == "remove it, and it is made again"
+    torch.save([1], loop.checkpoint)
+    with pytest.raises(InputError, match="expected the state of a run, got a file without ema"):
+        loop.resume({})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"seconds": float("inf")}, "stages.0.seconds: expected less than or equal to 1000000, got inf"),
+        ({"seconds": float("nan")}, "stages.0.seconds: expected"),
+        ({"seconds": 0}, "stages.0: Value error, draft needs seconds above 0"),
+        ({"seconds": 1e300}, "stages.0.seconds: expected"),
+        ({"batch": 10**400}, "stages.0.batch: "),
+        ({"memory_bytes": 10**400}, "stages.0.memory_bytes: "),
+        (None, "not JSON: expected value at line 1 column 1"),
+    ],
+)
+def test_a_profile_with_impossible_times_is_a_line(change, message, tmp_path):
+    profile = json.loads(read_profile("paper-l20").model_dump_json())
+    profile["stages"][0].update(change or {})
+    path = tmp_path / "profile.json"
+    path.write_text(json.dumps(profile) if change else "hello")
+    with pytest.raises(InputError, match=f"^--profile: {path}: {message}"):
+        read_profile(str(path))
+
+
+def test_a_deadline_has_a_limit():
+    assert parse_hours("3650d") == 87_600
+    for text in ("3651d", "9" * 400 + "d", "1" * 30 + "s"):
+        with pytest.raises(InputError, match="--deadline: expected at most 3650d, got"):
+            parse_hours(text)
