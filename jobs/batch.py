@@ -21,7 +21,7 @@ from tandem.costs import Bytes, var_bytes, vqvae_bytes
 from tandem.errors import InputError
 from tandem.fitting import Stage, device_bytes, largest_batch
 from workers import layout
-from workers.manifest import read_job
+from workers.job_record import read_job
 from workers.models import DTYPES, ModelSet
 from workers.row_settings import SAMPLING_SETTINGS
 from workers.store import Store

@@ -61,7 +61,7 @@ def run(spec: BenchManifestSpec) -> dict[str, Any]:
 
 
 def measure(spec: BenchManifestSpec, store: Store) -> dict[str, Any]:
-    plan, manifest = ShardPlan(spec.shards * spec.shard_size, spec.shard_size), Manifest(store)
+    plan, manifest = ShardPlan(spec.shards * spec.shard_size, spec.shard_size), Manifest(store, 0)
     result: dict[str, Any] = {"shards": spec.shards, "readers_and_writers": READS_AT_ONCE}
 
     def note(name: str, began: float) -> None:

@@ -25,9 +25,10 @@ from jobs.spec import Spec
 from tandem.errors import InputError
 from tandem.images import Codec, Provenance
 from workers import layout
+from workers.commit import Format, store_shard
 from workers.encoder import Encoder
 from workers.formats import DatasetFormat
-from workers.manifest import Format, Manifest, store_shard
+from workers.manifest import Manifest
 from workers.s3_address import SCHEME, split_prefix
 from workers.shards import EncodedShard, PixelShard, ShardPlan
 from workers.store import Store, open_store
@@ -143,8 +144,8 @@ class Packed:
 
     tar: bytes
 
-    def files(self, shard: EncodedShard) -> list[tuple[str, bytes]]:
-        return [(layout.shard_path(shard.shard, "tar"), self.tar)]
+    def files(self, shard: EncodedShard, tag: str = "") -> list[tuple[str, bytes]]:
+        return [(layout.shard_path(shard.shard, "tar", tag), self.tar)]
 
 
 def write_ours(spec: BenchStoreSpec, images: list[bytes], place: str, fmt: Format) -> None:
@@ -153,7 +154,7 @@ def write_ours(spec: BenchStoreSpec, images: list[bytes], place: str, fmt: Forma
     plan = ShardPlan(spec.shards * spec.images, spec.images)
     with ThreadPoolExecutor(spec.writers) as pool:
         for future in [
-            pool.submit(store_shard, store, Manifest(store), shard_of(spec, images, i), fmt, plan)
+            pool.submit(store_shard, store, Manifest(store, 0), shard_of(spec, images, i), fmt, plan)
             for i in range(spec.shards)
         ]:
             future.result()

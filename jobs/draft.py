@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from functools import partial
 from typing import Any, Literal
 
 import ray
@@ -29,10 +28,10 @@ from jobs.settings import (
 )
 from tandem.config import to_dict
 from tandem.errors import LabelError
+from workers.closing import no_files
 from workers.columns import check_carried
 from workers.drafter import DecodeSettings
 from workers.drafts import KIND, DraftFormat
-from workers.manifest import Manifest
 from workers.models import resolve_models
 
 EXAMPLES = """examples:
@@ -114,9 +113,8 @@ def run(spec: DraftSpec) -> dict[str, Any]:
         lines = describe_models(models, decoding, (models.drafter_config, None))
         return Work(pipeline, placement, lines, models.record | {"drafter": about}), on_real_gpus
 
-    finish = partial(Manifest(store).finish, plan.num_shards)
     object_store = wanted_object_store(spec.drafters or spec.logical_gpus, shard_bytes)
-    job = Job(spec, store, plan, object_store, identify, prepare, finish)
+    job = Job(spec, store, plan, object_store, identify, prepare, no_files)
     return close(job.run(), "drafts")
 
 

@@ -160,8 +160,8 @@ def run(spec: GenerateSpec) -> dict[str, Any]:
 
     makers = (spec.refiners or spec.max_refiners or spec.logical_gpus) + (spec.colocated or 0)
     object_store = wanted_object_store(makers, images.shard_bytes)
-    finish = partial(images.finish, models, sampling)
-    job = Job(spec, store, plan, object_store, identify, prepare, finish, CLOSES_WITH)
+    render = partial(images.render, models, sampling)
+    job = Job(spec, store, plan, object_store, identify, prepare, render, CLOSES_WITH)
     return close(job.run(), "dataset, card and contact sheet")
 
 

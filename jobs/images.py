@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 
 from jobs.options import ImageOptions, JobOptions
-from jobs.parts import whole_command
+from jobs.parts import command_line, whole_command
 from jobs.pipeline import Writer
 from jobs.running import software
 from tandem.config import SamplingConfig, to_dict
 from tandem.images import Provenance
 from workers import layout
-from workers.card import CardInfo, write_card
+from workers.card import CardInfo, closing_files
 from workers.encoder import Encoder
+from workers.entry import ManifestEntry
 from workers.formats import DatasetFormat
-from workers.manifest import Manifest, read_job
 from workers.models import ModelSet
+from workers.place import JobRecord
 from workers.shards import ShardPlan
 from workers.store import Store
 
@@ -48,23 +49,29 @@ class ImageDataset:
         """Of the pixels of a whole shard."""
         return self.plan.shard_size * 3 * self.image_size**2
 
-    def finish(self, models: ModelSet, sampling: SamplingConfig, failed: Mapping[int, str]) -> None:
-        """Card, contact sheet and `_SUCCESS`, once every shard is committed or has failed."""
-        settings = read_job(self.store)["identity"]["decoding"]
+    def render(
+        self,
+        models: ModelSet,
+        sampling: SamplingConfig,
+        job: JobRecord,
+        entries: Sequence[ManifestEntry],
+        failed: Mapping[int, str],
+    ) -> dict[str, bytes]:
+        """What stands beside `_SUCCESS` of a job, by path. Jobs of one record render alike."""
+        settings = job.identity["decoding"]
         decoding = to_dict(sampling) | {name: settings[name] for name in ("batch", "dtype")} | settings.get("how", {})
         info = CardInfo(
             fmt=self.fmt,
             image_size=models.image_size,
             models={ref.role: (ref.label, ref.sha256) for ref in models.refs},
             sampling=decoding,
-            command=whole_command(),
+            command=whole_command(job.info.get("command") or command_line()),
             software=software(),
             tokens=self.options.keep_tokens,
             carried=self.carried,
             row_settings=self.row_settings,
         )
-        entries = write_card(self.store, self.plan.num_shards, info, failed)
-        Manifest(self.store).finish(self.plan.num_shards, failed, entries)
+        return closing_files(self.store, info, job.epoch, entries, failed)
 
 
 def open_images(

@@ -32,13 +32,13 @@ def describe_part(part: range, plan: ShardPlan) -> str:
     return images if len(part) == plan.num_shards else f"{images}, {part.start} to {part.stop - 1} of them here"
 
 
-def whole_command() -> str:
-    """The command that makes the whole dataset, where this one made a part of it."""
-    parts = list(sys.argv[1:])
+def whole_command(command: str) -> str:
+    """The command that makes the whole dataset anew, where this one made a part of it, or replaced another."""
+    parts = shlex.split(command)
     while "--shards" in parts:
         at = parts.index("--shards")
         del parts[at : at + 2]
-    return shlex.join(["tandem", *(part for part in parts if not part.startswith("--shards="))])
+    return shlex.join(part for part in parts if not part.startswith("--shards=") and part != "--overwrite")
 
 
 def command_line() -> str:

@@ -27,8 +27,9 @@ from jobs.flow import SHARDS_IN_FLIGHT, Flow, StageState, watch
 from jobs.labels import LabelRows
 from jobs.pools import Pool, where, where_to_write
 from tandem.errors import JobError, OutputError
+from workers.commit import Format, store_shard
 from workers.encoder import Encoder
-from workers.manifest import Format, Manifest, store_shard
+from workers.manifest import Manifest
 from workers.records import (
     Read,
     Row,
@@ -233,13 +234,13 @@ class Writer:
     fmt: Format
     plan: ShardPlan
     store: Store
+    epoch: int = 0  # known once the job has its place
 
     @property
     def takes(self) -> type[ShardRows]:
         return PixelShard if self.encoder else PrefixShard
 
     def __call__(self, shard: PixelShard | PrefixShard, spans: list[Span]) -> None:
-        self.store.check_shared()
         replica, began = replica_name(), time.time()
         encoded: ShardRows = shard
         if self.encoder is not None:
@@ -247,7 +248,7 @@ class Writer:
             encoded, start = self.encoder(shard), began
             began = time.time()
             spans.append(Span("encode", replica, start, began))
-        store_shard(self.store, Manifest(self.store), encoded, self.fmt, self.plan)
+        store_shard(self.store, Manifest(self.store, self.epoch), encoded, self.fmt, self.plan)
         spans.append(Span("store", replica, began, time.time()))
 
 

@@ -155,9 +155,9 @@ def run(spec: RefineSpec) -> dict[str, Any]:
         lines += describe_models(models, decoding, (None, models.refiner_config))
         return Work(pipeline, placement, lines, models.record), on_real_gpus
 
-    finish = partial(images.finish, models, sampling)
+    render = partial(images.render, models, sampling)
     object_store = wanted_object_store(spec.refiners or spec.logical_gpus, images.shard_bytes)
-    job = Job(spec, store, plan, object_store, identify, prepare, finish, CLOSES_WITH)
+    job = Job(spec, store, plan, object_store, identify, prepare, render, CLOSES_WITH)
     return close(job.run(), "dataset, card and contact sheet")
 
 

@@ -11,7 +11,7 @@ import pyarrow.types as pt
 from jobs.labels import LabelRows
 from tandem.errors import OutputError
 from workers import layout
-from workers.manifest import read_job
+from workers.job_record import read_job
 from workers.store import Store
 
 HINT = "choose another --out, or replace that job with --overwrite"

@@ -6,7 +6,7 @@ import importlib.metadata
 import json
 import platform
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -19,14 +19,18 @@ from jobs.label_file import read_label_file
 from jobs.labels import LabelRows, choose_classes, rows_of_classes
 from jobs.options import PlaceOptions, RowOptions
 from jobs.parts import choose_part, command_line, describe_part, resume_command
-from jobs.pipeline import Pipeline, StoredShard
+from jobs.pipeline import Pipeline, StoredShard, Writer
 from jobs.progress import RunProgress, busy_shares, overlap_s, print_summary, say
 from jobs.start_up import StartUp
 from jobs.throughput import Throughput
 from tandem.class_names import ClassNames
 from tandem.errors import JobError
 from workers import layout
-from workers.manifest import Manifest, as_json, is_closed, open_job, read_job, reopen
+from workers.closing import close_dataset, is_closed, reopen
+from workers.entry import ManifestEntry
+from workers.job_record import read_job
+from workers.manifest import Manifest
+from workers.place import JobRecord, as_json, open_job
 from workers.records import Span
 from workers.shards import ShardPlan
 from workers.store import Store, open_store
@@ -55,8 +59,8 @@ class Job:
     Attributes:
         identify: what makes it the same job, with the settings that real GPUs (True) or CPUs (False) imply.
         prepare: what to do on the cluster that was found, and whether the devices there are real GPUs.
-        finish: what to do once every shard is committed or has failed, by cause.
-        closes_with: files that it leaves beside `_SUCCESS`.
+        render: the files beside `_SUCCESS`, once every shard is committed or has failed, by cause.
+        closes_with: their names, as far as every job has them.
     """
 
     options: PlaceOptions
@@ -65,45 +69,45 @@ class Job:
     object_store_bytes: int
     identify: Callable[[bool], dict[str, Any]]
     prepare: Callable[[Session], tuple[Work, bool]]
-    finish: Callable[[Mapping[int, str]], object]
+    render: Callable[[JobRecord, Sequence[ManifestEntry], Mapping[int, str]], Mapping[str, bytes]]
     closes_with: tuple[str, ...] = ()
 
     def run(self) -> dict[str, Any]:
-        """Make what is missing, finish the dataset, and return the summary. A finished one needs no cluster."""
+        """Make what is missing, close the dataset, and return the summary. A finished one needs no cluster."""
         part = choose_part(self.options.shards, self.plan)
-        if committed := self.found_done(part):
+        if job := self.found_done(part):
             say(f"{describe_part(part, self.plan)}: all of them done before")
             summary = summarise(Throughput(), 0.0, [], {}, Flow([])) | self.about(part, len(part))
         else:
-            summary = run_shards(self, part)
-            committed = Manifest(self.store).committed()
+            summary, job = run_shards(self, part)
         with stop_in_time(resume_command()):
-            self.close_if_last(part, committed, summary["failed_shards"])
-        return summary | {"complete": self.store.exists(layout.SUCCESS)}
+            return summary | {"complete": self.close_if_last(job, part, summary["failed_shards"])}
 
-    def found_done(self, part: range) -> frozenset[int] | None:
-        """The shards that are there, if a job made all of this part before. Reads names, and no shard."""
+    def found_done(self, part: range) -> JobRecord | None:
+        """The job that made all of this part before. Reads names, and no shard."""
         if self.options.overwrite or not self.store.exists(layout.JOB):
             return None
-        if read_job(self.store)["identity"] not in (as_json(self.identify(real)) for real in (True, False)):
+        job = read_job(self.store)
+        if job["identity"] not in (as_json(self.identify(real)) for real in (True, False)):
             return None
-        committed = Manifest(self.store).committed()
-        return committed if committed.issuperset(part) else None
+        committed = Manifest(self.store, job["epoch"]).committed(part)
+        return JobRecord(job["identity"], job["info"], committed, job["epoch"]) if committed.issuperset(part) else None
 
-    def close_if_last(self, part: range, committed: frozenset[int], failed: Mapping[int, str]) -> None:
-        """Close the dataset. Who made a part of it does so only if all other parts are there.
+    def close_if_last(self, job: JobRecord, part: range, failed: Mapping[int, str]) -> bool:
+        """Close the dataset, if it is not closed; whether it is. A job that made a part waits for all other parts.
 
         Each job looks after its own last commit, so whichever commits last finds everything; if two do, both close it,
         alike. What another job closed while this one was still adding shards is closed again.
         """
-        if is_closed(self.store, self.plan.num_shards, committed, self.closes_with):
-            return
-        missing = self.plan.num_shards - len(committed)
-        if missing and len(part) < self.plan.num_shards:
-            say(f"{missing} of {self.plan.num_shards} shards are to come: whoever commits the last closes the dataset")
-            return
-        reopen(self.store)
-        self.finish({shard: cause for shard, cause in failed.items() if shard not in committed})
+        manifest, num_shards = Manifest(self.store, job.epoch), self.plan.num_shards
+        if len(part) < num_shards:
+            committed = manifest.committed(range(num_shards), failed)
+            missing = num_shards - len(committed)
+            if missing and not is_closed(manifest, num_shards, committed, self.closes_with):
+                say(f"{missing} of {num_shards} shards are to come: whoever commits the last closes the dataset")
+                return False
+        close_dataset(manifest, num_shards, failed, partial(self.render, job), self.closes_with)
+        return True
 
     def about(self, part: range, resumed: int) -> dict[str, Any]:
         shards = f"{part.start}-{part.stop - 1}/{self.plan.num_shards}"
@@ -115,8 +119,8 @@ class Job:
         }
 
 
-def run_shards(job: Job, part: range) -> dict[str, Any]:
-    """Take the place, make the shards that are missing, and return the summary. The dataset is not finished yet."""
+def run_shards(job: Job, part: range) -> tuple[dict[str, Any], JobRecord]:
+    """Take the place and make the shards that are missing; the summary, and the place. It is not closed yet."""
     options, store, plan = job.options, job.store, job.plan
     start_up = StartUp()
     say(about_to_open(options.address))
@@ -127,21 +131,24 @@ def run_shards(job: Job, part: range) -> dict[str, Any]:
         record = open_job(store, job.identify(on_real_gpus), info, options.overwrite)
         todo = [shard for shard in part if shard not in record.committed]
         resumed = len(part) - len(todo)
-        store.remember_job()
+        store.remember_job(record.path)
+        assert isinstance(work.pipeline.write, Writer)
+        pipeline = replace(work.pipeline, write=replace(work.pipeline.write, epoch=record.epoch))
         if todo:
-            reopen(store)
+            reopen(Manifest(store, record.epoch))
         for line in (session.describe(), work.placement.describe(), *work.lines, describe_store(session, work)):
             say(line)
         done = f", {resumed} of them done before" if resumed else ""
         say(f"{describe_part(part, plan)}{done} -> {store.uri}")
         total = sum(len(plan.indices(shard)) for shard in part)
         with stop_in_time(resume_command()):
-            summary = make_shards(work.pipeline, todo, total, options.max_failed_shards, start_up)
-    return summary | {
+            summary = make_shards(pipeline, todo, total, options.max_failed_shards, start_up)
+    about = {
         **job.about(part, resumed),
         "placement": work.placement.mode,
         "simulated_gpus": session.simulated and work.placement.mode != "cpu",
     }
+    return summary | about, record
 
 
 def close(summary: dict[str, Any], what: str) -> dict[str, Any]:

@@ -9,8 +9,11 @@ import pyarrow as pa
 from tiny_models import CLASS_NAMES, NUM_CLASSES, VOCAB, tiny_var
 
 from tandem.config import to_dict
+from workers.closing import close_dataset
+from workers.commit import store_shard
 from workers.drafts import KIND, DraftFormat, Drafts, open_drafts
-from workers.manifest import Manifest, open_job, store_shard
+from workers.manifest import Manifest
+from workers.place import open_job
 from workers.shards import PrefixShard, ShardPlan
 from workers.store import open_store
 
@@ -40,5 +43,5 @@ def drafts_of(folder: Path, num_rows: int, names: tuple[str, ...] = CLASS_NAMES)
     open_job(store, identity, {"drafter": about, "class_names": list(names)})
     for shard in range(plan.num_shards):
         store_shard(store, Manifest(store), prefix_shard(shard, plan), DraftFormat(), plan)
-    Manifest(store).finish(plan.num_shards)
+    close_dataset(Manifest(store), plan.num_shards)
     return open_drafts(store)

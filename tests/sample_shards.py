@@ -1,16 +1,20 @@
 """Small shards and datasets for tests: random pixels through the real encoder and the real store."""
 
 import hashlib
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
 from tandem.images import Provenance
-from workers.card import CardInfo, write_card
+from workers.card import CardInfo, closing_files
+from workers.closing import close_dataset
+from workers.commit import store_shard
 from workers.encoder import Encoder
 from workers.formats import DatasetFormat
-from workers.manifest import Manifest, open_job, store_shard
+from workers.manifest import Manifest
+from workers.place import open_job
 from workers.shards import EncodedShard, PixelShard, ShardPlan
 from workers.store import Store, open_store
 
@@ -74,6 +78,5 @@ def finished(root: Path, fmt: DatasetFormat, shards: list[EncodedShard], plan: S
         store_shard(store, Manifest(store), shard, fmt, plan)
     models, schema = {"drafter": ("embedded", "d" * 64)}, pa.table(shards[0].extra).schema
     info = CardInfo(fmt, SIZE, models, {"cfg": 1.5}, "tandem generate", "tandem 0.0", tokens, schema)
-    write_card(store, plan.num_shards, info)
-    Manifest(store).finish(plan.num_shards)
+    close_dataset(Manifest(store), plan.num_shards, render=partial(closing_files, store, info, 0))
     return store

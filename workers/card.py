@@ -20,12 +20,13 @@ from PIL import Image
 
 from tandem.images import DIGITAL_SOURCE_TYPE, contact_sheet
 from workers import layout
-from workers.entry import ManifestEntry, Totals
+from workers.entry import ManifestEntry, Totals, add_up
 from workers.features import sample_features
 from workers.formats import DatasetFormat, merge_tables, read_images
-from workers.manifest import Manifest
+from workers.shard_names import ShardNames
 from workers.store import Store
 
+PLAIN_NAMES = ShardNames()
 SHEET_COLUMNS = 8
 SHEET_CELLS = 64
 SIZE_CATEGORIES = {  # the hub's own names, by the number of rows they end at
@@ -39,14 +40,13 @@ SIZE_CATEGORIES = {  # the hub's own names, by the number of rows they end at
     10**10: "1B<n<10B",
 }
 
-_DATA_FILES = {"webdataset": "shards/*.tar", "parquet": "shards/*.parquet", "folder": "images/**"}
 _FILES = {
-    "webdataset": [("shards/*.tar", "samples of `{ext}`, `cls` (the label) and `json` (the other columns)")],
-    "parquet": [("shards/*.parquet", "images and columns, with Hugging Face features")],
+    "webdataset": [("shards/*{tag}.tar", "samples of `{ext}`, `cls` (the label) and `json` (the other columns)")],
+    "parquet": [("shards/*{tag}.parquet", "images and columns, with Hugging Face features")],
     "folder": [
-        ("images/<label>/<index>.{ext}", "the images; folders are labels with leading zeros"),
+        ("images/<label>/<index>{tag}.{ext}", "the images; folders are labels with leading zeros"),
         ("images/metadata.parquet", "all columns, one row an image"),
-        ("rows/*.parquet", "the same rows, one table a shard"),
+        ("rows/*{tag}.parquet", "the same rows, one table a shard"),
     ],
 }
 _READING = {
@@ -55,7 +55,7 @@ samples = webdataset.WebDataset({tars}, shardshuffle=False).decode("pil")
 for image, label, row in samples.to_tuple("{ext}", "cls", "json"):
     ...""",
     "parquet": """from datasets import load_dataset
-dataset = load_dataset("parquet", data_files="shards/*.parquet", split="train")
+dataset = load_dataset("parquet", data_files={data_files!r}, split="train")
 dataset[0]["image"], dataset.features["label"].int2str(dataset[0]["label"])
 
 import pyarrow.parquet
@@ -99,29 +99,30 @@ class CardInfo:
     license: str = "other"
 
 
-def write_card(
-    store: Store, num_shards: int, info: CardInfo, failed: Mapping[int, str] | None = None
-) -> list[ManifestEntry]:
-    """Put contact sheet, card and, for an image folder, its table. To be called before `Manifest.finish`.
-
-    Replaces what an earlier call has put, which may have known of fewer shards. JobError while shards are missing.
-    Returns the entries of all shards, which take long to read where there are many.
-    """
-    manifest = Manifest(store)
-    manifest.check_complete(num_shards, failed)
-    entries = manifest.entries()
+def closing_files(
+    store: Store, info: CardInfo, epoch: int, entries: Sequence[ManifestEntry], failed: Mapping[int, str]
+) -> dict[str, bytes]:
+    """Contact sheet, card and, for an image folder, its table, by path, of the entries of all shards that are there."""
+    totals = add_up(entries, failed)
+    files = {
+        layout.CONTACT_SHEET: render_contact_sheet(store, entries, info.fmt),
+        layout.CARD: render_card(info, totals, ShardNames.of(epoch, entries)).encode(),
+    }
     if info.fmt.name == "folder":
-        tables = [store.read(layout.rows_path(entry.shard)) for entry in entries]
-        store.replace(layout.IMAGE_TABLE, merge_tables(tables, info.fmt))
-    store.replace(layout.CONTACT_SHEET, render_contact_sheet(store, entries, info.fmt))
-    store.replace(layout.CARD, render_card(info, manifest.totals(failed, entries)).encode())
-    return entries
+        tables = [store.read(file.path) for entry in entries for file in entry.files if file.path.startswith("rows/")]
+        files[layout.IMAGE_TABLE] = merge_tables(tables, info.fmt)
+    return files
 
 
-def render_card(info: CardInfo, totals: Totals) -> str:
+def render_card(info: CardInfo, totals: Totals, shard_names: ShardNames = PLAIN_NAMES) -> str:
     """The dataset card: Markdown with the YAML front matter of the Hugging Face hub."""
     fmt, num_shards = info.fmt, totals.shards + len(totals.failed_shards)
-    values = {"ext": fmt.extension, "tars": tars(num_shards, totals.failed_shards)}
+    values = {
+        "ext": fmt.extension,
+        "tag": shard_names.tag,
+        "data_files": shard_names.patterns(fmt.name),
+        "tars": shard_names.tars(num_shards, totals.failed_shards),
+    }
     names = [f"`{name}`" for name in ("index", "label", "class_name", "seed", "draft_steps")]
     own = {name: f"of each row: column `{name}`" for name in info.row_settings}
     if info.tokens:
@@ -131,7 +132,7 @@ def render_card(info: CardInfo, totals: Totals) -> str:
         title=info.title,
         license=info.license,
         size_category=next(name for end, name in SIZE_CATEGORIES.items() if totals.rows < end),
-        data_files=json.dumps(_DATA_FILES[fmt.name]),
+        data_files=json.dumps(values["data_files"]),
         dataset_info=dataset_info(info),
         rows=f"{totals.rows:,}",
         missing=missing(totals.failed_shards, num_shards),
@@ -167,13 +168,6 @@ def missing(failed: Mapping[int, str], num_shards: int) -> str:
         return ""
     names = ", ".join(map(str, sorted(failed)))
     return f"\n\n{len(failed)} of {num_shards} shards could not be made and are missing: {names} (`_SUCCESS` says why)."
-
-
-def tars(num_shards: int, failed: Mapping[int, str]) -> str:
-    """All shards as webdataset takes them: a range, or their names where some are missing."""
-    if not failed:
-        return f'"shards/{{00000..{num_shards - 1:05d}}}.tar"'
-    return f"""[f"shards/{{i:05d}}.tar" for i in range({num_shards}) if i not in {sorted(failed)}]"""
 
 
 def render_contact_sheet(store: Store, entries: Sequence[ManifestEntry], fmt: DatasetFormat) -> bytes:

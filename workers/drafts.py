@@ -21,7 +21,8 @@ from tandem.errors import InputError, JobError
 from workers import layout
 from workers.columns import IMAGE_COLUMNS, stored, stored_schema
 from workers.entry import ManifestEntry
-from workers.manifest import Manifest, read_job
+from workers.job_record import check_epoch, read_job
+from workers.manifest import Manifest
 from workers.models import ModelRef, Resolved
 from workers.row_settings import ROW_SETTINGS
 from workers.seal import DamagedError
@@ -37,7 +38,7 @@ HEAL = "'tandem verify --repair' of the drafts, then the same 'tandem draft' com
 class DraftFormat:
     """A shard of drafts as one parquet file."""
 
-    def files(self, shard: PrefixShard) -> list[tuple[str, bytes]]:
+    def files(self, shard: PrefixShard, tag: str = "") -> list[tuple[str, bytes]]:
         """(path, bytes). Equal rows give equal bytes."""
         flat = pa.array(np.ascontiguousarray(shard.prefix).reshape(-1))
         columns = {
@@ -50,7 +51,7 @@ class DraftFormat:
         pq.write_table(
             table, out, compression="zstd", use_dictionary=False, version="2.6", use_compliant_nested_type=False
         )
-        return [(layout.shard_path(shard.shard, "parquet"), out.getvalue())]
+        return [(layout.shard_path(shard.shard, "parquet", tag), out.getvalue())]
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,7 @@ class Drafts:
     plan: ShardPlan
     identity: dict[str, Any]
     drafter: Resolved
+    epoch: int = 0  # in which they were made: drafts that replace them are none of these
 
     @property
     def seed(self) -> int:
@@ -116,15 +118,17 @@ class Drafts:
         )
 
     def _table(self, shard: int) -> pa.Table:
-        """A shard's file, held against its manifest entry and the plan."""
-        entry = Manifest(self.store).entry(shard)
+        """A shard's file, held against its manifest entry and the plan. OutputError where drafts were replaced."""
+        entry = Manifest(self.store, self.epoch).entry(shard)
         if entry is None:
+            check_epoch(self.store, self.epoch)
             raise JobError(f"drafts in {self.store.uri}: shard {shard} has no manifest entry", HEAL)
         path = entry.files[0].path
         try:
             table = pq.read_table(io.BytesIO(read_checked(self.store, entry.files[0])))
             self._check(table, entry)
         except (ValueError, pa.ArrowException, OSError) as error:
+            check_epoch(self.store, self.epoch)
             text = " ".join(str(error).split())[:200]  # Arrow adds lines of schemas
             raise JobError(f"drafts in {self.store.uri}: {path}: {text}", HEAL) from None
         return table
@@ -160,7 +164,8 @@ def open_drafts(store: Store) -> Drafts:
         raise
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(f"--drafts: job.json in {store.uri} is not that of drafts: {error!r}") from None
-    if missing := len(set(range(drafts.plan.num_shards)) - Manifest(store).committed()):
+    shards = range(drafts.plan.num_shards)
+    if missing := len(set(shards) - Manifest(store, drafts.epoch).committed(shards)):
         hint = "run the same 'tandem draft' command again"
         raise InputError(f"--drafts: {missing} of {drafts.plan.num_shards} shards of {store.uri} are missing", hint)
     return drafts
@@ -178,7 +183,7 @@ def _describe(store: Store, job: dict[str, Any]) -> Drafts:
     if not all(isinstance(text, str) for text in (hashes["drafter"], hashes["vqvae"], source, part)):
         raise TypeError("hashes and sources of weights have to be text")
     resolved = Resolved(ModelRef("drafter", source, hashes["drafter"], part=part), config, names)
-    drafts = Drafts(store, ShardPlan.of(identity), identity, resolved)
+    drafts = Drafts(store, ShardPlan.of(identity), identity, resolved, job["epoch"])
     config.pyramid.check_draft_steps(drafts.draft_steps)
     if not isinstance(drafts.sampling, SamplingConfig) or drafts.seed < 0 or set(drafts.row_settings) - {*ROW_SETTINGS}:
         raise ValueError(f"expected settings of decoding, got {identity['decoding']}")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 
 from workers import layout
@@ -56,9 +58,10 @@ class ManifestEntry:
 
 @dataclass(frozen=True)
 class Totals:
-    """Sums over all shards; the content of `_SUCCESS`. `seconds` adds up over replicas.
+    """Sums over all shards of an epoch; the content of `_SUCCESS`. `seconds` adds up over replicas.
 
-    `failed_shards` are those that could not be made, and why, where the job was allowed to go on without them.
+    `failed_shards` are those that could not be made, and why, where the job was allowed to go on without them. `files`
+    are the hashes of the files beside `_SUCCESS`, None where an older version wrote it.
     """
 
     shards: int
@@ -67,6 +70,26 @@ class Totals:
     labels: dict[int, int]
     seconds: dict[str, float]
     failed_shards: dict[int, str] = field(default_factory=dict)
+    epoch: int = 0
+    files: dict[str, str] | None = None
 
 
 SUCCESS_KEYS = tuple(field.name for field in fields(Totals))
+
+
+def add_up(entries: Sequence[ManifestEntry], failed: Mapping[int, str] | None = None) -> Totals:
+    """Sums over shards, beside those that have failed."""
+    labels: Counter[int] = Counter()
+    seconds: Counter[str] = Counter()
+    for entry in entries:
+        labels.update(entry.labels)
+        for stage, value in entry.seconds.items():
+            seconds[stage] += value  # type: ignore[assignment]
+    return Totals(
+        shards=len(entries),
+        rows=sum(entry.rows for entry in entries),
+        size_bytes=sum(entry.size_bytes for entry in entries),
+        labels=dict(sorted(labels.items())),
+        seconds={stage: round(value, 4) for stage, value in seconds.items()},
+        failed_shards=dict(failed or {}),
+    )

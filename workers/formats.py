@@ -52,33 +52,33 @@ class DatasetFormat:
         """Extension of the image files, without the dot."""
         return EXTENSIONS[self.codec]
 
-    def files(self, shard: EncodedShard) -> list[tuple[str, bytes]]:
-        """(path in the dataset, bytes) of every file of a shard."""
-        return shard_files(shard, self)
+    def files(self, shard: EncodedShard, tag: str = "") -> list[tuple[str, bytes]]:
+        """(path in the dataset, bytes) of every file of a shard; `tag` is part of each name."""
+        return shard_files(shard, self, tag)
 
     def check_extra(self, table: pa.Table) -> None:
         """InputError for carried columns that the format cannot hold: ask before the job starts."""
         check_carried(table, self.name)
 
 
-def shard_files(shard: EncodedShard, fmt: DatasetFormat) -> list[tuple[str, bytes]]:
+def shard_files(shard: EncodedShard, fmt: DatasetFormat, tag: str = "") -> list[tuple[str, bytes]]:
     """(path in the dataset, bytes) of every file of a shard.
 
     webdataset: one tar; parquet: one table; folder: every image and one table of the other columns.
     """
     if fmt.name == "webdataset":
-        return [(layout.shard_path(shard.shard, "tar"), _tar(shard, fmt))]
+        return [(layout.shard_path(shard.shard, "tar", tag), _tar(shard, fmt))]
     table = _columns(shard, fmt)
     if fmt.name == "parquet":
         names = [_image_name(index, fmt) for index in shard.index.tolist()]
         files = pa.StructArray.from_arrays(
             [pa.array(shard.images, pa.binary()), pa.array(names, pa.string())], ["bytes", "path"]
         )
-        return [(layout.shard_path(shard.shard, "parquet"), _parquet(table.add_column(0, "image", files), fmt))]
+        return [(layout.shard_path(shard.shard, "parquet", tag), _parquet(table.add_column(0, "image", files), fmt))]
     places = list(zip(shard.label.tolist(), shard.index.tolist(), strict=True))
-    paths = [layout.image_path(label, index, fmt.extension) for label, index in places]
+    paths = [layout.image_path(label, index, fmt.extension, tag) for label, index in places]
     table = table.add_column(0, "file_name", pa.array([path.removeprefix("images/") for path in paths]))
-    return [*zip(paths, shard.images, strict=True), (layout.rows_path(shard.shard), _parquet(table, fmt))]
+    return [*zip(paths, shard.images, strict=True), (layout.rows_path(shard.shard, tag), _parquet(table, fmt))]
 
 
 def merge_tables(tables: Sequence[bytes], fmt: DatasetFormat) -> bytes:

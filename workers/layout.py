@@ -2,6 +2,7 @@
 
 OUT/
   job.json                      identity and versions of the job
+  overwrites/00001.json         the same of the job that replaced it (--overwrite), and so on: epochs 1, 2, ...
   shards/00000.tar | .parquet   webdataset and parquet
   images/00007/000000123.png    folder: label, index
   rows/00000.parquet            folder: the other columns of a shard
@@ -13,6 +14,10 @@ OUT/
 Shards and labels have five digits and more when they need more, indices have nine. The folders of `images/` are
 bare labels: a class name there would be cut to what file systems allow, and Hugging Face `datasets` takes a
 folder whose name holds a word such as "train" or "test" for a split and then reads nothing else.
+
+A tag before the extension tells files apart that must not be mixed: `shards/00000-1.tar` is of epoch 1, and
+`shards/00000-0-ab12cd34.tar` of epoch 0, put under a name of its own content, as a damaged file had the plain name.
+Entries have the epoch alone.
 """
 
 from __future__ import annotations
@@ -25,37 +30,51 @@ SUCCESS = "_SUCCESS"
 CARD = "README.md"
 CONTACT_SHEET = "contact_sheet.png"
 IMAGE_TABLE = "images/metadata.parquet"  # the name that datasets' imagefolder looks for
+BESIDE_SUCCESS = (CARD, CONTACT_SHEET, IMAGE_TABLE)
 MANIFEST = "manifest"
+OVERWRITES = "overwrites"
 
-_OURS = re.compile(
-    r"job\.json|_SUCCESS|README\.md|contact_sheet\.png|images/metadata\.parquet"
-    r"|manifest/\d{5,}\.json|shards/\d{5,}\.(tar|parquet)|rows/\d{5,}\.parquet"
-    r"|images/\d{5,}/\d{9,}\.(png|jpg|webp)"
+_EPOCH = r"(?:-(?P<epoch>[1-9]\d*))?"
+_TAG = rf"(?:{_EPOCH}|-(?P<named>0|[1-9]\d*)-[0-9a-f]{{8}})"
+_ENTRY = re.compile(rf"{MANIFEST}/(?P<shard>\d{{5,}}){_EPOCH}\.json")
+_DATA = re.compile(
+    rf"(?:shards/(?P<shard>\d{{5,}})|rows/(?P<rows>\d{{5,}})|images/(?P<label>\d{{5,}})/(?P<index>\d{{9,}})){_TAG}"
+    r"\.(?:tar|parquet|png|jpg|webp)"
 )
-_ENTRY = re.compile(rf"{MANIFEST}/(\d{{5,}})\.json")
+_OVERWRITE = re.compile(rf"{OVERWRITES}/\d{{5,}}\.json")
 
 
-def manifest_path(shard: int) -> str:
-    return f"{MANIFEST}/{shard:05d}.json"
+def tag(epoch: int, content: str = "") -> str:
+    """What names of an epoch have before their extension. `content`: eight hex digits of what is in the files."""
+    return f"-{epoch}-{content}" if content else f"-{epoch}" if epoch else ""
 
 
-def manifest_shard(path: str) -> int | None:
-    """Shard id of a manifest path, None for any other path."""
+def overwrite_path(epoch: int) -> str:
+    """The record of the job that began an epoch; epoch 0 has `job.json`."""
+    return f"{OVERWRITES}/{epoch:05d}.json"
+
+
+def manifest_path(shard: int, epoch: int = 0) -> str:
+    return f"{MANIFEST}/{shard:05d}{tag(epoch)}.json"
+
+
+def manifest_shard(path: str, epoch: int = 0) -> int | None:
+    """Shard id of a manifest path of this epoch, None for any other path."""
     match = _ENTRY.fullmatch(path)
-    shard = int(match[1]) if match else -1
-    return shard if path == manifest_path(shard) else None
+    shard = int(match["shard"]) if match else -1
+    return shard if path == manifest_path(shard, epoch) else None
 
 
-def shard_path(shard: int, extension: str) -> str:
-    return f"shards/{shard:05d}.{extension}"
+def shard_path(shard: int, extension: str, tag: str = "") -> str:
+    return f"shards/{shard:05d}{tag}.{extension}"
 
 
-def rows_path(shard: int) -> str:
-    return f"rows/{shard:05d}.parquet"
+def rows_path(shard: int, tag: str = "") -> str:
+    return f"rows/{shard:05d}{tag}.parquet"
 
 
-def image_path(label: int, index: int, extension: str) -> str:
-    return f"images/{label:05d}/{index:09d}.{extension}"
+def image_path(label: int, index: int, extension: str, tag: str = "") -> str:
+    return f"images/{label:05d}/{index:09d}{tag}.{extension}"
 
 
 def image_label(path: str) -> int:
@@ -65,9 +84,37 @@ def image_label(path: str) -> int:
 
 def image_index(path: str) -> int:
     """Index of an image path."""
-    return int(path.split("/")[2].split(".")[0])
+    return int(re.split(r"[-.]", path.split("/")[2])[0])
+
+
+def data_shard(path: str) -> int | None:
+    """Shard id in the name of a file of shards/ or rows/, None for any other path."""
+    match = _DATA.fullmatch(path)
+    shard = match and (match["shard"] or match["rows"])
+    return int(shard) if shard else None
+
+
+def data_index(path: str) -> int | None:
+    """Index in the name of an image file, None for any other path."""
+    match = _DATA.fullmatch(path)
+    return int(match["index"]) if match and match["index"] else None
+
+
+def epoch_of(path: str) -> int | None:
+    """Epoch of a data file or a manifest entry, None for any other path."""
+    if match := _ENTRY.fullmatch(path):
+        return int(match["epoch"] or 0)
+    match = _DATA.fullmatch(path)
+    return int(match["epoch"] or match["named"] or 0) if match else None
+
+
+def is_named_by_content(path: str) -> bool:
+    """Whether a data file has a name of its own content."""
+    match = _DATA.fullmatch(path)
+    return match is not None and match["named"] is not None
 
 
 def is_ours(path: str) -> bool:
     """Whether a job writes files of this name."""
-    return _OURS.fullmatch(path) is not None
+    fixed = path in (JOB, SUCCESS, *BESIDE_SUCCESS)
+    return fixed or epoch_of(path) is not None or _OVERWRITE.fullmatch(path) is not None

@@ -92,7 +92,7 @@ class S3Store(Store):
             return f"it answered {status} {code_of(error)}"
         return "of two puts of one key it took both"
 
-    def remember_job(self) -> None:
+    def remember_job(self, path: str) -> None:
         """Nothing: see `check_shared`."""
 
     def check_shared(self) -> None:

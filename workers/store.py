@@ -18,7 +18,6 @@ from typing import BinaryIO
 
 from tandem.errors import InputError, OutputError
 from tandem.user_files import cause_of, check_spelling, shown
-from workers.layout import JOB
 from workers.s3_address import SCHEME
 
 TEMPORARY = ".tmp"
@@ -26,6 +25,7 @@ NOT_LISTED = (TEMPORARY, "lost+found")  # the second stands at the root of a fre
 # A writer keeps its temporary file for the seconds that one write takes. Age is the only safe sign of a dead
 # writer: process ids say nothing across containers and nodes that share a directory.
 TEMPORARY_LIFE_S = 3600.0
+PUTS = 20  # of a file that others remove whenever it is looked at
 
 
 @dataclass(frozen=True)
@@ -48,12 +48,12 @@ class Store(ABC):
         """Raise OutputError, naming place and cause, if nothing can be written here. Leaves nothing behind."""
 
     @abstractmethod
-    def remember_job(self) -> None:
-        """Note which job has begun here, for `check_shared` of copies of this store."""
+    def remember_job(self, path: str) -> None:
+        """Note which job has begun here, by its record, for `check_shared` of copies of this store."""
 
     @abstractmethod
     def check_shared(self) -> None:
-        """Raise OutputError where this node sees another place than the one where the job began."""
+        """Raise OutputError where this node sees another place than the one where the job began, if that was noted."""
 
     @abstractmethod
     def put_many(self, files: Iterable[tuple[str, bytes]]) -> list[Stored]:
@@ -131,7 +131,7 @@ class LocalStore(Store):
         # absolute: workers run in other directories than the command line
         self.root = Path(os.path.abspath(os.path.expanduser(directory)))
         self.uri = str(self.root)
-        self.job: bytes | None = None
+        self.job: tuple[str, bytes] | None = None  # its record
         try:
             if not stat.S_ISDIR(os.stat(self.root).st_mode):
                 raise OutputError(f"out: expected a directory, {self.uri} is a file")
@@ -145,13 +145,16 @@ class LocalStore(Store):
         with _writing(there), tempfile.TemporaryFile(dir=there):
             pass
 
-    def remember_job(self) -> None:
-        self.job = (self.root / JOB).read_bytes()
+    def remember_job(self, path: str) -> None:
+        self.job = path, self.read(path)
 
     def check_shared(self) -> None:
-        path = self.root / JOB
-        if not path.exists() or path.read_bytes() != self.job:
-            found = f"another {JOB}" if path.exists() else f"no {JOB}"
+        if self.job is None:
+            return
+        name, record = self.job
+        path = self.root / name
+        if not path.exists() or path.read_bytes() != record:
+            found = f"another {name}" if path.exists() else f"no {name}"
             raise OutputError(
                 f"out: expected a directory that all nodes share, {platform.node()} has {found} in {self.root}",
                 "use s3://bucket/prefix, or a file system that every node mounts",
@@ -212,12 +215,15 @@ class LocalStore(Store):
 
     def _put(self, path: str, data: bytes) -> Stored:
         target = self.root / path
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if not target.exists():
-            with self._temporary(data) as temporary, suppress(FileExistsError):
-                os.link(temporary, target)
-                return Stored(path, len(data), hashlib.sha256(data).hexdigest())
-        return _measure(path, target)
+        for _ in range(PUTS):
+            with suppress(FileNotFoundError):  # another process has removed the file, or the folder that was empty
+                if target.exists():
+                    return _measure(path, target)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                with self._temporary(data) as temporary, suppress(FileExistsError):
+                    os.link(temporary, target)
+                    return Stored(path, len(data), hashlib.sha256(data).hexdigest())
+        raise gone(f"{self.uri}/{path}")
 
     @contextmanager
     def _temporary(self, data: bytes) -> Iterator[Path]:
@@ -230,6 +236,11 @@ class LocalStore(Store):
             yield temporary
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def gone(name: str) -> OutputError:
+    """The error of a put under a name that is taken whenever it is put, and free whenever it is read."""
+    return OutputError(f"{name} was there a moment ago and is gone", hint="run the same command again")
 
 
 def _unless_missing(error: OSError) -> None:
@@ -257,7 +268,10 @@ def _measure(path: str, file: Path) -> Stored:
 
 
 def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except FileNotFoundError:  # another process has removed what was put, and the empty folder
+        return
     try:
         os.fsync(handle)
     finally:

@@ -12,7 +12,8 @@ from typing import Any
 from tandem.errors import JobError, OutputError
 from workers import layout
 from workers.entry import ManifestEntry
-from workers.manifest import READS_AT_ONCE, Manifest, read_job
+from workers.job_record import read_job
+from workers.manifest import READS_AT_ONCE, Manifest
 from workers.shard_reader import read_rows
 from workers.shards import ShardPlan
 from workers.store import Store

@@ -15,7 +15,8 @@ from s3_proxy import S3Proxy
 from jobs import generate
 from jobs.spec import parse
 from workers import layout
-from workers.manifest import Manifest, open_job
+from workers.manifest import Manifest
+from workers.place import open_job
 from workers.shards import ShardRows
 from workers.store import Stored, open_store
 

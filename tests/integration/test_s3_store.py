@@ -17,7 +17,10 @@ from sample_shards import PLAN, encoded_shard, sample_format
 from jobs.cli import main
 from tandem.errors import InputError, OutputError
 from workers import s3, s3_put
-from workers.manifest import Manifest, open_job, store_shard
+from workers.closing import close_dataset
+from workers.commit import store_shard
+from workers.manifest import Manifest
+from workers.place import open_job
 from workers.s3_clean import time_before
 from workers.store import open_store
 from workers.verify import verify
@@ -169,7 +172,7 @@ def test_a_dataset_is_listed_and_verified(bucket, tmp_path, capsys, name):
     for shard in range(PLAN.num_shards):
         store_shard(store, Manifest(store), encoded_shard(shard, PLAN), fmt, PLAN)
     assert verify(store).problems == ["_SUCCESS is missing"]
-    Manifest(store).finish(PLAN.num_shards)
+    close_dataset(Manifest(store), PLAN.num_shards)
     assert main(["verify", store.uri]) == 0
     capsys.readouterr()
     assert main(["ls", store.uri, "--presign", "60"]) == 0
@@ -202,5 +205,5 @@ def test_two_jobs_at_once_keep_one_and_the_same(bucket):
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(work, (1, 2)))
     store = open_store(uri)
-    Manifest(store).finish(PLAN.num_shards)
+    close_dataset(Manifest(store), PLAN.num_shards)
     assert verify(store).problems == []

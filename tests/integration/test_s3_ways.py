@@ -6,6 +6,7 @@ import re
 import ssl
 from collections.abc import Iterator
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import boto3
@@ -18,9 +19,12 @@ from sample_shards import PLAN, encoded_shard, sample_format
 from jobs.cli import main
 from tandem.errors import InputError, OutputError
 from workers import s3
-from workers.card import CardInfo, write_card
+from workers.card import CardInfo, closing_files
+from workers.closing import close_dataset
+from workers.commit import store_shard
 from workers.fetch import fetch
-from workers.manifest import Manifest, open_job, store_shard
+from workers.manifest import Manifest
+from workers.place import open_job
 from workers.s3_retry import Patience
 from workers.store import open_store
 from workers.verify import verify
@@ -93,8 +97,8 @@ def test_a_dataset_is_made_read_and_signed_for_by_one_way(way, capsys):
     open_job(store, {"rows": PLAN.num_rows, "shard_size": PLAN.shard_size})
     for shard in range(PLAN.num_shards):
         store_shard(store, Manifest(store), encoded_shard(shard, PLAN), fmt, PLAN)
-    write_card(store, PLAN.num_shards, CardInfo(fmt, 16, {}, {}, "tandem generate", "tandem 0"))
-    Manifest(store).finish(PLAN.num_shards)
+    info = CardInfo(fmt, 16, {}, {}, "tandem generate", "tandem 0")
+    close_dataset(Manifest(store), PLAN.num_shards, render=partial(closing_files, store, info, 0))
     assert verify(store).problems == []
     assert main(["ls", store.uri, "--presign", "60"]) == 0
     assert all(line.startswith(store.signer.meta.endpoint_url) for line in capsys.readouterr().out.split())

@@ -1,6 +1,7 @@
 """Card, contact sheet and the table of an image folder, made from committed shards."""
 
 import io
+from functools import partial
 
 import numpy as np
 import pytest
@@ -18,9 +19,11 @@ from sample_shards import (
 )
 
 from tandem.errors import JobError
-from workers.card import CardInfo, pick_labels, render_card, render_contact_sheet, write_card
+from workers.card import CardInfo, closing_files, pick_labels, render_card, render_contact_sheet
+from workers.closing import close_dataset
+from workers.commit import store_shard
 from workers.entry import Totals
-from workers.manifest import Manifest, store_shard
+from workers.manifest import Manifest
 from workers.shards import ShardPlan
 from workers.store import open_store
 
@@ -33,6 +36,10 @@ INFO = CardInfo(
     "tandem 0.0",
     title='Trams: "all" of them',
 )
+
+
+def close(store):
+    close_dataset(Manifest(store), 3, render=partial(closing_files, store, INFO, 0))
 
 
 def front_matter(card: str) -> dict:
@@ -115,11 +122,11 @@ def test_a_card_needs_all_shards_and_is_written_once(tmp_path):
     store, fmt = open_store(str(tmp_path)), sample_format()
     store_shard(store, Manifest(store), encoded_shard(0, PLAN), fmt, PLAN)
     with pytest.raises(JobError, match="2 of 3 shards are missing"):
-        write_card(store, 3, INFO)
+        close(store)
     for shard in (1, 2):
         store_shard(store, Manifest(store), encoded_shard(shard, PLAN), fmt, PLAN)
-    write_card(store, 3, INFO)
+    close(store)
     first = {path: store.read(path) for path in ("README.md", "contact_sheet.png")}
-    write_card(store, 3, INFO)
+    close(store)
     assert {path: store.read(path) for path in first} == first
     assert all(f"| {label} | {CLASS_NAMES[label]} |" in first["README.md"].decode() for label in LABELS)

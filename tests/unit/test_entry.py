@@ -6,8 +6,11 @@ import pytest
 from sample_shards import PLAN, encoded_shard, sample_format
 
 from tandem.errors import JobError, OutputError
+from workers.commit import store_shard
 from workers.entry import ManifestEntry
-from workers.manifest import Manifest, open_job, read_job, store_shard
+from workers.job_record import read_job
+from workers.manifest import Manifest
+from workers.place import open_job
 from workers.store import open_store
 
 
@@ -27,7 +30,7 @@ def test_flips_in_records_are_found(store):
             damaged[bit // 8] ^= 1 << bit % 8
             (store.root / path).write_bytes(damaged)
             with pytest.raises((JobError, OutputError), match=f"{path} in .* is ") as caught:
-                read_job(store) if path == "job.json" else Manifest(store).entry(1)
+                read_job(store) if path == "job.json" else Manifest(store, 0).entry(1)
             assert "tandem verify --repair" in caught.value.hint
 
 

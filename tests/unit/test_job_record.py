@@ -7,7 +7,10 @@ import pytest
 from sample_shards import PLAN, encoded_shard, sample_dataset, sample_format
 
 from tandem.errors import OutputError
-from workers.manifest import Manifest, diff_identity, open_job, store_shard
+from workers.commit import store_shard
+from workers.job_record import read_job
+from workers.manifest import Manifest
+from workers.place import diff_identity, open_job
 
 IDENTITY = {"seed": 1, "sampling": {"cfg": 1.5, "top_k": 600}, "patch_nums": (1, 2, 3), "labels": "a" * 64}
 
@@ -18,9 +21,10 @@ def test_the_same_job_resumes(store):
     store_shard(store, Manifest(store), encoded_shard(2, PLAN), sample_format(), PLAN)
     again = open_job(store, IDENTITY, {"created": "second run"})
     assert again.committed == {2} and again.info == {"created": "first run"}
-    assert json.loads(store.read("job.json")) == {
+    assert read_job(store) == {
         "identity": {**IDENTITY, "patch_nums": [1, 2, 3]},
         "info": {"created": "first run"},
+        "epoch": 0,
     }
 
 
@@ -75,7 +79,7 @@ def test_files_of_no_job_are_never_touched(store):
             open_job(store, IDENTITY, overwrite=overwrite)
     store.put_once("job.json", b'{"name": "another tool"}')
     for overwrite in (False, True):
-        with pytest.raises(OutputError, match=r"job.json in .* is not a Tandem job: KeyError"):
+        with pytest.raises(OutputError, match=r"job.json in .* is damaged, or from a newer version: unexpected .name"):
             open_job(store, IDENTITY, overwrite=overwrite)
     assert store.read("shards/00000.tar") == b"somebody's"
 
@@ -94,11 +98,12 @@ def test_overwrite_removes_the_job_and_leaves_foreign_files(tmp_path, name):
         store.put_once(path, b"mine")
     job = open_job(store, {"format": "another"}, overwrite=True)
     assert job.committed == frozenset() and job.identity == {"format": "another"}
-    assert store.list_files() == sorted([*foreign, "job.json"])
+    assert store.list_files() == sorted([*foreign, "job.json", "overwrites/00001.json"])
+    assert store.read("job.json") == store.read("overwrites/00001.json")
     assert open_job(store, {"format": "another"}).identity == job.identity
 
 
-def test_overwrite_cut_short_leaves_the_old_job_without_its_markers(tmp_path, monkeypatch):
+def test_overwrite_cut_short_leaves_the_place_to_the_new_job(tmp_path, monkeypatch):
     store = sample_dataset(tmp_path, "webdataset")
     removed = []
 
@@ -106,13 +111,15 @@ def test_overwrite_cut_short_leaves_the_old_job_without_its_markers(tmp_path, mo
         if len(removed) == 4:
             raise KeyboardInterrupt
         removed.append(path)
-        (self.root / path).unlink()
+        (self.root / path).unlink(missing_ok=True)
 
     monkeypatch.setattr(type(store), "remove", remove_four)
     with pytest.raises(KeyboardInterrupt):
         open_job(store, {"format": "another"}, overwrite=True)
-    assert removed == ["_SUCCESS", *[f"manifest/0000{i}.json" for i in range(3)]]
-    assert open_job(store, {"format": "webdataset"}).committed == frozenset()
+    assert removed == ["_SUCCESS", "README.md", "contact_sheet.png", "images/metadata.parquet"]
+    with pytest.raises(OutputError, match="holds another job"):
+        open_job(store, {"format": "webdataset"})
+    assert open_job(store, {"format": "another"}).committed == frozenset()
 
 
 def test_the_root_of_a_fresh_file_system_counts_as_empty(store):

@@ -7,8 +7,9 @@ import pytest
 from sample_shards import PLAN, encoded_shard, sample_format, sha256
 
 from tandem.errors import JobError
-from workers import layout
-from workers.manifest import Manifest, store_shard
+from workers.closing import close_dataset
+from workers.commit import store_shard
+from workers.manifest import Manifest
 from workers.shards import ShardPlan
 
 
@@ -30,9 +31,11 @@ def test_an_entry_describes_its_shard(store, name):
 
 def test_storing_twice_commits_what_stands(store):
     manifest, fmt = Manifest(store), sample_format()
-    store.put_once(layout.shard_path(0, "tar"), b"from another replica")
+    of_another_gpu = fmt.files(encoded_shard(0, PLAN, noise=2))[0]
+    store.put_once(*of_another_gpu)
     entry = store_shard(store, manifest, encoded_shard(0, PLAN), fmt, PLAN)
-    assert entry.files[0].sha256 == sha256(b"from another replica")
+    assert [file.path for file in entry.files] == store.list_files("shards") == ["shards/00000.tar"]
+    assert entry.files[0].sha256 == sha256(of_another_gpu[1])
     again = store_shard(store, manifest, encoded_shard(0, PLAN, noise=1), fmt, PLAN)
     assert again.to_json() == entry.to_json()
     other = manifest.commit_shard(0, entry.files, encoded_shard(0, PLAN), {"draft": 99.0})
@@ -45,7 +48,7 @@ def test_resume_lists_names_and_reads_no_bodies(store, monkeypatch):
     for name in ("0001.json", "000013.json", "00002.json.tmp", ".00003.json", "x.json", "deep/00004.json"):
         store.put_once(f"manifest/{name}", b"")
     monkeypatch.setattr(type(store), "open", None)
-    assert Manifest(store).committed() == {0, 12, 123456}
+    assert Manifest(store, 0).committed() == {0, 12, 123456}
 
 
 def test_a_broken_entry_is_named(store):
@@ -58,17 +61,20 @@ def test_success_comes_last_and_once(store):
     manifest, fmt = Manifest(store), sample_format()
     store_shard(store, manifest, encoded_shard(1, PLAN), fmt, PLAN)
     with pytest.raises(JobError, match="2 of 3 shards are missing: 0, 2"):
-        manifest.finish(PLAN.num_shards)
+        close_dataset(manifest, PLAN.num_shards)
     assert not store.exists("_SUCCESS")
     for shard in (0, 2):
         store_shard(store, manifest, encoded_shard(shard, PLAN), fmt, PLAN)
-    totals = manifest.finish(PLAN.num_shards)
+    close_dataset(manifest, PLAN.num_shards)
+    totals = manifest.totals()
     assert (totals.shards, totals.rows, totals.labels) == (3, 10, {0: 3, 1: 3, 3: 2, 5: 2})
     assert totals.size_bytes == sum(len(store.read(f"shards/0000{i}.tar")) for i in range(3))
     assert totals.seconds["draft"] == 1.5
     written = store.read("_SUCCESS")
     assert json.loads(written)["rows"] == 10
-    assert manifest.finish(PLAN.num_shards) == totals and store.read("_SUCCESS") == written
+    assert json.loads(written) | {"epoch": 0, "files": {}} == json.loads(written)
+    close_dataset(manifest, PLAN.num_shards)
+    assert store.read("_SUCCESS") == written
 
 
 def test_only_whole_shards_are_stored(store):

@@ -17,9 +17,10 @@ from jobs.running import Job
 from jobs.spec import parse
 from tandem.errors import InputError
 from workers import layout
-from workers.manifest import Manifest, open_job
+from workers.manifest import Manifest
+from workers.place import open_job
 from workers.shards import ShardPlan, ShardRows
-from workers.store import LocalStore
+from workers.store import LocalStore, Stored
 
 PLAN = ShardPlan(num_rows=40, shard_size=4)
 
@@ -53,31 +54,30 @@ def test_what_concerns_all_shards_does_not_go_with_a_part(more):
         parse(GenerateSpec, ["--classes", "all", "--images", "4", "--out", "o", "--shards", "0/2", *more], "")
 
 
-def test_the_card_names_the_whole_command(monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["x", "generate", "--shards", "0-1/4", "--out", "o", "--shards=2/4"])
-    assert whole_command() == "tandem generate --out o"
+def test_the_card_names_the_whole_command():
+    command = "tandem generate --shards 0-1/4 --overwrite --out 'my place' --shards=2/4"
+    assert whole_command(command) == "tandem generate --out 'my place'"
 
 
 @pytest.fixture
 def job(tmp_path):
-    """A job of ten shards at its place; `finished` counts calls of its finish."""
+    """A job of ten shards at its place; `finished` has what failed at each closing."""
     store, finished = LocalStore(str(tmp_path / "out")), []
     options = parse(GenerateSpec, ["--classes", "all", "--images", "40", "--out", store.uri], "")
     open_job(store, {"seed": 1})
 
-    def finish(failed):
+    def render(record, entries, failed):
         finished.append(dict(failed))
-        store.replace(layout.CARD, b"card")
-        Manifest(store).finish(PLAN.num_shards, failed)
+        return {layout.CARD: f"card of {len(entries)}".encode()}
 
     def commit(*shards):
         for shard in shards:
             index = np.array(PLAN.indices(shard))
             rows = ShardRows(shard=shard, index=index, label=index.astype(np.int32))
-            Manifest(store).commit_shard(shard, [], rows, {})
+            Manifest(store).commit_shard(shard, [Stored(layout.shard_path(shard, "tar"), 1, "0" * 64)], rows, {})
 
     identity = {"seed": 1}
-    return Job(options, store, PLAN, 0, lambda real: identity, None, finish, (layout.CARD,)), commit, finished
+    return Job(options, store, PLAN, 0, lambda real: identity, None, render, (layout.CARD,)), commit, finished
 
 
 def with_part(job: Job, text: str | None) -> Job:
@@ -126,7 +126,7 @@ def test_parts_that_end_at_the_same_time_close_alike(job):
 def test_a_dataset_closed_with_failures_is_closed_again_when_they_were_made(job):
     job, commit, finished = job
     commit(*range(9))
-    job.close_if_last(range(10), Manifest(job.store).committed(), {9: "no numbers"})
+    job.close_if_last(open_job(job.store, {"seed": 1}), range(10), {9: "no numbers"})
     assert json.loads(job.store.read("_SUCCESS"))["failed_shards"] == {"9": "no numbers"}
     assert with_part(job, "0-3/10").run()["complete"] is True
     assert len(finished) == 1
@@ -139,7 +139,7 @@ def test_a_dataset_closed_with_failures_is_closed_again_when_they_were_made(job)
 def test_a_failure_that_another_job_has_made_up_for_is_none(job):
     job, commit, finished = job
     commit(*range(10))
-    job.close_if_last(range(10), Manifest(job.store).committed(), {9: "no numbers"})
+    job.close_if_last(open_job(job.store, {"seed": 1}), range(10), {9: "no numbers"})
     assert finished == [{}]
 
 

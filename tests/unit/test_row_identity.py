@@ -11,7 +11,7 @@ from jobs.label_file import read_label_file
 from jobs.labels import LabelRows, rows_of_classes
 from jobs.row_identity import old_digest, row_identity
 from tandem.errors import OutputError
-from workers.manifest import open_job
+from workers.place import open_job
 from workers.store import open_store
 
 DATA = Path(__file__).parents[1] / "data" / "labels"

@@ -24,6 +24,7 @@ from tandem.config import Pyramid, SamplingConfig, to_dict
 from tandem.errors import InputError
 from tandem.images import Provenance, read_provenance
 from workers.card import CardInfo, render_card
+from workers.commit import store_shard
 from workers.decoding import DraftWork, RefineWork, Row
 from workers.drafter import DecodeSettings, Drafter
 from workers.drafts import DraftFormat, Drafts
@@ -31,6 +32,7 @@ from workers.encoder import Encoder
 from workers.endpoint_types import ImageRequest
 from workers.entry import Totals
 from workers.formats import DatasetFormat
+from workers.manifest import Manifest
 from workers.models import ModelSet, Resolved, resolve_models
 from workers.refiner import Refiner
 from workers.shard_batches import fixed_batches
@@ -179,8 +181,7 @@ def test_the_identity_has_the_columns_and_a_plain_job_has_none(models):
 def drafts(models, tmp_path) -> Drafts:
     names = ("cfg", "top_k", "seed")
     store, plan, how = open_store(str(tmp_path / "drafts")), ShardPlan(7, 7), settings(names)
-    for path, data in DraftFormat().files(Drafter(models, how)(rows(*names))):
-        store.put_once(path, data)
+    store_shard(store, Manifest(store), Drafter(models, how)(rows(*names)), DraftFormat(), plan)
     identity = {"decoding": decoding_identity(how)}
     return Drafts(store, plan, identity, Resolved(models.drafter, models.drafter_config))
 

@@ -7,8 +7,9 @@ from fake_s3 import FakeS3
 from jobs.cli import main
 from tandem.errors import InputError, OutputError
 from workers import s3, s3_client
+from workers.closing import is_closed
 from workers.fetch import fetch
-from workers.manifest import Manifest, is_closed
+from workers.manifest import Manifest
 from workers.s3_client import explain, one_line
 from workers.store import open_store
 
@@ -51,7 +52,7 @@ def test_wrong_keys_end_in_one_line_and_a_remedy(store, command, code, capsys, m
 def test_a_place_that_cannot_be_read_is_no_damaged_entry(store):
     store.denied = "AccessDenied"
     place = open_store("s3://bucket/x")
-    for ask in (lambda: Manifest(place).entry(3), lambda: is_closed(place, 4, frozenset(), ())):
+    for ask in (lambda: Manifest(place, 0).entry(3), lambda: is_closed(Manifest(place, 0), 4, frozenset())):
         with pytest.raises(OutputError, match=r"cannot read bucket bucket, key x/.*: AccessDenied"):
             ask()
 

@@ -14,7 +14,9 @@ import pytest
 from sample_shards import PLAN, encoded_shard, sample_format, sha256
 
 from tandem.errors import InputError, OutputError
-from workers.manifest import Manifest, open_job, store_shard
+from workers.commit import store_shard
+from workers.manifest import Manifest
+from workers.place import open_job
 from workers.store import TEMPORARY, TEMPORARY_LIFE_S, open_store
 
 

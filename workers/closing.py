@@ -1,0 +1,168 @@
+"""Closing a dataset: card, contact sheet and `_SUCCESS`, by whoever finds every shard committed.
+
+Several jobs may close at once, know of different shards, or have lost the place to another job meanwhile. All that is
+put can come late, and nothing but a put of a new name can be made to depend on what is there. So who closes looks again
+after its own writes, until what stands is what it would write; committed shards only become more, so that all agree in
+the end. `_SUCCESS` is put, or removed and put, and never replaced: a late put changes nothing where one stands.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import asdict, replace
+from typing import Any
+
+from tandem.errors import JobError
+from workers import layout
+from workers.entry import SUCCESS_KEYS, ManifestEntry, add_up
+from workers.job_record import check_epoch, is_taken, publish_job, taken
+from workers.manifest import Manifest, check_complete
+from workers.place import remove_older
+from workers.seal import open_sealed, seal
+from workers.store import Store
+
+LOOKS = 20  # of jobs that close at once, each undone by another
+Render = Callable[[Sequence[ManifestEntry], Mapping[int, str]], Mapping[str, bytes]]
+
+
+def no_files(*_: object) -> dict[str, bytes]:
+    """Nothing stands beside `_SUCCESS`."""
+    return {}
+
+
+def close_dataset(
+    manifest: Manifest,
+    num_shards: int,
+    failed: Mapping[int, str] | None = None,
+    render: Render = no_files,
+    beside: Collection[str] = (),
+) -> None:
+    """Write what closes a dataset, unless it stands already. Repeatable, and by any number of jobs.
+
+    Args:
+        manifest: of the job's own epoch.
+        failed: shards that could not be made, and why; those that others have made since do not count.
+        render: the files beside `_SUCCESS`, of all entries and of what has failed. Equal ones give equal bytes.
+        beside: see `is_closed`.
+
+    Raises:
+        JobError: shards are missing.
+        OutputError: another job has taken the place.
+    """
+    store, epoch, failed = manifest.store, manifest.epoch, dict(failed or {})
+    written: frozenset[int] | None = None
+    for _ in range(LOOKS):
+        _check_or_withdraw(store, epoch)
+        committed = manifest.committed(range(num_shards), failed)
+        if is_closed(manifest, num_shards, committed, beside):
+            if written is not None:
+                store.clean(closing=True)
+            return
+        left = {shard: cause for shard, cause in failed.items() if shard not in committed}
+        check_complete(num_shards, committed, left)
+        if store.exists(layout.SUCCESS):
+            store.remove(layout.SUCCESS)
+        if committed != written:
+            entries = manifest.entries(committed)
+            check_complete(num_shards, {entry.shard for entry in entries}, left)
+            files, written = render(entries, left), committed
+        _write(manifest, entries, files, left)
+    raise JobError(f"{store.uri}: other jobs close it as well and do not agree", "run the same command again")
+
+
+def is_closed(manifest: Manifest, num_shards: int, committed: Collection[int], beside: Collection[str] = ()) -> bool:
+    """Whether `_SUCCESS` is of this epoch, speaks of the shards that are there, and the files beside it are right.
+
+    `beside`: what has to stand beside a `_SUCCESS` of an older version, which does not name it.
+    """
+    closing = read_closing(manifest.store)
+    if closing is None or closing["epoch"] != manifest.epoch:
+        return False
+    failed = set(range(num_shards)) - set(committed)
+    if closing["failed_shards"] != failed or closing["shards"] not in (None, num_shards - len(failed)):
+        return False
+    hashes = closing["files"]
+    if hashes is None:
+        return all(map(manifest.store.exists, beside))
+    return all(_hash(manifest.store, path) == sha256 for path, sha256 in hashes.items())
+
+
+def read_closing(store: Store) -> dict[str, Any] | None:
+    """What `_SUCCESS` says: epoch, shards, failed_shards (ids), files (hashes); None where there is none, or no sense.
+
+    Older versions had no `files`, and made epoch 0 alone.
+    """
+    try:
+        closing = {"epoch": 0, "shards": None, "files": None} | open_sealed(store.read(layout.SUCCESS), SUCCESS_KEYS)
+        failed, hashes = set(map(int, closing["failed_shards"])), closing["files"]
+        files = None if hashes is None else {str(path): str(sha256) for path, sha256 in hashes.items()}
+        return closing | {"failed_shards": failed, "files": files}
+    except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def reopen(manifest: Manifest) -> None:
+    """Take `_SUCCESS` back where shards are to be added. It stays if it says of this epoch that none is missing."""
+    closing = read_closing(manifest.store)
+    if closing is None or closing["epoch"] != manifest.epoch or closing["failed_shards"]:
+        manifest.store.remove(layout.SUCCESS)
+
+
+def sweep(manifest: Manifest, entries: Sequence[ManifestEntry]) -> None:
+    """Remove what is no part of the dataset and never can be: files of dead epochs, and of committed shards those
+    that their entries do not name. There are none in epoch 0 unless a damaged file was met, so nothing is listed then.
+    """
+    store, epoch = manifest.store, manifest.epoch
+    if epoch:
+        remove_older(store, epoch)
+    met_damage = [entry for entry in entries if any(layout.is_named_by_content(file.path) for file in entry.files)]
+    if not met_damage:
+        return
+    named = {file.path for entry in met_damage for file in entry.files}
+    shards = {entry.shard for entry in met_damage}
+    indices = {index for entry in met_damage for index in range(entry.first_index, entry.last_index + 1)}
+    for path in store.list_files():
+        theirs = layout.data_shard(path) in shards or layout.data_index(path) in indices
+        if theirs and layout.epoch_of(path) == epoch and path not in named:
+            store.remove(path)
+
+
+def _write(
+    manifest: Manifest, entries: Sequence[ManifestEntry], files: Mapping[str, bytes], failed: Mapping[int, str]
+) -> None:
+    store, epoch = manifest.store, manifest.epoch
+    sweep(manifest, entries)
+    publish_job(store, epoch)
+    for path in layout.BESIDE_SUCCESS:
+        check_epoch(store, epoch)
+        if path in files:
+            _put_anew(store, path, files[path])
+        elif epoch:  # of an older epoch
+            store.remove(path)
+    hashes = {path: hashlib.sha256(data).hexdigest() for path, data in files.items()}
+    totals = replace(add_up(entries, failed), epoch=epoch, files=hashes)
+    check_epoch(store, epoch)
+    store.put_once(layout.SUCCESS, seal(asdict(totals)))
+
+
+def _check_or_withdraw(store: Store, epoch: int) -> None:
+    """OutputError in a dead epoch, whose `_SUCCESS` may have come after the next one has looked for it."""
+    if is_taken(store, epoch):
+        closing = read_closing(store)
+        if closing and closing["epoch"] == epoch:
+            store.remove(layout.SUCCESS)
+        raise taken(store)
+
+
+def _put_anew(store: Store, path: str, data: bytes) -> None:
+    if store.put_once(path, data).sha256 != hashlib.sha256(data).hexdigest():
+        store.remove(path)
+        store.put_once(path, data)
+
+
+def _hash(store: Store, path: str) -> str | None:
+    try:
+        return hashlib.sha256(store.read(path)).hexdigest()
+    except FileNotFoundError:
+        return None

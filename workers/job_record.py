@@ -1,0 +1,92 @@
+"""Whose place a dataset's place is. The first job there has epoch 0 and `job.json`; each job that replaces another
+(`--overwrite`) has the next number, and `overwrites/00001.json` and so on.
+
+Epochs follow each other without gaps and their records are put once and never removed, so that the highest is found by
+asking for one after the other. It needs no listing, which may lag. Whatever an epoch writes has its number in the name:
+a writer of a dead epoch can do nothing to the living one.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tandem.errors import OutputError
+from workers import layout
+from workers.seal import DamagedError, open_sealed
+from workers.store import Store
+
+REPAIR = "'tandem verify --repair' sets it aside, and the same command makes what is missing"
+KEYS = ("identity", "info", "epoch")
+
+
+class NoJobError(OutputError):
+    """A record that is not of a Tandem job, or is damaged."""
+
+
+def read_job(store: Store) -> dict[str, Any]:
+    """Identity, info and epoch of the job that a place belongs to. FileNotFoundError where no job has begun.
+
+    `job.json` of a replaced job may have come late: what it says of the epoch is where the search begins.
+    """
+    try:
+        job = _read_record(store, layout.JOB)
+    except (FileNotFoundError, NoJobError):
+        if not is_taken(store, 0):
+            raise
+        job = {"epoch": 0}
+    epoch = find_epoch(store, job["epoch"])
+    return job if epoch == job["epoch"] else _read_record(store, layout.overwrite_path(epoch))
+
+
+def find_epoch(store: Store, start: int) -> int:
+    """The highest epoch that has begun, from one that has on."""
+    epoch = start
+    while is_taken(store, epoch):
+        epoch += 1
+    return epoch
+
+
+def is_taken(store: Store, epoch: int) -> bool:
+    """Whether another job has begun the next epoch."""
+    return store.exists(layout.overwrite_path(epoch + 1))
+
+
+def check_epoch(store: Store, epoch: int) -> None:
+    """OutputError where another job has taken the place since this epoch began."""
+    if is_taken(store, epoch):
+        raise taken(store)
+
+
+def taken(store: Store) -> OutputError:
+    """The error of a job whose place another has taken."""
+    return OutputError(
+        f"{store.uri}: another job has taken this place (--overwrite)",
+        hint="choose another --out, or leave it to that job",
+    )
+
+
+def publish_job(store: Store, epoch: int) -> None:
+    """Make `job.json`, which people read, that of this epoch, where it is of an older one, which may have come late."""
+    try:
+        there = _read_record(store, layout.JOB)["epoch"]
+    except (FileNotFoundError, NoJobError):
+        there = -1
+    if there < epoch and epoch:
+        store.replace(layout.JOB, store.read(layout.overwrite_path(epoch)))
+
+
+def _read_record(store: Store, path: str) -> dict[str, Any]:
+    try:
+        job = {"epoch": 0, **open_sealed(store.read(path), KEYS)}
+        if isinstance(job["identity"], dict) and isinstance(job["info"], dict) and is_count(job["epoch"]):
+            return job
+        problem = "is not a Tandem job: identity and info have to be objects, epoch a number"
+    except DamagedError as error:
+        problem = str(error)
+    except KeyError as error:
+        problem = f"is not a Tandem job: {error!r}"
+    raise NoJobError(f"{path} in {store.uri} {problem}", hint=f"choose another --out; of a damaged job: {REPAIR}")
+
+
+def is_count(value: Any) -> bool:
+    return type(value) is int and value >= 0

@@ -1,0 +1,136 @@
+"""Taking a place for a job: a new one, one where the same job has begun, or one that another job gives up.
+
+`job.json` says which job a place belongs to: the same job resumes there, any other is refused. `--overwrite` begins a
+new epoch (see `workers.job_record`), and whatever older ones have written is removed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tandem.errors import OutputError
+from workers import layout
+from workers.job_record import is_taken, publish_job, read_job
+from workers.manifest import MAX_NAMED, Manifest
+from workers.seal import seal
+from workers.store import Store
+
+MAX_VALUE_CHARS = 60
+RENAMED = (
+    "its class names are those of its weights, or numbers (--class-names numbers goes on with these); choose another "
+    "--out, or replace that job with --overwrite"
+)
+
+
+@dataclass(frozen=True)
+class JobRecord:
+    """A job's hold on a place. `committed` are the shards that need not be made again."""
+
+    identity: dict[str, Any]
+    info: dict[str, Any]
+    committed: frozenset[int]
+    epoch: int = 0
+
+    @property
+    def path(self) -> str:
+        """The file that says so."""
+        return layout.overwrite_path(self.epoch) if self.epoch else layout.JOB
+
+
+def open_job(
+    store: Store, identity: Mapping[str, Any], info: Mapping[str, Any] | None = None, overwrite: bool = False
+) -> JobRecord:
+    """Take a place for a job, or find how far the same job has come there.
+
+    Args:
+        store: where the dataset is or shall be.
+        identity: whatever changes bytes, as JSON values. `job.json` keeps it and a later run has to match it.
+        info: what else is worth knowing (versions, command, time). Kept from the first run, never compared.
+        overwrite: begin a new epoch, whichever job is there, and remove what older ones have written. Writers of
+            that job stop; what they still write counts for nothing. Files that no job writes stay.
+
+    Raises:
+        OutputError: another job is there (the message lists the fields), or files of no job, or a job.json
+            that is not ours. Overwriting needs a readable job.json too.
+    """
+    store.clean()
+    here = as_json(identity)
+    content = {"identity": here, "info": dict(info or {})}
+    if store.exists(layout.JOB) or is_taken(store, 0):
+        if overwrite:
+            _begin_epoch(store, content)
+    else:
+        foreign = store.list_files()
+        if foreign and not store.exists(layout.JOB):  # asked again: another process may have begun
+            raise OutputError(
+                f"{store.uri} is not empty and holds no job (files: {len(foreign)}, such as {foreign[0]})",
+                hint="choose another --out",
+            )
+        store.put_once(layout.JOB, seal(content))
+    there = read_job(store)  # another process may have been first
+    if differences := diff_identity(there["identity"], here):
+        raise OutputError(
+            f"{store.uri} holds another job. Fields that differ:\n" + _render(differences),
+            hint=RENAMED if is_renamed(differences) else "choose another --out, or replace that job with --overwrite",
+        )
+    epoch = there["epoch"]
+    publish_job(store, epoch)
+    return JobRecord(here, there["info"], Manifest(store, epoch).committed(), epoch)
+
+
+def is_renamed(differences: Sequence[tuple[str, Any, Any]]) -> bool:
+    """Whether a job differs from ours only in that its classes have the names that its weights give them."""
+    return [(field, there) for field, there, _ in differences] == [("class_names_sha256", None)]
+
+
+def as_json(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """An identity as `job.json` gives it back."""
+    return dict(json.loads(json.dumps(dict(identity))))
+
+
+def diff_identity(there: Any, here: Any, name: str = "") -> list[tuple[str, Any, Any]]:
+    """(dotted field, value there, value here) of each difference of two JSON values; None where missing."""
+    if isinstance(there, dict) and isinstance(here, dict):
+        return [
+            difference
+            for key in [*there, *(key for key in here if key not in there)]
+            for difference in diff_identity(there.get(key), here.get(key), f"{name}.{key}" if name else key)
+        ]
+    return [] if there == here else [(name, there, here)]
+
+
+def _render(differences: Sequence[tuple[str, Any, Any]]) -> str:
+    lines = [f"  {name}: there {_short(there)}, here {_short(here)}" for name, there, here in differences]
+    more = len(lines) - MAX_NAMED
+    return "\n".join(lines[:MAX_NAMED] + ([f"  and {more} more"] if more > 0 else []))
+
+
+def _short(value: Any) -> str:
+    text = "nothing" if value is None else json.dumps(value)
+    return text if len(text) <= MAX_VALUE_CHARS else text[:MAX_VALUE_CHARS] + "…"
+
+
+def remove_older(store: Store, epoch: int) -> None:
+    """Remove what dead epochs have left, markers first. Safe at any time, as nothing reads their names again."""
+    older = [path for path in store.list_files() if (of := layout.epoch_of(path)) is not None and of < epoch]
+    for path in sorted(older, key=lambda path: not path.startswith(f"{layout.MANIFEST}/")):
+        store.remove(path)
+
+
+def _begin_epoch(store: Store, content: Mapping[str, Any]) -> None:
+    """Take the place over from the job that is there, whichever it is."""
+    epoch = read_job(store)["epoch"] + 1
+    while True:
+        record = seal({**content, "epoch": epoch})
+        stored = store.put_once(layout.overwrite_path(epoch), record)
+        # an answer may have been lost, or the same command been given twice at once: then it is ours as well
+        if stored.created or store.read(stored.path) == record:
+            break
+        epoch += 1
+    publish_job(store, epoch)
+    for path in (layout.SUCCESS, *layout.BESIDE_SUCCESS):
+        store.remove(path)
+    remove_older(store, epoch)
