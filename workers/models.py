@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import platform
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -14,12 +17,14 @@ from tandem.assembly import PLAIN, Preparation
 from tandem.class_names import ClassNames
 from tandem.config import VAR_PRESETS, VQVAE_PRESET, SamplingConfig, VarConfig, VqvaeConfig
 from tandem.errors import CheckpointError, JobError
+from tandem.hashing import file_sha256
 from tandem.initial import random_var, random_vqvae
 from tandem.var import Var
 from tandem.vqvae import Vqvae
 from tandem.weights import load_var, load_vqvae, open_checkpoint
 from tandem.zoo import EMBEDDED_SAMPLING, weights_path
 from workers.class_files import choose_class_names
+from workers.fetch import is_remote
 from workers.sources import PUBLISHED, local_file
 
 Role = Literal["vqvae", "drafter", "refiner"]
@@ -43,19 +48,36 @@ class ModelRef:
         """Source and part, for people."""
         return f"{self.source}, part {self.part}" if self.part else self.source
 
-    def local_path(self) -> Path:
-        """The weights as a file on this machine, its hash checked. Remote ones are fetched once per machine."""
+    @contextmanager
+    def opened(self) -> Iterator[Path]:
+        """The weights as a file on this machine, within which they are to be loaded. Remote ones are fetched once per
+        machine. The hash of gigabytes takes as long as loading them, so a thread takes it meanwhile: CheckpointError in
+        the end where it is another one, whatever became of the loading."""
         if self.source == EMBEDDED:
-            return weights_path(self.role)
-        file = local_file(self.source, patient=True)
-        if not file.path.is_file():
+            yield weights_path(self.role)
+            return
+        if is_remote(self.source):
+            file = local_file(self.source, patient=True)  # hashed, as it may have to be fetched again
+            self.check_hash(file.sha256)
+            yield file.path
+            return
+        path = Path(self.source)
+        if not path.is_file():
             raise CheckpointError(
                 f"{self.source}: no such file on node {platform.node()}",
                 "weights by path have to be on every node; addresses are fetched by each",
             )
-        if (found := file.sha256) != self.sha256:
+        with ThreadPoolExecutor(1) as pool:
+            hashing = pool.submit(file_sha256, path)
+            try:
+                yield path
+            finally:
+                self.check_hash(hashing.result())
+
+    def check_hash(self, found: str) -> None:
+        """CheckpointError for that of another file."""
+        if found != self.sha256:
             raise CheckpointError(f"{self.source}: expected sha256 {self.sha256[:12]}…, got {found[:12]}… on this node")
-        return file.path
 
 
 @dataclass(frozen=True)
@@ -199,7 +221,8 @@ def check_equal(who: str, name: str, ours: Resolved, theirs: Resolved) -> None:
 def load_transformer(ref: ModelRef, dtype: torch.dtype, device: torch.device, how: Preparation = PLAIN) -> Var:
     """The drafter or refiner of a job, ready to run. InputError where `how` does not suit the model."""
     if ref.random_seed is None:
-        return load_var(ref.local_path(), dtype, device, how=how)
+        with ref.opened() as path:
+            return load_var(path, dtype, device, how=how)
     return random_var(VAR_PRESETS[ref.source], ref.random_seed, dtype, device, how)
 
 
@@ -208,7 +231,8 @@ def load_tokenizer(
 ) -> Vqvae:
     """The VQVAE of a job, with the pyramid of its transformers and their preparation."""
     if ref.random_seed is None:
-        return load_vqvae(ref.local_path(), dtype, device, patch_nums, how)
+        with ref.opened() as path:
+            return load_vqvae(path, dtype, device, patch_nums, how)
     return random_vqvae(replace(VQVAE_PRESET, patch_nums=patch_nums), ref.random_seed, dtype, device, how)
 
 

@@ -157,5 +157,7 @@ def put_all(
     for part, empty in module._parameters.items():
         if empty is not None:
             full = f"{name}.{part}".lstrip(".")
-            copied = values(full).to(device=device, dtype=dtype_of(full), copy=True)
+            given = values(full)
+            moved = given.to(device)  # before it is converted: a card does that faster than the one thread of an actor
+            copied = moved.to(dtype_of(full), copy=moved is given)
             module._parameters[part] = nn.Parameter(copied, requires_grad=empty.requires_grad)

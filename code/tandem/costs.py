@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode
 
 from tandem.assembly import PLAIN, Preparation, assemble_var, assemble_vqvae, build_empty
 from tandem.collaborative import decode
@@ -52,6 +51,8 @@ def scale_flops(config: VarConfig, start: int, stop: int, rows: int = 2) -> list
 
 def decode_flops(config: VqvaeConfig) -> float:
     """Work of turning the latent of one image into pixels, as the published decoder does it."""
+    from torch.utils.flop_counter import FlopCounterMode  # takes half a second, for which every driver would wait
+
     vqvae: Any = build_empty(config)
     grid = config.pyramid.grid
     with FlopCounterMode(display=False) as counter, torch.inference_mode():

@@ -1,5 +1,7 @@
 """Which weights a job uses: sources, hashes, and models that do not fit each other."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from tiny_models import CLASS_NAMES, tiny_var, tiny_vqvae
@@ -66,6 +68,16 @@ def test_weights_that_changed_under_way_are_noticed(tmp_path):
     path = save(tmp_path, "d", tiny_var(2, 0))
     ref = resolve("drafter", path, random_weights=False).ref
     save(tmp_path, "d", tiny_var(2, 1))
+    with pytest.raises(CheckpointError, match=r"expected sha256 .* on this node"):
+        load_transformer(ref, torch.float32, torch.device("cpu"))
+
+
+def test_a_file_is_hashed_while_it_is_loaded_and_a_wrong_hash_says_more_than_what_came_of_it(tmp_path):
+    path = save(tmp_path, "d", tiny_var(2, 0))
+    ref = resolve("drafter", path, random_weights=False).ref
+    with ref.opened() as file:
+        assert file_sha256(file) == ref.sha256
+    Path(path).write_bytes(b"{}")
     with pytest.raises(CheckpointError, match=r"expected sha256 .* on this node"):
         load_transformer(ref, torch.float32, torch.device("cpu"))
 
