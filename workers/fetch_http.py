@@ -56,7 +56,9 @@ def split_address(address: str) -> tuple[str, str]:
         usable = False
     if not match or not usable:  # no more of it is shown than is no secret
         shown = re.sub(r"//[^/]*@|[?#].*", "", url)
-        raise InputError(f"expected {EXPECTED}, got {shown} without it", "sha256sum FILE prints the hash")
+        hexadecimal = re.fullmatch(r"sha256=([0-9a-fA-F]+)", fragment)
+        got = f"with {len(hexadecimal[1])} of them" if hexadecimal else "without a hash"
+        raise InputError(f"expected {EXPECTED}, got {shown} {got}", "sha256sum FILE prints the hash")
     if parts.username or parts.password or any(SECRET.search(name) for name, _ in parse_qsl(parts.query)):
         raise InputError(
             f"{parts.scheme}://{parts.hostname}: expected an address without user, password, token or signature",

@@ -200,8 +200,8 @@ HEX = "0" * 64
 @pytest.mark.parametrize(
     ("address", "message"),
     [
-        ("https://host/w.pth", "expected https://HOST/FILE#sha256=HEX"),
-        ("https://host/w.pth#sha256=12", "expected https://HOST/FILE#sha256=HEX"),
+        ("https://host/w.pth", "expected https://HOST/FILE#sha256=HEX, .* got https://host/w.pth without a hash"),
+        ("https://host/w.pth#sha256=12", "in 64 hexadecimal digits, got https://host/w.pth with 2 of them"),
         (f"https://host/#sha256={HEX}", "expected https://HOST/FILE#sha256=HEX"),
         (f"https:///w.pth#sha256={HEX}", "expected https://HOST/FILE#sha256=HEX"),
         (f"https://host:port/w.pth#sha256={HEX}", "expected https://HOST/FILE#sha256=HEX"),
