@@ -13,6 +13,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 KEY = "sha256"
+MAX_BYTEWISE = 4096  # a file of which every other value of every byte is tried takes some seconds
 _END = re.compile(rb',\n  "sha256": "([0-9a-f]{64})"\n\}\n\Z')
 
 
@@ -23,7 +24,7 @@ class DamagedError(ValueError):
 def seal(values: Mapping[str, Any]) -> bytes:
     """Indented JSON of an object, one key at the least, with its seal."""
     text = json.dumps(values, indent=2).encode().removesuffix(b"\n}")
-    return text + f',\n  "{KEY}": "{hashlib.sha256(text).hexdigest()}"\n}}\n'.encode()
+    return text + _end_of(text)
 
 
 def is_sealed(data: bytes) -> bool:
@@ -50,3 +51,29 @@ def open_sealed(data: bytes, keys: Collection[str]) -> dict[str, Any]:
     elif unknown := sorted(set(values) - set(keys)):
         raise DamagedError(f"is damaged, or from a newer version: unexpected {unknown[0]!r}")
     return values
+
+
+def mend(data: bytes) -> bytes | None:
+    """The sealed file that this was before one byte of it changed (of a long one: one bit). None where more has."""
+    length = len(_end_of(b""))
+    text, end = data[:-length], data[-length:]
+    if sum(a != b for a, b in zip(_end_of(text), end, strict=False)) == 1:
+        return text + _end_of(text)
+    if not _END.fullmatch(end):
+        return None
+    digest = bytes.fromhex(end[len(end) - 68 : len(end) - 4].decode())
+    changes = range(1, 256) if len(text) <= MAX_BYTEWISE else [1 << bit for bit in range(8)]
+    before = hashlib.sha256()
+    for at, byte in enumerate(text):
+        rest = text[at + 1 :]
+        for change in changes:
+            found = before.copy()
+            found.update(bytes([byte ^ change]) + rest)
+            if found.digest() == digest:
+                return text[:at] + bytes([byte ^ change]) + rest + end
+        before.update(text[at : at + 1])
+    return None
+
+
+def _end_of(text: bytes | bytearray) -> bytes:
+    return f',\n  "{KEY}": "{hashlib.sha256(text).hexdigest()}"\n}}\n'.encode()
