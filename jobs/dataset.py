@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
+from functools import partial
 from typing import Annotated, Any
 
 from pydantic import Field, PositiveInt
@@ -12,22 +15,29 @@ from rich.console import Console
 from rich.table import Table
 
 from jobs.flags import POSITIONAL
+from jobs.parts import whole_command
 from jobs.progress import RunProgress, say
 from jobs.spec import Spec
 from tandem.errors import JobError
-from workers.manifest import Manifest
-from workers.store import open_store
-from workers.verify import plan_of, verify
+from workers.job_record import NoJobError, read_job
+from workers.manifest import READS_AT_ONCE, Manifest
+from workers.repair import heal_job, repair
+from workers.store import Store, open_store
+from workers.verify import AGAIN, Problem, Verdict, plan_of, read_entry, verify
 
 EXAMPLES = """examples:
   tandem ls out
   tandem ls s3://bucket/dataset --json-lines
   tandem ls s3://bucket/dataset --presign 3600 > urls.txt
   tandem verify s3://bucket/dataset
+  tandem verify s3://bucket/dataset --repair
 
 ls prints a line a committed file: path, bytes, sha256; with --presign the addresses alone, for whoever has no keys.
 verify reads everything. Exit code 0: the dataset is complete, every file has the size and hash of its manifest entry,
-every index is there once. Exit code 1: not so, and every problem has a line."""
+every row is there once, all sums are right. Exit code 1: not so, and every problem has a line that says how to heal it.
+verify --repair moves what is damaged to damaged/, where nothing is lost, and removes files of jobs that --overwrite
+replaced. The command that made the dataset then makes what is missing, with the same bytes. No job may write to the
+dataset meanwhile. Exit code 0: all is repaired, or that command does the rest."""
 MAX_SHOWN = 50
 
 
@@ -40,16 +50,23 @@ class LsSpec(Spec):
 
 
 class VerifySpec(Spec):
-    """Read a whole dataset and compare it with its manifest: sizes, hashes, every index once."""
+    """Read a whole dataset and compare it with its records: sizes, hashes, labels, every index once."""
 
     out: Annotated[str, POSITIONAL] = Field(description="folder or s3://bucket/prefix of the dataset")
+    repair: bool = Field(
+        False, description="move what is damaged to damaged/, so that the same command makes it again; no job may write"
+    )
 
 
 def run_ls(spec: LsSpec) -> None:
-    """Files on stdout, a closing line on stderr."""
+    """Files on stdout, a closing line on stderr. JobError in the end where entries cannot be read."""
     store = open_store(spec.out)
-    plan = plan_of(store)
-    entries = Manifest(store).entries()
+    plan, manifest = plan_of(store), Manifest(store)
+    entries, problems = [], []
+    with ThreadPoolExecutor(READS_AT_ONCE) as pool:
+        for entry, _, wrong in pool.map(partial(read_entry, manifest), sorted(manifest.committed())):
+            entries += [entry] if entry else []
+            problems += wrong
     for entry in entries:
         for file in entry.files:
             if spec.presign:
@@ -61,34 +78,71 @@ def run_ls(spec: LsSpec) -> None:
                 print(f"{file.path}  {file.size_bytes:>12}  {file.sha256}")
     rows, size = sum(e.rows for e in entries), sum(e.size_bytes for e in entries)
     say(f"{len(entries)} of {plan.num_shards} shards, {rows} of {plan.num_rows} images, {size / 1e6:.1f} MB")
+    fail(store, problems)
 
 
 def run_verify(spec: VerifySpec) -> dict[str, Any]:
-    """A table on stderr, one JSON line on stdout. JobError if anything is wrong."""
+    """A table on stderr, one JSON line on stdout. JobError if anything is wrong, and not repaired."""
     store = open_store(spec.out)
-    with RunProgress(plan_of(store).num_rows) as progress:
+    healed = heal_job(store) if spec.repair else []
+    for line in healed:
+        say(line)
+    try:
+        num_rows = plan_of(store).num_rows
+    except NoJobError:  # verify says it
+        num_rows = 0
+    with RunProgress(num_rows) as progress:
         verdict = verify(store, progress.add)
     for problem in verdict.problems[:MAX_SHOWN]:
-        say(problem)
-    table = Table(
-        "shards", "images", "files", "MB", "failed shards", "uncommitted files", "_SUCCESS", "problems", title=store.uri
-    )
-    table.add_row(
-        str(verdict.shards),
-        str(verdict.rows),
-        str(verdict.files),
-        f"{verdict.size_bytes / 1e6:.1f}",
-        str(len(verdict.failed)),
-        str(verdict.uncommitted),
-        "yes" if verdict.complete else "no",
-        str(len(verdict.problems)),
-    )
-    Console(stderr=True).print(table)
-    result = asdict(verdict)
-    print(json.dumps(result), flush=True)
-    if verdict.problems:
-        raise JobError(f"{store.uri}: {len(verdict.problems)} problems, the first: {verdict.problems[0]}")
+        say(str(problem))
+    if len(verdict.problems) > MAX_SHOWN:
+        say(f"and {len(verdict.problems) - MAX_SHOWN} more")
+    print_verdict(store, verdict)
+    result = asdict(verdict) | {"problems": list(map(str, verdict.problems))}
+    if not spec.repair:
+        print(json.dumps(result), flush=True)
+        fail(store, verdict.problems)
+        return result
+    done = repair(store, verdict.problems)
+    print(json.dumps(result | {"mended": healed, **asdict(done)}), flush=True)
+    fail(store, [problem for problem in verdict.problems if not problem.is_healed])
+    say(f"{len(done.aside)} files moved to damaged/, {len(done.removed)} removed")
+    if verdict.problems or healed:
+        say(f"to make what is missing: {command_of(store)}")
     return result
+
+
+def command_of(store: Store) -> str:
+    """The command that makes the whole dataset, by its record."""
+    command = read_job(store)["info"].get("command")
+    try:
+        return whole_command(command) if isinstance(command, str) else AGAIN
+    except ValueError:  # quotes without an end
+        return AGAIN
+
+
+def fail(store: Store, problems: Sequence[Problem]) -> None:
+    """JobError where there are problems."""
+    if problems:
+        hint = problems[0].remedy
+        raise JobError(f"{store.uri}: {len(problems)} problems, the first: {problems[0].text}", hint)
+
+
+def print_verdict(store: Store, verdict: Verdict) -> None:
+    counts = {
+        "shards": verdict.shards,
+        "images": verdict.rows,
+        "files": verdict.files,
+        "MB": f"{verdict.size_bytes / 1e6:.1f}",
+        "failed shards": len(verdict.failed),
+        "uncommitted files": verdict.uncommitted,
+        "records without hash": verdict.unsealed,
+        "_SUCCESS": "yes" if verdict.complete else "no",
+        "problems": len(verdict.problems),
+    }
+    table = Table(*counts, title=store.uri)
+    table.add_row(*map(str, counts.values()))
+    Console(stderr=True).print(table)
 
 
 if __name__ == "__main__":

@@ -89,17 +89,22 @@ def is_closed(manifest: Manifest, num_shards: int, committed: Collection[int], b
 
 
 def read_closing(store: Store) -> dict[str, Any] | None:
-    """What `_SUCCESS` says: epoch, shards, failed_shards (ids), files (hashes); None where there is none, or no sense.
-
-    Older versions had no `files`, and made epoch 0 alone.
-    """
+    """What `_SUCCESS` says, see `parse_closing`; None where there is none, or no sense."""
     try:
-        closing = {"epoch": 0, "shards": None, "files": None} | open_sealed(store.read(layout.SUCCESS), SUCCESS_KEYS)
-        failed, hashes = set(map(int, closing["failed_shards"])), closing["files"]
-        files = None if hashes is None else {str(path): str(sha256) for path, sha256 in hashes.items()}
-        return closing | {"failed_shards": failed, "files": files}
+        return parse_closing(store.read(layout.SUCCESS))
     except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
         return None
+
+
+def parse_closing(data: bytes) -> dict[str, Any]:
+    """`Totals`, with failed_shards as ids. ValueError, KeyError, TypeError or AttributeError for other content.
+
+    Older versions had no `files` (hashes of what stands beside), and made epoch 0 alone.
+    """
+    closing = {"epoch": 0, "shards": None, "files": None} | open_sealed(data, SUCCESS_KEYS)
+    failed, hashes = set(map(int, closing["failed_shards"])), closing["files"]
+    files = None if hashes is None else {str(path): str(sha256) for path, sha256 in hashes.items()}
+    return closing | {"failed_shards": failed, "files": files}
 
 
 def reopen(manifest: Manifest) -> None:

@@ -50,7 +50,7 @@ class ManifestEntry:
         if not self.files:
             raise ValueError("expected files, got none")
         for file in self.files:
-            if not layout.is_ours(file.path) or not re.fullmatch("[0-9a-f]{64}", file.sha256):
+            if not layout.is_data(file.path) or not re.fullmatch("[0-9a-f]{64}", file.sha256):
                 raise ValueError(f"expected a file of a dataset with its sha256, got {file.path!r}, {file.sha256!r}")
         if not all(isinstance(seconds, (int, float)) for seconds in self.seconds.values()):
             raise ValueError(f"expected seconds by stage, got {self.seconds}")

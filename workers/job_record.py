@@ -29,13 +29,13 @@ def read_job(store: Store) -> dict[str, Any]:
     `job.json` of a replaced job may have come late: what it says of the epoch is where the search begins.
     """
     try:
-        job = _read_record(store, layout.JOB)
+        job = read_record(store, layout.JOB)
     except (FileNotFoundError, NoJobError):
         if not is_taken(store, 0):
             raise
         job = {"epoch": 0}
     epoch = find_epoch(store, job["epoch"])
-    return job if epoch == job["epoch"] else _read_record(store, layout.overwrite_path(epoch))
+    return job if epoch == job["epoch"] else read_record(store, layout.overwrite_path(epoch))
 
 
 def find_epoch(store: Store, start: int) -> int:
@@ -68,14 +68,15 @@ def taken(store: Store) -> OutputError:
 def publish_job(store: Store, epoch: int) -> None:
     """Make `job.json`, which people read, that of this epoch, where it is of an older one, which may have come late."""
     try:
-        there = _read_record(store, layout.JOB)["epoch"]
+        there = read_record(store, layout.JOB)["epoch"]
     except (FileNotFoundError, NoJobError):
         there = -1
     if there < epoch and epoch:
         store.replace(layout.JOB, store.read(layout.overwrite_path(epoch)))
 
 
-def _read_record(store: Store, path: str) -> dict[str, Any]:
+def read_record(store: Store, path: str) -> dict[str, Any]:
+    """One record as it is. FileNotFoundError, or NoJobError."""
     try:
         job = {"epoch": 0, **open_sealed(store.read(path), KEYS)}
         if isinstance(job["identity"], dict) and isinstance(job["info"], dict) and is_count(job["epoch"]):

@@ -34,14 +34,14 @@ BESIDE_SUCCESS = (CARD, CONTACT_SHEET, IMAGE_TABLE)
 MANIFEST = "manifest"
 OVERWRITES = "overwrites"
 
-_EPOCH = r"(?:-(?P<epoch>[1-9]\d*))?"
-_TAG = rf"(?:{_EPOCH}|-(?P<named>0|[1-9]\d*)-[0-9a-f]{{8}})"
-_ENTRY = re.compile(rf"{MANIFEST}/(?P<shard>\d{{5,}}){_EPOCH}\.json")
+_EPOCH = r"(?:-(?P<epoch>[1-9]\d{0,8}))?"
+_TAG = rf"(?:{_EPOCH}|-(?P<named>0|[1-9]\d{0, 8})-[0-9a-f]{{8}})"
+_ENTRY = re.compile(rf"{MANIFEST}/(?P<shard>\d{{5,18}}){_EPOCH}\.json")
 _DATA = re.compile(
-    rf"(?:shards/(?P<shard>\d{{5,}})|rows/(?P<rows>\d{{5,}})|images/(?P<label>\d{{5,}})/(?P<index>\d{{9,}})){_TAG}"
+    rf"(?:shards/(?P<shard>\d{{5,18}})|rows/(?P<rows>\d{{5,18}})|images/(?P<label>\d{{5,18}})/(?P<index>\d{{9,18}})){_TAG}"
     r"\.(?:tar|parquet|png|jpg|webp)"
 )
-_OVERWRITE = re.compile(rf"{OVERWRITES}/\d{{5,}}\.json")
+_OVERWRITE = re.compile(rf"{OVERWRITES}/\d{{5,9}}\.json")
 
 
 def tag(epoch: int, content: str = "") -> str:
@@ -112,6 +112,11 @@ def is_named_by_content(path: str) -> bool:
     """Whether a data file has a name of its own content."""
     match = _DATA.fullmatch(path)
     return match is not None and match["named"] is not None
+
+
+def is_data(path: str) -> bool:
+    """Whether files of this name hold rows of shards."""
+    return _DATA.fullmatch(path) is not None
 
 
 def is_ours(path: str) -> bool:

@@ -61,19 +61,23 @@ class Manifest:
 
     def entry(self, shard: int) -> ManifestEntry | None:
         """The entry of a shard, None while it is not done. JobError if it cannot be read."""
-        path = self.path(shard)
         try:
-            entry = ManifestEntry.from_json(self.store.read(path))
+            return self.parse(shard, self.store.read(self.path(shard)))
+        except FileNotFoundError:
+            return None
+
+    def parse(self, shard: int, data: bytes) -> ManifestEntry:
+        """The entry of a shard from its file. JobError if it is not one."""
+        try:
+            entry = ManifestEntry.from_json(data)
             if entry.shard != shard:
                 raise DamagedError(f"is that of shard {entry.shard}")
             return entry
-        except FileNotFoundError:
-            return None
         except DamagedError as error:
             problem = str(error)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             problem = f"is not a manifest entry: {error!r}"
-        raise JobError(f"{path} in {self.store.uri} {problem}", hint=REPAIR)
+        raise JobError(f"{self.path(shard)} in {self.store.uri} {problem}", hint=REPAIR)
 
     def entries(self, shards: Iterable[int] | None = None) -> list[ManifestEntry]:
         """Entries in shard order, of all shards that are done or of the given ones. Leaves out those not there."""

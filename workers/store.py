@@ -191,7 +191,12 @@ class LocalStore(Store):
         return sorted(found)
 
     def open(self, path: str) -> BinaryIO:
-        return (self.root / path).open("rb")
+        try:
+            return (self.root / path).open("rb")
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise OutputError(f"cannot read {self.root / path}: {error.strerror or error}") from error
 
     def remove(self, path: str) -> None:
         target = self.root / path

@@ -13,7 +13,7 @@ from typing import Any
 from tandem.errors import JobError, OutputError
 from workers import layout
 from workers.closing import parse_closing
-from workers.entry import ManifestEntry, add_up
+from workers.entry import ManifestEntry
 from workers.job_record import NoJobError, read_job, read_record
 from workers.manifest import READS_AT_ONCE, Manifest
 from workers.seal import DamagedError, is_sealed
@@ -35,6 +35,11 @@ class Problem:
     remedy: str = REPAIR
     aside: tuple[str, ...] = ()
     leftovers: tuple[str, ...] = ()
+
+    @property
+    def is_healed(self) -> bool:
+        """Whether a repair and the same command heal it."""
+        return self.remedy in (AGAIN, REPAIR)
 
     def __str__(self) -> str:
         return f"{self.text} (to heal it: {self.remedy})"
@@ -80,22 +85,30 @@ def verify(store: Store, progress: Callable[[int], None] = lambda rows: None) ->
     manifest = Manifest(store)
     check_records(manifest, verdict)
     committed = manifest.committed()
-    entries, known = [], set()
+    labels: Counter[int] = Counter()
+    known: set[str] = set()
+    shards = 0
     with ThreadPoolExecutor(READS_AT_ONCE) as pool:
         found = pool.map(lambda shard: examine(manifest, plan, shard), sorted(committed))
-        for shard, (entry, sealed, problems) in zip(sorted(committed), found, strict=True):
+        for entry, unsealed, problems in found:
             verdict.problems += problems
-            verdict.unsealed += not sealed
-            if entry is not None and shard < plan.num_shards:
-                entries.append(entry)
+            verdict.unsealed += unsealed
+            if entry is not None:
+                shards += 1
+                labels.update(entry.labels)
                 known.update(file.path for file in entry.files)
+                verdict.rows += entry.rows
+                verdict.size_bytes += entry.size_bytes
                 progress(entry.rows)
-    verdict.rows = sum(entry.rows for entry in entries)
-    verdict.size_bytes = sum(entry.size_bytes for entry in entries)
     verdict.files = len(known)
     sound = not verdict.problems
-    missing = check_closing(manifest, verdict, plan, committed, entries)
-    check_leftovers(manifest, verdict, known, whole=sound and not missing)
+    closing = check_closing(manifest, verdict, plan, committed)
+    whole = sound and shards + len(verdict.failed) == plan.num_shards
+    if closing is not None and whole:
+        totals = {"epoch": manifest.epoch, "shards": shards, "rows": verdict.rows, "size_bytes": verdict.size_bytes}
+        wrong = wrong_totals(closing, totals, labels)
+        verdict.problems += [Problem(text, aside=(layout.SUCCESS,)) for text in wrong]
+    check_leftovers(manifest, verdict, known, whole)
     return verdict
 
 
@@ -113,25 +126,31 @@ def check_records(manifest: Manifest, verdict: Verdict) -> None:
             verdict.problems.append(Problem(str(error), aside=(path,)))
 
 
-def examine(manifest: Manifest, plan: ShardPlan, shard: int) -> tuple[ManifestEntry | None, bool, list[Problem]]:
-    """One shard's entry, whether it has a hash of its own, and what is wrong with it and its files."""
-    store, path = manifest.store, manifest.path(shard)
+def read_entry(manifest: Manifest, shard: int) -> tuple[ManifestEntry | None, bool, list[Problem]]:
+    """The entry of a shard that is listed, whether it lacks a hash of its own, and what keeps it from being read."""
+    path = manifest.path(shard)
     try:
-        data = store.read(path)
-        entry = manifest.parse(shard, data)
+        data = manifest.store.read(path)
+        return manifest.parse(shard, data), not is_sealed(data), []
     except FileNotFoundError:
-        text = f"{path}: listed, and cannot be read: its shard is unchecked"
-        return None, True, [Problem(text, leftovers=(path,))]
+        text = f"{path}: listed, and not there when it is read: its shard is unchecked"
+        return None, False, [Problem(text, leftovers=(path,))]
     except JobError as error:
-        return None, True, [Problem(str(error), aside=(path,))]
+        return None, False, [Problem(str(error), aside=(path,))]
+
+
+def examine(manifest: Manifest, plan: ShardPlan, shard: int) -> tuple[ManifestEntry | None, bool, list[Problem]]:
+    """As `read_entry`, and what is wrong with the files of the shard."""
+    entry, unsealed, problems = read_entry(manifest, shard)
+    if entry is None:
+        return None, unsealed, problems
+    path = manifest.path(shard)
     if shard >= plan.num_shards:
-        text = f"{path}: there are {plan.num_shards} shards"
-        return entry, is_sealed(data), [Problem(text, aside=(path,))]
-    problems: list[Problem] = []
+        return None, unsealed, [Problem(f"{path}: expected none of this number, of {plan.num_shards}", aside=(path,))]
     rows: list[tuple[int, int]] = []
     for file in entry.files:
         try:
-            rows += read_rows(file.path, read_checked(store, file))
+            rows += read_rows(file.path, read_checked(manifest.store, file))
         except DamagedError as error:
             problems.append(Problem(f"{file.path}: {error}", aside=(path, file.path)))
         except OutputError:  # of the place
@@ -142,7 +161,7 @@ def examine(manifest: Manifest, plan: ShardPlan, shard: int) -> tuple[ManifestEn
     if not problems:
         everything = (path, *(file.path for file in entry.files))
         problems += [Problem(text, aside=everything) for text in wrong_rows(entry, rows, list(plan.indices(shard)))]
-    return entry, is_sealed(data), problems
+    return entry, unsealed, problems
 
 
 def wrong_rows(entry: ManifestEntry, found: list[tuple[int, int]], expected: list[int]) -> Iterator[str]:
@@ -167,12 +186,10 @@ def difference(one: dict[int, int], other: dict[int, int]) -> tuple[int, int, in
 
 
 def check_closing(
-    manifest: Manifest, verdict: Verdict, plan: ShardPlan, committed: Collection[int], entries: list[ManifestEntry]
-) -> bool:
-    """Compare `_SUCCESS` and what stands beside it with the shards. Whether shards are missing."""
-    store, closing = manifest.store, None
-    sound = not verdict.problems
-    aside = (layout.SUCCESS,)
+    manifest: Manifest, verdict: Verdict, plan: ShardPlan, committed: Collection[int]
+) -> dict[str, Any] | None:
+    """Compare `_SUCCESS` with the shards that are there, and what stands beside it with its hashes. Returns it."""
+    store, closing, aside = manifest.store, None, (layout.SUCCESS,)
     try:
         data = store.read(layout.SUCCESS)
         verdict.complete = True
@@ -184,9 +201,12 @@ def check_closing(
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         text = str(error) if isinstance(error, DamagedError) else f"cannot be read: {error!r}"
         verdict.problems.append(Problem(f"_SUCCESS {text}", aside=aside))
-    there = {shard for shard in {*committed, *verdict.failed} if shard < plan.num_shards}
+    there = {shard for shard in {*committed, *verdict.failed} if 0 <= shard < plan.num_shards}
     if both := sorted(set(committed) & set(verdict.failed)):
         verdict.problems.append(Problem(f"_SUCCESS counts shards {both[:MAX_NAMED]} as failed, which are there", AGAIN))
+    if unknown := sorted(set(verdict.failed) - there):
+        text = f"_SUCCESS counts shards {unknown[:MAX_NAMED]} as failed, of {plan.num_shards}"
+        verdict.problems.append(Problem(text, aside=aside))
     if missing := plan.num_shards - len(there):
         named = list(islice((shard for shard in range(plan.num_shards) if shard not in there), MAX_NAMED))
         text = f"{missing} of {plan.num_shards} shards are missing, such as {named}"
@@ -194,28 +214,23 @@ def check_closing(
     if verdict.complete == bool(missing):
         text = "_SUCCESS is there too early" if missing else "_SUCCESS is missing"
         verdict.problems.append(Problem(text, AGAIN))
-    if closing is not None and sound and not missing and not both:
-        verdict.problems += [Problem(text, aside=aside) for text in wrong_totals(manifest.epoch, closing, entries)]
-    if closing is not None:
-        for path, sha256 in (closing["files"] or {}).items():
-            if text := wrong_file(store, path, sha256):
-                verdict.problems.append(Problem(text, aside=(path, *aside)))
-    return bool(missing)
+    for path, sha256 in ((closing and closing["files"]) or {}).items():
+        if wrong := wrong_file(store, path, sha256):
+            verdict.problems.append(Problem(wrong, aside=(path, *aside)))
+    return closing
 
 
-def wrong_totals(epoch: int, closing: dict[str, Any], entries: list[ManifestEntry]) -> Iterator[str]:
-    totals = add_up(entries)
-    if closing["epoch"] != epoch:
-        yield f"_SUCCESS is of epoch {closing['epoch']}, the dataset of epoch {epoch}"
-    for name in ("shards", "rows", "size_bytes"):
-        if closing.get(name) not in (None, getattr(totals, name)):
-            yield f"_SUCCESS says {closing[name]!r} {name}, the manifest entries {getattr(totals, name)}"
+def wrong_totals(closing: dict[str, Any], expected: dict[str, int], labels: dict[int, int]) -> Iterator[str]:
+    """What `_SUCCESS` says otherwise than the manifest entries."""
+    for name, value in expected.items():
+        if closing.get(name) not in (None, value):
+            yield f"_SUCCESS: {name} is {closing[name]!r:.40}, by the manifest entries {value}"
     try:
-        labels = {int(label): int(count) for label, count in (closing.get("labels") or totals.labels).items()}
+        counted = {int(label): int(count) for label, count in closing.get("labels", labels).items()}
     except (ValueError, TypeError, AttributeError):
         yield "_SUCCESS does not count labels"
         return
-    if differs := difference(labels, totals.labels):
+    if differs := difference(counted, labels):
         yield f"_SUCCESS counts {differs[1]} images of label {differs[0]}, the manifest entries {differs[2]}"
 
 
