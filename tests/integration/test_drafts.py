@@ -38,13 +38,16 @@ def rows(tmp_path_factory) -> list[str]:
     return ["--labels", str(path), "--shard-size", "4", "--seed", "5"]
 
 
+def draft(models: dict[str, str], rows: list[str], out: Path) -> int:
+    weights = ["--drafter", models["drafter"], "--vqvae", models["vqvae"]]
+    return main(["draft", *weights, *rows, *BATCH, "--out", str(out), "--placement", "gpu", "--drafters", "2"])
+
+
 @pytest.fixture(scope="module")
 def drafts(tiny_models, rows, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("drafts") / "drafts"
-    weights = ["--drafter", tiny_models["drafter"], "--vqvae", tiny_models["vqvae"]]
-    command = ["draft", *weights, *rows, *BATCH, "--out", str(out), "--placement", "gpu", "--drafters", "2"]
-    assert main(command) == 0
-    assert main(command) == 0  # nothing is left to do
+    assert draft(tiny_models, rows, out) == 0
+    assert draft(tiny_models, rows, out) == 0  # nothing is left to do
     return out
 
 
@@ -120,7 +123,9 @@ def test_places_without_all_drafts_are_refused(tiny_models, drafts, generated, t
     assert not (tmp_path / "out").exists()
 
 
-def test_damaged_drafts_end_the_run_in_one_line_or_are_left_out(tiny_models, drafts, tmp_path, capsys):
+def test_damaged_drafts_end_the_run_in_one_line_or_are_left_out_or_are_repaired(
+    tiny_models, rows, drafts, tmp_path, capsys
+):
     mine = tmp_path / "drafts"
     shutil.copytree(drafts, mine)
     path = mine / "shards/00001.parquet"
@@ -137,3 +142,6 @@ def test_damaged_drafts_end_the_run_in_one_line_or_are_left_out(tiny_models, dra
     assert refine(tiny_models, mine, tmp_path / "out", "--max-failed-shards", "1") == 0
     assert '"failed_shards": {"1": "read: drafts in' in capsys.readouterr().out
     assert sorted(p.name for p in (tmp_path / "out/shards").iterdir()) == ["00000.tar", "00002.tar"]
+    assert main(["verify", str(mine), "--repair"]) == 0
+    assert draft(tiny_models, rows, mine) == 0 and digests(mine) == digests(drafts)
+    assert refine(tiny_models, mine, tmp_path / "out") == 0 and main(["verify", str(tmp_path / "out")]) == 0

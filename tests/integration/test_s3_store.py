@@ -171,7 +171,7 @@ def test_a_dataset_is_listed_and_verified(bucket, tmp_path, capsys, name):
     fmt = sample_format(name)
     for shard in range(PLAN.num_shards):
         store_shard(store, Manifest(store), encoded_shard(shard, PLAN), fmt, PLAN)
-    assert verify(store).problems == ["_SUCCESS is missing"]
+    assert [problem.text for problem in verify(store).problems] == ["_SUCCESS is missing"]
     close_dataset(Manifest(store), PLAN.num_shards)
     assert main(["verify", store.uri]) == 0
     capsys.readouterr()

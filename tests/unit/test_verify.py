@@ -2,84 +2,19 @@
 
 import json
 import re
-from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pytest
-from sample_shards import PLAN, encoded_shard, sample_format
+from damage import ENTRY, TAR, content, cut, flip, lose, make, put, reseal, write
 
 from jobs.cli import main
 from tandem.errors import OutputError
-from workers import layout
-from workers.closing import close_dataset
-from workers.commit import store_shard
 from workers.manifest import Manifest
-from workers.place import open_job
-from workers.repair import DAMAGED, heal_job, repair
+from workers.repair import DAMAGED, repair
 from workers.seal import open_sealed, seal
 from workers.store import LocalStore, Store
 from workers.verify import verify
 
-IDENTITY = {"rows": PLAN.num_rows, "shard_size": PLAN.shard_size, "labels": "a" * 64}
-SHARDS = [encoded_shard(shard, PLAN) for shard in range(PLAN.num_shards)]
-
-
-def make(root: Path | str, name: str = "webdataset", overwrite: bool = False) -> Store:
-    """What a job does, however far it has come."""
-    store = LocalStore(str(root))
-    job = open_job(store, IDENTITY, {"command": "tandem generate"}, overwrite)
-    store.remember_job(job.path)
-    manifest = Manifest(store, job.epoch)
-    for shard in SHARDS:
-        if shard.shard not in job.committed:
-            shard.seconds = {"draft": 0.5}
-            store_shard(store, manifest, shard, sample_format(name), PLAN)
-    close_dataset(manifest, PLAN.num_shards, render=lambda entries, failed: {layout.CARD: b"# a card\n"})
-    return store
-
-
-def content(store: Store) -> dict[str, bytes]:
-    """All files but those set aside. Entries and `_SUCCESS` without seconds, which differ."""
-    found = {path: store.read(path) for path in store.list_files() if not path.startswith(DAMAGED)}
-    for path in [path for path in found if path.startswith("manifest/") or path == layout.SUCCESS]:
-        found[path] = json.dumps(open_sealed(found[path], ()) | {"seconds": None}).encode()
-    return found
-
-
-def write(store: Store, path: str, data: bytes) -> None:
-    target = Path(store.uri, path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_bytes(data)
-
-
-def flip(path: str, at: float = 0.5) -> Callable[[Store], None]:
-    def change(store: Store) -> None:
-        data = bytearray(store.read(path))
-        data[int(len(data) * at)] ^= 1
-        write(store, path, bytes(data))
-
-    return change
-
-
-def cut(path: str) -> Callable[[Store], None]:
-    return lambda store: write(store, path, store.read(path)[:-30])
-
-
-def lose(path: str) -> Callable[[Store], None]:
-    return lambda store: store.remove(path)
-
-
-def put(path: str, data: bytes = b"{}") -> Callable[[Store], None]:
-    return lambda store: write(store, path, data)
-
-
-def reseal(path: str, **values: object) -> Callable[[Store], None]:
-    """Other values under a seal that fits."""
-    return lambda store: write(store, path, seal(open_sealed(store.read(path), ()) | values))
-
-
-ENTRY, TAR = "manifest/00001.json", "shards/00001.tar"
 DAMAGES = {
     "entry flipped": (flip(ENTRY), f"{ENTRY} in .* is damaged"),
     "entry cut": (cut(ENTRY), f"{ENTRY} in .* is"),
@@ -236,86 +171,3 @@ def test_what_stands_in_the_way_of_a_file_is_a_line(tmp_path, capsys):
     for command in (["ls"], ["verify"]):
         main([*command, store.uri])
     assert "error: cannot read" in (said := capsys.readouterr().err) and "Is a directory" in said
-
-
-# ---- the job's record
-
-
-@pytest.mark.parametrize("damaged", [["job.json"], ["overwrites/00001.json"], ["job.json", "overwrites/00001.json"]])
-def test_the_record_of_a_later_epoch_is_healed(tmp_path, damaged, capsys):
-    make(tmp_path / "out")
-    store = make(tmp_path / "out", overwrite=True)
-    undisturbed = content(store)
-    assert verify(store).problems == []
-    for path in damaged:
-        flip(path)(store)
-    assert main(["verify", store.uri]) == 1
-    assert main(["verify", store.uri, "--repair"]) == 0
-    assert content(store) == undisturbed and main(["verify", store.uri]) == 0
-    assert ("mended by its own hash" in capsys.readouterr().err) == (len(damaged) == 2)
-
-
-def test_files_of_dead_epochs_are_removed(tmp_path):
-    make(tmp_path / "out")
-    late = Path(tmp_path / "out/shards/00000.tar").read_bytes()
-    store = make(tmp_path / "out", overwrite=True)
-    write(store, "shards/00000.tar", late)
-    write(store, "manifest/00000.json", b"{}")
-    verdict = verify(store)
-    assert [p.text for p in verdict.problems] == ["2 files are of another epoch than 1, such as manifest/00000.json"]
-    assert repair(store, verdict.problems).removed == ["manifest/00000.json", "shards/00000.tar"]
-    make(tmp_path / "out")
-    assert verify(store).problems == []
-
-
-def test_a_job_beyond_repair_can_be_overwritten(tmp_path, capsys):
-    store = make(tmp_path / "out")
-    write(store, "job.json", store.read("job.json")[:50])
-    assert main(["verify", store.uri, "--repair"]) == 1
-    assert "job.json: beyond repair: the same command with --overwrite" in capsys.readouterr().err
-    with pytest.raises(OutputError, match="holds another job") as caught:
-        make(tmp_path / "out")
-    assert "--overwrite" in caught.value.hint
-    assert verify(make(tmp_path / "out", overwrite=True)).problems == []
-    assert len(store.list_files(DAMAGED)) == 1
-
-
-def test_places_of_others_are_left_as_they_are(tmp_path):
-    store = LocalStore(str(tmp_path / "out"))
-    write(store, "job.json", b'{"name": "another tool"}')
-    assert main(["verify", store.uri, "--repair"]) == 1
-    assert store.list_files() == ["job.json"] and heal_job(store) == []
-    assert main(["verify", str(tmp_path / "nothing"), "--repair"]) == 2
-
-
-# ---- damage of every kind
-
-VALUES = [None, True, -1, 0, 10**30, 1.5, "x", "", [], {}, [1], {"a": 1}, "NaN", "deep", "long"]
-
-
-def as_text(values: dict, field: str, value: object) -> bytes:
-    nest = {"deep": "[" * 50_000 + "]" * 50_000, "long": "9" * 5000, "NaN": "NaN"}
-    text = nest.get(value, f'"{value}"') if isinstance(value, str) else json.dumps(value)
-    return json.dumps({**values, field: "@"}).replace('"@"', text).encode()
-
-
-@pytest.mark.parametrize("path", ["job.json", ENTRY, "_SUCCESS"])
-def test_no_damage_is_a_traceback(tmp_path, path, capsys):
-    """Records as an older version writes them, without a seal, and fields with values of all kinds."""
-    store, rng = make(tmp_path / "out"), np.random.default_rng(0)
-    whole = open_sealed(store.read(path), ())
-    values = [as_text(whole, field, value) for field in whole for value in VALUES]
-    if path == "job.json":
-        several = [{**IDENTITY, name: value} for name in ("rows", "shard_size") for value in VALUES]
-        values += [json.dumps(whole | {"identity": identity}).encode() for identity in several]
-    values = [values[i] for i in rng.choice(len(values), 24, replace=False)]
-    for value in [b"", b"\xff\xfe", b"null", b"[]", b"{", b"[" * 50_000, *values]:
-        write(store, path, value)
-        for command in (["verify"], ["ls"], ["verify", "--repair"]):
-            code = main([*command, store.uri])
-            said = capsys.readouterr().err
-            assert code in (0, 1, 2) and ("error: " in said) == (code != 0), (value[:80], said)
-        for aside in store.list_files(DAMAGED):  # undo the repair
-            write(store, aside.split("/", 2)[2], store.read(aside))
-            store.remove(aside)
-        write(store, path, seal(whole))

@@ -1,0 +1,95 @@
+"""Records of the job, and records of every kind of wrong value: repaired, or a line."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from damage import ENTRY, IDENTITY, content, flip, make, write
+
+from jobs.cli import main
+from tandem.errors import OutputError
+from workers.repair import DAMAGED, heal_job, repair
+from workers.seal import open_sealed, seal
+from workers.store import LocalStore
+from workers.verify import verify
+
+
+@pytest.mark.parametrize("damaged", [["job.json"], ["overwrites/00001.json"], ["job.json", "overwrites/00001.json"]])
+def test_the_record_of_a_later_epoch_is_healed(tmp_path, damaged, capsys):
+    make(tmp_path / "out")
+    store = make(tmp_path / "out", overwrite=True)
+    undisturbed = content(store)
+    assert verify(store).problems == []
+    for path in damaged:
+        flip(path)(store)
+    assert main(["verify", store.uri]) == 1
+    assert main(["verify", store.uri, "--repair"]) == 0
+    assert content(store) == undisturbed and main(["verify", store.uri]) == 0
+    assert ("mended by its own hash" in capsys.readouterr().err) == (len(damaged) == 2)
+
+
+def test_files_of_dead_epochs_are_removed(tmp_path):
+    make(tmp_path / "out")
+    late = Path(tmp_path / "out/shards/00000.tar").read_bytes()
+    store = make(tmp_path / "out", overwrite=True)
+    write(store, "shards/00000.tar", late)
+    write(store, "manifest/00000.json", b"{}")
+    verdict = verify(store)
+    assert [p.text for p in verdict.problems] == ["2 files are of another epoch than 1, such as manifest/00000.json"]
+    assert repair(store, verdict.problems).removed == ["manifest/00000.json", "shards/00000.tar"]
+    make(tmp_path / "out")
+    assert verify(store).problems == []
+
+
+def test_a_job_beyond_repair_can_be_overwritten(tmp_path, capsys):
+    store = make(tmp_path / "out")
+    write(store, "job.json", store.read("job.json")[:50])
+    assert main(["verify", store.uri, "--repair"]) == 1
+    assert "job.json: beyond repair: the same command with --overwrite" in capsys.readouterr().err
+    with pytest.raises(OutputError, match="holds another job") as caught:
+        make(tmp_path / "out")
+    assert "--overwrite" in caught.value.hint
+    assert verify(make(tmp_path / "out", overwrite=True)).problems == []
+    assert len(store.list_files(DAMAGED)) == 1
+
+
+def test_places_of_others_are_left_as_they_are(tmp_path):
+    store = LocalStore(str(tmp_path / "out"))
+    write(store, "job.json", b'{"name": "another tool"}')
+    assert main(["verify", store.uri, "--repair"]) == 1
+    assert store.list_files() == ["job.json"] and heal_job(store) == []
+    assert main(["verify", str(tmp_path / "nothing"), "--repair"]) == 2
+
+
+# ---- damage of every kind
+
+VALUES = [None, True, -1, 0, 10**30, 1.5, "x", "", [], {}, [1], {"a": 1}, "NaN", "deep", "long"]
+
+
+def as_text(values: dict, field: str, value: object) -> bytes:
+    nest = {"deep": "[" * 50_000 + "]" * 50_000, "long": "9" * 5000, "NaN": "NaN"}
+    text = nest.get(value, f'"{value}"') if isinstance(value, str) else json.dumps(value)
+    return json.dumps({**values, field: "@"}).replace('"@"', text).encode()
+
+
+@pytest.mark.parametrize("path", ["job.json", ENTRY, "_SUCCESS"])
+def test_no_damage_is_a_traceback(tmp_path, path, capsys):
+    """Records as an older version writes them, without a seal, and fields with values of all kinds."""
+    store, rng = make(tmp_path / "out"), np.random.default_rng(0)
+    whole = open_sealed(store.read(path), ())
+    values = [as_text(whole, field, value) for field in whole for value in VALUES]
+    if path == "job.json":
+        several = [{**IDENTITY, name: value} for name in ("rows", "shard_size") for value in VALUES]
+        values += [json.dumps(whole | {"identity": identity}).encode() for identity in several]
+    values = [values[i] for i in rng.choice(len(values), 24, replace=False)]
+    for value in [b"", b"\xff\xfe", b"null", b"[]", b"{", b"[" * 50_000, *values]:
+        write(store, path, value)
+        for command in (["verify"], ["ls"], ["verify", "--repair"]):
+            code = main([*command, store.uri])
+            said = capsys.readouterr().err
+            assert code in (0, 1, 2) and ("error: " in said) == (code != 0), (value[:80], said)
+        for aside in store.list_files(DAMAGED):  # undo the repair
+            write(store, aside.split("/", 2)[2], store.read(aside))
+            store.remove(aside)
+        write(store, path, seal(whole))
