@@ -8,7 +8,8 @@ from __future__ import annotations
 import io
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.resources import files
 from string import Template
@@ -18,12 +19,15 @@ import pyarrow as pa
 import yaml
 from PIL import Image
 
+from tandem.errors import JobError, TandemError
 from tandem.images import DIGITAL_SOURCE_TYPE, contact_sheet
 from workers import layout
 from workers.entry import ManifestEntry, Totals, add_up
 from workers.features import sample_features
 from workers.formats import DatasetFormat, merge_tables, read_images
+from workers.job_record import REPAIR
 from workers.shard_names import ShardNames
+from workers.shard_reader import read_checked
 from workers.store import Store
 
 PLAIN_NAMES = ShardNames()
@@ -109,7 +113,10 @@ def closing_files(
         layout.CARD: render_card(info, totals, ShardNames.of(epoch, entries)).encode(),
     }
     if info.fmt.name == "folder":
-        tables = [store.read(file.path) for entry in entries for file in entry.files if file.path.startswith("rows/")]
+        tables = []
+        for file in (file for entry in entries for file in entry.files if file.path.startswith("rows/")):
+            with naming_damage(store, file.path):
+                tables.append(read_checked(store, file))
         files[layout.IMAGE_TABLE] = merge_tables(tables, info.fmt)
     return files
 
@@ -181,13 +188,25 @@ def render_contact_sheet(store: Store, entries: Sequence[ManifestEntry], fmt: Da
             left = {label: each - len(found[label]) for label in labels if label in entry.labels}
             if not any(n > 0 for n in left.values()):
                 break
-            for label, data in read_images(store.open, file.path, fmt, left):
-                found[label].append(Image.open(io.BytesIO(data)).convert("RGB"))
+            with naming_damage(store, file.path):
+                for label, data in read_images(store.open, file.path, fmt, left):
+                    found[label].append(Image.open(io.BytesIO(data)).convert("RGB"))
     cells = [image for images in found.values() for image in [*images, *[None] * (each - len(images))]]
     captions = [fmt.class_names[label] for label in labels for _ in range(each)]
     out = io.BytesIO()
     contact_sheet(cells, captions, SHEET_COLUMNS).save(out, "PNG")
     return out.getvalue()
+
+
+@contextmanager
+def naming_damage(store: Store, path: str) -> Iterator[None]:
+    """A file that cannot be read, of whatever kind the reader's error is, is a JobError with the remedy."""
+    try:
+        yield
+    except TandemError:
+        raise
+    except Exception as error:
+        raise JobError(f"{path} in {store.uri} is damaged: {type(error).__name__}: {error}", REPAIR) from error
 
 
 def pick_labels(labels: Sequence[int]) -> list[int]:

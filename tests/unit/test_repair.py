@@ -6,9 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from damage import ENTRY, IDENTITY, content, flip, make, write
+from sample_shards import SIZE, sample_dataset, sample_format
 
 from jobs.cli import main
-from tandem.errors import OutputError
+from tandem.errors import JobError, OutputError
+from workers.card import CardInfo, closing_files
+from workers.manifest import Manifest
 from workers.repair import DAMAGED, heal_job, repair
 from workers.seal import open_sealed, seal
 from workers.store import LocalStore
@@ -93,3 +96,29 @@ def test_no_damage_is_a_traceback(tmp_path, path, capsys):
             write(store, aside.split("/", 2)[2], store.read(aside))
             store.remove(aside)
         write(store, path, seal(whole))
+
+
+@pytest.mark.parametrize("lost", [False, True])
+@pytest.mark.parametrize("name", ["webdataset", "parquet", "folder"])
+def test_a_dataset_with_an_unreadable_file_does_not_close_by_a_traceback(tmp_path, name, lost):
+    store = sample_dataset(tmp_path / "out", name)
+    entries = Manifest(store).entries()
+    info = CardInfo(sample_format(name), SIZE, {}, {}, "tandem generate", "tandem 0.0")
+    for path in {entries[0].files[0].path, entries[0].files[-1].path}:
+        data = store.read(path)
+        write(store, path, data[:100])
+        if lost:
+            store.remove(path)
+        with pytest.raises(JobError, match=f"{path} in .* is damaged") as caught:
+            closing_files(store, info, 0, entries, {})
+        assert "tandem verify --repair" in caught.value.hint
+        write(store, path, data)
+
+
+def test_tables_of_a_folder_are_put_together_from_what_was_committed(tmp_path):
+    store = sample_dataset(tmp_path / "out", "folder")
+    entries = Manifest(store).entries()
+    info = CardInfo(sample_format("folder"), SIZE, {}, {}, "tandem generate", "tandem 0.0")
+    flip("rows/00002.parquet", 0.01)(store)
+    with pytest.raises(JobError, match=r"rows/00002\.parquet in .* is damaged: DamagedError: expected sha256"):
+        closing_files(store, info, 0, entries, {})
