@@ -119,7 +119,11 @@ def is_data(path: str) -> bool:
     return _DATA.fullmatch(path) is not None
 
 
+def is_record(path: str) -> bool:
+    """Whether a file says which job the place belongs to."""
+    return path == JOB or _OVERWRITE.fullmatch(path) is not None
+
+
 def is_ours(path: str) -> bool:
     """Whether a job writes files of this name."""
-    fixed = path in (JOB, SUCCESS, *BESIDE_SUCCESS)
-    return fixed or epoch_of(path) is not None or _OVERWRITE.fullmatch(path) is not None
+    return path in (SUCCESS, *BESIDE_SUCCESS) or is_record(path) or epoch_of(path) is not None

@@ -26,12 +26,13 @@ class Repair:
 
 def repair(store: Store, problems: Sequence[Problem]) -> Repair:
     """Move damaged files out of the way and remove those of dead epochs. No job may write to the place meanwhile.
+    Records of the job are left to `heal_job`.
 
     `_SUCCESS` goes first, entries before their files: cut short, it leaves a dataset that is incomplete, not one that
     seems complete.
     """
     done = Repair()
-    aside = {path for problem in problems for path in problem.aside} - {layout.JOB}
+    aside = {path for problem in problems for path in problem.aside if not layout.is_record(path)}
     if aside or any(problem.leftovers for problem in problems):
         aside.add(layout.SUCCESS)
     order = {layout.SUCCESS: 0, layout.MANIFEST: 1}

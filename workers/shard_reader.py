@@ -96,7 +96,7 @@ def read_checked(store: Store, file: Stored) -> bytes:
 def read_images_of(path: str, data: bytes) -> list[bytes]:
     """The images in one file of a dataset, in order; none in the table of a folder."""
     if path.endswith(".tar"):
-        return [content for name, content in _members(data) if name.endswith(SUFFIXES)]
+        return [content for _, content in _members(data, SUFFIXES)]
     if path.startswith("shards/"):
         return [image["bytes"] for image in pq.read_table(io.BytesIO(data), columns=["image"])["image"].to_pylist()]
     return [data] if path.startswith("images/") else []
@@ -108,20 +108,21 @@ def read_rows(path: str, data: bytes) -> list[tuple[int, int]]:
     Damaged bytes make readers raise errors of many kinds.
     """
     if path.endswith(".tar"):
-        labels = [(name, content) for name, content in _members(data) if name.endswith(".cls")]
-        return [(int(name.removesuffix(".cls")), int(content)) for name, content in labels]
+        return [(int(name.removesuffix(".cls")), int(content)) for name, content in _members(data, (".cls",))]
     if path.startswith("shards/"):
         table = pq.read_table(io.BytesIO(data), columns=["index", "label"])
         return list(zip(table["index"].to_pylist(), table["label"].to_pylist(), strict=True))
     return [(layout.image_index(path), layout.image_label(path))] if path.startswith("images/") else []
 
 
-def _members(data: bytes) -> list[File]:
+def _members(data: bytes, suffixes: tuple[str, ...]) -> list[File]:
+    """The members of a tar whose names end like this, and their content."""
     found = []
     with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as tar:
         for member in tar:
-            content = tar.extractfile(member)
-            if content is None:
-                raise ValueError(f"expected files alone, found {member.name} of type {member.type!r}")
-            found.append((member.name, content.read()))
+            if member.name.endswith(suffixes):
+                content = tar.extractfile(member)
+                if content is None:
+                    raise ValueError(f"expected a file, found {member.name} of type {member.type!r}")
+                found.append((member.name, content.read()))
     return found

@@ -68,6 +68,8 @@ def test_entries_of_older_versions_have_no_seal():
         {"files": [{"path": "shards/00003.tar"}]},
         {"files": [{"path": "../../etc/passwd", "size_bytes": 1, "sha256": "a" * 64}]},
         {"files": [{"path": "shards/00003.tar", "size_bytes": 1, "sha256": "short"}]},
+        {"files": [{"path": f"shards/{3:0300d}.tar", "size_bytes": 1, "sha256": "a" * 64}]},
+        {"files": [{"path": "job.json", "size_bytes": 1, "sha256": "a" * 64}]},
         {"files": [{"path": 5, "size_bytes": 1, "sha256": "a" * 64}]},
         {"seconds": {"draft": "long"}},
         {"seconds": [1]},
