@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from workers import layout
 from workers.job_record import NoJobError, find_epoch, read_record
 from workers.manifest import Manifest
-from workers.seal import mend, seal
+from workers.seal import mend, open_sealed, seal
 from workers.store import Store
 from workers.verify import Problem
 
@@ -71,7 +71,8 @@ def heal_job(store: Store) -> list[str]:
     if whole := [path for path in paths if path not in damaged]:
         how, record = f"replaced by {whole[0]}", store.read(whole[0])
     for path in damaged:
-        record = record or (mend(store.read(path)) if store.exists(path) else None)
+        if record is None and store.exists(path) and (mended := mend(store.read(path))):
+            record = mended if open_sealed(mended, ()).get("epoch", 0) == epoch else None
     if record is None:
         if not Manifest(store, epoch).committed():
             return []  # maybe no place of ours

@@ -32,6 +32,17 @@ def test_the_record_of_a_later_epoch_is_healed(tmp_path, damaged, capsys):
     assert ("mended by its own hash" in capsys.readouterr().err) == (len(damaged) == 2)
 
 
+def test_a_record_of_a_dead_epoch_mends_none_of_the_living_one(tmp_path):
+    dead = make(tmp_path / "out").read("job.json")
+    store = make(tmp_path / "out", overwrite=True)
+    undisturbed = content(store)
+    write(store, "job.json", dead)
+    for path in ("job.json", "overwrites/00001.json"):
+        flip(path)(store)
+    assert heal_job(store) == [f"{path}: mended by its own hash" for path in ("job.json", "overwrites/00001.json")]
+    assert content(store) == undisturbed
+
+
 def test_files_of_dead_epochs_are_removed(tmp_path):
     make(tmp_path / "out")
     late = Path(tmp_path / "out/shards/00000.tar").read_bytes()
