@@ -57,6 +57,8 @@ def mend(data: bytes) -> bytes | None:
     """The sealed file that this was before one byte of it changed (of a long one: one bit). None where more has."""
     length = len(_end_of(b""))
     text, end = data[:-length], data[-length:]
+    if not text:
+        return None
     if sum(a != b for a, b in zip(_end_of(text), end, strict=False)) == 1:
         return text + _end_of(text)
     if not _END.fullmatch(end):

@@ -2,9 +2,10 @@
 
 import json
 
+import numpy as np
 import pytest
 
-from workers.seal import DamagedError, is_sealed, open_sealed, seal
+from workers.seal import DamagedError, is_sealed, mend, open_sealed, seal
 
 VALUES = {"rows": 4, "seconds": {"draft": 1e-07}, "class": "é", "sha256s": ["a" * 64]}
 
@@ -37,3 +38,20 @@ def test_files_of_before_are_read_as_they_are():
 def test_other_content_is_damaged(data):
     with pytest.raises(DamagedError):
         open_sealed(data, VALUES)
+
+
+def test_one_changed_byte_is_mended():
+    data, rng = seal(VALUES), np.random.default_rng(0)
+    for at in [*rng.choice(len(data), 30, replace=False).tolist(), len(data) - 1]:
+        damaged = bytearray(data)
+        damaged[at] ^= int(rng.integers(1, 256))
+        assert mend(bytes(damaged)) == data
+    long = seal({"text": "x" * 5000})
+    assert mend(long.replace(b"xx", b"xy", 1)) == long  # one bit of it
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"{", b"x" * 83, seal(VALUES)[:-1], seal(VALUES).replace(b"ow", b"wo"), b"x" * 200]
+)
+def test_more_damage_is_not_mended(data):
+    assert mend(data) is None
