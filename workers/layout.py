@@ -35,7 +35,7 @@ MANIFEST = "manifest"
 OVERWRITES = "overwrites"
 
 _EPOCH = r"(?:-(?P<epoch>[1-9]\d{0,8}))?"
-_TAG = rf"(?:{_EPOCH}|-(?P<named>0|[1-9]\d{0, 8})-[0-9a-f]{{8}})"
+_TAG = rf"(?:{_EPOCH}|-(?P<named>0|[1-9]\d{{0,8}})-[0-9a-f]{{8}})"
 _ENTRY = re.compile(rf"{MANIFEST}/(?P<shard>\d{{5,18}}){_EPOCH}\.json")
 _DATA = re.compile(
     rf"(?:shards/(?P<shard>\d{{5,18}})|rows/(?P<rows>\d{{5,18}})|images/(?P<label>\d{{5,18}})/(?P<index>\d{{9,18}})){_TAG}"
