@@ -22,6 +22,7 @@ from jobs.parts import choose_part, command_line, describe_part, resume_command
 from jobs.pipeline import Pipeline, StoredShard, Writer
 from jobs.progress import RunProgress, busy_shares, overlap_s, print_summary, say
 from jobs.start_up import StartUp
+from jobs.store_watch import watch_store
 from jobs.throughput import Throughput
 from tandem.class_names import ClassNames
 from tandem.errors import JobError
@@ -141,7 +142,7 @@ def run_shards(job: Job, part: range) -> tuple[dict[str, Any], JobRecord]:
         done = f", {resumed} of them done before" if resumed else ""
         say(f"{describe_part(part, plan)}{done} -> {store.uri}")
         total = sum(len(plan.indices(shard)) for shard in part)
-        with stop_in_time(resume_command()):
+        with stop_in_time(resume_command()), watch_store(store):
             summary = make_shards(pipeline, todo, total, options.max_failed_shards, start_up)
     about = {
         **job.about(part, resumed),

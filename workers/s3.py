@@ -43,11 +43,12 @@ class S3Store(Store):
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "signer"} | {"_clients": {}}
 
-    def client(self, patience: Patience = PATIENT) -> Any:
-        """A boto3 client of this patience; made on first use, as clients cannot be pickled.
+    def client(self, patience: Patience | None = None) -> Any:
+        """A boto3 client of this patience, PATIENT if none is given; made on first use, as clients cannot be pickled.
 
         OutputError where the settings of AWS's variables and files cannot be used.
         """
+        patience = patience or PATIENT
         if patience not in self._clients:
             with self.named("use", ""):
                 self._clients[patience] = make_client(patience)

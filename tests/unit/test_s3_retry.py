@@ -11,7 +11,6 @@ from scripted_s3 import SILENCE, Answer, Request, ScriptedS3
 from jobs.cli import main
 from tandem.errors import OutputError, TandemError
 from workers import fetch, s3, s3_retry
-from workers.s3 import S3Store
 from workers.s3_retry import Patience
 from workers.store import open_store
 
@@ -27,7 +26,6 @@ def serve(monkeypatch, tmp_path) -> Iterator[Serve]:
     for module in (s3, s3_retry):
         monkeypatch.setattr(module, "QUICK", Patience(0.5, 3, 0.2))
         monkeypatch.setattr(module, "PATIENT", SHORT)
-    monkeypatch.setattr(S3Store.client, "__defaults__", (SHORT,))
     monkeypatch.setattr(s3_retry, "SAY_AFTER_S", 0.1)
     monkeypatch.setattr(s3_retry, "SAY_EVERY_S", 0.1)
     monkeypatch.setitem(s3_retry._last_line, "at", 0.0)

@@ -1,0 +1,39 @@
+"""Asks an S3 store now and then whether it answers, so that a person hears what a run waits for."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from jobs.progress import say
+from tandem.errors import OutputError
+from workers import layout
+from workers.s3_address import SCHEME
+from workers.store import Store
+
+ASK_EVERY_S = 15.0
+
+
+@contextmanager
+def watch_store(store: Store) -> Iterator[None]:
+    """Ask from a thread while the block lasts.
+
+    Tasks on the cluster write the shards, and nobody sees their stderr. The S3 client of this process says on its own
+    what it waits for, and for how long.
+    """
+    over = threading.Event()
+
+    def ask() -> None:
+        while not over.wait(ASK_EVERY_S):
+            try:
+                store.exists(layout.JOB)
+            except OutputError as error:
+                say(f"warning: {error}")
+
+    if store.uri.startswith(SCHEME):
+        threading.Thread(target=ask, daemon=True).start()
+    try:
+        yield
+    finally:
+        over.set()

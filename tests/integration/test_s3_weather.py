@@ -1,0 +1,142 @@
+"""Jobs whose store is behind a bad line end in the shards of an undisturbed one, in one go or in several."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import boto3
+import pytest
+from runs import job, start, wait_until
+from s3_proxy import Fault, S3Proxy, Weather
+from sample_shards import encoded_shard, sample_format
+
+from jobs.cli import main
+from tandem.errors import TandemError
+from workers import s3
+from workers.manifest import Manifest, open_job, store_shard
+from workers.s3_retry import Patience
+from workers.shards import ShardPlan
+from workers.store import open_store
+from workers.verify import verify
+
+BUCKET = "weather"
+PLAN = ShardPlan(24, 4)
+CHANCE = 0.15  # of a fault, for each request
+IN_CI = 3
+PASSING: tuple[Fault, ...] = (
+    "slow down",
+    "server error",
+    "conflict",
+    "redirect",
+    "reset",
+    "lost answer",
+    "cut body",
+    "delay",
+)
+ENDING: tuple[Fault, ...] = ("denied", "hidden keys", "swallow")  # they may end a run
+
+
+@pytest.fixture
+def bucket(s3_server: str) -> Iterator[str]:
+    client = boto3.client("s3")
+    client.create_bucket(Bucket=BUCKET)
+    yield s3_server
+    for item in client.list_objects_v2(Bucket=BUCKET).get("Contents", []):
+        client.delete_object(Bucket=BUCKET, Key=item["Key"])
+    client.delete_bucket(Bucket=BUCKET)
+
+
+def make(uri: str, name: str) -> None:
+    """What a job does with its place, without models and without Ray."""
+    store = open_store(uri)
+    store.check()
+    record = open_job(store, {"rows": PLAN.num_rows, "shard_size": PLAN.shard_size})
+    todo = [encoded_shard(shard, PLAN) for shard in range(PLAN.num_shards) if shard not in record.committed]
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(lambda shard: store_shard(store, Manifest(store), shard, sample_format(name), PLAN), todo))
+    Manifest(store).finish(PLAN.num_shards)
+
+
+def shards_of(uri: str) -> dict[str, bytes]:
+    store = open_store(uri)
+    return {path: store.read(path) for path in store.list_files() if path.split("/")[0] in ("shards", "images", "rows")}
+
+
+@pytest.mark.parametrize(
+    "seed", [pytest.param(seed, marks=[pytest.mark.slow] if seed >= IN_CI else []) for seed in range(20)]
+)
+def test_a_job_behind_a_bad_line_ends_in_the_shards_of_an_undisturbed_one(bucket, tmp_path, monkeypatch, seed, capsys):
+    name = ("webdataset", "folder", "parquet")[seed % 3]
+    make(str(tmp_path / "undisturbed"), name)
+    monkeypatch.setattr(s3, "PATIENT", Patience(6.0, 1000, 0.7))
+    monkeypatch.setattr(s3, "QUICK", Patience(3.0, 3, 0.7))
+    uri, failures = f"s3://{BUCKET}/{seed}", []
+    with S3Proxy(bucket, Weather(seed, CHANCE, *PASSING, *ENDING)) as proxy, monkeypatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
+        for _ in range(20):
+            try:
+                make(uri, name)
+                break
+            except TandemError as error:
+                failures.append(str(error))
+        else:
+            pytest.fail(f"no run came through: {failures}")
+    with capsys.disabled():
+        print(f"\nweather {seed}, {name}: {dict(proxy.faults)} of {proxy.number} requests; runs that ended: {failures}")
+    assert shards_of(uri) == shards_of(str(tmp_path / "undisturbed"))
+    assert verify(open_store(uri)).problems == []
+    assert "Uploads" not in boto3.client("s3").list_multipart_uploads(Bucket=BUCKET)
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_run_behind_a_bad_line_needs_no_second_one(bucket, tiny_models, tmp_path, capsys):
+    """All that passes is waited for: `tandem generate` ends with exit code 0."""
+    plain, out, log = tmp_path / "plain", f"s3://{BUCKET}/run", tmp_path / "log"
+    assert main(job(tiny_models, plain, images=12)) == 0
+    with S3Proxy(bucket, Weather(1, 2 * CHANCE, *PASSING)) as proxy:
+        run = start(job(tiny_models, out, images=12), log, AWS_ENDPOINT_URL=proxy.endpoint)
+        assert run.wait(timeout=120) == 0, log.read_text()
+    with capsys.disabled():
+        print(f"\na run of 12 shards: {dict(proxy.faults)} of {proxy.number} requests")
+    assert len(proxy.faults) > len(PASSING) / 2
+    assert shards_of(out) == shards_of(str(plain))
+    assert verify(open_store(out)).problems == []
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_store_that_falls_silent_is_waited_for_aloud_and_given_up(bucket, tiny_models, undisturbed, tmp_path, capsys):
+    out, log, silent = f"s3://{BUCKET}/silent", tmp_path / "log", threading.Event()
+    with S3Proxy(bucket, lambda n, method, path: "swallow" if silent.is_set() else None) as proxy:
+        at = {"AWS_ENDPOINT_URL": proxy.endpoint}
+        command = job(tiny_models, out)
+        run, began = start(command, log, **at), time.monotonic()
+        wait_until(lambda: len(open_store(out).list_files("manifest")) >= 3, "3 shards")
+        silent.set()
+        began = time.monotonic()
+        assert run.wait(timeout=200) == 1, log.read_text()
+        seconds = {"in the middle": time.monotonic() - began}
+        said = {"in the middle": log.read_text()}
+        commands = {
+            "verify": ["verify", out],
+            "refine": ["refine", "--drafts", out, "--out", str(tmp_path / "refined")],
+        }
+        commands["at the start"] = command
+        runs = {name: start(argv, tmp_path / name, **at) for name, argv in commands.items()}
+        began = time.monotonic()
+        while len(seconds) < 4:
+            assert time.monotonic() - began < 200
+            seconds |= {name: time.monotonic() - began for name in runs if name not in seconds and runs[name].poll()}
+            time.sleep(0.2)
+        said |= {name: (tmp_path / name).read_text() for name in runs}
+        with capsys.disabled():
+            for name, text in said.items():
+                print(f"\nsilent {name}: {seconds[name]:.0f} s")
+                print("".join(line + "\n" for line in text.splitlines() if line.startswith(("waiting", "error"))))
+        assert seconds["at the start"] < 45 and max(seconds.values()) < 150
+        for text in said.values():
+            assert "waiting for S3: " in text and "Read timeout" in text and "Traceback" not in text
+        silent.clear()
+        assert start(command, log, **at).wait(timeout=200) == 0, log.read_text()
+    assert {path.split("/")[1]: sha256(data).hexdigest() for path, data in shards_of(out).items()} == undisturbed
