@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from hashlib import sha256
 
 import boto3
 import pytest
@@ -111,7 +114,7 @@ def test_a_store_that_falls_silent_is_waited_for_aloud_and_given_up(bucket, tiny
     with S3Proxy(bucket, lambda n, method, path: "swallow" if silent.is_set() else None) as proxy:
         at = {"AWS_ENDPOINT_URL": proxy.endpoint}
         command = job(tiny_models, out)
-        run, began = start(command, log, **at), time.monotonic()
+        run = start(command, log, **at)
         wait_until(lambda: len(open_store(out).list_files("manifest")) >= 3, "3 shards")
         silent.set()
         began = time.monotonic()
