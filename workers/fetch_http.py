@@ -17,11 +17,13 @@ from tandem.errors import InputError
 from tandem.hashing import file_sha256
 from tandem.version import __version__
 from workers.fetch import file_name
+from workers.waiting import say_waiting
 
 EXPECTED = "https://HOST/FILE#sha256=HEX, the hash of the file in 64 hexadecimal digits"
 CHUNK_BYTES = 1 << 20
-TIMEOUT_S = 30
-ATTEMPTS, PATIENT_ATTEMPTS = 3, 8  # that end without a byte more than before
+TIMEOUT_S = 15
+# Attempts that end without a byte more than before: a silent server is given up after 46 and 153 s
+ATTEMPTS, PATIENT_ATTEMPTS = 3, 8
 SECRET = re.compile(r"sig|token|secret|password|credential|auth|key", re.IGNORECASE)
 
 
@@ -104,6 +106,7 @@ def receive(url: str, path: Path, expected: str, attempts: int) -> None:
     """Complete a partial file. Where what was there before turns out wrong, it is fetched anew, once."""
     partial, failures = Partial(path), 0
     resumed = partial.size > 0
+    came_at = time.monotonic()
     while True:
         before = partial.size
         try:
@@ -111,8 +114,12 @@ def receive(url: str, path: Path, expected: str, attempts: int) -> None:
         except (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError, ssl.SSLError) as error:
             # 416: nothing is missing, or there is too much already
             if not (isinstance(error, urllib.error.HTTPError) and error.code == 416 and before):
-                failures = 0 if partial.size > before else failures + 1
+                if partial.size > before:
+                    failures, came_at = 0, time.monotonic()
+                else:
+                    failures += 1
                 fail_for_good(url, error, failures >= attempts)
+                say_waiting(url, str(error) or type(error).__name__, came_at)
                 time.sleep(min(0.2 * 2**failures, 10))
                 continue
         found, size = partial.digest.hexdigest(), partial.size

@@ -14,6 +14,7 @@ from tandem.errors import InputError
 from tandem.hashing import file_sha256
 
 EXPECTED = "hf://OWNER/REPO/FILE or hf://OWNER/REPO@REVISION/FILE"
+LOGIN = re.compile(r"//[^/\s]*@")  # user and password of HF_ENDPOINT
 ADDRESS = re.compile(r"hf://([\w.-]+/[\w.-]+)(?:@([^/@\s]+))?/([^?#\s]+[^/?#\s])")
 
 
@@ -43,7 +44,7 @@ def download(address: str, repo: str, revision: str, name: str, again: bool) -> 
     try:
         return Path(hf_hub_download(repo, name, revision=revision, endpoint=endpoint, force_download=again))
     except errors.GatedRepoError as error:
-        page = f"{endpoint or 'https://huggingface.co'}/{repo}"
+        page = LOGIN.sub("//", f"{endpoint or 'https://huggingface.co'}/{repo}")
         raise InputError(f"{address}: gated", f"set HF_TOKEN and accept the licence at {page}") from error
     except errors.RepositoryNotFoundError as error:
         raise InputError(
@@ -73,4 +74,4 @@ def cause_of(error: BaseException) -> str:
     """The innermost cause in a line, without what a server may repeat of the request."""
     while error.__cause__ is not None:
         error = error.__cause__
-    return (str(error).splitlines() or [""])[0][:200] or type(error).__name__
+    return LOGIN.sub("//", (str(error).splitlines() or [""])[0][:200]) or type(error).__name__

@@ -19,7 +19,8 @@ from botocore.exceptions import ClientError, IncompleteReadError, ReadTimeoutErr
 
 from tandem.errors import OutputError
 from workers.s3_client import AnswerError, code_of, one_line
-from workers.s3_retry import say_waiting
+from workers.s3_retry import asked
+from workers.waiting import say_waiting
 
 CHUNK_BYTES = 1 << 20
 PART_BYTES = 8 << 20
@@ -155,12 +156,13 @@ class ObjectReader(io.RawIOBase):
 
 def _receive(bucket: str, key: str, body: Any, data: bytearray) -> Exception | None:
     """Add what comes of a body. The error where it broke off, else None."""
+    came_at = time.monotonic()
     try:
         while chunk := body.read(CHUNK_BYTES):
             data += chunk
+            came_at = time.monotonic()
     except BROKEN as error:
-        if isinstance(error, ReadTimeoutError):
-            say_waiting("GetObject", {"Bucket": bucket, "Key": key}, "no more of its body")
+        say_waiting(asked("GetObject", {"Bucket": bucket, "Key": key}), "no more of its body", came_at)
         return error
     finally:
         body.close()

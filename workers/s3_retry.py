@@ -7,8 +7,6 @@ within a second of an outage. Here time counts, for each request from its first 
 from __future__ import annotations
 
 import random
-import sys
-import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,13 +15,14 @@ from typing import Any
 from botocore.exceptions import ConnectionError as NoConnection
 from botocore.exceptions import HTTPClientError, ReadTimeoutError
 
+from workers.waiting import say_waiting
+
 CONNECT_TIMEOUT_S = 5.0
 CONFLICTS = ("ConditionalRequestConflict", "OperationAborted")  # another request for this key is under way
 THROTTLED = ("SlowDown", "Throttling", "ThrottlingException", "RequestLimitExceeded", "429", "503")
 AGAIN = (*CONFLICTS, *THROTTLED, "RequestTimeout", "RequestTimeoutException", "PriorRequestNotComplete")
 AGAIN_STATUS = (307, 429, 500, 502, 503, 504)
 MIN_ATTEMPTS = 3  # whatever time they take: uploads of hundreds of megabytes may each break off late
-SAY_AFTER_S, SAY_EVERY_S = 5.0, 15.0
 BEGAN, FAILING_SINCE = "tandem_began", "tandem_failing_since"  # in a request's context
 
 
@@ -74,8 +73,8 @@ class Retries:
         left_s = context.setdefault(FAILING_SINCE, now) + self.patience.seconds - now
         if attempts >= self.patience.attempts or (left_s <= 0 and attempts >= MIN_ATTEMPTS):
             return None
-        if now - context.get(BEGAN, now) >= SAY_AFTER_S:
-            say_waiting(operation, context.get("s3_redirect", {}).get("params", {}), code, left_s)
+        whom = asked(operation, context.get("s3_redirect", {}).get("params", {}))
+        say_waiting(whom, code, context.get(BEGAN, now), left_s)
         first, longest = (1.0, 20.0) if code in THROTTLED else (0.05, 5.0)
         return random.random() * min(longest, first * 2.0 ** (attempts - 1))
 
@@ -106,20 +105,8 @@ def end_redirects(response: Any, request_dict: Any) -> None:
         request_dict["context"].get("s3_redirect", {})["redirected"] = True
 
 
-_last_line = {"at": -SAY_EVERY_S}
-_lock = threading.Lock()
-
-
-def say_waiting(operation: str, request: Mapping[str, Any], cause: str, left_s: float | None = None) -> None:
-    """One line on stderr that a request has to wait, for all requests of this process not more often than now and then.
-
-    An actor's stderr is seen by nobody: there `jobs.store_watch` asks for those who wait.
-    """
-    now = time.monotonic()
-    with _lock:
-        if now - _last_line["at"] < SAY_EVERY_S:
-            return
-        _last_line["at"] = now
-    what = f"{operation} of bucket {request.get('Bucket')}, key {request.get('Key') or request.get('Prefix') or '-'}"
-    most = "" if left_s is None else f" for {max(0, left_s):.0f} s more at most"
-    print(f"waiting for S3: {what}: {cause}; asking again{most}", file=sys.stderr, flush=True)
+def asked(operation: str, request: Mapping[str, Any]) -> str:
+    """What a request is about, as a person reads it."""
+    return (
+        f"S3: {operation} of bucket {request.get('Bucket')}, key {request.get('Key') or request.get('Prefix') or '-'}"
+    )

@@ -9,8 +9,8 @@ import pytest
 from scripted_s3 import SILENCE, Answer, Request, ScriptedS3
 
 from jobs.cli import main
-from tandem.errors import OutputError, TandemError
-from workers import fetch, s3, s3_retry
+from tandem.errors import InputError, OutputError, TandemError
+from workers import fetch, fetch_http, s3, s3_retry, waiting
 from workers.s3_retry import Patience
 from workers.store import open_store
 
@@ -26,9 +26,9 @@ def serve(monkeypatch, tmp_path) -> Iterator[Serve]:
     for module in (s3, s3_retry):
         monkeypatch.setattr(module, "QUICK", Patience(0.5, 3, 0.2))
         monkeypatch.setattr(module, "PATIENT", SHORT)
-    monkeypatch.setattr(s3_retry, "SAY_AFTER_S", 0.1)
-    monkeypatch.setattr(s3_retry, "SAY_EVERY_S", 0.1)
-    monkeypatch.setitem(s3_retry._last_line, "at", 0.0)
+    monkeypatch.setattr(waiting, "SAY_AFTER_S", 0.1)
+    monkeypatch.setattr(waiting, "SAY_EVERY_S", 0.1)
+    monkeypatch.setitem(waiting._last, "at", 0.0)
 
     def start(answer: Callable[[Request], Answer | None]) -> ScriptedS3:
         server = ScriptedS3(answer)
@@ -81,6 +81,15 @@ def test_what_a_person_waits_for_has_an_end_in_every_command(serve, capsys, tmp_
         assert seconds_of(lambda: main(command)) < 6  # noqa: B023 (called at once)
         said = capsys.readouterr().err
         assert "waiting for S3: " in said and "\nerror: cannot " in said and "Traceback" not in said
+
+
+def test_a_server_of_weights_that_is_silent_is_waited_for_aloud_and_given_up(serve, capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr(fetch_http, "TIMEOUT_S", 0.2)
+    server = serve(lambda request: SILENCE)
+    with pytest.raises(InputError, match="cannot be reached, or breaks off: timed out"):
+        fetch_http.fetch_from_http(f"{server.endpoint}/w.bin#sha256={'0' * 64}", tmp_path, patient=False)
+    assert f"waiting for {server.endpoint}/w.bin: timed out; asking again\n" in capsys.readouterr().err
+    assert len(server.requests) == fetch_http.ATTEMPTS
 
 
 def test_a_body_that_stops_coming_is_said_and_ends(serve, capsys, monkeypatch):

@@ -17,6 +17,7 @@ from jobs.sending import NAMES
 from tandem.errors import CheckpointError, InputError
 from workers import fetch_http
 from workers.models import ModelRef, resolve, resolve_models
+from workers.fetch_hub import cause_of
 from workers.sources import PUBLISHED, local_file
 
 REPO = "someone/models"
@@ -72,6 +73,16 @@ def test_a_damaged_copy_of_the_hub_is_fetched_again(hub, drafter):
     file.path.resolve().write_bytes(b"damaged")
     again = local_file(f"hf://{REPO}/d.safetensors")
     assert again == file and again.path.read_bytes() == drafter
+
+
+def test_a_password_of_the_hub_s_address_is_not_shown(hub, drafter, monkeypatch):
+    hub.push(REPO, "d.safetensors", drafter)
+    hub.gated.add(REPO)
+    monkeypatch.setenv("HF_ENDPOINT", hub.endpoint.replace("//", "//me:hunter2@"))
+    with pytest.raises(InputError) as caught:
+        local_file(f"hf://{REPO}/d.safetensors")
+    assert "hunter2" not in f"{caught.value} {caught.value.hint}"
+    assert cause_of(ValueError("no answer of https://me:hunter2@host/x")) == "no answer of https://host/x"
 
 
 def test_a_gated_repository_wants_a_token_which_is_kept_nowhere(hub, drafter, tmp_path, monkeypatch, capsys):
