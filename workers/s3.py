@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import uuid
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, suppress
 from functools import cached_property
 from typing import Any, BinaryIO
@@ -16,6 +15,7 @@ from tandem.errors import OutputError
 from workers.s3_address import SCHEME, split_prefix
 from workers.s3_clean import abort_uploads, remove_old
 from workers.s3_client import CONNECTIONS, MISSING, code_of, make_client, one_line
+from workers.s3_parallel import in_parallel
 from workers.s3_put import TAKEN, checked, hash_of, put_parts
 from workers.s3_read import ObjectReader, read_object
 from workers.s3_retry import CONFLICTS, PATIENT, QUICK, Patience
@@ -69,10 +69,8 @@ class S3Store(Store):
                 where = client.meta.endpoint_url
                 raise OutputError(f"bucket {self.bucket} does not exist at {where}", "create it first") from None
         with self.named("write", f"{TEMPORARY}/"):
-            try:
-                fault = self._find_condition_fault(client, key)
-            finally:
-                client.delete_object(Bucket=self.bucket, Key=key)
+            fault = self._find_condition_fault(client, key)
+            client.delete_object(Bucket=self.bucket, Key=key)  # where an error came before, `clean` does it later
         if fault:
             where = f"bucket {self.bucket} at {client.meta.endpoint_url}"
             raise OutputError(f"{where} has no conditional puts (If-None-Match: *): {fault}", CONDITION_HINT)
@@ -101,8 +99,7 @@ class S3Store(Store):
 
     def put_many(self, files: Iterable[tuple[str, bytes]]) -> list[Stored]:
         self.client()  # made by one thread, used by all
-        with ThreadPoolExecutor(CONNECTIONS) as pool:
-            return list(pool.map(lambda file: self._put(*file), files))
+        return in_parallel(lambda file: self._put(*file), files, CONNECTIONS)
 
     def replace(self, path: str, data: bytes) -> None:
         with self.named("write", path):

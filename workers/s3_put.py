@@ -7,11 +7,12 @@ import hashlib
 import io
 import time
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
+
+from workers.s3_parallel import in_parallel
 
 PART_BYTES = 64 << 20
 PARTS_AT_ONCE = 4
@@ -41,8 +42,7 @@ def put_parts(client: Any, described: Mapping[str, Any], claim_key: str, data: b
         return {"PartNumber": number, "ETag": tag}
 
     try:
-        with ThreadPoolExecutor(PARTS_AT_ONCE) as pool:
-            parts = list(pool.map(put_part, range(1, -(-len(data) // PART_BYTES) + 1)))
+        parts = in_parallel(put_part, range(1, -(-len(data) // PART_BYTES) + 1), PARTS_AT_ONCE)
         with _alone(client, place["Bucket"], claim_key):
             client.complete_multipart_upload(
                 **place, UploadId=upload, MultipartUpload={"Parts": parts}, IfNoneMatch="*"

@@ -10,7 +10,6 @@ import io
 import os
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,6 +18,7 @@ from botocore.exceptions import ClientError, IncompleteReadError, ReadTimeoutErr
 
 from tandem.errors import OutputError
 from workers.s3_client import AnswerError, code_of, one_line
+from workers.s3_parallel import in_parallel
 from workers.s3_retry import asked
 from workers.waiting import say_waiting
 
@@ -98,18 +98,13 @@ def read_range(client: Any, bucket: str, key: str, etag: str, start: int, end: i
 def download(client: Any, bucket: str, key: str, version: dict[str, Any], path: Path) -> None:
     """Write the version that a HEAD has described into a file, by parts. Raises as `read_range`, or OSError."""
     size, etag = version["ContentLength"], version["ETag"]
-    with path.open("wb") as file, ThreadPoolExecutor(PARTS_AT_ONCE) as pool:
+    with path.open("wb") as file:
 
         def fetch_part(start: int) -> int:
             data = read_range(client, bucket, key, etag, start, min(start + PART_BYTES, size))
             return os.pwrite(file.fileno(), data, start)
 
-        parts = [pool.submit(fetch_part, start) for start in range(0, size, PART_BYTES)]
-        try:
-            written = sum(part.result() for part in parts)
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+        written = sum(in_parallel(fetch_part, range(0, size, PART_BYTES), PARTS_AT_ONCE))
     if written != size:
         raise OSError(f"wrote {written} of {size} bytes")
 

@@ -70,6 +70,13 @@ def test_a_store_that_swallows_requests_is_waited_for_aloud_and_not_for_ever(ser
     assert "no answer; asking again for 0 s more at most" in said[0]
 
 
+def test_of_many_files_no_other_is_begun_once_one_has_failed(serve):
+    server = serve(lambda request: SILENCE)
+    with pytest.raises(OutputError, match="Read timeout"):
+        open_store("s3://pail/x").put_many([(f"images/{i}.png", b"data") for i in range(200)])
+    assert len({request.path for request in server.requests}) <= 2 * s3.CONNECTIONS
+
+
 def test_what_a_person_waits_for_has_an_end_in_every_command(serve, capsys, tmp_path):
     serve(lambda request: SILENCE)
     out = str(tmp_path / "out")

@@ -1,0 +1,26 @@
+"""Requests to S3 that run side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from typing import TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def in_parallel(action: Callable[[Item], Result], items: Iterable[Item], threads: int) -> list[Result]:
+    """`action` of each item, in their order. The first error is raised, and what has not begun does not begin.
+
+    Otherwise each thread would go on with another request to a store that does not answer, and wait as long again.
+    """
+    with ThreadPoolExecutor(threads) as pool:
+        calls = [pool.submit(action, item) for item in items]
+        try:
+            done, _ = wait(calls, return_when=FIRST_EXCEPTION)
+        finally:
+            pool.shutdown(cancel_futures=True)
+    for call in done:
+        call.result()
+    return [call.result() for call in calls]
