@@ -73,7 +73,7 @@ class S3Store(Store):
             client.delete_object(Bucket=self.bucket, Key=key)  # where an error came before, `clean` does it later
         if fault:
             where = f"bucket {self.bucket} at {client.meta.endpoint_url}"
-            raise OutputError(f"{where} has no conditional puts (If-None-Match: *): {fault}", CONDITION_HINT)
+            raise OutputError(f"{where} has no conditional writes (If-None-Match: *): {fault}", CONDITION_HINT)
 
     def _find_condition_fault(self, client: Any, key: str) -> str | None:
         """What the store does instead of refusing the second of two conditional puts of one key. None: it refuses."""

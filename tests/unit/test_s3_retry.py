@@ -160,7 +160,7 @@ def test_a_store_that_refuses_the_condition_is_named_before_anything_starts(serv
     command = ["generate", "--classes", "0", "--images", "1", "--out", "s3://pail/x"]
     assert main(command) == 2
     said = capsys.readouterr().err
-    refusal = f"bucket pail at {server.endpoint} has no conditional puts (If-None-Match: *): it answered {status} "
+    refusal = f"bucket pail at {server.endpoint} has no conditional writes (If-None-Match: *): it answered {status} "
     assert f"error: {refusal}" in said
     assert "hint: without them two writers" in said and "Ray" not in said
     assert server.requests[-1].method == "DELETE"
@@ -168,7 +168,7 @@ def test_a_store_that_refuses_the_condition_is_named_before_anything_starts(serv
 
 def test_a_store_that_ignores_the_condition_is_named_before_anything_starts(serve):
     server = serve(lambda request: Answer())
-    with pytest.raises(OutputError, match=r"no conditional puts .*of two puts of one key it took both"):
+    with pytest.raises(OutputError, match=r"no conditional writes .*of two puts of one key it took both"):
         open_store("s3://pail/x").check()
     assert [request.method for request in server.requests] == ["HEAD", "PUT", "PUT", "DELETE"]
     assert len({request.path for request in server.requests[1:]}) == 1
