@@ -17,7 +17,10 @@ from sample_shards import encoded_shard, sample_format
 from jobs.cli import main
 from tandem.errors import TandemError
 from workers import s3
-from workers.manifest import Manifest, open_job, store_shard
+from workers.closing import close_dataset
+from workers.commit import store_shard
+from workers.manifest import Manifest
+from workers.place import open_job
 from workers.s3_retry import Patience
 from workers.shards import ShardPlan
 from workers.store import open_store
@@ -55,10 +58,11 @@ def make(uri: str, name: str) -> None:
     store = open_store(uri)
     store.check()
     record = open_job(store, {"rows": PLAN.num_rows, "shard_size": PLAN.shard_size})
+    manifest = Manifest(store, record.epoch)
     todo = [encoded_shard(shard, PLAN) for shard in range(PLAN.num_shards) if shard not in record.committed]
     with ThreadPoolExecutor(3) as pool:
-        list(pool.map(lambda shard: store_shard(store, Manifest(store), shard, sample_format(name), PLAN), todo))
-    Manifest(store).finish(PLAN.num_shards)
+        list(pool.map(lambda shard: store_shard(store, manifest, shard, sample_format(name), PLAN), todo))
+    close_dataset(manifest, PLAN.num_shards)
 
 
 def shards_of(uri: str) -> dict[str, bytes]:

@@ -16,8 +16,8 @@ from jobs.cli import main
 from jobs.sending import NAMES
 from tandem.errors import CheckpointError, InputError
 from workers import fetch_http
-from workers.models import ModelRef, resolve, resolve_models
 from workers.fetch_hub import cause_of
+from workers.models import ModelRef, resolve, resolve_models
 from workers.sources import PUBLISHED, local_file
 
 REPO = "someone/models"
