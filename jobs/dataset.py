@@ -129,6 +129,7 @@ def fail(store: Store, problems: Sequence[Problem]) -> None:
 
 
 def print_verdict(store: Store, verdict: Verdict) -> None:
+    table = Table("", "", title=store.uri, show_header=False)
     counts = {
         "shards": verdict.shards,
         "images": verdict.rows,
@@ -136,12 +137,12 @@ def print_verdict(store: Store, verdict: Verdict) -> None:
         "MB": f"{verdict.size_bytes / 1e6:.1f}",
         "failed shards": len(verdict.failed),
         "uncommitted files": verdict.uncommitted,
-        "records without hash": verdict.unsealed,
+        "records without a hash": verdict.unsealed,
         "_SUCCESS": "yes" if verdict.complete else "no",
         "problems": len(verdict.problems),
     }
-    table = Table(*counts, title=store.uri)
-    table.add_row(*map(str, counts.values()))
+    for name, count in counts.items():
+        table.add_row(name, str(count))
     Console(stderr=True).print(table)
 
 

@@ -24,6 +24,7 @@ from workers.store import Store
 MAX_NAMED = 12  # shards or files in a message
 AGAIN = "run the same command again"
 REPAIR = "tandem verify --repair, then the same command"
+RENEW = "run the same command with --overwrite, which makes everything again"
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ def plan_of(store: Store) -> ShardPlan:
     except ValueError as error:
         raise NoJobError(
             f"job.json in {store.uri} does not say how the dataset is cut: {error}",
-            "the same command with --overwrite, which makes everything again",
+            RENEW,
         ) from None
 
 
@@ -79,7 +80,8 @@ def verify(store: Store, progress: Callable[[int], None] = lambda rows: None) ->
     try:
         plan = plan_of(store)
     except NoJobError as error:
-        verdict.problems.append(Problem(str(error), error.hint or REPAIR, aside=(layout.JOB,)))
+        remedy = RENEW if error.hint == RENEW else f"{REPAIR}; of a record of no job: another place"
+        verdict.problems.append(Problem(str(error), remedy, aside=(layout.JOB,)))
         return verdict
     verdict.shards = plan.num_shards
     manifest = Manifest(store)

@@ -189,6 +189,9 @@ def test_a_dataset_is_listed_and_verified(bucket, tmp_path, capsys, name):
     assert main(["verify", store.uri]) == 1
     said = capsys.readouterr().err
     assert f"{files[0].path}: missing" in said and f"{files[-1].path}: expected sha256" in said
+    assert main(["verify", store.uri, "--repair"]) == 0
+    assert Manifest(store).committed() == {1}
+    assert [path for path in store.list_files("damaged") if path.endswith(files[-1].path)]
 
 
 def test_two_jobs_at_once_keep_one_and_the_same(bucket):
