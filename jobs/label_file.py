@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from jobs.label_tables import READERS
+from jobs.label_tables import READERS, cells
 from jobs.labels import LabelRows, check_label, named_labels
 from jobs.row_settings import check_job_settings, read_settings
 from tandem.class_names import ClassNames
@@ -98,11 +98,11 @@ def plain(name: str) -> str:
 
 def read_labels(table: pa.Table, classes: ClassNames, where: str, done: int) -> np.ndarray:
     """int32 labels from numbers, names, or both where they agree. `done` rows came before."""
-    names = table[CLASS_NAME].to_pylist() if CLASS_NAME in table.column_names else []
+    names = cells(table, CLASS_NAME, where) if CLASS_NAME in table.column_names else []
     if LABEL not in table.column_names:
         return np.fromiter(named_labels(names, classes, where, done), dtype=np.int32, count=len(table))
     labels = []
-    for i, value in enumerate(table[LABEL].to_pylist()):
+    for i, value in enumerate(cells(table, LABEL, where)):
         at = f"{where}, row {done + i + 1}"
         label = check_label(whole_number(value, LABEL, at), classes, at)
         if names and names[i] not in (None, "") and not classes.goes_by(label, str(names[i])):
@@ -117,7 +117,7 @@ def read_counts(table: pa.Table, where: str, done: int, total: int) -> np.ndarra
     if COUNT not in table.column_names:
         return np.ones(len(table), dtype=np.int64)
     counts = []
-    for i, value in enumerate(table[COUNT].to_pylist()):
+    for i, value in enumerate(cells(table, COUNT, where)):
         at = f"{where}, row {done + i + 1}"
         counts.append(1 if value in (None, "") else whole_number(value, COUNT, at))
         total += counts[-1]

@@ -82,6 +82,14 @@ READERS: Mapping[str, Callable[[Path, str], Iterator[pa.Table]]] = {
 }
 
 
+def cells(table: pa.Table, name: str, where: str) -> list[Any]:
+    """The values of a column as Python has them. LabelError for dates and times that it does not have."""
+    try:
+        return list(table[name].to_pylist())
+    except (OverflowError, ValueError) as error:
+        raise LabelError(f"{where}: {name}: cannot read values of type {table[name].type}: {error}") from None
+
+
 def check_text(path: Path, where: str) -> None:
     """LabelError unless a file is UTF-8, with or without a byte order mark."""
     decoder, line = codecs.getincrementaldecoder("utf-8")(), 1

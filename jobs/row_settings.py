@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 from pydantic import TypeAdapter
 
+from jobs.label_tables import cells
 from jobs.labels import LabelRows
 from jobs.options import DecodingOptions, RowOptions
 from tandem.config import MIN_TEMPERATURE, Pyramid, SamplingConfig
@@ -72,7 +73,7 @@ def read_settings(table: pa.Table, where: str, done: int) -> pa.Table | None:
     columns = {}
     for name in (name for name in ROW_SETTINGS if name in table.column_names):
         values, known = [], {}
-        for i, cell in enumerate(table[name].to_pylist()):
+        for i, cell in enumerate(cells(table, name, where)):
             key = repr(cell)
             if key not in known:
                 known[key] = read_cell(name, cell, f"{where}, row {done + i + 1}")

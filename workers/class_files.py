@@ -117,14 +117,16 @@ def from_json(text: str) -> Iterator[NamedClass]:
             raise LabelError(f": expected the labels 0 to {len(labels) - 1} as keys, got {wrong[0]!r}")
         values = [values[label] for label in labels]
     if not isinstance(values, list):
-        raise LabelError(f": expected a list of names, or an object of names by label, got {str(values)[:60]}")
+        raise LabelError(f": expected a list of names, or an object of names by label, got {shown(repr(values), 60)}")
     yield from (of_value(f", label {label}", value) for label, value in enumerate(values))
 
 
 def of_value(where: str, value: Any) -> NamedClass:
     spellings = value if isinstance(value, list) else [value]
     if not spellings or not all(isinstance(text, str) for text in spellings):
-        raise LabelError(f"{where}: expected a name, or a list of a name and its synonyms, got {str(value)[:60]}")
+        raise LabelError(
+            f"{where}: expected a name, or a list of a name and its synonyms, got {shown(repr(value), 60)}"
+        )
     wnid = next((text for text in spellings if WNID.fullmatch(text)), None) if len(spellings) > 1 else None
     name, *synonyms = (text.strip() for text in spellings if text != wnid)
     return NamedClass(where, name, tuple(synonyms), wnid)

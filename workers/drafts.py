@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from tandem.class_names import check_names
 from tandem.config import SamplingConfig, VarConfig, from_dict
 from tandem.errors import InputError, JobError
+from tandem.user_files import shown
 from workers import layout
 from workers.columns import IMAGE_COLUMNS, stored, stored_schema
 from workers.entry import ManifestEntry
@@ -163,7 +164,7 @@ def open_drafts(store: Store) -> Drafts:
     except InputError:
         raise
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise InputError(f"--drafts: job.json in {store.uri} is not that of drafts: {error!r}") from None
+        raise InputError(f"--drafts: job.json in {store.uri} is not that of drafts: {shown(repr(error))}") from None
     shards = range(drafts.plan.num_shards)
     if missing := len(set(shards) - Manifest(store, drafts.epoch).committed(shards)):
         hint = "run the same 'tandem draft' command again"

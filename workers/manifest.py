@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from tandem.errors import JobError, OutputError
+from tandem.user_files import shown
 from workers import layout
 from workers.entry import ManifestEntry, Totals, add_up
 from workers.job_record import REPAIR, read_job
@@ -76,7 +77,7 @@ class Manifest:
         except DamagedError as error:
             problem = str(error)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            problem = f"is not a manifest entry: {error!r}"
+            problem = f"is not a manifest entry: {shown(repr(error))}"
         raise JobError(f"{self.path(shard)} in {self.store.uri} {problem}", hint=REPAIR)
 
     def entries(self, shards: Iterable[int] | None = None) -> list[ManifestEntry]:

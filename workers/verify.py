@@ -11,6 +11,7 @@ from itertools import islice
 from typing import Any
 
 from tandem.errors import JobError, OutputError
+from tandem.user_files import shown
 from workers import layout
 from workers.closing import parse_closing
 from workers.entry import ManifestEntry
@@ -69,7 +70,7 @@ def plan_of(store: Store) -> ShardPlan:
         raise OutputError(f"{store.uri} holds no dataset: job.json is missing") from None
     except ValueError as error:
         raise NoJobError(
-            f"job.json in {store.uri} does not say how the dataset is cut: {error}",
+            f"job.json in {store.uri} does not say how the dataset is cut: {shown(error)}",
             RENEW,
         ) from None
 
