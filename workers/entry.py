@@ -11,6 +11,8 @@ from workers import layout
 from workers.seal import open_sealed, seal
 from workers.store import Stored
 
+MAX_SECONDS = 1e12  # of a stage: sums stay numbers
+
 
 @dataclass(frozen=True)
 class ManifestEntry:
@@ -52,7 +54,7 @@ class ManifestEntry:
         for file in self.files:
             if not layout.is_data(file.path) or not re.fullmatch("[0-9a-f]{64}", file.sha256):
                 raise ValueError(f"expected a file of a dataset with its sha256, got {file.path!r}, {file.sha256!r}")
-        if not all(isinstance(seconds, (int, float)) for seconds in self.seconds.values()):
+        if not all(type(s) in (int, float) and 0 <= s < MAX_SECONDS for s in self.seconds.values()):
             raise ValueError(f"expected seconds by stage, got {self.seconds}")
 
 

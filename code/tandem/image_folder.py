@@ -115,8 +115,8 @@ def read_image(path: Path) -> NDArray[np.uint8]:
     try:
         if path.stat().st_size == 0:
             raise InputError(f"{path}: the file is empty")
-        # Pillow warns of damaged metadata, of which only the orientation is used
-        with warnings.catch_warnings(action="ignore", category=UserWarning), Image.open(path) as image:
+        # Pillow warns of damaged metadata, of which only the orientation is used, and of many pixels
+        with warnings.catch_warnings(action="ignore"), Image.open(path) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise InputError(f"{path}: expected at most {MAX_PIXELS} pixels, got {image.width} x {image.height}")
             image.load()

@@ -2,12 +2,16 @@
 
 import json
 import os
-import time
+import warnings
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save_file
+from sample_shards import sample_dataset
 from tiny_models import CLASS_NAMES, save_tiny_models, tiny_var
 
 from cluster.planned import read_plan
@@ -20,14 +24,16 @@ from jobs.spec import parse
 from jobs.yaml_file import load_yaml
 from tandem.class_names import ClassNames
 from tandem.config import to_dict
-from tandem.errors import InputError, LabelError, TandemError
+from tandem.errors import InputError, JobError, LabelError, TandemError
 from tandem.image_folder import list_image_folder
 from tandem.training import LoopConfig, TrainingLoop
 from tandem.user_files import MAX_DEPTH, parse_json
 from tandem.weights import open_all, open_checkpoint
 from workers.class_files import read_class_names
 from workers.drafts import open_drafts
+from workers.manifest import Manifest
 from workers.models import resolve_models
+from workers.seal import open_sealed, seal
 from workers.sources import local_file
 from workers.store import open_store
 
@@ -100,59 +106,6 @@ def test_what_is_written_here_takes_no_address(command, out, tmp_path, monkeypat
     err = capsys.readouterr().err
     assert "error: --out: expected" in err and "Traceback" not in err
     assert not os.listdir(tmp_path)
-
-
-LAUGHS = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
-    f"{new}: &{new} [{', '.join([f'*{old}'] * 9)}]\n" for old, new in zip("abcdefgh", "bcdefghi", strict=True)
-)
-MERGES = "a: &a {x: 1}\n" + "".join(
-    f"{new}: &{new} {{<<: [{', '.join([f'*{old}'] * 9)}]}}\n" for old, new in zip("abcdefgh", "bcdefghi", strict=True)
-)
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        (LAUGHS, "line 6: expected at most 100,000 values, aliases included, got more"),
-        (MERGES, "line 6: expected at most 100,000 values"),
-        ("out: &a [*a]", "line 1: expected aliases of other values, got one of what contains it"),
-        ("out: " + "[" * 100_000, f"line 1: expected at most {MAX_DEPTH} levels of nested values"),
-        ("".join(" " * i + "a:\n" for i in range(1000)), f"line {MAX_DEPTH}: expected at most {MAX_DEPTH} levels"),
-        ("seed: 1\nseed: 2", "line 1: expected every key once, got 'seed' twice or more"),
-        ("seed: 1\nout: {a: 1, a: 2}", "line 2: expected every key once, got 'a' twice or more"),
-        ("seed: 1".encode("utf-16"), r"line 1: not UTF-8 \(byte 0xff\)"),
-        (b"seed: 1\nout: \xe9", r"line 2: not UTF-8 \(byte 0xe9\)"),
-        (b"out: \x01", r"is not YAML: special characters are not allowed \(U\+0001\)"),
-        ("out: !!timestamp 99999-01-01", "line 1: expected timestamp, got 99999-01-01"),
-        ("out: !!bool maybe", "line 1: expected bool, got maybe"),
-        ("out: !!int " + "1" * 5000, "line 1: expected at most 4000 characters, got 5000"),
-        ("out: [1", "line 1: is not YAML: expected ',' or ']', but got '<stream end>'"),
-        ("out: *b", "line 1: is not YAML: found undefined alias 'b'"),
-        ("seed: 1 #" + "x" * 3_000_000, "expected at most 1,048,576 bytes of text, got more"),
-    ],
-    ids=lambda value: repr(value)[:20],
-)
-@pytest.mark.parametrize("reader", ["spec", "runtime env"])
-def test_yaml_is_read_within_bounds(reader, text, message, tmp_path):
-    path, began = tmp_path / "job.yaml", time.monotonic()
-    path.write_bytes(text if isinstance(text, bytes) else text.encode())
-    with pytest.raises(InputError, match=message) as caught:
-        READERS[reader](str(path))
-    assert "unicode string" not in str(caught.value) and len(str(caught.value)) < 600
-    assert time.monotonic() - began < 2
-
-
-def test_an_option_in_both_spellings_is_refused(tmp_path):
-    (tmp_path / "job.yaml").write_text("draft_steps: 1\ndraft-steps: 2\n")
-    with pytest.raises(InputError, match=r"job\.yaml: expected --draft-steps once, got 'draft-steps' besides"):
-        generate("--spec", str(tmp_path / "job.yaml"))
-    with pytest.raises(InputError, match=r"--spec: expected a path, got an empty text"):
-        generate("--spec=")
-
-
-def test_plain_aliases_and_merges_are_fine(tmp_path):
-    (tmp_path / "env.yaml").write_text("a: &a {x: 1}\nb: {<<: *a, x: 2, y: 3}\nc: [*a, *a]\n")
-    assert load_yaml("--runtime-env", tmp_path / "env.yaml")["b"] == {"x": 2, "y": 3}
 
 
 @pytest.mark.parametrize(
@@ -271,3 +224,37 @@ def test_a_deadline_has_a_limit():
     for text in ("3651d", "9" * 400 + "d", "1" * 30 + "s"):
         with pytest.raises(InputError, match="--deadline: expected at most 3650d, got"):
             parse_hours(text)
+
+
+@pytest.mark.parametrize("column", ["label", "count", "class_name", "cfg", "seed"])
+def test_dates_that_python_does_not_have_are_a_line_in_columns_that_are_read(column, tmp_path):
+    table = pa.table({"label": [1], column: pa.array([2**30], pa.date32())} | ({} if column == "label" else {"x": [1]}))
+    pq.write_table(table, tmp_path / "rows.parquet")
+    with pytest.raises(LabelError, match=rf"rows\.parquet: {column}: cannot read values of type date32"):
+        read_label_file(str(tmp_path / "rows.parquet"), NAMES)
+
+
+def test_a_manifest_entry_with_impossible_seconds_is_named(tmp_path):
+    store = sample_dataset(tmp_path, "webdataset")
+    path = tmp_path / "manifest/00000.json"
+    values = open_sealed(path.read_bytes(), ())
+    for seconds in (10**400, float("nan"), -1, True, "1"):
+        path.write_bytes(seal(values | {"seconds": {"draft": seconds}}))
+        with pytest.raises(JobError, match="expected seconds by stage") as caught:
+            Manifest(store).entry(0)
+        assert len(str(caught.value)) < 600
+
+
+def test_a_picture_with_damaged_metadata_is_read_without_a_warning(tmp_path):
+    (tmp_path / "ant").mkdir()
+    cut = b"Exif\0\0II*\0\x08\0\0\0\x05\0"  # five entries, of which none is there
+    Image.new("RGB", (4, 4), "red").save(tmp_path / "ant" / "0.jpg", exif=cut)
+    with warnings.catch_warnings(action="error"):
+        assert [pixels.shape for _, pixels in list_image_folder(tmp_path).read_all()] == [(4, 4, 3)]
+
+
+def test_messages_show_a_part_of_long_values(tmp_path):
+    (tmp_path / "names.json").write_text(json.dumps("a\nb" * 1000))
+    with pytest.raises(LabelError) as caught:
+        read_class_names(str(tmp_path / "names.json"), 4)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 600

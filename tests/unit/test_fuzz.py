@@ -53,9 +53,7 @@ def test_every_input_is_read_or_refused_with_a_line():
     slowest, largest = max(about["seconds"] for about in found), max(about["bytes"] for about in found)
     outcomes = Counter(about["outcome"] for about in found)
     print(f"{INPUTS} inputs: {dict(outcomes)}, {slowest} s and {largest / 1e6:.0f} MB at the most")
-    for reader in {about["reader"] for about in found}:
-        both = {about["outcome"] for about in found if about["reader"] == reader}
-        assert both == {"read", "refused"}, f"{reader}: the damage is too light or too heavy: {both}"
+    assert outcomes["read"] > INPUTS / 20, "damage that is always seen at once reaches little"
 
 
 def test_inputs_follow_from_their_number():
