@@ -38,10 +38,12 @@ from tandem.errors import TandemError
 from tandem.image_folder import list_image_folder
 from tandem.weights import open_all
 from workers.class_files import read_class_names
+from workers.closing import read_closing
 from workers.drafts import open_drafts
 from workers.entry import ManifestEntry
 from workers.formats import DatasetFormat, shard_files
-from workers.manifest import Manifest, read_job
+from workers.job_record import read_job
+from workers.manifest import Manifest
 from workers.shards import EncodedShard
 from workers.store import open_store
 
@@ -89,13 +91,13 @@ def read_names(path: Path) -> None:
 def read_entry(path: Path) -> None:
     """A dataset of which one record is damaged."""
     store = open_store(str(path.parent / "dataset"))
-    target = Path(store.uri) / {".entry": "manifest/00000.json", ".job": "job.json"}[path.suffix]
+    target = Path(store.uri) / RECORDS[path.suffix]
     kept = target.read_bytes()
     try:
         target.write_bytes(path.read_bytes())
         read_job(store)
-        manifest = Manifest(store)
-        manifest.totals(entries=manifest.entries())
+        Manifest(store).totals()
+        read_closing(store)
     finally:
         target.write_bytes(kept)
 
@@ -138,6 +140,7 @@ def read_weights(path: Path) -> None:
         json.dumps([checkpoint.classes, checkpoint.choice])
 
 
+RECORDS = {".entry": "manifest/00000.json", ".job": "job.json", ".success": "_SUCCESS"}
 READERS: dict[str, Callable[[Path], object]] = {
     "labels": read_labels,
     "spec": read_spec,
@@ -178,10 +181,9 @@ def main(start: int, stop: int) -> None:
     cpu = torch.device("cpu")
     with tempfile.TemporaryDirectory() as folder:
         seeds = valid_inputs(Path(folder))
-        broken = {
-            seed.reader for seed in seeds if outcome(seed.reader, write(Path(folder), seed.ending, seed.data)) != "read"
-        }
-        assert not broken, f"the undamaged inputs of {broken} are refused"
+        for seed in seeds:
+            found = outcome(seed.reader, write(Path(folder), seed.ending, seed.data))
+            assert found == "read", f"an undamaged input of {seed.reader}{seed.ending}: {found}"
         for number, seed, data in inputs(seeds, start, stop):
             print(json.dumps({"number": number, "reader": seed.reader + seed.ending}), flush=True)
             reset_resident(cpu)

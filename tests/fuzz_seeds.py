@@ -58,6 +58,7 @@ def valid_inputs(folder: Path) -> list[Seed]:
         Seed("weights", ".pth", archive.getvalue(), "archive"),
         Seed("record", ".entry", (dataset / "manifest/00000.json").read_bytes(), "sealed"),
         Seed("record", ".job", (dataset / "job.json").read_bytes(), "sealed"),
+        Seed("record", ".success", (dataset / "_SUCCESS").read_bytes(), "sealed"),
         Seed("drafts", ".job", (drafts / "job.json").read_bytes(), "sealed"),
         Seed("drafts", ".parquet", (drafts / "shards/00000.parquet").read_bytes(), "table"),
     ]

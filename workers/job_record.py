@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 from tandem.errors import OutputError
+from tandem.user_files import shown
 from workers import layout
 from workers.seal import DamagedError, open_sealed
 from workers.store import Store
@@ -85,7 +86,7 @@ def read_record(store: Store, path: str) -> dict[str, Any]:
     except DamagedError as error:
         problem = str(error)
     except KeyError as error:
-        problem = f"is not a Tandem job: {error!r}"
+        problem = f"is not a Tandem job: {shown(repr(error))}"
     raise NoJobError(f"{path} in {store.uri} {problem}", hint=f"choose another --out; of a damaged job: {REPAIR}")
 
 

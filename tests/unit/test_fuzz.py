@@ -36,6 +36,7 @@ def run(start: int, stop: int) -> Iterator[dict]:
                     yield about | found
                     about = {"number": about["number"] + 1, "reader": "next"}
             process.kill()
+        assert about["reader"] != "start", "the undamaged inputs are not read"
         start = about["number"] + 1
         if start <= stop:
             yield about | {"outcome": f"exit code {process.returncode}", "seconds": limit, "bytes": 0}
