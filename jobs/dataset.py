@@ -103,7 +103,7 @@ def run_verify(spec: VerifySpec) -> dict[str, Any]:
         print(json.dumps(result), flush=True)
         fail(store, verdict.problems)
         return result
-    done = repair(store, verdict.problems)
+    done = repair(store, verdict)
     print(json.dumps(result | {"mended": healed, **asdict(done)}), flush=True)
     fail(store, [problem for problem in verdict.problems if not problem.is_healed])
     say(f"{len(done.aside)} files moved to damaged/, {len(done.removed)} removed")
@@ -136,7 +136,7 @@ def print_verdict(store: Store, verdict: Verdict) -> None:
         "files": verdict.files,
         "MB": f"{verdict.size_bytes / 1e6:.1f}",
         "failed shards": len(verdict.failed),
-        "uncommitted files": verdict.uncommitted,
+        "uncommitted files": len(verdict.uncommitted),
         "records without a hash": verdict.unsealed,
         "_SUCCESS": "yes" if verdict.complete else "no",
         "problems": len(verdict.problems),

@@ -11,7 +11,6 @@ from __future__ import annotations
 from typing import Any
 
 from tandem.errors import OutputError
-from tandem.user_files import shown
 from workers import layout
 from workers.seal import DamagedError, open_sealed
 from workers.store import Store
@@ -79,15 +78,20 @@ def publish_job(store: Store, epoch: int) -> None:
 def read_record(store: Store, path: str) -> dict[str, Any]:
     """One record as it is. FileNotFoundError, or NoJobError."""
     try:
-        job = {"epoch": 0, **open_sealed(store.read(path), KEYS)}
-        if isinstance(job["identity"], dict) and isinstance(job["info"], dict) and is_count(job["epoch"]):
-            return job
-        problem = "is not a Tandem job: identity and info have to be objects, epoch a number"
+        return parse_record(store.read(path))
     except DamagedError as error:
-        problem = str(error)
-    except KeyError as error:
-        problem = f"is not a Tandem job: {shown(repr(error))}"
-    raise NoJobError(f"{path} in {store.uri} {problem}", hint=f"choose another --out; of a damaged job: {REPAIR}")
+        hint = f"choose another --out; of a damaged job: {REPAIR}"
+        raise NoJobError(f"{path} in {store.uri} {error}", hint) from None
+
+
+def parse_record(data: bytes) -> dict[str, Any]:
+    """Identity, info and epoch from the bytes of a record. DamagedError."""
+    job = {"epoch": 0, **open_sealed(data, KEYS)}
+    if missing := [key for key in KEYS if key not in job]:
+        raise DamagedError(f"is not a Tandem job: {missing[0]} is missing")
+    if isinstance(job["identity"], dict) and isinstance(job["info"], dict) and is_count(job["epoch"]):
+        return job
+    raise DamagedError("is not a Tandem job: identity and info have to be objects, epoch a number")
 
 
 def is_count(value: Any) -> bool:

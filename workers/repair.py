@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from workers import layout
-from workers.job_record import NoJobError, find_epoch, read_record
+from workers.job_record import find_epoch, parse_record
 from workers.manifest import Manifest
-from workers.seal import mend, open_sealed, seal
+from workers.seal import DamagedError, mend, seal
 from workers.store import Store
-from workers.verify import Problem
+from workers.verify import Verdict
 
 DAMAGED = "damaged"
 
@@ -24,22 +24,24 @@ class Repair:
     removed: list[str] = field(default_factory=list)
 
 
-def repair(store: Store, problems: Sequence[Problem]) -> Repair:
+def repair(store: Store, verdict: Verdict) -> Repair:
     """Move damaged files out of the way and remove those of dead epochs. No job may write to the place meanwhile.
-    Records of the job are left to `heal_job`.
 
-    `_SUCCESS` goes first, entries before their files: cut short, it leaves a dataset that is incomplete, not one that
-    seems complete.
+    Files that no entry names go as well, as nothing says whether they are whole. `_SUCCESS` goes first, entries before
+    their files: cut short, it leaves a dataset that is incomplete, not one that seems complete. Records of the job are
+    left to `heal_job`.
     """
     done = Repair()
-    aside = {path for problem in problems for path in problem.aside if not layout.is_record(path)}
-    if aside or any(problem.leftovers for problem in problems):
+    aside = {path for problem in verdict.problems for path in problem.aside if not layout.is_record(path)}
+    if any(path.startswith(layout.MANIFEST) or path in layout.BESIDE_SUCCESS for path in aside):
         aside.add(layout.SUCCESS)
+    if verdict.problems:
+        aside.update(verdict.uncommitted)
     order = {layout.SUCCESS: 0, layout.MANIFEST: 1}
     for path in sorted(aside, key=lambda path: (order.get(path.split("/")[0], 2), path)):
         if set_aside(store, path):
             done.aside.append(path)
-    for path in (path for problem in problems for path in problem.leftovers):
+    for path in (path for problem in verdict.problems for path in problem.leftovers):
         store.remove(path)
         done.removed.append(path)
     return done
@@ -57,35 +59,46 @@ def set_aside(store: Store, path: str) -> bool:
 
 
 def heal_job(store: Store) -> list[str]:
-    """Mend `job.json` and the record of the epoch, where they are damaged: by each other, or by their own hash where
-    one byte has changed. Otherwise a placeholder takes their place, which `--overwrite` can replace.
+    """Restore `job.json` and the record of the epoch, where they are damaged or lost: each by the other, or by its own
+    hash where one byte has changed. Otherwise a placeholder takes their place, which `--overwrite` can replace.
 
     Returns a line for each file that was replaced.
     """
     epoch = find_epoch(store, 0)
-    paths = [layout.JOB, *([layout.overwrite_path(epoch)] if epoch else [])]
-    damaged = [path for path in paths if not _is_of(store, path, epoch)]
-    if not damaged or not (epoch or store.exists(layout.JOB)):
-        return []
-    how, record = "mended by its own hash", None
-    if whole := [path for path in paths if path not in damaged]:
-        how, record = f"replaced by {whole[0]}", store.read(whole[0])
-    for path in damaged:
-        if record is None and store.exists(path) and (mended := mend(store.read(path))):
-            record = mended if open_sealed(mended, ()).get("epoch", 0) == epoch else None
-    if record is None:
-        if not Manifest(store, epoch).committed():
-            return []  # maybe no place of ours
+    sources = [*([layout.overwrite_path(epoch)] if epoch else []), layout.JOB]
+    found = [record for path in sources if (record := _find_record(store, path)) and record.epoch >= epoch]
+    if found:
+        best = max(found, key=lambda record: (record.epoch, record.is_whole))
+    elif Manifest(store, epoch).committed():
         how = "beyond repair: the same command with --overwrite makes everything again"
-        record = seal({"identity": {}, "info": {"damaged": True}, "epoch": epoch})
-    for path in damaged:
-        set_aside(store, path)
-        store.replace(path, record)
-    return [f"{path}: {how}" for path in damaged]
+        best = _Record(epoch, True, seal({"identity": {}, "info": {"damaged": True}, "epoch": epoch}), how)
+    else:
+        return []  # maybe no place of ours
+    lines = []
+    for path in [layout.JOB, *([layout.overwrite_path(best.epoch)] if best.epoch else [])]:
+        if not store.exists(path) or store.read(path) != best.data:
+            set_aside(store, path)
+            store.replace(path, best.data)
+            lines.append(f"{path}: {best.how}")
+    return lines
 
 
-def _is_of(store: Store, path: str, epoch: int) -> bool:
+@dataclass(frozen=True)
+class _Record:
+    epoch: int
+    is_whole: bool
+    data: bytes
+    how: str
+
+
+def _find_record(store: Store, path: str) -> _Record | None:
+    """A record as it stands, or as its hash says that it was."""
     try:
-        return bool(read_record(store, path)["epoch"] == epoch)
-    except (FileNotFoundError, NoJobError):
-        return False
+        data = store.read(path)
+        with suppress(DamagedError):
+            return _Record(parse_record(data)["epoch"], True, data, f"replaced by {path}")
+        if mended := mend(data):
+            return _Record(parse_record(mended)["epoch"], False, mended, "mended by its own hash")
+        return None
+    except (FileNotFoundError, DamagedError):
+        return None

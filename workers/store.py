@@ -146,7 +146,10 @@ class LocalStore(Store):
             pass
 
     def remember_job(self, path: str) -> None:
-        self.job = path, self.read(path)
+        try:
+            self.job = path, self.read(path)
+        except FileNotFoundError:
+            raise OutputError(f"{path} in {self.uri} is missing", "tandem verify --repair restores it") from None
 
     def check_shared(self) -> None:
         if self.job is None:

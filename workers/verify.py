@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
@@ -57,7 +57,7 @@ class Verdict:
     size_bytes: int = 0
     complete: bool = False
     failed: list[int] = field(default_factory=list)  # shards that could not be made and that the job left out
-    uncommitted: int = 0  # files of shards that no manifest entry names: left by a killed run, or being written
+    uncommitted: list[str] = field(default_factory=list)  # files that no entry names: of a killed run, or being written
     unsealed: int = 0  # records without a hash of their own, of older versions
     problems: list[Problem] = field(default_factory=list)
 
@@ -67,7 +67,8 @@ def plan_of(store: Store) -> ShardPlan:
     try:
         return ShardPlan.of(read_job(store)["identity"])
     except FileNotFoundError:
-        raise OutputError(f"{store.uri} holds no dataset: job.json is missing") from None
+        hint = "if it was one: tandem verify --repair" if Manifest(store, 0).committed() else None
+        raise OutputError(f"{store.uri} holds no dataset: job.json is missing", hint) from None
     except ValueError as error:
         raise NoJobError(
             f"job.json in {store.uri} does not say how the dataset is cut: {shown(error)}",
@@ -89,29 +90,27 @@ def verify(store: Store, progress: Callable[[int], None] = lambda rows: None) ->
     check_records(manifest, verdict)
     committed = manifest.committed()
     labels: Counter[int] = Counter()
-    known: set[str] = set()
-    shards = 0
+    known: dict[int, set[str]] = {}
     with ThreadPoolExecutor(READS_AT_ONCE) as pool:
         found = pool.map(lambda shard: examine(manifest, plan, shard), sorted(committed))
         for entry, unsealed, problems in found:
             verdict.problems += problems
             verdict.unsealed += unsealed
             if entry is not None:
-                shards += 1
                 labels.update(entry.labels)
-                known.update(file.path for file in entry.files)
+                known[entry.shard] = {file.path for file in entry.files}
                 verdict.rows += entry.rows
                 verdict.size_bytes += entry.size_bytes
                 progress(entry.rows)
-    verdict.files = len(known)
+    verdict.files = sum(map(len, known.values()))
     sound = not verdict.problems
     closing = check_closing(manifest, verdict, plan, committed)
-    whole = sound and shards + len(verdict.failed) == plan.num_shards
+    whole = sound and len(known) + len(verdict.failed) == plan.num_shards
     if closing is not None and whole:
-        totals = {"epoch": manifest.epoch, "shards": shards, "rows": verdict.rows, "size_bytes": verdict.size_bytes}
+        totals = {"epoch": manifest.epoch, "shards": len(known), "rows": verdict.rows, "size_bytes": verdict.size_bytes}
         wrong = wrong_totals(closing, totals, labels)
         verdict.problems += [Problem(text, aside=(layout.SUCCESS,)) for text in wrong]
-    check_leftovers(manifest, verdict, known, whole)
+    check_leftovers(manifest, verdict, plan, known)
     return verdict
 
 
@@ -206,7 +205,8 @@ def check_closing(
         verdict.problems.append(Problem(f"_SUCCESS {text}", aside=aside))
     there = {shard for shard in {*committed, *verdict.failed} if 0 <= shard < plan.num_shards}
     if both := sorted(set(committed) & set(verdict.failed)):
-        verdict.problems.append(Problem(f"_SUCCESS counts shards {both[:MAX_NAMED]} as failed, which are there", AGAIN))
+        text = f"_SUCCESS counts shards {both[:MAX_NAMED]} as failed, which are there"
+        verdict.problems.append(Problem(text, AGAIN, aside=aside))
     if unknown := sorted(set(verdict.failed) - there):
         text = f"_SUCCESS counts shards {unknown[:MAX_NAMED]} as failed, of {plan.num_shards}"
         verdict.problems.append(Problem(text, aside=aside))
@@ -216,7 +216,7 @@ def check_closing(
         verdict.problems.append(Problem(text, AGAIN))
     if verdict.complete == bool(missing):
         text = "_SUCCESS is there too early" if missing else "_SUCCESS is missing"
-        verdict.problems.append(Problem(text, AGAIN))
+        verdict.problems.append(Problem(text, AGAIN, aside=aside))
     for path, sha256 in ((closing and closing["files"]) or {}).items():
         if wrong := wrong_file(store, path, sha256):
             verdict.problems.append(Problem(wrong, aside=(path, *aside)))
@@ -248,16 +248,34 @@ def wrong_file(store: Store, path: str, sha256: str) -> str | None:
     return None if found == sha256 else f"{path}: expected sha256 {sha256}, found {found}"
 
 
-def check_leftovers(manifest: Manifest, verdict: Verdict, known: Collection[str], whole: bool) -> None:
-    """Find files that no entry names: of dead epochs, and in a whole dataset those that readers would take for its
-    own."""
-    files = [(path, layout.epoch_of(path)) for path in manifest.store.list_files()]
-    if dead := tuple(path for path, epoch in files if epoch is not None and epoch != manifest.epoch):
-        text = f"{len(dead)} files are of another epoch than {manifest.epoch}, such as {dead[0]}"
-        verdict.problems.append(Problem(text, leftovers=dead))
-    alive = [path for path, epoch in files if epoch == manifest.epoch and not path.startswith(layout.MANIFEST)]
-    surplus = sorted(set(alive) - set(known))
-    verdict.uncommitted = len(surplus)
-    if surplus and whole:
+def check_leftovers(
+    manifest: Manifest, verdict: Verdict, plan: ShardPlan, known: Mapping[int, Collection[str]]
+) -> None:
+    """Find files of dead epochs, and those that no entry names. `known`: files of each shard whose entry was read.
+
+    Where a shard has its entry, other files of the shard are a problem: patterns of readers would take them along.
+    """
+    dead, later, surplus = [], [], []
+    for path in manifest.store.list_files():
+        epoch, shard = layout.epoch_of(path), shard_of(path, plan)
+        if epoch is not None and epoch != manifest.epoch:
+            (dead if epoch < manifest.epoch else later).append(path)
+        elif shard is not None and path not in known.get(shard, ()):
+            verdict.uncommitted.append(path)
+            if shard in known or shard >= plan.num_shards:
+                surplus.append(path)
+    if dead:
+        text = f"{len(dead)} files are of an epoch before {manifest.epoch}, such as {dead[0]}"
+        verdict.problems.append(Problem(text, leftovers=tuple(dead)))
+    if later:
+        text = f"{len(later)} files are of an epoch after {manifest.epoch} that has no record, such as {later[0]}"
+        verdict.problems.append(Problem(text, "put the record back into overwrites/, or move them away"))
+    if surplus:
         text = f"{len(surplus)} files have names of shards and no entry names them, such as {surplus[0]}"
         verdict.problems.append(Problem(text, aside=tuple(surplus)))
+
+
+def shard_of(path: str, plan: ShardPlan) -> int | None:
+    """The shard to which a data file belongs by its name, None for any other path."""
+    shard, index = layout.data_shard(path), layout.data_index(path)
+    return index // plan.shard_size if index is not None else shard

@@ -130,7 +130,7 @@ def test_a_damaged_file_is_never_committed_and_the_shard_is_put_beside_it(store,
     entry = Manifest(store, epoch).entry(1)
     assert all(layout.is_named_by_content(file.path) for file in entry.files)
     close(store, epoch, name)
-    assert verify(store).problems == [] and verify(store).uncommitted == 0
+    assert verify(store).problems == verify(store).uncommitted == []
     assert not store.exists(path), "junk goes once the entry stands"
     assert is_closed(Manifest(store), PLAN.num_shards, range(PLAN.num_shards))
 

@@ -18,6 +18,34 @@ from workers.store import LocalStore
 from workers.verify import verify
 
 
+def test_the_record_of_a_later_epoch_is_restored_where_it_is_lost(tmp_path, capsys):
+    make(tmp_path / "out")
+    store = make(tmp_path / "out", overwrite=True)
+    undisturbed = content(store)
+    for path in ("job.json", "overwrites/00001.json"):
+        store.remove(path)
+        assert main(["verify", store.uri]) == 1
+        assert f"{path} is missing" in capsys.readouterr().err
+        if path != "job.json":
+            with pytest.raises(OutputError, match=f"{path} in .* is missing"):
+                make(tmp_path / "out")
+        assert main(["verify", store.uri, "--repair"]) == 0
+        assert content(store) == undisturbed
+
+
+def test_files_of_an_epoch_without_a_record_are_left_alone(tmp_path, capsys):
+    """They may be the dataset itself, whose records were lost."""
+    make(tmp_path / "out")
+    dead = (tmp_path / "out/job.json").read_bytes()
+    store = make(tmp_path / "out", overwrite=True)
+    store.remove("overwrites/00001.json")
+    write(store, "job.json", dead)
+    kept = store.list_files()
+    assert main(["verify", store.uri, "--repair"]) == 1
+    assert "are of an epoch after 0 that has no record" in capsys.readouterr().err
+    assert set(kept) - set(store.list_files()) <= {"_SUCCESS"}
+
+
 @pytest.mark.parametrize("damaged", [["job.json"], ["overwrites/00001.json"], ["job.json", "overwrites/00001.json"]])
 def test_the_record_of_a_later_epoch_is_healed(tmp_path, damaged, capsys):
     make(tmp_path / "out")
@@ -50,8 +78,8 @@ def test_files_of_dead_epochs_are_removed(tmp_path):
     write(store, "shards/00000.tar", late)
     write(store, "manifest/00000.json", b"{}")
     verdict = verify(store)
-    assert [p.text for p in verdict.problems] == ["2 files are of another epoch than 1, such as manifest/00000.json"]
-    assert repair(store, verdict.problems).removed == ["manifest/00000.json", "shards/00000.tar"]
+    assert [p.text for p in verdict.problems] == ["2 files are of an epoch before 1, such as manifest/00000.json"]
+    assert repair(store, verdict).removed == ["manifest/00000.json", "shards/00000.tar"]
     make(tmp_path / "out")
     assert verify(store).problems == []
 
@@ -66,6 +94,15 @@ def test_a_job_beyond_repair_can_be_overwritten(tmp_path, capsys):
     assert "--overwrite" in caught.value.hint
     assert verify(make(tmp_path / "out", overwrite=True)).problems == []
     assert len(store.list_files(DAMAGED)) == 1
+
+
+def test_a_lost_job_of_epoch_0_can_be_overwritten(tmp_path, capsys):
+    store = make(tmp_path / "out")
+    store.remove("job.json")
+    assert main(["verify", store.uri]) == 2
+    assert "hint: if it was one: tandem verify --repair" in capsys.readouterr().err
+    assert main(["verify", store.uri, "--repair"]) == 1
+    assert verify(make(tmp_path / "out", overwrite=True)).problems == []
 
 
 def test_places_of_others_are_left_as_they_are(tmp_path):

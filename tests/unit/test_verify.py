@@ -48,7 +48,9 @@ DAMAGES = {
     "_SUCCESS of another epoch": (reseal("_SUCCESS", epoch=3), "_SUCCESS: epoch is 3, by the manifest entries 0"),
     "card flipped": (flip("README.md"), "README.md: expected sha256"),
     "card lost": (lose("README.md"), "README.md: missing"),
-    "another epoch": (put("shards/00001-4.tar"), "1 files are of another epoch than 0, such as shards/00001-4.tar"),
+    "entry and shard": (lambda store: (flip(ENTRY)(store), flip(TAR)(store)), f"{ENTRY} in .* is damaged"),
+    "entry lost, shard flipped": (lambda store: (lose(ENTRY)(store), flip(TAR)(store)), "1 of 3 shards are missing"),
+    "a shard too many": (put("shards/00003.tar"), "1 files have names of shards and no entry names them"),
     "a file too many": (put("shards/00001-0-ab12cd34.tar"), "1 files have names of shards and no entry names them"),
     "job.json flipped": (flip("job.json"), "job.json in .* is damaged"),
 }
@@ -79,7 +81,7 @@ def test_every_format_is_healed(tmp_path, name):
         lose(entry.files[-1].path)(store)
     verdict = verify(store)
     assert len(verdict.problems) == {"parquet": 2, "folder": 4}[name]
-    repair(store, verdict.problems)
+    repair(store, verdict)
     assert content(make(tmp_path / "out", name)) == undisturbed
 
 
@@ -99,7 +101,7 @@ def test_flips_of_every_record_are_found(tmp_path):
 def test_a_repair_that_is_cut_short_leaves_no_dataset_that_seems_complete(tmp_path, monkeypatch):
     store = make(tmp_path / "out")
     flip(TAR)(store)
-    problems = verify(store).problems
+    verdict = verify(store)
     kept = []
 
     def stop_after_first(self: Store, path: str) -> None:
@@ -108,7 +110,7 @@ def test_a_repair_that_is_cut_short_leaves_no_dataset_that_seems_complete(tmp_pa
 
     monkeypatch.setattr(LocalStore, "remove", stop_after_first)
     with pytest.raises(KeyboardInterrupt):
-        repair(store, problems)
+        repair(store, verdict)
     assert kept == ["_SUCCESS"]
 
 
@@ -116,7 +118,7 @@ def test_nothing_is_lost_by_a_repair(tmp_path):
     store = make(tmp_path / "out")
     for _ in range(2):
         flip(TAR)(store)
-        repair(store, verify(store).problems)
+        repair(store, verify(store))
         make(tmp_path / "out")
     kept = [path for path in store.list_files(DAMAGED) if path.endswith(TAR)]
     assert len(kept) == 1  # the same damage twice
