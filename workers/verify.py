@@ -255,7 +255,9 @@ def check_leftovers(
 
     Where a shard has its entry, other files of the shard are a problem: patterns of readers would take them along.
     """
-    dead, later, surplus = [], [], []
+    dead: list[str] = []
+    later: list[str] = []
+    surplus: list[str] = []
     for path in manifest.store.list_files():
         epoch, shard = layout.epoch_of(path), shard_of(path, plan)
         if epoch is not None and epoch != manifest.epoch:
