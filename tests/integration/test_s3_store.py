@@ -7,11 +7,13 @@ import pickle
 import threading
 import urllib.parse
 import urllib.request
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import boto3
 import pytest
+from s3_proxy import S3Proxy
 from sample_shards import PLAN, encoded_shard, sample_format
 
 from jobs.cli import main
@@ -156,6 +158,30 @@ def test_closing_ends_every_upload_and_a_writer_that_is_late_finds_what_stands(b
     monkeypatch.setattr(s3_put, "_alone", closed_meanwhile)
     stored = store.put_once(path, b"ours")
     assert (stored.size_bytes, stored.sha256, stored.created) == (6, sha256(b"theirs"), False)
+
+
+@pytest.mark.parametrize(("lost", "created"), [("create", True), ("part", True), ("completion", False)])
+def test_a_large_file_whose_answers_are_lost_stands_whole(s3_server, bucket, store, monkeypatch, lost, created):
+    """A lost create leaves an upload that nobody knows of, until the dataset is closed."""
+    monkeypatch.setattr(s3, "SINGLE_BYTES", 5 << 20)
+    monkeypatch.setattr(s3_put, "PART_BYTES", 5 << 20)
+    of_this_file = {("POST", 1): "create", ("PUT", 1): "part", ("POST", 2): "completion"}
+    counted: Counter[str] = Counter()
+
+    def fault(number: int, method: str, path: str) -> str | None:
+        counted[method] += path.endswith("/shards/00000.tar")
+        return "lost answer" if of_this_file.get((method, counted[method])) == lost and "/.tmp/" not in path else None
+
+    data = bytes(6 << 20)
+    with S3Proxy(s3_server, fault) as proxy, monkeypatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
+        stored = open_store(store.uri).put_once("shards/00000.tar", data)
+        assert proxy.faults["lost answer"] == 1
+    assert (stored.sha256, stored.created) == (sha256(data), created)
+    assert len(bucket.list_multipart_uploads(Bucket=BUCKET).get("Uploads", [])) == (lost == "create")
+    store.clean(closing=True)
+    assert "Uploads" not in bucket.list_multipart_uploads(Bucket=BUCKET)
+    assert store.read("shards/00000.tar") == data
 
 
 def test_age_is_by_the_clock_of_the_store():
