@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 
 from workers import layout
 from workers.job_record import find_epoch, parse_record
-from workers.manifest import Manifest
 from workers.seal import DamagedError, mend, seal
 from workers.store import Store
 from workers.verify import Verdict
@@ -69,8 +68,8 @@ def heal_job(store: Store) -> list[str]:
     found = [record for path in sources if (record := _find_record(store, path)) and record.epoch >= epoch]
     if found:
         best = max(found, key=lambda record: (record.epoch, record.is_whole))
-    elif Manifest(store, epoch).committed():
-        how = "beyond repair: the same command with --overwrite makes everything again"
+    elif epochs := [of for path in store.list_files(layout.MANIFEST) if (of := layout.epoch_of(path)) is not None]:
+        epoch, how = max(epoch, *epochs), "beyond repair: the same command with --overwrite makes everything again"
         best = _Record(epoch, True, seal({"identity": {}, "info": {"damaged": True}, "epoch": epoch}), how)
     else:
         return []  # maybe no place of ours

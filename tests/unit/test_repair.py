@@ -11,6 +11,7 @@ from sample_shards import SIZE, sample_dataset, sample_format
 from jobs.cli import main
 from tandem.errors import JobError, OutputError
 from workers.card import CardInfo, closing_files
+from workers.job_record import read_job
 from workers.manifest import Manifest
 from workers.repair import DAMAGED, heal_job, repair
 from workers.seal import open_sealed, seal
@@ -103,6 +104,38 @@ def test_a_lost_job_of_epoch_0_can_be_overwritten(tmp_path, capsys):
     assert "hint: if it was one: tandem verify --repair" in capsys.readouterr().err
     assert main(["verify", store.uri, "--repair"]) == 1
     assert verify(make(tmp_path / "out", overwrite=True)).problems == []
+
+
+def test_a_job_of_a_later_epoch_without_any_record_can_be_overwritten(tmp_path):
+    make(tmp_path / "out")
+    store = make(tmp_path / "out", overwrite=True)
+    for path in ("job.json", "overwrites/00001.json"):
+        write(store, path, b"")
+    assert main(["verify", store.uri, "--repair"]) == 1
+    assert read_job(store)["epoch"] == 1
+    assert verify(make(tmp_path / "out", overwrite=True)).problems == []
+    assert read_job(store)["epoch"] == 2
+
+
+@pytest.mark.parametrize("seed", range(16))
+def test_whatever_is_damaged_the_same_command_makes_the_undisturbed_dataset(tmp_path, seed):
+    """Files of two kinds of records, shards and closing files, one to three at once."""
+    rng = np.random.default_rng(seed)
+    name = str(rng.choice(["webdataset", "parquet", "folder"]))
+    store = make(tmp_path / "out", name)
+    undisturbed = content(store)
+    files = [path for path in store.list_files() if path != "job.json"]
+    for path in rng.choice(files, int(rng.integers(1, 4)), replace=False).tolist():
+        data, at = store.read(path), int(rng.integers(0, 40))
+        kinds = (data[:at], b"", data + b"x", rng.bytes(100), data[:at] + b"?" * 9 + data[at + 9 :], None)
+        if (kind := kinds[rng.integers(len(kinds))]) is None:
+            store.remove(path)
+        else:
+            write(store, path, kind)
+    assert main(["verify", store.uri]) == 1
+    assert main(["verify", store.uri, "--repair"]) == 0
+    assert content(make(tmp_path / "out", name)) == undisturbed
+    assert main(["verify", store.uri]) == 0
 
 
 def test_places_of_others_are_left_as_they_are(tmp_path):
