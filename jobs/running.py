@@ -29,7 +29,7 @@ from tandem.errors import JobError
 from workers import layout
 from workers.closing import close_dataset, is_closed, reopen
 from workers.entry import ManifestEntry
-from workers.job_record import read_job
+from workers.job_record import check_epoch, read_job
 from workers.manifest import Manifest
 from workers.place import JobRecord, as_json, open_job
 from workers.records import Span
@@ -105,6 +105,7 @@ class Job:
             committed = manifest.committed(range(num_shards), failed)
             missing = num_shards - len(committed)
             if missing and not is_closed(manifest, num_shards, committed, self.closes_with):
+                check_epoch(self.store, job.epoch)
                 say(f"{missing} of {num_shards} shards are to come: whoever commits the last closes the dataset")
                 return False
         close_dataset(manifest, num_shards, failed, partial(self.render, job), self.closes_with)

@@ -60,11 +60,13 @@ def close_dataset(
                 store.clean(closing=True)
             return
         left = {shard: cause for shard, cause in failed.items() if shard not in committed}
+        check_epoch(store, epoch)  # whose entries may have been removed before they were listed
         check_complete(num_shards, committed, left)
         if store.exists(layout.SUCCESS):
             store.remove(layout.SUCCESS)
         if committed != written:
             entries = manifest.entries(committed)
+            check_epoch(store, epoch)
             check_complete(num_shards, {entry.shard for entry in entries}, left)
             files, written = render(entries, left), committed
         _write(manifest, entries, files, left)
