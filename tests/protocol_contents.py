@@ -12,7 +12,6 @@ from sample_drafts import prefix_shard
 from sample_shards import encoded_shard, sample_format
 from tiny_models import tiny_var
 
-from workers import layout
 from workers.drafts import DraftFormat
 from workers.shards import ShardPlan
 
@@ -63,8 +62,3 @@ def seed_of(identity: dict[str, Any]) -> int:
     if "drafts" in identity:
         return 100 * seed_of(identity["drafts"]) + int(identity["seed"])
     return int(identity.get("seed", identity.get("decoding", {}).get("seed")))
-
-
-def render_card(job: Any, entries: Any, failed: Any) -> dict[str, bytes]:
-    """What a card depends on."""
-    return {layout.CARD: f"{job.epoch} {[entry.files[0].sha256 for entry in entries]} {sorted(failed)}".encode()}

@@ -12,22 +12,23 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 from greenlet import greenlet
+from jobs_without_ray import job_without_ray
 from memory_store import Disk, MemoryStore
-from protocol_contents import ORIGINS, PLAN, cached_format, drafted, drafter_config, pictures, render_card, seed_of
+from protocol_contents import ORIGINS, PLAN, cached_format, drafted, drafter_config, pictures, seed_of
 
 from jobs import pipeline, running
 from tandem.config import to_dict
 from tandem.errors import JobError, TandemError
 from workers import layout, verify
-from workers.closing import is_closed, no_files, read_closing
+from workers.closing import is_closed, read_closing
 from workers.drafts import KIND, open_drafts
 from workers.job_record import find_epoch, read_job
 from workers.manifest import Manifest
+from workers.repair import repair
 from workers.shards import ShardRows
 
 STEPS = 4000  # of one interleaving; a run takes some hundred
@@ -159,23 +160,18 @@ class Model:
                 seed = 100 * sources.seed + seed
             return pictures(seed, shard, picture)
 
-        writer = pipeline.Writer(None, fmt, PLAN, store)  # type: ignore[arg-type]
-        work = running.Work(
-            pipeline.Pipeline(PLAN, partial(make), [], writer, 0, 1),
-            SimpleNamespace(mode="cpu", describe=lambda: ""),  # type: ignore[arg-type]
-            [],
+        return job_without_ray(
+            store,
+            PLAN,
+            fmt,
+            make,
+            identity,
             info,
-        )
-        options = SimpleNamespace(
+            card=not drafting,
             shards=command.shards,
             overwrite=command.overwrite,
             max_failed_shards=0 if command.shards else len(command.fails),
-            address=None,
-            logical_gpus=1,
         )
-        render = no_files if drafting else render_card
-        beside = () if drafting else (layout.CARD,)
-        return running.Job(options, store, PLAN, 0, lambda real: identity, lambda _: (work, False), render, beside)  # type: ignore[arg-type]
 
     def make_shards(self, job: pipeline.Pipeline, todo: list[int], total: int, max_failed: int, _: Any) -> dict:
         """In place of Ray's: one after the other, and now and then a second writer of one of them."""
@@ -262,15 +258,24 @@ class Model:
             return  # its drafts are gone
         self.faults = dict.fromkeys(self.faults, 0.0)
         self.disk.listing_lag = lambda: 0
+        self.run_alone(command)
+        if problems := verify.verify(store).problems:  # files that came after all was closed
+            if not all("no entry names them" in problem.text or problem.leftovers for problem in problems):
+                raise Violation(f"after the same command: {problems}")
+            self.disk.on_remove = lambda name: None
+            repair(store, problems)
+            self.run_alone(Command(place, command.seed, from_drafts=command.from_drafts))
+        if problems := verify.verify(store).problems:
+            raise Violation(f"after the repair and the same command: {problems}")
+
+    def run_alone(self, command: Command) -> None:
         self.run([command])
         if not isinstance(command.outcome, dict) or not command.outcome["complete"]:
             raise Violation(f"the same command again: {command.outcome!r}")
-        self.check(place)
-        if json.loads(store.read(layout.JOB)).get("epoch", 0) != self.epoch(place):
+        self.check(command.place)
+        store = MemoryStore(self.disk, command.place)
+        if json.loads(store.read(layout.JOB)).get("epoch", 0) != self.epoch(command.place):
             raise Violation("job.json is of another epoch")
-        here = Manifest(store)
         closing = read_closing(store)
-        if not is_closed(here, PLAN.num_shards, range(PLAN.num_shards)) or closing is None or closing["failed_shards"]:
+        if not is_closed(Manifest(store), PLAN.num_shards, range(PLAN.num_shards)) or not closing:
             raise Violation(f"after the same command: _SUCCESS says {closing}")
-        if problems := verify.verify(store).problems:
-            raise Violation(f"after the same command: {problems}")

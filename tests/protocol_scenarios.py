@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import random
-from collections.abc import Iterator
 from functools import partial
-from types import SimpleNamespace
 from typing import Any
 
-import pytest
 from greenlet import greenlet
+from jobs_without_ray import no_ray
 from protocol_contents import cached_format, pictures
 from protocol_model import DRAFTS, IMAGES, Command, Model, Violation
 
-from jobs import pipeline, running
 from tandem.errors import InputError, JobError, OutputError
 from workers import layout, manifest, verify
 
@@ -51,7 +47,9 @@ def interleave(number: int) -> Model:
     drafts = any(command.from_drafts for command in commands)
     harsh = rng.random() < 0.5
     model = Model(rng, rng.choice(["webdataset", "webdataset", "parquet", "folder"]), dict(HARSH if harsh else FAULTS))
-    with no_ray(model):
+    with no_ray(model.make_shards) as patch:
+        for module in (manifest, verify):
+            patch.setattr(module, "ThreadPoolExecutor", Serial)
         try:
             first = commands[:1]
             if drafts:
@@ -106,26 +104,3 @@ class Serial:
     def __exit__(self, *_: Any) -> None: ...
 
     map = staticmethod(map)
-
-
-@contextlib.contextmanager
-def no_ray(model: Model) -> Iterator[None]:
-    """The driver without a cluster, silent, and without threads and signals."""
-    session = SimpleNamespace(simulated=True, describe=lambda: "", object_store_bytes=1)
-    quiet = {
-        "open_session": lambda *_: contextlib.nullcontext(session),
-        "StartUp": lambda: SimpleNamespace(join=lambda: None, elapsed_s=0.0),
-        "about_to_open": lambda address: "",
-        "describe_store": lambda *_: "",
-        "stop_in_time": lambda command: contextlib.nullcontext(),
-        "versions": dict,
-        "say": lambda text: None,
-        "make_shards": model.make_shards,
-    }
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in quiet.items():
-            patch.setattr(running, name, value)
-        patch.setattr(pipeline, "replica_name", lambda: "replica")
-        for module in (manifest, verify):
-            patch.setattr(module, "ThreadPoolExecutor", Serial)
-        yield
