@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from sample_shards import sha256
 
 from jobs import pipeline, running
 from workers import layout
@@ -36,13 +38,14 @@ def job_without_ray(
     chosen: Any = SimpleNamespace(
         **{"shards": None, "overwrite": False, "max_failed_shards": 0, "address": None, "logical_gpus": 1, **options}
     )
-    render, beside = (render_card, (layout.CARD,)) if card else (no_files, ())
+    render, beside = (partial(render_card, store), (layout.CARD,)) if card else (no_files, ())
     return running.Job(chosen, store, plan, 0, lambda _: dict(identity), lambda _: (work, False), render, beside)
 
 
-def render_card(job: Any, entries: Any, failed: Any) -> dict[str, bytes]:
-    """What a card depends on."""
-    return {layout.CARD: f"{job.epoch} {[entry.files[0].sha256 for entry in entries]} {sorted(failed)}".encode()}
+def render_card(store: Store, job: Any, entries: Any, failed: Any) -> dict[str, bytes]:
+    """What a card depends on; a contact sheet is made of files that are read back."""
+    pictures = [sha256(store.read(entry.files[0].path)) for entry in entries]
+    return {layout.CARD: f"{job.epoch} {pictures} {sorted(failed)}".encode()}
 
 
 @contextlib.contextmanager

@@ -62,13 +62,16 @@ def close_dataset(
         left = {shard: cause for shard, cause in failed.items() if shard not in committed}
         check_epoch(store, epoch)  # whose entries may have been removed before they were listed
         check_complete(num_shards, committed, left)
-        if store.exists(layout.SUCCESS):
-            store.remove(layout.SUCCESS)
+        _take_back(manifest)
         if committed != written:
             entries = manifest.entries(committed)
             check_epoch(store, epoch)
             check_complete(num_shards, {entry.shard for entry in entries}, left)
-            files, written = render(entries, left), committed
+            try:
+                files, written = render(entries, left), committed
+            except (JobError, OSError):
+                check_epoch(store, epoch)  # whose files may have been removed while they were read
+                raise
         _write(manifest, entries, files, left)
     raise JobError(f"{store.uri}: other jobs close it as well and do not agree", "run the same command again")
 
@@ -113,6 +116,15 @@ def reopen(manifest: Manifest) -> None:
     """Take `_SUCCESS` back where shards are to be added. It stays if it says of this epoch that none is missing."""
     closing = read_closing(manifest.store)
     if closing is None or closing["epoch"] != manifest.epoch or closing["failed_shards"]:
+        _take_back(manifest)
+
+
+def _take_back(manifest: Manifest) -> None:
+    """Remove `_SUCCESS`, if there is one. OutputError where it is that of a job that has taken the place."""
+    closing = read_closing(manifest.store)
+    if closing and closing["epoch"] > manifest.epoch:
+        raise taken(manifest.store)
+    if closing or manifest.store.exists(layout.SUCCESS):
         manifest.store.remove(layout.SUCCESS)
 
 
