@@ -246,7 +246,9 @@ class Model:
             return
         if closing["epoch"] != epoch:
             raise Violation(f"_SUCCESS of epoch {closing['epoch']} stands in epoch {epoch}")
-        if ended and not is_closed(here, PLAN.num_shards, here.committed()):
+        if not closing["files"].keys() <= set(store.list_files()):
+            self.unclosed += 1
+        elif ended and not is_closed(here, PLAN.num_shards, here.committed()):
             raise Violation(f"_SUCCESS says {closing}, committed are {sorted(here.committed())}")
 
     def heal(self, place: str) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
-from tandem.errors import JobError
+from tandem.errors import JobError, OutputError
 from workers import layout
 from workers.entry import SUCCESS_KEYS, ManifestEntry, add_up
 from workers.job_record import check_epoch, is_taken, publish_job, taken
@@ -50,10 +50,28 @@ def close_dataset(
         JobError: shards are missing.
         OutputError: another job has taken the place.
     """
-    store, epoch, failed = manifest.store, manifest.epoch, dict(failed or {})
+    files: dict[str, bytes] = {}
+    try:
+        _close(manifest, num_shards, dict(failed or {}), render, beside, files)
+    except OutputError:
+        if is_taken(manifest.store, manifest.epoch):
+            _withdraw(manifest, files)
+        raise
+
+
+def _close(
+    manifest: Manifest,
+    num_shards: int,
+    failed: Mapping[int, str],
+    render: Render,
+    beside: Collection[str],
+    files: dict[str, bytes],
+) -> None:
+    """`close_dataset`; `files` is filled with what may have been put beside `_SUCCESS`."""
+    store, epoch = manifest.store, manifest.epoch
     written: frozenset[int] | None = None
     for _ in range(LOOKS):
-        _check_or_withdraw(store, epoch)
+        check_epoch(store, epoch)
         committed = manifest.committed(range(num_shards), failed)
         if is_closed(manifest, num_shards, committed, beside):
             if written is not None:
@@ -68,10 +86,11 @@ def close_dataset(
             check_epoch(store, epoch)
             check_complete(num_shards, {entry.shard for entry in entries}, left)
             try:
-                files, written = render(entries, left), committed
+                files.update(render(entries, left))
             except (JobError, OSError):
                 check_epoch(store, epoch)  # whose files may have been removed while they were read
                 raise
+            written = committed
         _write(manifest, entries, files, left)
     raise JobError(f"{store.uri}: other jobs close it as well and do not agree", "run the same command again")
 
@@ -156,7 +175,7 @@ def _write(
     for path in layout.BESIDE_SUCCESS:
         check_epoch(store, epoch)
         if path in files:
-            _put_anew(store, path, files[path])
+            _put_anew(store, epoch, path, files[path])
         elif epoch:  # of an older epoch
             store.remove(path)
     hashes = {path: hashlib.sha256(data).hexdigest() for path, data in files.items()}
@@ -165,17 +184,21 @@ def _write(
     store.put_once(layout.SUCCESS, seal(asdict(totals)))
 
 
-def _check_or_withdraw(store: Store, epoch: int) -> None:
-    """OutputError in a dead epoch, whose `_SUCCESS` may have come after the next one has looked for it."""
-    if is_taken(store, epoch):
-        closing = read_closing(store)
-        if closing and closing["epoch"] == epoch:
-            store.remove(layout.SUCCESS)
-        raise taken(store)
+def _withdraw(manifest: Manifest, files: Mapping[str, bytes]) -> None:
+    """Remove what a job has put while another took the place: it came after the other had looked for it."""
+    store, closing = manifest.store, read_closing(manifest.store)
+    if closing and closing["epoch"] == manifest.epoch:
+        store.remove(layout.SUCCESS)
+    theirs = (closing and closing["files"]) or {}
+    for path, data in files.items():
+        sha256 = hashlib.sha256(data).hexdigest()
+        if theirs.get(path) != sha256 and _hash(store, path) == sha256:
+            store.remove(path)
 
 
-def _put_anew(store: Store, path: str, data: bytes) -> None:
+def _put_anew(store: Store, epoch: int, path: str, data: bytes) -> None:
     if store.put_once(path, data).sha256 != hashlib.sha256(data).hexdigest():
+        check_epoch(store, epoch)
         store.remove(path)
         store.put_once(path, data)
 
