@@ -260,12 +260,16 @@ class Model:
             return  # its drafts are gone
         self.faults = dict.fromkeys(self.faults, 0.0)
         self.disk.listing_lag = lambda: 0
+        for path in store.list_files():
+            if (layout.epoch_of(path) or 0) > self.epoch(place):  # our junk, for an epoch that never began
+                store.remove(path)
         self.run_alone(command)
-        if problems := verify.verify(store).problems:  # files that came after all was closed
+        verdict = verify.verify(store)
+        if problems := verdict.problems:  # files that came after all was closed
             if not all("no entry names them" in problem.text or problem.leftovers for problem in problems):
                 raise Violation(f"after the same command: {problems}")
             self.disk.on_remove = lambda name: None
-            repair(store, problems)
+            repair(store, verdict)
             self.run_alone(Command(place, command.seed, from_drafts=command.from_drafts))
         if problems := verify.verify(store).problems:
             raise Violation(f"after the repair and the same command: {problems}")
