@@ -76,7 +76,7 @@ class Retries:
         whom = asked(operation, context.get("s3_redirect", {}).get("params", {}))
         say_waiting(whom, code, context.get(BEGAN, now), left_s)
         first, longest = (1.0, 20.0) if code in THROTTLED else (0.05, 5.0)
-        return random.random() * min(longest, first * 2.0 ** (attempts - 1))
+        return min(random.random() * min(longest, first * 2.0 ** (attempts - 1)), max(0.0, left_s))
 
 
 def retry_code(operation: str, response: Any, error: Exception | None) -> str | None:
