@@ -43,11 +43,13 @@ class Spec(BaseModel):
     @field_validator("*")
     @classmethod
     def check_size(cls, value: Any, info: ValidationInfo) -> Any:
-        """No number is above what a job can have of anything: 10^12 images would end as an error of the machine."""
+        """Numbers are finite, and none is above what a job can have of anything: 10^12 images would end the machine."""
         most = 2**63 - 1 if info.field_name == "seed" else MAX_ROWS
         for number in value if isinstance(value, tuple) else (value,):
             if isinstance(number, int | float) and number > most:
                 raise ValueError(f"expected at most {most}")
+            if number != number or number == float("-inf"):
+                raise ValueError("expected a finite number")
         return value
 
     @classmethod

@@ -69,7 +69,8 @@ class BoundedLoader(yaml.SafeLoader):
             raise
         # what Python's own parsers of numbers, dates and truth values raise
         except (ValueError, LookupError, AttributeError, TypeError, ArithmeticError):
-            self.refuse(f"expected {node.tag.rpartition(':')[2]}, got {shown(node.value, 60)}", node)
+            got = shown(node.value, 60) if isinstance(node, ScalarNode) else f"a {node.id}"
+            self.refuse(f"expected {node.tag.rpartition(':')[2]}, got {got}", node)
 
     @staticmethod
     def refuse(problem: str, where: Any) -> None:

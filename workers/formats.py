@@ -103,9 +103,12 @@ def read_images(
 
 
 def unique_class_names(class_names: Sequence[str]) -> list[str]:
-    """Names as ClassLabel wants them: one that stands twice (ImageNet's "crane") gets its label appended."""
-    counts = Counter(class_names)
-    return [name if counts[name] == 1 else f"{name} ({label})" for label, name in enumerate(class_names)]
+    """Names as ClassLabel wants them: one that stands twice (ImageNet's "crane") gets its label appended, and again
+    where another class is called just so."""
+    names = list(class_names)
+    while twice := {name for name, count in Counter(names).items() if count > 1}:
+        names = [f"{name} ({label})" if name in twice else name for label, name in enumerate(names)]
+    return names
 
 
 def _columns(shard: EncodedShard, fmt: DatasetFormat) -> pa.Table:

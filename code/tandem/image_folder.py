@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from tandem.errors import InputError
-from tandem.user_files import shown
+from tandem.user_files import cause_of, shown
 
 SUFFIXES = frozenset([".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pnm"])
 SYSTEM = frozenset(("__MACOSX", "@eaDir", "lost+found", "$RECYCLE.BIN", "System Volume Information"))
@@ -127,7 +127,7 @@ def read_image(path: Path) -> NDArray[np.uint8]:
         raise InputError(f"{path}: not an image, whatever its name says") from None
     # Pillow's decoders raise these for damaged files
     except (OSError, SyntaxError, ValueError, TypeError, EOFError, struct.error, Image.DecompressionBombError) as error:
-        raise InputError(f"{path}: {' '.join(str(error).split()) or type(error).__name__}") from None
+        raise InputError(f"{path}: {shown(cause_of(error)) or type(error).__name__}") from None
 
 
 def on_white(image: Image.Image) -> Image.Image:

@@ -63,8 +63,10 @@ def cause_of(error: Exception) -> str:
 
 
 def shown(value: object, limit: int = MAX_SHOWN) -> str:
-    """A path or another value in a message, the middle of a long one left out."""
+    """A path or another value in a message: on one line, and of a long one both ends."""
     text = str(value)
+    if not text.isprintable():
+        text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text[: 2 * limit])
     return text if len(text) <= limit else f"{text[: limit // 2]}...{text[-limit // 2 :]}"
 
 

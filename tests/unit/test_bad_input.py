@@ -27,10 +27,11 @@ from tandem.config import to_dict
 from tandem.errors import InputError, JobError, LabelError, TandemError
 from tandem.image_folder import list_image_folder
 from tandem.training import LoopConfig, TrainingLoop
-from tandem.user_files import MAX_DEPTH, parse_json
+from tandem.user_files import MAX_DEPTH, parse_json, shown
 from tandem.weights import open_all, open_checkpoint
 from workers.class_files import read_class_names
 from workers.drafts import open_drafts
+from workers.formats import unique_class_names
 from workers.manifest import Manifest
 from workers.models import resolve_models
 from workers.seal import open_sealed, seal
@@ -258,3 +259,15 @@ def test_messages_show_a_part_of_long_values(tmp_path):
     with pytest.raises(LabelError) as caught:
         read_class_names(str(tmp_path / "names.json"), 4)
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 600
+
+
+def test_names_of_a_class_label_are_unique_whatever_classes_are_called():
+    assert unique_class_names(("crane", "ant", "crane")) == ["crane (0)", "ant", "crane (2)"]
+    odd = ("crane", "crane (0)", "crane", "crane (0) (0)", "null", "1", "[a]")
+    names = unique_class_names(odd)
+    assert len(set(names)) == len(odd) and names[4:] == ["null", "1", "[a]"]
+
+
+def test_values_in_messages_are_one_line():
+    assert shown("a\nb\0\ud800é") == r"a\nb\x00\ud800é"
+    assert shown("x" * 1000) == "x" * 100 + "..." + "x" * 100 and len(shown("\n" * 1000)) < 210

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from jobs.checkpoints import InspectSpec
 from jobs.cli import COMMANDS
+from jobs.flags import leaves
 from jobs.generate import GenerateSpec
 from jobs.plan import PlanSpec
 from jobs.spec import as_flags, join, parse, split
@@ -212,7 +213,9 @@ def test_no_number_is_larger_than_a_job_can_have(command):
     spec = getattr(importlib.import_module(COMMANDS[command].module), COMMANDS[command].spec)
     for name in spec.model_fields:
         huge = 2**64 if name == "seed" else 10**12
-        for value in (huge, (huge,)):
+        kinds = [kind for kind, _ in leaves(spec.model_fields[name].annotation)]
+        odd = [float("inf"), float("-inf"), float("nan")] if float in kinds else []
+        for value in (huge, (huge,), *odd, *((number,) for number in odd)):
             with pytest.raises(ValidationError) as caught:
                 spec.model_validate({name: value})
             problems = {error["loc"][0]: error for error in caught.value.errors() if error["loc"]}
