@@ -21,6 +21,7 @@ import pyarrow.types as pt
 
 from tandem.errors import LabelError
 from tandem.user_files import parse_json, repeated, shown
+from workers.layout import MAX_ROWS
 
 MAX_COLUMNS = 1000  # keys inside objects included: a row with keys of its own makes cells in all others
 TEXT_ROWS = 1000  # of text, as Python objects
@@ -32,6 +33,8 @@ def read_parquet(path: Path, where: str) -> Iterator[pa.Table]:
     """Row groups of a parquet file, with their types."""
     with pq.ParquetFile(path) as file:
         check_unique(file.schema_arrow.names, where)
+        if file.metadata.num_rows > MAX_ROWS:
+            raise LabelError(f"{where}: expected at most {MAX_ROWS} rows, got {file.metadata.num_rows}")
         for batch in file.iter_batches():
             yield pa.Table.from_batches([batch])
 

@@ -12,9 +12,10 @@ from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 from tandem.errors import InputError
 from tandem.user_files import MAX_DEPTH, read_text, repeated, shown
 
-MAX_BYTES = 1 << 20  # of a file; PyYAML reads some 100 kB a second
-MAX_VALUES = 100_000  # once aliases are replaced by what they stand for
+MAX_BYTES = 512 << 10  # of a file
+MAX_VALUES = 20_000  # once aliases are replaced by what they stand for; PyYAML makes some 10,000 a second
 MAX_SCALAR = 4_000  # characters of a number, a date or another value that is not text
+TOO_MANY = f"expected at most {MAX_VALUES:,} values, aliases included, got more"
 TEXT_TAGS = ("tag:yaml.org,2002:str", "tag:yaml.org,2002:binary")
 
 
@@ -26,10 +27,12 @@ class BoundedLoader(yaml.SafeLoader):
     """PyYAML's safe loader, which refuses depth, aliases that multiply or contain themselves, and keys that stand
     twice. Its errors are yaml.YAMLError."""
 
-    depth = 0
+    depth, values = 0, 0
 
     def compose_node(self, parent: Node | None, index: Any) -> Node | None:
-        self.depth += 1
+        self.depth, self.values = self.depth + 1, self.values + 1
+        if self.values > MAX_VALUES:
+            self.refuse(TOO_MANY, self.peek_event())
         if self.depth > MAX_DEPTH:
             self.refuse(f"expected at most {MAX_DEPTH} levels of nested values, got more", self.peek_event())
         node: Node | None = super().compose_node(parent, index)
@@ -55,7 +58,7 @@ class BoundedLoader(yaml.SafeLoader):
                 self.refuse(f"expected every key once, got {twice} twice or more", node)
         total = 1 + sum(self.count(inner, sizes) for inner in parts(node))
         if total > MAX_VALUES:
-            self.refuse(f"expected at most {MAX_VALUES:,} values, aliases included, got more", node)
+            self.refuse(TOO_MANY, node)
         sizes[id(node)] = total
         return total
 

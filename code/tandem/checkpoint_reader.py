@@ -23,7 +23,7 @@ from safetensors import SafetensorError, safe_open
 from torch.serialization import safe_globals
 
 from tandem.errors import CheckpointError
-from tandem.user_files import parse_json
+from tandem.user_files import MAX_TEXT_BYTES, parse_json
 
 METADATA_KEY = "tandem"
 MAX_HEADER_BYTES = 100_000_000  # of a safetensors file, as its library has it
@@ -152,7 +152,9 @@ def read_safetensors(path: Path, size: int, header_bytes: int) -> tuple[Any, dic
             raise CheckpointError(f"{path}: {what}", DOWNLOAD_AGAIN) from error
         raise CheckpointError(f"{path}: not a readable safetensors file: {one_line(error)}", DOWNLOAD_AGAIN) from error
     try:
-        header = parse_json(metadata.get(METADATA_KEY, "{}"))
+        if len(text := metadata.get(METADATA_KEY, "{}")) > MAX_TEXT_BYTES:
+            raise ValueError(f"expected at most {MAX_TEXT_BYTES:,} characters, got {len(text):,}")
+        header = parse_json(text)
     except ValueError as error:
         raise CheckpointError(f"{path}: its header: {one_line(error)}") from error
     if not isinstance(header, dict):
@@ -167,6 +169,8 @@ def expected_size(path: Path, header_bytes: int) -> int | None:
         raw = file.read(header_bytes)
     if len(raw) < header_bytes:
         return 8 + header_bytes
+    if len(raw) > MAX_TEXT_BYTES:
+        return None
     try:
         entries = cast(dict[str, Any], json.loads(raw))
         ends = [entry["data_offsets"][1] for name, entry in entries.items() if name != "__metadata__"]

@@ -8,6 +8,7 @@ dictionaries and under whatever prefix: `{'trainer': {'var_wo_ddp': ...}}` of VA
 from __future__ import annotations
 
 import re
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,6 +23,7 @@ WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_
 AVERAGE = re.compile(r"(^|[_.])(ema|swa|avg|averaged?|shadow)\d*([_.]|$)", re.IGNORECASE)
 SCALE_MUL = re.compile(r"(blocks\.\d+\.attn\.)scale_mul\w*")
 DEEPEST = 8  # levels of dictionaries
+MAX_PARTS = 64  # models in one dictionary: each tensor is held against each
 
 
 @dataclass(frozen=True)
@@ -50,9 +52,9 @@ def find_parts(loaded: Any) -> list[Part]:
 def state_dicts(loaded: Any) -> Iterator[tuple[tuple[str, ...], dict[str, Tensor]]]:
     """The dictionaries that hold tensors by name, each with the keys that lead to it."""
     seen: set[int] = set()
-    waiting: list[tuple[tuple[str, ...], Any]] = [((), loaded)]
+    waiting: deque[tuple[tuple[str, ...], Any]] = deque([((), loaded)])
     while waiting:
-        keys, value = waiting.pop(0)
+        keys, value = waiting.popleft()
         if not isinstance(value, Mapping) or id(value) in seen:
             continue
         seen.add(id(value))
@@ -70,6 +72,8 @@ def split(keys: tuple[str, ...], tensors: dict[str, Tensor]) -> list[Part]:
         for kind, marker in MARKERS.items():
             if f".{unwrapped(name)}".endswith(f".{marker}"):
                 found[name[: name.rindex(marker.partition(".")[0])]] = kind
+    if len(found) > MAX_PARTS:
+        raise CheckpointError(f"expected at most {MAX_PARTS} models, got {len(found)}")
     members: dict[str, dict[str, Tensor]] = {prefix: {} for prefix in found}
     for name, tensor in tensors.items():
         owners = [prefix for prefix in found if name.startswith(prefix)]

@@ -271,3 +271,16 @@ def test_names_of_a_class_label_are_unique_whatever_classes_are_called():
 def test_values_in_messages_are_one_line():
     assert shown("a\nb\0\ud800é") == r"a\nb\x00\ud800é"
     assert shown("x" * 1000) == "x" * 100 + "..." + "x" * 100 and len(shown("\n" * 1000)) < 210
+
+
+def test_a_file_of_too_many_models_is_refused(tmp_path):
+    torch.save({f"{i}.word_embed.weight": torch.zeros(1) for i in range(65)}, tmp_path / "x.pth")
+    with pytest.raises(InputError, match=r"x\.pth: expected at most 64 models, got 65"):
+        open_all(tmp_path / "x.pth")
+
+
+def test_a_table_of_too_many_rows_is_refused_by_its_footer(tmp_path, monkeypatch):
+    monkeypatch.setattr("jobs.label_tables.MAX_ROWS", 3)
+    pq.write_table(pa.table({"label": [1] * 4}), tmp_path / "rows.parquet")
+    with pytest.raises(LabelError, match=r"rows\.parquet: expected at most 3 rows, got 4"):
+        read_label_file(str(tmp_path / "rows.parquet"), NAMES)

@@ -30,8 +30,9 @@ MERGES = "a: &a {x: 1}\n" + "".join(
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (LAUGHS, "line 6: expected at most 100,000 values, aliases included, got more"),
-        (MERGES, "line 6: expected at most 100,000 values"),
+        (LAUGHS, "line [56]: expected at most 20,000 values, aliases included, got more"),
+        (MERGES, "line [56]: expected at most 20,000 values"),
+        ("out: [" + "a," * 500_000 + "]", "line 1: expected at most 20,000 values"),
         ("out: &a [*a]", "line 1: expected aliases of other values, got one of what contains it"),
         ("out: " + "[" * 100_000, f"line 1: expected at most {MAX_DEPTH} levels of nested values"),
         ("".join(" " * i + "a:\n" for i in range(1000)), f"line {MAX_DEPTH}: expected at most {MAX_DEPTH} levels"),
@@ -45,7 +46,7 @@ MERGES = "a: &a {x: 1}\n" + "".join(
         ("out: !!int " + "1" * 5000, "line 1: expected at most 4000 characters, got 5000"),
         ("out: [1", "line 1: is not YAML: expected ',' or ']', but got '<stream end>'"),
         ("out: *b", "line 1: is not YAML: found undefined alias 'b'"),
-        ("seed: 1 #" + "x" * 3_000_000, "expected at most 1,048,576 bytes of text, got more"),
+        ("seed: 1 #" + "x" * 3_000_000, "expected at most 524,288 bytes of text, got more"),
     ],
     ids=lambda value: repr(value)[:20],
 )
@@ -56,7 +57,7 @@ def test_yaml_is_read_within_bounds(reader, text, message, tmp_path):
     with pytest.raises(InputError, match=message) as caught:
         READERS[reader](str(path))
     assert "unicode string" not in str(caught.value) and len(str(caught.value)) < 600
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 10
 
 
 def test_an_option_in_both_spellings_is_refused(tmp_path):
