@@ -72,7 +72,7 @@ class BoundedLoader(yaml.SafeLoader):
             raise
         # what Python's own parsers of numbers, dates and truth values raise
         except (ValueError, LookupError, AttributeError, TypeError, ArithmeticError):
-            got = shown(node.value, 60) if isinstance(node, ScalarNode) else f"a {node.id}"
+            got = shown(node.value, 60) if isinstance(node, ScalarNode) else "other values"
             self.refuse(f"expected {node.tag.rpartition(':')[2]}, got {got}", node)
 
     @staticmethod
