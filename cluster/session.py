@@ -21,6 +21,7 @@ from ray.autoscaler.v2.schema import ClusterStatus
 from ray.autoscaler.v2.sdk import get_cluster_status
 from ray.core.generated.autoscaler_pb2 import GetClusterStatusReply  # type: ignore[attr-defined]
 
+from cluster.joining import JOIN_TIMEOUT_S, check_answers
 from cluster.nodes import ACCELERATOR_LABEL, RAY_JOB, Labels, Node
 from tandem.errors import JobError, PlacementError
 
@@ -70,6 +71,7 @@ def open_session(
     try:
         with without_log_level_line(), our_code_first():
             if address:
+                check_answers(address)
                 ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
             else:
                 start_local(logical_gpus, min_cpus, object_store_bytes)
@@ -77,6 +79,8 @@ def open_session(
         raise PlacementError(
             f"no Ray cluster answers at {address}", "start one with: ray start --head, or drop --address"
         ) from error
+    except PlacementError:
+        raise
     except Exception as error:  # Ray raises bare exceptions when one of its processes does not come up
         raise why_not_started(error) from error
     try:
@@ -93,7 +97,9 @@ def about_to_open(address: str | None) -> str:
     check_address(address)
     if ray.is_initialized():
         return "Ray runs in this process"
-    return f"joining the Ray cluster at {address}" if address else "starting Ray on this machine"
+    if address:
+        return f"joining the Ray cluster at {address}, tried for up to {JOIN_TIMEOUT_S} s"
+    return "starting Ray on this machine"
 
 
 def check_address(address: str | None) -> None:

@@ -1,11 +1,14 @@
 """Joining or starting a cluster: what is said where that cannot be."""
 
 import os
+import socket
+import time
 from pathlib import Path
 
 import pytest
 
-from cluster.session import ROOT, check_address, open_session, our_code_first, why_not_started
+from cluster.joining import JOIN_TIMEOUT_S, check_answers
+from cluster.session import ROOT, about_to_open, check_address, open_session, our_code_first, why_not_started
 from tandem.errors import JobError, PlacementError
 
 
@@ -30,6 +33,30 @@ def test_an_address_to_send_jobs_to_is_no_cluster_to_join(address, dashboard, mo
 @pytest.mark.parametrize("address", [None, "auto", "local", "127.0.0.1:6379"])
 def test_other_addresses_are_rays_to_find(address):
     check_address(address)
+
+
+@pytest.mark.parametrize("listens", [False, True], ids=["closed", "silent"])
+def test_an_address_where_nobody_answers_is_one_line_in_bounded_time(listens):
+    """827 s before. A port that takes connections and says nothing is no cluster either."""
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        if listens:
+            server.listen()
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        began = time.monotonic()
+        with pytest.raises(PlacementError, match=r"no Ray cluster answers at .*, tried for 0\.5 s") as caught:
+            check_answers(address, timeout_s=0.5)
+        assert time.monotonic() - began < 10
+        assert "ray start --head" in (caught.value.hint or "")
+
+
+def test_a_cluster_of_our_own_is_not_asked():
+    check_answers("local", timeout_s=0)
+
+
+def test_the_joining_line_says_for_how_long(monkeypatch):
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
+    assert about_to_open("192.0.2.1:6379").endswith(f"at 192.0.2.1:6379, tried for up to {JOIN_TIMEOUT_S} s")
 
 
 def test_a_folder_that_is_too_long_for_sockets_names_the_remedy(monkeypatch):
