@@ -21,6 +21,7 @@ from ray.autoscaler.v2.schema import ClusterStatus
 from ray.autoscaler.v2.sdk import get_cluster_status
 from ray.core.generated.autoscaler_pb2 import GetClusterStatusReply  # type: ignore[attr-defined]
 
+from cluster.health import watched
 from cluster.joining import JOIN_TIMEOUT_S, check_answers
 from cluster.nodes import ACCELERATOR_LABEL, RAY_JOB, Labels, Node
 from tandem.errors import JobError, PlacementError
@@ -59,7 +60,8 @@ def open_session(
 
     `logical_gpus` are offered by a local cluster on a machine without GPUs; `min_cpus` is the least number of
     logical CPUs it gets; its object store has `object_store_bytes` or as much of that as the memory allows.
-    A session that is already open in this process is used as it is.
+    A session that is already open in this process is used as it is. The process ends with exit code 1 and a line
+    once Ray is gone.
     """
     address = address or os.environ.get("RAY_ADDRESS")
     check_address(address)
@@ -86,7 +88,8 @@ def open_session(
     try:
         if address and RAY_JOB not in os.environ:  # the code of a submitted job travels with it
             check_code()
-        yield describe_cluster(address or "local", address is not None)
+        with watched():
+            yield describe_cluster(address or "local", address is not None)
     finally:
         ray.shutdown()
 

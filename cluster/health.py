@@ -1,0 +1,120 @@
+"""Whether the Ray that a session runs on is still there. Ray's own client waits for good, or ends without a word."""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import ray
+from ray._private import worker
+from ray._raylet import GcsClient  # type: ignore[attr-defined]
+from ray.core.generated.gcs_pb2 import GcsNodeInfo  # type: ignore[attr-defined]
+
+LOOK_EVERY_S = 1.0
+REPLY_TIMEOUT_S = 5.0
+# Without an answer of the GCS. After 60 s Ray ends the process by itself, without a line
+GCS_SILENCE_S = 45.0
+HINT = "what a job has committed is kept, the same command goes on from there; Ray's logs are in "
+
+
+@dataclass
+class Health:
+    """The parts of Ray that this process cannot do without. Times are `time.monotonic` seconds.
+
+    Attributes:
+        processes: process ids of those that run on this machine, by name.
+        node_is_alive: whether the GCS holds this machine for alive; RpcError where it does not answer.
+    """
+
+    processes: dict[str, int]
+    node_is_alive: Callable[[], bool]
+    logs: str = ""  # their folder
+    heard: float = field(default_factory=time.monotonic)
+    stopped: set[str] = field(default_factory=set)
+
+    def look(self) -> tuple[str | None, list[str]]:
+        """Why the session is lost, if it is, and what is new."""
+        news = []
+        for name, pid in self.processes.items():
+            state = process_state(pid)
+            if state in ("", "X", "Z"):
+                return f"Ray's {name} on this machine (process {pid}) has ended", news
+            if state == "T" and name not in self.stopped:
+                news.append(f"warning: Ray's {name} on this machine (process {pid}) is stopped: kill -CONT {pid}")
+            (self.stopped.add if state == "T" else self.stopped.discard)(name)
+        try:
+            alive = self.node_is_alive()
+        except ray.exceptions.RpcError:
+            silence = time.monotonic() - self.heard
+            return (f"Ray's GCS has not answered for {silence:.0f} s" if silence > GCS_SILENCE_S else None), news
+        self.heard = time.monotonic()
+        return (None if alive else "Ray has given this machine up: its raylet did not answer in time"), news
+
+
+def process_state(pid: int) -> str:
+    """The letter of its state in /proc (T: stopped, Z: ended), or nothing where there is no such process."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return ""
+
+
+def local_processes() -> dict[str, int]:
+    """The raylet of this machine and, where this process started them, the other servers of Ray."""
+    if not Path("/proc/self/stat").exists():
+        return {}
+    node = worker._global_node
+    found = {}
+    with suppress(OSError), socket.socket(socket.AF_UNIX) as client:
+        client.connect(node.raylet_socket_name)
+        peer = client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+        found["raylet"] = struct.unpack("3i", peer)[0]
+    for started in node.all_processes.get("gcs_server", []):
+        found["GCS"] = started.process.pid
+    return {name: pid for name, pid in found.items() if pid}  # 0: in another container
+
+
+def health_of_session() -> Health:
+    """That of the Ray which this process has joined."""
+    context = ray.get_runtime_context()
+    client, node_id = GcsClient(context.gcs_address), context.get_node_id()
+
+    def node_is_alive() -> bool:
+        nodes = client.get_all_node_info(timeout=REPLY_TIMEOUT_S)
+        return any(info.node_id.hex() == node_id and info.state == GcsNodeInfo.ALIVE for info in nodes.values())
+
+    return Health(local_processes(), node_is_alive, worker._global_node.get_logs_dir_path())
+
+
+@contextmanager
+def watched() -> Iterator[None]:
+    """A context in which the process ends with exit code 1 and a line that says why once Ray is gone.
+
+    It ends at once: calls into Ray may never return then, and what a job has not committed is made again.
+    """
+    health, over = health_of_session(), threading.Event()
+
+    def watch() -> None:
+        while not over.wait(LOOK_EVERY_S):
+            lost, news = health.look()
+            for line in news:
+                print(line, file=sys.stderr, flush=True)
+            if lost and not over.is_set():
+                print(f"error: {lost}\nhint: {HINT}{health.logs}", file=sys.stderr, flush=True)
+                with suppress(Exception):
+                    worker._global_node.kill_all_processes(check_alive=False, allow_graceful=False)
+                os._exit(1)
+
+    threading.Thread(target=watch, name="health", daemon=True).start()
+    try:
+        yield
+    finally:
+        over.set()

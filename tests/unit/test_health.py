@@ -1,0 +1,77 @@
+"""What is said when parts of Ray are gone, with processes of our own in their place."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+
+import pytest
+import ray
+
+from cluster import health
+from cluster.health import GCS_SILENCE_S, Health, process_state
+
+
+@pytest.fixture
+def process() -> Iterator[subprocess.Popen]:
+    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    yield child
+    child.kill()
+    child.wait()
+
+
+def wait_for(pid: int, state: str) -> None:
+    while process_state(pid) not in state:
+        time.sleep(0.01)
+
+
+def test_a_part_that_has_ended_loses_the_session_also_before_it_is_reaped(process):
+    session = Health({"raylet": process.pid}, lambda: True)
+    assert session.look() == (None, [])
+    process.kill()
+    wait_for(process.pid, "Z")
+    line = f"Ray's raylet on this machine (process {process.pid}) has ended"
+    assert session.look() == (line, [])
+    process.wait()
+    assert session.look() == (line, [])
+
+
+def test_a_stopped_part_is_named_once_each_time(process):
+    session = Health({"raylet": process.pid}, lambda: True)
+    for _ in range(2):
+        os.kill(process.pid, signal.SIGSTOP)
+        wait_for(process.pid, "T")
+        line = f"warning: Ray's raylet on this machine (process {process.pid}) is stopped: kill -CONT {process.pid}"
+        assert session.look() == (None, [line])
+        assert session.look() == (None, [])
+        os.kill(process.pid, signal.SIGCONT)
+        wait_for(process.pid, "RS")
+        assert session.look() == (None, [])
+
+
+def test_a_machine_that_ray_has_given_up_loses_the_session():
+    assert Health({}, lambda: False).look()[0] == "Ray has given this machine up: its raylet did not answer in time"
+
+
+def test_silence_of_the_gcs_is_waited_out_for_less_time_than_ray_itself_waits(monkeypatch):
+    now, answers = [100.0], [False]
+
+    def node_is_alive() -> bool:
+        if not answers[0]:
+            raise ray.exceptions.RpcError("deadline exceeded")
+        return True
+
+    monkeypatch.setattr(health.time, "monotonic", lambda: now[0])
+    session = Health({}, node_is_alive)
+    assert GCS_SILENCE_S < 60
+    now[0] += GCS_SILENCE_S
+    assert session.look() == (None, [])
+    answers[0] = True
+    assert session.look() == (None, [])
+    answers[0] = False
+    now[0] += GCS_SILENCE_S
+    assert session.look() == (None, [])
+    now[0] += 1
+    assert session.look() == ("Ray's GCS has not answered for 46 s", [])
