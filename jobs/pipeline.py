@@ -10,7 +10,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import combinations
 from typing import TYPE_CHECKING, Any, Protocol
@@ -26,9 +26,11 @@ from cluster.plan import Placement
 from jobs.flow import SHARDS_IN_FLIGHT, Flow, StageState, watch
 from jobs.labels import LabelRows
 from jobs.pools import Pool, where, where_to_write
+from jobs.watchdog import Limits
 from tandem.errors import JobError, OutputError
 from workers.commit import Format, store_shard
 from workers.encoder import Encoder
+from workers.ledger import NO_LEDGER, Ledger
 from workers.manifest import Manifest
 from workers.records import (
     Read,
@@ -66,6 +68,7 @@ class Pipeline:
     write: ShardSink
     gpus_per_replica: int
     shard_bytes: int  # of what the last pool hands to the sink
+    limits: Limits = field(default_factory=Limits)
 
     @property
     def most_bytes(self) -> int:
@@ -98,7 +101,7 @@ class Pipeline:
         for pool, state in zip(pools, flow.stages, strict=False):
             dataset = dataset.map_batches(
                 type(pool.name, (StageActor,), {}),  # Ray's views and process titles show the name
-                fn_constructor_args=(pool.takes, pool.stages, pool.further, pool.passes),
+                fn_constructor_args=(pool.takes, pool.stages, pool.further, pool.passes, Ledger(flow.key, pool.name)),
                 batch_size=1,
                 batch_format="numpy",
                 compute=ActorPoolStrategy(
@@ -110,7 +113,7 @@ class Pipeline:
                 num_gpus=self.gpus_per_replica,
                 num_cpus=0,  # actors set their own threads; a CPU each could starve the writing tasks
             )
-        finish = partial(write_shard, write=self.write)
+        finish = partial(write_shard, write=self.write, ledger=Ledger(flow.key, "write"))
         beside = where_to_write(self.pools[-1])
         dataset = dataset.map_batches(finish, batch_size=1, batch_format="numpy", num_cpus=1, **beside)
         try:
@@ -149,18 +152,22 @@ class ShardSink(Protocol):
         """Put the shard away, and add what was done to `spans`."""
 
 
-def write_shard(row: Row, write: ShardSink) -> Row:
+def write_shard(row: Row, write: ShardSink, ledger: Ledger = NO_LEDGER) -> Row:
     """The end of a pipeline: puts the shard away and tells the driver."""
     if is_failed(row):
         return row
     shard, spans = from_row(row, write.takes)
     before = len(spans)
-    try:
-        write(shard, spans)
-    except OutputError:  # the place is at fault, not the shard
-        raise
-    except Exception as error:
-        return failed_row(shard.shard, "write", error)
+    with ledger.turn(f"shard {shard.shard}", replica_name()) as turn:
+        if turn.given_up:
+            return failed_row(shard.shard, "write", JobError(turn.given_up))
+        turn.enter("write")
+        try:
+            write(shard, spans)
+        except OutputError:  # the place is at fault, not the shard
+            raise
+        except Exception as error:
+            return failed_row(shard.shard, "write", error)
     for span in spans[before:]:
         stage_metrics().observe(span, len(shard))
     done = empty_shard(shard.shard)

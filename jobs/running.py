@@ -10,6 +10,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+from ray.exceptions import RpcError
+
 import tandem
 from cluster.plan import Placement
 from cluster.session import Session, about_to_open, num_unplaced, open_session, why_unplaced
@@ -24,6 +26,7 @@ from jobs.progress import RunProgress, busy_shares, overlap_s, print_summary, sa
 from jobs.start_up import StartUp
 from jobs.store_watch import watch_store
 from jobs.throughput import Throughput
+from jobs.watchdog import watching
 from tandem.class_names import ClassNames
 from tandem.errors import JobError
 from workers import layout
@@ -177,7 +180,10 @@ def make_shards(pipeline: Pipeline, todo: list[int], total: int, max_failed: int
     warned: dict[str, None] = {}  # in their order
     todo_rows = sum(len(pipeline.plan.indices(shard)) for shard in todo)
     flow = pipeline.flow(len(todo))
-    with RunProgress(total, total - todo_rows, flow, partial(why_lacking, pipeline, flow)) as progress:
+    with (
+        RunProgress(total, total - todo_rows, flow, partial(why_lacking, pipeline, flow)) as progress,
+        watching(flow.key, pipeline.limits) as watchdog,
+    ):
         for shard in pipeline.run(todo, flow) if todo else ():
             if isinstance(shard, StoredShard):
                 spans += shard.spans
@@ -186,6 +192,7 @@ def make_shards(pipeline: Pipeline, todo: list[int], total: int, max_failed: int
                         say(f"warning: {warning}")
                     warned[warning] = None
                 progress.add(shard.num_rows, shard.spans)
+                watchdog.learn(shard.spans)
             else:
                 failed[shard.shard] = shard.cause
                 check_failures(failed, max_failed)
@@ -225,9 +232,14 @@ def check_failures(failed: Mapping[int, str], max_failed: int) -> None:
 def why_lacking(pipeline: Pipeline, flow: Flow, stage: StageState) -> str | None:
     """Why replicas of a stage are not there: no GPU for them. None where they are only loading."""
     pool = next((pool for pool in pipeline.pools if pool.name == stage.name), None)
-    if pool is None or not pipeline.gpus_per_replica or num_unplaced() <= flow.optional:
+    if pool is None or not pipeline.gpus_per_replica:
         return None
-    return why_unplaced(f"{stage.short} of {stage.needed} {stage.name} replicas", pool.nodes)
+    try:
+        if num_unplaced() <= flow.optional:
+            return None
+        return why_unplaced(f"{stage.short} of {stage.needed} {stage.name} replicas", pool.nodes)
+    except RpcError:  # asked again soon
+        return None
 
 
 def read_rows(options: RowOptions, classes: ClassNames) -> LabelRows:

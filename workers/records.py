@@ -20,7 +20,8 @@ import pyarrow as pa
 import ray
 from ray.util.metrics import Counter, Histogram
 
-from tandem.errors import OutputError, TandemError, TandemWarning
+from tandem.errors import JobError, OutputError, TandemError, TandemWarning
+from workers.ledger import LOADING, NO_LEDGER, Ledger, Turn
 from workers.shards import FailedShard, ShardRows
 
 Row = dict[str, np.ndarray]
@@ -172,10 +173,15 @@ class StageActor:
         factories: Sequence[Callable[[], Stage]],
         further: Sequence[Callable[[], Stage]] = (),
         passes: type[ShardRows] | None = None,
+        ledger: Ledger = NO_LEDGER,
     ):
         self.kind, self.passes, self.warned = kind, passes, keep_warnings()
-        self.stages = [factory() for factory in (*factories, *(further if FINISHER in os.environ else ()))]
-        self.replica = replica_name()
+        self.replica, self.ledger = replica_name(), ledger
+        with ledger.loading(self.replica) as turn:
+            if turn.given_up:
+                raise JobError(f"{ledger.pool}: an actor does not start: {turn.given_up}")
+            turn.enter(LOADING)
+            self.stages = [factory() for factory in (*factories, *(further if FINISHER in os.environ else ()))]
 
     def __call__(self, row: Row) -> Row:
         shard: ShardRows
@@ -186,7 +192,15 @@ class StageActor:
             return row
         else:
             shard, spans = from_row(row, self.kind)
+        with self.ledger.turn(f"shard {shard.shard}", self.replica) as turn:
+            if turn.given_up:
+                return failed_row(shard.shard, self.ledger.pool, JobError(turn.given_up), self.warned)
+            return self.work(shard, spans, turn)
+
+    def work(self, shard: ShardRows, spans: list[Span], turn: Turn) -> Row:
+        """Run the stages on a shard, in order."""
         for stage in self.stages:
+            turn.enter(stage.name)
             began = time.time()
             try:
                 shard = stage(shard)

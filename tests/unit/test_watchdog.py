@@ -1,0 +1,121 @@
+"""What a run says and does about shards that take too long, by a clock of our own."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from jobs.watchdog import Limits, Watchdog
+from workers.ledger import LOADING, Entry
+from workers.records import Span
+
+LIMITS = Limits()
+ENTRY = Entry("refine", "shard 7", "refine", "aaaaaaaa/gpu1", "aa", 42)
+
+
+class Run:
+    """A watchdog over entries that a test sets."""
+
+    def __init__(self, limits: Limits = LIMITS) -> None:
+        self.entries: dict[bytes, Entry] = {}
+        self.ended: list[int] = []
+        self.nodes = {"aa"}
+        self.watchdog = Watchdog(
+            lambda: dict(self.entries), self.nodes.__contains__, lambda entry: self.ended.append(entry.pid), limits
+        )
+
+    def see(self, *entries: Entry, seconds: int = 1) -> None:
+        """Let this be under way for so long."""
+        self.entries = {f"{entry.pool}:{entry.task}".encode(): entry for entry in entries}
+        for _ in range(seconds):
+            self.watchdog.look(1.0)
+
+
+def spans(**seconds: float) -> list[Span]:
+    return [Span(stage, "x", 100.0, 100.0 + took) for stage, took in seconds.items()]
+
+
+@pytest.fixture
+def run() -> Run:
+    return Run()
+
+
+def test_an_overdue_shard_is_named_once_and_its_process_is_replaced(run, capsys):
+    run.watchdog.learn(spans(refine=2.0))
+    run.watchdog.learn(spans(refine=10.0, draft=1.0))
+    run.see(ENTRY, seconds=51)
+    assert capsys.readouterr().err == "" and not run.ended
+    run.see(ENTRY)
+    line = "warning: shard 7 has been in refine for {} s (process 42 of aaaaaaaa/gpu1); the longest so far took 10.0 s"
+    assert capsys.readouterr().err == line.format(51) + "\n"
+    run.see(ENTRY, seconds=149)
+    assert capsys.readouterr().err == "" and not run.ended
+    run.see(ENTRY)
+    assert capsys.readouterr().err == line.format(201) + ": the process is replaced\n" and run.ended == [42]
+    run.see(ENTRY, seconds=200)
+    assert run.ended == [42, 42], "it did not end, and is ended again"
+
+
+def test_the_next_process_has_twice_the_time_and_its_predecessors_end_is_no_news(run, capsys):
+    run.watchdog.learn(spans(refine=10.0))
+    run.see(ENTRY, seconds=202)
+    capsys.readouterr()
+    again = replace(ENTRY, pid=43, deaths=("aa",))
+    run.see(again, seconds=101)
+    assert capsys.readouterr().err == ""
+    run.see(again, seconds=300)
+    assert run.ended == [42]
+    run.see(again)
+    assert run.ended == [42, 43]
+
+
+@pytest.mark.parametrize(
+    ("stage", "longest", "warn_s", "replace_s"),
+    [
+        ("draft", 0.1, LIMITS.warn[0], LIMITS.replace[0]),
+        ("draft", 100.0, 500.0, 2000.0),
+        ("draft", None, LIMITS.warn_first, LIMITS.replace_first),
+        ("write", 0.1, LIMITS.warn[0], LIMITS.replace_write),
+        ("write", None, LIMITS.warn_first, LIMITS.replace_write),
+        (LOADING, None, LIMITS.warn_first, LIMITS.replace_loading),
+    ],
+)
+def test_limits_have_floors_and_are_generous_before_anything_is_known(stage, longest, warn_s, replace_s):
+    assert LIMITS.of(stage, longest) == (warn_s, replace_s)
+    assert warn_s < replace_s
+
+
+def test_writing_is_known_from_its_parts(run):
+    run.watchdog.learn([Span("encode", "x", 10.0, 11.0), Span("store", "x", 11.5, 14.0)])
+    assert run.watchdog.longest["write"] == 4.0
+
+
+def test_a_shard_that_moves_on_or_is_over_starts_anew(run, capsys):
+    run.watchdog.learn(spans(refine=0.1, draft=0.1))
+    for stage in ("read", "draft", "refine"):
+        run.see(replace(ENTRY, pool="draft + refine", stage=stage), seconds=31)
+    run.see()
+    run.see(ENTRY, seconds=31)
+    assert capsys.readouterr().err == "" and run.watchdog.seen
+
+
+def test_what_a_lost_node_had_in_hand_is_left_to_ray(run, capsys):
+    run.watchdog.learn(spans(refine=0.1))
+    run.nodes.clear()
+    run.see(ENTRY, seconds=500)
+    assert capsys.readouterr().err == "" and not run.ended
+
+
+def test_each_death_is_said(run, capsys):
+    run.see(ENTRY)
+    run.see(replace(ENTRY, pid=43, deaths=("aa",)), seconds=3)
+    run.see(replace(ENTRY, pid=44, deaths=("aa", "aa")))
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == [f"warning: refine: a process died at shard 7: {n} of 3 times" for n in (1, 2)]
+
+
+def test_an_actor_that_loads_for_long_is_named(run, capsys):
+    run.see(replace(ENTRY, task=f"{LOADING} 0a0b", stage=LOADING), seconds=302)
+    line = "warning: an actor of refine has been in loading for 301 s (process 42 of aaaaaaaa/gpu1)\n"
+    assert capsys.readouterr().err == line

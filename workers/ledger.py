@@ -1,0 +1,175 @@
+"""Who works on which shard, as entries in the key-value store of Ray's GCS.
+
+An entry stands while a process is at a task: a shard, or the loading of an actor's models. The watchdog of a run sees
+how long that lasts. An entry that still stands when the task begins again is that of a process that died at it. Ray
+starts actors again and repeats tasks without end, so whoever takes up a task counts those deaths.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray._private import worker
+from ray.core.generated.gcs_pb2 import GcsNodeInfo  # type: ignore[attr-defined]
+from ray.exceptions import RpcError
+from ray.experimental import internal_kv
+
+NAMESPACE = b"tandem.ledger"
+REPLY_TIMEOUT_S = 10.0
+MOST_DEATHS = 3  # of processes at one task
+TAIL_LINES, TAIL_BYTES = 5, 4096  # of what a process that died had printed
+LOADING = "loading"  # in place of a stage, while an actor starts
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A process at work. `node` is the id of its node, `deaths` are the nodes of those that died at the same task."""
+
+    pool: str
+    task: str
+    stage: str
+    replica: str
+    node: str
+    pid: int
+    deaths: tuple[str, ...] = ()
+
+
+def store() -> Any:
+    """The client of the GCS in this process; None without Ray."""
+    return internal_kv.internal_kv_get_gcs_client()
+
+
+class Turn:
+    """A process at a task. Tasks matter more than entries: a GCS in trouble fails none.
+
+    `given_up` says why the task must not be tried once more, where too many processes have died at it.
+    """
+
+    def __init__(self, run: str, entry: Entry) -> None:
+        self.key, self.entry = f"{run}:{entry.pool}:{entry.task}".encode(), entry
+        self.given_up = ""
+        if before := self.died_before():
+            self.entry = replace(entry, deaths=on_living_nodes((*before.deaths, before.node)))
+            if len(self.entry.deaths) >= MOST_DEATHS:
+                self.given_up = why_given_up(before, len(self.entry.deaths), entry.node)
+
+    def died_before(self) -> Entry | None:
+        """The entry of a process that did not come to the end of this task."""
+        with suppress(RpcError):
+            if store() and (value := store().internal_kv_get(self.key, NAMESPACE, timeout=REPLY_TIMEOUT_S)):
+                before = read_entry(value)
+                return before if (before.node, before.pid) != (self.entry.node, self.entry.pid) else None
+        return None
+
+    def enter(self, stage: str) -> None:
+        """A stage begins."""
+        self.entry = replace(self.entry, stage=stage)
+        if store():
+            with suppress(RpcError):
+                value = json.dumps(asdict(self.entry)).encode()
+                store().internal_kv_put(self.key, value, True, NAMESPACE, timeout=REPLY_TIMEOUT_S)
+
+    def end(self) -> None:
+        if store():
+            with suppress(RpcError):
+                store().internal_kv_del(self.key, False, NAMESPACE, timeout=REPLY_TIMEOUT_S)
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """The entries of one pool of a run."""
+
+    run: str = ""
+    pool: str = ""
+
+    @contextmanager
+    def turn(self, task: str, replica: str) -> Iterator[Turn]:
+        """A context in which this process is at the task."""
+        turn = Turn(self.run, Entry(self.pool, task, "", replica, this_node(), os.getpid()))
+        try:
+            yield turn
+        finally:  # an exception is an end as well
+            turn.end()
+
+    def loading(self, replica: str) -> AbstractContextManager[Turn]:
+        """The same while an actor starts. Started again, it is the same actor."""
+        return self.turn(f"{LOADING} {actor_id()}", replica)
+
+
+NO_LEDGER = Ledger()
+
+
+def this_node() -> str:
+    return str(ray.get_runtime_context().get_node_id()) if store() else ""
+
+
+def actor_id() -> str:
+    return str(ray.get_runtime_context().get_actor_id()) if store() else ""
+
+
+def logs_folder() -> Path:
+    return Path(worker._global_node.get_logs_dir_path())
+
+
+def read_entry(value: bytes) -> Entry:
+    values = json.loads(value)
+    return Entry(**values | {"deaths": tuple(values["deaths"])})
+
+
+def on_living_nodes(deaths: tuple[str, ...]) -> tuple[str, ...]:
+    """Without the processes that died with their node: that was not the task's fault."""
+    try:
+        nodes = store().get_all_node_info(timeout=REPLY_TIMEOUT_S).values()
+    except RpcError:
+        return deaths
+    alive = {info.node_id.hex() for info in nodes if info.state == GcsNodeInfo.ALIVE}
+    return tuple(node for node in deaths if node in alive)
+
+
+def why_given_up(last: Entry, deaths: int, node: str) -> str:
+    """One line: how often and where its processes died, and what the last one had printed."""
+    lines = last_lines(logs_folder(), last.pid) if last.node == node else []
+    said = f"; its last lines: {' | '.join(lines)}" if lines else f"; the logs are on node {last.node[:8]}"
+    who = f"the last one (process {last.pid} of {last.replica}) in {last.stage}"
+    return f"{deaths} processes died at it one after the other, {who}{said}"
+
+
+def last_lines(logs: Path, pid: int) -> list[str]:
+    """The end of what a worker of this node wrote to stderr, or else to stdout."""
+    for stream in ("err", "out"):
+        for path in logs.glob(f"worker-*-{pid}.{stream}"):
+            with path.open("rb") as file:
+                file.seek(max(0, path.stat().st_size - TAIL_BYTES))
+                text = file.read().decode(errors="replace")
+            lines = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith(":")]
+            if lines:
+                return lines[-TAIL_LINES:]
+    return []
+
+
+def read_entries(client: Any, run: str) -> dict[bytes, Entry]:
+    """Those of all pools of a run, by key. RpcError where the GCS does not answer."""
+    keys = client.internal_kv_keys(f"{run}:".encode(), NAMESPACE, timeout=REPLY_TIMEOUT_S)
+    values = client.internal_kv_multi_get(keys, NAMESPACE, timeout=REPLY_TIMEOUT_S) if keys else {}
+    return {key: read_entry(value) for key, value in values.items()}
+
+
+def clear(client: Any, run: str) -> None:
+    """Remove what is left of a run's entries."""
+    with suppress(RpcError):
+        client.internal_kv_del(f"{run}:".encode(), True, NAMESPACE, timeout=REPLY_TIMEOUT_S)
+
+
+def end_process(pid: int) -> None:
+    """Kill a worker of this node; SIGKILL ends a stopped one too."""
+    with suppress(OSError):
+        if Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"ray::"):
+            os.kill(pid, signal.SIGKILL)
