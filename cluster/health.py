@@ -79,7 +79,7 @@ def local_processes() -> dict[str, int]:
         found["raylet"] = struct.unpack("3i", peer)[0]
     for started in node.all_processes.get("gcs_server", []):
         found["GCS"] = started.process.pid
-    return {name: pid for name, pid in found.items() if pid}  # 0: in another container
+    return {name: pid for name, pid in found.items() if pid and process_state(pid)}  # none of another container
 
 
 def health_of_session() -> Health:

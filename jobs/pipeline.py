@@ -92,6 +92,7 @@ class Pipeline:
         context.enable_progress_bars = False
         context.target_max_block_size = None  # a shard's pixels may be larger than Ray's usual block
         context.max_consecutive_actor_init_deaths = MOST_FALSE_STARTS
+        context.execution_no_progress_timeout_s = -1  # waiting for a node is said, and the watchdog knows slow shards
         watch(flow, context)
         # Numbers alone go in. Rows are read by the first actors: a task of its own for each shard would cost more
         # than it does, and would run ahead while actors load their weights.

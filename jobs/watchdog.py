@@ -23,6 +23,7 @@ from workers.records import Span
 
 LOOK_EVERY_S = 1.0
 WRITE, PARTS_OF_WRITE = "write", ("encode", "store")
+AT_A_STORE = ("read", WRITE)
 
 
 @dataclass(frozen=True)
@@ -31,27 +32,24 @@ class Limits:
 
     Attributes:
         warn, replace: (least seconds, times the longest of the shards that are committed).
-        warn_first, replace_first: before there is one; compilation and the loading of kernels count.
-        replace_write: least seconds of a writer, which may wait for a store that has a limit of its own.
-        replace_loading: of an actor that loads its models, which may be a download.
+        warn_first, replace_first: before there is one, and while an actor loads: a shard takes an hour somewhere,
+            and loading may be a download.
+        replace_store: least seconds of reading and writing, which wait for a store as long as its own limits say.
     """
 
     warn: tuple[float, float] = (30.0, 5.0)
     replace: tuple[float, float] = (180.0, 20.0)
     warn_first: float = 300.0
-    replace_first: float = 1800.0
-    replace_write: float = 1800.0
-    replace_loading: float = 7200.0
+    replace_first: float = 4 * 3600.0
+    replace_store: float = 900.0
 
     def of(self, stage: str, longest: float | None) -> tuple[float, float]:
-        """To a warning, and to the end of the process."""
-        if stage == LOADING:
-            return self.warn_first, self.replace_loading
-        least = self.replace_write if stage == WRITE else 0.0
+        """To a warning, when a process that is stopped is replaced, and to the end of any other."""
         if longest is None:
-            return self.warn_first, max(least, self.replace_first)
+            return self.warn_first, self.replace_first
         (warn_s, warn_times), (replace_s, replace_times) = self.warn, self.replace
-        return max(warn_s, warn_times * longest), max(least, replace_s, replace_times * longest)
+        least = self.replace_store if stage in AT_A_STORE else replace_s
+        return max(warn_s, warn_times * longest), max(least, replace_times * longest)
 
 
 @dataclass
@@ -71,12 +69,12 @@ class Watchdog:
     Attributes:
         read: the entries of the run; RpcError where Ray does not answer.
         is_alive: whether a node is; what a lost one had in hand is Ray's to give to others.
-        end: ends the process of an entry.
+        end: ends the process of an entry, at once or only if it is stopped.
     """
 
     read: Callable[[], Mapping[bytes, Entry]]
     is_alive: Callable[[str], bool]
-    end: Callable[[Entry], None]
+    end: Callable[[Entry, bool], None]
     limits: Limits = field(default_factory=Limits)
     longest: dict[str, float] = field(default_factory=dict)  # seconds of a stage on one shard
     seen: dict[bytes, Sighting] = field(default_factory=dict)
@@ -118,10 +116,11 @@ class Watchdog:
         if sighting.seconds > replace_s * (sighting.ended + 1) and self.is_alive(entry.node):
             sighting.ended += 1
             say(f"{line}: the process is replaced")
-            self.end(entry)
+            self.end(entry, False)
         elif sighting.seconds > warn_s and not sighting.warned and self.is_alive(entry.node):
             sighting.warned = True
             say(line)
+            self.end(entry, True)
 
 
 def name(entry: Entry) -> str:
@@ -132,10 +131,10 @@ def is_alive(node: str) -> bool:
     return any(info["NodeID"] == node and info["Alive"] for info in ray.nodes())
 
 
-def end_on_its_node(entry: Entry) -> None:
+def end_on_its_node(entry: Entry, if_stopped: bool) -> None:
     """End the process by a task there: Ray sees it die, starts its actor again and repeats what it had in hand."""
     there = NodeAffinitySchedulingStrategy(entry.node, soft=False)
-    ray.remote(end_process).options(num_cpus=0, max_retries=0, scheduling_strategy=there).remote(entry.pid)
+    ray.remote(end_process).options(num_cpus=0, max_retries=0, scheduling_strategy=there).remote(entry.pid, if_stopped)
 
 
 @contextmanager

@@ -168,8 +168,11 @@ def clear(client: Any, run: str) -> None:
         client.internal_kv_del(f"{run}:".encode(), True, NAMESPACE, timeout=REPLY_TIMEOUT_S)
 
 
-def end_process(pid: int) -> None:
-    """Kill a worker of this node; SIGKILL ends a stopped one too."""
+def end_process(pid: int, if_stopped: bool) -> None:
+    """Kill a worker of this node, or only one that is stopped; SIGKILL ends that too."""
+    folder = Path(f"/proc/{pid}")
     with suppress(OSError):
-        if Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"ray::"):
+        is_worker = (folder / "cmdline").read_bytes().startswith(b"ray::")
+        is_stopped = (folder / "stat").read_text().rpartition(")")[2].split()[0] == "T"
+        if is_worker and (is_stopped or not if_stopped):
             os.kill(pid, signal.SIGKILL)

@@ -20,7 +20,7 @@ from tandem.errors import JobError
 from workers.shards import PixelShard, ShardPlan, ShardRows
 
 pytestmark = [pytest.mark.usefixtures("ray_cluster"), pytest.mark.slow]
-QUICK = Limits(warn=(1.0, 1.0), replace=(3.0, 1.0), warn_first=1.0, replace_first=3.0, replace_write=3.0)
+QUICK = Limits(warn=(1.0, 1.0), replace=(3.0, 1.0), warn_first=1.0, replace_store=3.0)
 
 
 def run(stage: type, sink: object, count: int, max_failed: int, limits: Limits = QUICK) -> dict:

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,7 +19,7 @@ from ray.exceptions import RpcError
 from jobs.pipeline import write_shard
 from tandem.errors import JobError, OutputError
 from workers import ledger, records
-from workers.ledger import MOST_DEATHS, Entry, Ledger, Turn, last_lines, read_entries
+from workers.ledger import MOST_DEATHS, Entry, Ledger, Turn, end_process, last_lines, read_entries
 from workers.records import StageActor, from_row, to_row
 from workers.shards import FailedShard, PixelShard, ShardRows
 
@@ -192,3 +197,35 @@ def test_last_lines_are_those_of_stderr_or_else_of_stdout(tmp_path):
     assert last_lines(tmp_path, 5) == [f"line {i}" for i in range(9_995, 10_000)]
     (tmp_path / "worker-a-01-5.err").write_bytes(b"\xff fatal\n")
     assert last_lines(tmp_path, 5) == ["\ufffd fatal"]
+
+
+@contextmanager
+def started(name: str) -> Iterator[subprocess.Popen]:
+    """A process of that name, once it runs."""
+    argv = [name, "-c", "print(flush=True); input()"]
+    process = subprocess.Popen(argv, executable=sys.executable, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    try:
+        process.stdout.readline()
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.parametrize(("name", "is_ended"), [("ray::IDLE", True), ("python", False)])
+def test_only_workers_are_ended_and_stopped_ones_alone_where_that_is_asked(name, is_ended):
+    with started(name) as process:
+        end_process(process.pid, if_stopped=True)
+        assert process.poll() is None
+        process.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WNOWAIT)
+        end_process(process.pid, if_stopped=True)
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT | (0 if is_ended else os.WNOHANG))
+        assert (process.poll() == -signal.SIGKILL) == is_ended
+    end_process(process.pid, if_stopped=False)  # it is gone
+
+
+def test_a_worker_that_runs_is_ended_too():
+    with started("ray::x") as process:
+        end_process(process.pid, if_stopped=False)
+        assert process.wait(timeout=10) == -signal.SIGKILL

@@ -20,10 +20,12 @@ class Run:
     def __init__(self, limits: Limits = LIMITS) -> None:
         self.entries: dict[bytes, Entry] = {}
         self.ended: list[int] = []
+        self.ended_if_stopped: list[int] = []
         self.nodes = {"aa"}
-        self.watchdog = Watchdog(
-            lambda: dict(self.entries), self.nodes.__contains__, lambda entry: self.ended.append(entry.pid), limits
-        )
+        self.watchdog = Watchdog(lambda: dict(self.entries), self.nodes.__contains__, self.end, limits)
+
+    def end(self, entry: Entry, if_stopped: bool) -> None:
+        (self.ended_if_stopped if if_stopped else self.ended).append(entry.pid)
 
     def see(self, *entries: Entry, seconds: int = 1) -> None:
         """Let this be under way for so long."""
@@ -48,7 +50,7 @@ def test_an_overdue_shard_is_named_once_and_its_process_is_replaced(run, capsys)
     assert capsys.readouterr().err == "" and not run.ended
     run.see(ENTRY)
     line = "warning: shard 7 has been in refine for {} s (process 42 of aaaaaaaa/gpu1); the longest so far took 10.0 s"
-    assert capsys.readouterr().err == line.format(51) + "\n"
+    assert capsys.readouterr().err == line.format(51) + "\n" and run.ended_if_stopped == [42]
     run.see(ENTRY, seconds=149)
     assert capsys.readouterr().err == "" and not run.ended
     run.see(ENTRY)
@@ -76,9 +78,10 @@ def test_the_next_process_has_twice_the_time_and_its_predecessors_end_is_no_news
         ("draft", 0.1, LIMITS.warn[0], LIMITS.replace[0]),
         ("draft", 100.0, 500.0, 2000.0),
         ("draft", None, LIMITS.warn_first, LIMITS.replace_first),
-        ("write", 0.1, LIMITS.warn[0], LIMITS.replace_write),
-        ("write", None, LIMITS.warn_first, LIMITS.replace_write),
-        (LOADING, None, LIMITS.warn_first, LIMITS.replace_loading),
+        ("write", 0.1, LIMITS.warn[0], LIMITS.replace_store),
+        ("write", None, LIMITS.warn_first, LIMITS.replace_first),
+        ("read", 1.0, LIMITS.warn[0], LIMITS.replace_store),
+        (LOADING, None, LIMITS.warn_first, LIMITS.replace_first),
     ],
 )
 def test_limits_have_floors_and_are_generous_before_anything_is_known(stage, longest, warn_s, replace_s):
@@ -118,4 +121,4 @@ def test_each_death_is_said(run, capsys):
 def test_an_actor_that_loads_for_long_is_named(run, capsys):
     run.see(replace(ENTRY, task=f"{LOADING} 0a0b", stage=LOADING), seconds=302)
     line = "warning: an actor of refine has been in loading for 301 s (process 42 of aaaaaaaa/gpu1)\n"
-    assert capsys.readouterr().err == line
+    assert capsys.readouterr().err == line and run.ended_if_stopped == [42]
