@@ -50,24 +50,30 @@ def wait_until(holds: Callable[[], bool], what: str, seconds: float = 120) -> fl
     return time.monotonic() - began
 
 
-def is_ours(pid: int) -> bool:
-    """Whether this process started it, or one that it started did: others may test on this machine as well."""
-    while pid > 1 and pid != os.getpid():
+def descends_from(pid: int, ancestor: int) -> bool:
+    """Whether that process started it, or one that it started did: others may test on this machine as well."""
+    while pid > 1 and pid != ancestor:
         pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-    return pid == os.getpid()
+    return pid == ancestor
 
 
-def kill_workers(stage: str) -> int:
-    """SIGKILL the actors of a stage; how many there were."""
+def processes(title: str, ancestor: int | None = None) -> list[int]:
+    """Processes below that one, or below this, whose command line begins so."""
     pids = []
     for folder in Path("/proc").iterdir():
         if folder.name.isdigit():
             try:
-                title = (folder / "cmdline").read_bytes().decode(errors="replace")
-                if title.startswith(f"ray::MapWorker(MapBatches({stage}))") and is_ours(int(folder.name)):
+                words = (folder / "cmdline").read_bytes().decode(errors="replace")
+                if words.startswith(title) and descends_from(int(folder.name), ancestor or os.getpid()):
                     pids.append(int(folder.name))
             except OSError:  # it has ended
                 continue
+    return pids
+
+
+def kill_workers(stage: str) -> int:
+    """SIGKILL the actors of a stage; how many there were."""
+    pids = processes(f"ray::MapWorker(MapBatches({stage}))")
     for pid in pids:
         os.kill(pid, signal.SIGKILL)
     return len(pids)

@@ -6,11 +6,15 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+import ray
+from runs import committed, digests, job, processes, start, wait_until
 
+from jobs.cli import main
 from jobs.pipeline import Pipeline
 from jobs.pools import Pool
 from jobs.running import make_shards
@@ -20,6 +24,7 @@ from tandem.errors import JobError
 from workers.shards import PixelShard, ShardPlan, ShardRows
 
 pytestmark = [pytest.mark.usefixtures("ray_cluster"), pytest.mark.slow]
+SERVERS = Path(ray.__file__).parent / "core" / "src" / "ray"
 QUICK = Limits(warn=(1.0, 1.0), replace=(3.0, 1.0), warn_first=1.0, replace_store=3.0)
 
 
@@ -32,14 +37,21 @@ def run(stage: type, sink: object, count: int, max_failed: int, limits: Limits =
 
 
 def stages(folder: Path) -> tuple[type, object]:
-    """A stage that stops at shard 1 the first time and dies at every attempt on shard 2; a sink alike with 3 and 4."""
+    """A stage that is stopped at shard 1 the first time and dies at every attempt on shard 2; a sink that hangs at
+    shard 3 and dies at 4."""
     # in here, so that they travel to the workers, which have no tests
 
-    def misbehave(shard: int, stops: int, dies: int) -> None:
+    def stop() -> None:
+        os.kill(os.getpid(), signal.SIGSTOP)
+
+    def hang() -> None:
+        time.sleep(3600)
+
+    def misbehave(shard: int, hangs: int, how: Callable[[], None], dies: int) -> None:
         first = folder / f"first{shard}"
-        if shard == stops and not first.exists():
+        if shard == hangs and not first.exists():
             first.touch()
-            os.kill(os.getpid(), signal.SIGSTOP)
+            how()
         if shard == dies:
             with (folder / f"attempts{shard}").open("a") as file:
                 file.write("x")
@@ -50,14 +62,14 @@ def stages(folder: Path) -> tuple[type, object]:
         name = "draft"
 
         def __call__(self, shard: ShardRows) -> PixelShard:
-            misbehave(shard.shard, stops=1, dies=2)
+            misbehave(shard.shard, 1, stop, dies=2)
             return PixelShard.of(shard, pixels=np.full((1, 16, 16, 3), shard.shard, np.uint8))
 
     class Sink:
         takes = PixelShard
 
         def __call__(self, shard: PixelShard, spans: list) -> None:
-            misbehave(shard.shard, stops=3, dies=4)
+            misbehave(shard.shard, 3, hang, dies=4)
 
     return Draft, Sink()
 
@@ -73,11 +85,12 @@ def test_what_stops_is_replaced_and_what_dies_at_every_attempt_is_left_out(tmp_p
         assert cause.endswith(f"in {stage}; its last lines: no device answers to shard {shard}")
         assert (tmp_path / f"attempts{shard}").read_text() == "xxx"
         assert any(f"warning: {stage}: a process died at shard {shard}: 1 of 3 times" in line for line in lines)
-    for shard, stage in ((1, "draft"), (3, "write")):
-        said = [line for line in lines if line.startswith(f"warning: shard {shard} has been in {stage} for ")]
-        assert len(said) == 2 and said[1].endswith(": the process is replaced"), said
+    overdue = {n: [line for line in lines if line.startswith(f"warning: shard {n} has been in ")] for n in (1, 3)}
+    assert len(overdue[1]) == 1 and " in draft for " in overdue[1][0]
+    assert "warning: draft: a process died at shard 1: 1 of 3 times" in lines
+    assert len(overdue[3]) == 2 and overdue[3][1].endswith(": the process is replaced")
     with capsys.disabled():
-        print(f"\n8 shards, two that stop their process and two that end it at every attempt: {took:.0f} s")
+        print(f"\n8 shards, two that hang at first and two that end their process at every attempt: {took:.0f} s")
     assert took < 120
 
 
@@ -92,3 +105,26 @@ def test_an_actor_that_dies_while_it_loads_ends_the_run_with_its_last_lines():
     line = "draft: an actor does not start: 3 processes died at it .* in loading; its last lines: segmentation fault"
     with pytest.raises(JobError, match=line):
         run(Deadly, stages(Path())[1], count=2, max_failed=0)
+
+
+@pytest.mark.parametrize(("program", "part"), [("raylet/raylet", "raylet"), ("gcs/gcs_server", "GCS")])
+def test_a_part_of_ray_that_is_killed_ends_the_run_with_a_line_and_the_same_command_goes_on(
+    program, part, undisturbed, tiny_models, out, tmp_path
+):
+    argv, log = job(tiny_models, out), tmp_path / "log"
+    running = start(argv, log)
+    try:
+        wait_until(lambda: committed(out) >= 3, "three shards")
+        (pid,) = processes(str(SERVERS / program), running.pid)
+        os.kill(pid, signal.SIGKILL)
+        assert running.wait(timeout=15) == 1
+    finally:
+        running.kill()
+    lines = [line for line in log.read_text().splitlines() if line.startswith(("error: ", "hint: ", "Traceback"))]
+    assert lines[0] == f"error: Ray's {part} on this machine (process {pid}) has ended"
+    assert lines[1].startswith(
+        "hint: what a job has committed is kept, the same command goes on from there; Ray's logs"
+    )
+    assert len(lines) == 2
+    assert main(argv) == 0
+    assert digests(out) == undisturbed
