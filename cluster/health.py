@@ -16,7 +16,6 @@ from pathlib import Path
 import ray
 from ray._private import worker
 from ray._raylet import GcsClient  # type: ignore[attr-defined]
-from ray.core.generated.gcs_pb2 import GcsNodeInfo  # type: ignore[attr-defined]
 
 LOOK_EVERY_S = 1.0
 REPLY_TIMEOUT_S = 5.0
@@ -85,11 +84,10 @@ def local_processes() -> dict[str, int]:
 def health_of_session() -> Health:
     """That of the Ray which this process has joined."""
     context = ray.get_runtime_context()
-    client, node_id = GcsClient(context.gcs_address), context.get_node_id()
+    client, node_id = GcsClient(context.gcs_address), ray.NodeID.from_hex(context.get_node_id())
 
     def node_is_alive() -> bool:
-        nodes = client.get_all_node_info(timeout=REPLY_TIMEOUT_S)
-        return any(info.node_id.hex() == node_id and info.state == GcsNodeInfo.ALIVE for info in nodes.values())
+        return bool(client.check_alive([node_id], timeout=REPLY_TIMEOUT_S)[0])
 
     return Health(local_processes(), node_is_alive, worker._global_node.get_logs_dir_path())
 

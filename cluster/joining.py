@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
 import grpc
 from ray._private.gcs_utils import create_gcs_channel
 from ray._private.services import canonicalize_bootstrap_address
@@ -9,6 +14,7 @@ from ray._private.services import canonicalize_bootstrap_address
 from tandem.errors import PlacementError
 
 JOIN_TIMEOUT_S = 30
+INIT_TIMEOUT_S = 120
 
 
 def check_answers(address: str, timeout_s: float = JOIN_TIMEOUT_S) -> None:
@@ -30,3 +36,28 @@ def check_answers(address: str, timeout_s: float = JOIN_TIMEOUT_S) -> None:
         ) from error
     finally:
         channel.close()
+
+
+@contextmanager
+def joined_in_time(
+    address: str, timeout_s: float = INIT_TIMEOUT_S, end: Callable[[int], object] = os._exit
+) -> Iterator[None]:
+    """A context for `ray.init`, which waits for good where this machine's raylet is stopped. Ends the process then."""
+
+    stderr = os.dup(2)  # the caller may have put a file in its place by then
+
+    def give_up() -> None:
+        line = f"error: the Ray cluster at {address} answers, but this machine's raylet has not for {timeout_s:g} s\n"
+        hint = "hint: is the raylet stopped, or is this machine no node of it? ray start --address joins it anew\n"
+        os.write(stderr, (line + hint).encode())
+        end(PlacementError.exit_code)
+
+    timer = threading.Timer(timeout_s, give_up)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        timer.join()
+        os.close(stderr)

@@ -7,7 +7,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from ray.autoscaler.v2.sdk import get_cluster_status
 from ray.core.generated.autoscaler_pb2 import GetClusterStatusReply  # type: ignore[attr-defined]
 
 from cluster.health import watched
-from cluster.joining import JOIN_TIMEOUT_S, check_answers
+from cluster.joining import JOIN_TIMEOUT_S, check_answers, joined_in_time
 from cluster.nodes import ACCELERATOR_LABEL, RAY_JOB, Labels, Node
 from tandem.errors import JobError, PlacementError
 
@@ -71,9 +71,11 @@ def open_session(
     # a failed run is reported in one line by whoever runs it; Ray Data keeps the traces in its own log files
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     try:
-        with without_log_level_line(), our_code_first():
+        if address:
+            check_answers(address)
+        in_time = joined_in_time(address) if address else nullcontext()
+        with in_time, without_log_level_line(), our_code_first():
             if address:
-                check_answers(address)
                 ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
             else:
                 start_local(logical_gpus, min_cpus, object_store_bytes)

@@ -2,12 +2,13 @@
 
 import os
 import socket
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
-from cluster.joining import JOIN_TIMEOUT_S, check_answers
+from cluster.joining import JOIN_TIMEOUT_S, check_answers, joined_in_time
 from cluster.session import ROOT, about_to_open, check_address, open_session, our_code_first, why_not_started
 from tandem.errors import JobError, PlacementError
 
@@ -48,6 +49,24 @@ def test_an_address_where_nobody_answers_is_one_line_in_bounded_time(listens):
             check_answers(address, timeout_s=0.5)
         assert time.monotonic() - began < 10
         assert "ray start --head" in (caught.value.hint or "")
+
+
+def test_a_raylet_that_does_not_answer_ends_the_process_with_a_line(capfd):
+    ended = threading.Event()
+    codes: list[int] = []
+
+    def end(code: int) -> None:
+        codes.append(code)
+        ended.set()
+
+    with joined_in_time("192.0.2.1:6379", 0.01, end):
+        assert ended.wait(10)
+    assert codes == [2]
+    assert "at 192.0.2.1:6379 answers, but this machine's raylet has not for 0.01 s" in capfd.readouterr().err
+    with joined_in_time("192.0.2.1:6379", 0.05, end):
+        pass
+    time.sleep(0.1)
+    assert codes == [2]
 
 
 def test_a_cluster_of_our_own_is_not_asked():
