@@ -182,7 +182,7 @@ def make_shards(pipeline: Pipeline, todo: list[int], total: int, max_failed: int
     flow = pipeline.flow(len(todo))
     with (
         RunProgress(total, total - todo_rows, flow, partial(why_lacking, pipeline, flow)) as progress,
-        watching(flow.key, pipeline.limits) as watchdog,
+        watching(flow, pipeline.limits) as watchdog,
     ):
         for shard in pipeline.run(todo, flow) if todo else ():
             if isinstance(shard, StoredShard):

@@ -11,14 +11,16 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from typing import Any
 
 import ray
 from ray._raylet import GcsClient  # type: ignore[attr-defined]
-from ray.exceptions import RpcError
+from ray.exceptions import RayError, RpcError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from jobs.flow import Flow, StageState
 from jobs.progress import say
-from workers.ledger import LOADING, MOST_DEATHS, Entry, clear, end_process, read_entries
+from workers.ledger import LOADING, MOST_DEATHS, Entry, clear, end_process, end_stopped_workers, read_entries
 from workers.records import Span
 
 LOOK_EVERY_S = 1.0
@@ -63,21 +65,35 @@ class Sighting:
 
 
 @dataclass
+class Idle:
+    """How long a stage has shards in hand and works on none."""
+
+    done: int
+    seconds: float = 0.0
+    sweeps: int = 0
+
+
+@dataclass
 class Watchdog:
     """Compares what is under way with what is usual.
 
     Attributes:
         read: the entries of the run; RpcError where Ray does not answer.
         is_alive: whether a node is; what a lost one had in hand is Ray's to give to others.
-        end: ends the process of an entry, at once or only if it is stopped.
+        end: ends the process of an entry.
+        sweep: ends the stopped workers of this job on a node, or on all.
+        stages: those of the run, as the executor last saw them.
     """
 
     read: Callable[[], Mapping[bytes, Entry]]
     is_alive: Callable[[str], bool]
-    end: Callable[[Entry, bool], None]
+    end: Callable[[Entry], object]
+    sweep: Callable[[str | None], None]
+    stages: Sequence[StageState] = ()
     limits: Limits = field(default_factory=Limits)
     longest: dict[str, float] = field(default_factory=dict)  # seconds of a stage on one shard
     seen: dict[bytes, Sighting] = field(default_factory=dict)
+    idle: dict[str, Idle] = field(default_factory=dict)  # by stage
 
     def learn(self, spans: Sequence[Span]) -> None:
         """Take note of a shard that is committed."""
@@ -100,6 +116,20 @@ class Watchdog:
             else:
                 before.seconds += passed_s
                 self.judge(before)
+        at_work = {entry.pool for entry in entries.values()}
+        for stage in self.stages:
+            self.look_at_idle(stage, stage.name in at_work, passed_s)
+
+    def look_at_idle(self, stage: StageState, at_work: bool, passed_s: float) -> None:
+        """Look for stopped workers where shards are in hand and none is worked on: between two they have no entry."""
+        idle = self.idle.setdefault(stage.name, Idle(stage.done))
+        if at_work or not stage.in_flight or stage.lacking or stage.done != idle.done:
+            self.idle[stage.name] = Idle(stage.done)
+            return
+        idle.seconds += passed_s
+        if idle.seconds > self.limits.warn[0] * 2**idle.sweeps:
+            idle.sweeps += 1
+            self.sweep(None)
 
     def tell_death(self, before: Sighting | None, entry: Entry) -> None:
         known = len(before.entry.deaths) if before else 0
@@ -116,11 +146,11 @@ class Watchdog:
         if sighting.seconds > replace_s * (sighting.ended + 1) and self.is_alive(entry.node):
             sighting.ended += 1
             say(f"{line}: the process is replaced")
-            self.end(entry, False)
+            self.end(entry)
         elif sighting.seconds > warn_s and not sighting.warned and self.is_alive(entry.node):
             sighting.warned = True
             say(line)
-            self.end(entry, True)
+            self.sweep(entry.node)
 
 
 def name(entry: Entry) -> str:
@@ -131,17 +161,42 @@ def is_alive(node: str) -> bool:
     return any(info["NodeID"] == node and info["Alive"] for info in ray.nodes())
 
 
-def end_on_its_node(entry: Entry, if_stopped: bool) -> None:
-    """End the process by a task there: Ray sees it die, starts its actor again and repeats what it had in hand."""
-    there = NodeAffinitySchedulingStrategy(entry.node, soft=False)
-    ray.remote(end_process).options(num_cpus=0, max_retries=0, scheduling_strategy=there).remote(entry.pid, if_stopped)
+def on_node(function: Callable[..., Any], node: str, *args: object) -> ray.ObjectRef:
+    """A task there: Ray sees a worker die that it ends, starts its actor again and repeats what it had in hand."""
+    there = NodeAffinitySchedulingStrategy(node, soft=False)
+    return ray.remote(function).options(num_cpus=0, max_retries=0, scheduling_strategy=there).remote(*args)
+
+
+class Sweeper:
+    """Ends stopped workers by tasks on their nodes, and says which when those have ended."""
+
+    def __init__(self) -> None:
+        self.tasks: list[ray.ObjectRef] = []
+
+    def sweep(self, node: str | None) -> None:
+        nodes = [node] if node else [info["NodeID"] for info in ray.nodes() if info["Alive"]]
+        self.tasks += [on_node(end_stopped_workers, node) for node in nodes]
+
+    def tell(self) -> None:
+        done, self.tasks = ray.wait(self.tasks, num_returns=len(self.tasks), timeout=0) if self.tasks else ([], [])
+        for task in done:
+            with suppress(RayError):  # the node is lost
+                for pid in ray.get(task):
+                    say(f"warning: worker process {pid} was stopped (SIGSTOP) and is replaced")
 
 
 @contextmanager
-def watching(run: str, limits: Limits) -> Iterator[Watchdog]:
+def watching(flow: Flow, limits: Limits) -> Iterator[Watchdog]:
     """A context in which a watchdog looks after the shards of a run."""
-    client = GcsClient(ray.get_runtime_context().gcs_address)
-    watchdog, over = Watchdog(lambda: read_entries(client, run), is_alive, end_on_its_node, limits), threading.Event()
+    client, sweeper, over = GcsClient(ray.get_runtime_context().gcs_address), Sweeper(), threading.Event()
+    watchdog = Watchdog(
+        read=lambda: read_entries(client, flow.key),
+        is_alive=is_alive,
+        end=lambda entry: on_node(end_process, entry.node, entry.pid),
+        sweep=sweeper.sweep,
+        stages=flow.stages,
+        limits=limits,
+    )
 
     def watch() -> None:
         looked = time.monotonic()
@@ -149,6 +204,7 @@ def watching(run: str, limits: Limits) -> Iterator[Watchdog]:
             passed, looked = time.monotonic() - looked, time.monotonic()
             with suppress(RpcError):
                 watchdog.look(min(passed, 2 * LOOK_EVERY_S))  # more: this process was stopped, and perhaps all were
+                sweeper.tell()
 
     thread = threading.Thread(target=watch, name="watchdog", daemon=True)
     thread.start()
@@ -157,4 +213,4 @@ def watching(run: str, limits: Limits) -> Iterator[Watchdog]:
     finally:
         over.set()
         thread.join(LOOK_EVERY_S)
-        clear(client, run)
+        clear(client, flow.key)

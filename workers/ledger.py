@@ -168,11 +168,21 @@ def clear(client: Any, run: str) -> None:
         client.internal_kv_del(f"{run}:".encode(), True, NAMESPACE, timeout=REPLY_TIMEOUT_S)
 
 
-def end_process(pid: int, if_stopped: bool) -> None:
-    """Kill a worker of this node, or only one that is stopped; SIGKILL ends that too."""
-    folder = Path(f"/proc/{pid}")
+def end_process(pid: int) -> None:
+    """Kill a worker of this node."""
     with suppress(OSError):
-        is_worker = (folder / "cmdline").read_bytes().startswith(b"ray::")
-        is_stopped = (folder / "stat").read_text().rpartition(")")[2].split()[0] == "T"
-        if is_worker and (is_stopped or not if_stopped):
+        if Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"ray::"):
             os.kill(pid, signal.SIGKILL)
+
+
+def end_stopped_workers() -> list[int]:
+    """Kill the workers of this job on this node that are stopped; their process ids. Other jobs are left alone."""
+    job = f"RAY_JOB_ID={os.environ.get('RAY_JOB_ID', '')}".encode()
+    ended = []
+    for folder in Path("/proc").iterdir():
+        with suppress(OSError, ValueError):
+            pid, (state, parent) = int(folder.name), (folder / "stat").read_text().rpartition(")")[2].split()[:2]
+            if state == "T" and int(parent) == os.getppid() and job in (folder / "environ").read_bytes().split(b"\0"):
+                os.kill(pid, signal.SIGKILL)  # which ends what is stopped too
+                ended.append(pid)
+    return ended

@@ -19,7 +19,7 @@ from ray.exceptions import RpcError
 from jobs.pipeline import write_shard
 from tandem.errors import JobError, OutputError
 from workers import ledger, records
-from workers.ledger import MOST_DEATHS, Entry, Ledger, Turn, end_process, last_lines, read_entries
+from workers.ledger import MOST_DEATHS, Entry, Ledger, Turn, end_process, end_stopped_workers, last_lines, read_entries
 from workers.records import StageActor, from_row, to_row
 from workers.shards import FailedShard, PixelShard, ShardRows
 
@@ -200,10 +200,11 @@ def test_last_lines_are_those_of_stderr_or_else_of_stdout(tmp_path):
 
 
 @contextmanager
-def started(name: str) -> Iterator[subprocess.Popen]:
+def started(name: str, job: str = "") -> Iterator[subprocess.Popen]:
     """A process of that name, once it runs."""
     argv = [name, "-c", "print(flush=True); input()"]
-    process = subprocess.Popen(argv, executable=sys.executable, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    process = subprocess.Popen(argv, executable=sys.executable, env=os.environ | {"RAY_JOB_ID": job}, **pipes)
     try:
         process.stdout.readline()
         yield process
@@ -212,20 +213,25 @@ def started(name: str) -> Iterator[subprocess.Popen]:
         process.wait()
 
 
-@pytest.mark.parametrize(("name", "is_ended"), [("ray::IDLE", True), ("python", False)])
-def test_only_workers_are_ended_and_stopped_ones_alone_where_that_is_asked(name, is_ended):
-    with started(name) as process:
-        end_process(process.pid, if_stopped=True)
-        assert process.poll() is None
-        process.send_signal(signal.SIGSTOP)
-        os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WNOWAIT)
-        end_process(process.pid, if_stopped=True)
-        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT | (0 if is_ended else os.WNOHANG))
-        assert (process.poll() == -signal.SIGKILL) == is_ended
-    end_process(process.pid, if_stopped=False)  # it is gone
+def stop(process: subprocess.Popen) -> None:
+    process.send_signal(signal.SIGSTOP)
+    os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WNOWAIT)
 
 
-def test_a_worker_that_runs_is_ended_too():
-    with started("ray::x") as process:
-        end_process(process.pid, if_stopped=False)
-        assert process.wait(timeout=10) == -signal.SIGKILL
+def test_workers_of_this_job_that_are_stopped_are_ended_and_no_others(monkeypatch):
+    monkeypatch.setattr(ledger.os, "getppid", os.getpid)  # they are this process's own
+    with started("ray::a", "01") as ours, started("ray::b", "02") as theirs, started("ray::c", "01") as running:
+        stop(ours), stop(theirs)
+        monkeypatch.setenv("RAY_JOB_ID", "01")
+        assert end_stopped_workers() == [ours.pid]
+        assert ours.wait(timeout=10) == -signal.SIGKILL
+        assert theirs.poll() is None and running.poll() is None
+
+
+def test_only_workers_are_ended(monkeypatch):
+    with started("ray::x") as worker, started("python") as other:
+        for process in (worker, other):
+            end_process(process.pid)
+        assert worker.wait(timeout=10) == -signal.SIGKILL
+        assert other.poll() is None
+    end_process(worker.pid)  # it is gone

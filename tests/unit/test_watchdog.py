@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from jobs.flow import StageState
 from jobs.watchdog import Limits, Watchdog
 from workers.ledger import LOADING, Entry
 from workers.records import Span
@@ -20,12 +21,17 @@ class Run:
     def __init__(self, limits: Limits = LIMITS) -> None:
         self.entries: dict[bytes, Entry] = {}
         self.ended: list[int] = []
-        self.ended_if_stopped: list[int] = []
+        self.swept: list[str | None] = []
+        self.stage = StageState("refine", 1, ready=1)
         self.nodes = {"aa"}
-        self.watchdog = Watchdog(lambda: dict(self.entries), self.nodes.__contains__, self.end, limits)
-
-    def end(self, entry: Entry, if_stopped: bool) -> None:
-        (self.ended_if_stopped if if_stopped else self.ended).append(entry.pid)
+        self.watchdog = Watchdog(
+            read=lambda: dict(self.entries),
+            is_alive=self.nodes.__contains__,
+            end=lambda entry: self.ended.append(entry.pid),
+            sweep=self.swept.append,
+            stages=[self.stage],
+            limits=limits,
+        )
 
     def see(self, *entries: Entry, seconds: int = 1) -> None:
         """Let this be under way for so long."""
@@ -50,7 +56,7 @@ def test_an_overdue_shard_is_named_once_and_its_process_is_replaced(run, capsys)
     assert capsys.readouterr().err == "" and not run.ended
     run.see(ENTRY)
     line = "warning: shard 7 has been in refine for {} s (process 42 of aaaaaaaa/gpu1); the longest so far took 10.0 s"
-    assert capsys.readouterr().err == line.format(51) + "\n" and run.ended_if_stopped == [42]
+    assert capsys.readouterr().err == line.format(51) + "\n" and run.swept == ["aa"]
     run.see(ENTRY, seconds=149)
     assert capsys.readouterr().err == "" and not run.ended
     run.see(ENTRY)
@@ -121,4 +127,24 @@ def test_each_death_is_said(run, capsys):
 def test_an_actor_that_loads_for_long_is_named(run, capsys):
     run.see(replace(ENTRY, task=f"{LOADING} 0a0b", stage=LOADING), seconds=302)
     line = "warning: an actor of refine has been in loading for 301 s (process 42 of aaaaaaaa/gpu1)\n"
-    assert capsys.readouterr().err == line and run.ended_if_stopped == [42]
+    assert capsys.readouterr().err == line and run.swept == ["aa"]
+
+
+def test_stopped_workers_are_looked_for_where_shards_are_in_hand_and_none_is_worked_on(run, capsys):
+    """Between two shards a process has no entry: tiny ones are worked on for a small part of their time."""
+    run.stage.in_flight = 2
+    run.see(seconds=30)
+    assert run.swept == []
+    run.see()
+    assert run.swept == [None]
+    run.see(seconds=30)
+    assert run.swept == [None, None], "after 60 s again"
+    run.see(ENTRY)
+    run.see(seconds=30)
+    run.stage.done += 1
+    run.see(seconds=30)
+    run.stage.ready = 0  # its actor is being started
+    run.see(seconds=100)
+    run.stage.ready, run.stage.in_flight = 1, 0
+    run.see(seconds=100)
+    assert run.swept == [None, None] and not run.ended and capsys.readouterr().err == ""
