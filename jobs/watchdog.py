@@ -20,7 +20,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from jobs.flow import Flow, StageState
 from jobs.progress import say
-from workers.ledger import LOADING, MOST_DEATHS, Entry, clear, end_process, end_stopped_workers, read_entries
+from workers.ledger import LOADING, MOST_DEATHS, WORKER, Entry, clear, end_process, end_stopped, read_entries
 from workers.records import Span
 
 LOOK_EVERY_S = 1.0
@@ -81,14 +81,14 @@ class Watchdog:
         read: the entries of the run; RpcError where Ray does not answer.
         is_alive: whether a node is; what a lost one had in hand is Ray's to give to others.
         end: ends the process of an entry.
-        sweep: ends the stopped workers of this job on a node, or on all.
+        sweep: ends those of some processes that are stopped.
         stages: those of the run, as the executor last saw them.
     """
 
     read: Callable[[], Mapping[bytes, Entry]]
     is_alive: Callable[[str], bool]
     end: Callable[[Entry], object]
-    sweep: Callable[[str | None], None]
+    sweep: Callable[[Sequence[Entry]], object]
     stages: Sequence[StageState] = ()
     limits: Limits = field(default_factory=Limits)
     longest: dict[str, float] = field(default_factory=dict)  # seconds of a stage on one shard
@@ -105,7 +105,9 @@ class Watchdog:
 
     def look(self, passed_s: float) -> None:
         """See what is under way, `passed_s` seconds after the last look."""
-        entries = self.read()
+        found = self.read()
+        entries = {key: entry for key, entry in found.items() if not entry.task.startswith(WORKER)}
+        workers = [entry for entry in found.values() if entry.task.startswith(WORKER)]
         for key in self.seen.keys() - entries.keys():
             del self.seen[key]
         for key, entry in entries.items():
@@ -118,9 +120,10 @@ class Watchdog:
                 self.judge(before)
         at_work = {entry.pool for entry in entries.values()}
         for stage in self.stages:
-            self.look_at_idle(stage, stage.name in at_work, passed_s)
+            mine = [worker for worker in workers if worker.pool == stage.name]
+            self.look_at_idle(stage, stage.name in at_work, mine, passed_s)
 
-    def look_at_idle(self, stage: StageState, at_work: bool, passed_s: float) -> None:
+    def look_at_idle(self, stage: StageState, at_work: bool, workers: Sequence[Entry], passed_s: float) -> None:
         """Look for stopped workers where shards are in hand and none is worked on: between two they have no entry."""
         idle = self.idle.setdefault(stage.name, Idle(stage.done))
         if at_work or not stage.in_flight or stage.lacking or stage.done != idle.done:
@@ -129,7 +132,7 @@ class Watchdog:
         idle.seconds += passed_s
         if idle.seconds > self.limits.warn[0] * 2**idle.sweeps:
             idle.sweeps += 1
-            self.sweep(None)
+            self.sweep(workers)
 
     def tell_death(self, before: Sighting | None, entry: Entry) -> None:
         known = len(before.entry.deaths) if before else 0
@@ -150,7 +153,7 @@ class Watchdog:
         elif sighting.seconds > warn_s and not sighting.warned and self.is_alive(entry.node):
             sighting.warned = True
             say(line)
-            self.sweep(entry.node)
+            self.sweep([entry])
 
 
 def name(entry: Entry) -> str:
@@ -173,9 +176,10 @@ class Sweeper:
     def __init__(self) -> None:
         self.tasks: list[ray.ObjectRef] = []
 
-    def sweep(self, node: str | None) -> None:
-        nodes = [node] if node else [info["NodeID"] for info in ray.nodes() if info["Alive"]]
-        self.tasks += [on_node(end_stopped_workers, node) for node in nodes]
+    def sweep(self, workers: Sequence[Entry]) -> None:
+        for node in {worker.node for worker in workers}:
+            pids = sorted(worker.pid for worker in workers if worker.node == node)
+            self.tasks.append(on_node(end_stopped, node, pids))
 
     def tell(self) -> None:
         done, self.tasks = ray.wait(self.tasks, num_returns=len(self.tasks), timeout=0) if self.tasks else ([], [])

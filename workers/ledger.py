@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -27,6 +27,7 @@ REPLY_TIMEOUT_S = 10.0
 MOST_DEATHS = 3  # of processes at one task
 TAIL_LINES, TAIL_BYTES = 5, 4096  # of what a process that died had printed
 LOADING = "loading"  # in place of a stage, while an actor starts
+WORKER = "worker"  # in place of a task: an entry that stands as long as the run, for each process that has worked on it
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,9 @@ class Ledger:
     def turn(self, task: str, replica: str) -> Iterator[Turn]:
         """A context in which this process is at the task."""
         turn = Turn(self.run, Entry(self.pool, task, "", replica, this_node(), os.getpid()))
+        if self not in registered:
+            registered.add(self)
+            Turn(self.run, replace(turn.entry, task=f"{WORKER} {turn.entry.node} {turn.entry.pid}")).enter("")
         try:
             yield turn
         finally:  # an exception is an end as well
@@ -105,6 +109,7 @@ class Ledger:
 
 
 NO_LEDGER = Ledger()
+registered: set[Ledger] = set()  # by this process
 
 
 def this_node() -> str:
@@ -175,14 +180,12 @@ def end_process(pid: int) -> None:
             os.kill(pid, signal.SIGKILL)
 
 
-def end_stopped_workers() -> list[int]:
-    """Kill the workers of this job on this node that are stopped; their process ids. Other jobs are left alone."""
-    job = f"RAY_JOB_ID={os.environ.get('RAY_JOB_ID', '')}".encode()
-    ended = []
-    for folder in Path("/proc").iterdir():
-        with suppress(OSError, ValueError):
-            pid, (state, parent) = int(folder.name), (folder / "stat").read_text().rpartition(")")[2].split()[:2]
-            if state == "T" and int(parent) == os.getppid() and job in (folder / "environ").read_bytes().split(b"\0"):
-                os.kill(pid, signal.SIGKILL)  # which ends what is stopped too
-                ended.append(pid)
-    return ended
+def end_stopped(pids: Sequence[int]) -> list[int]:
+    """Kill those workers of this node that are stopped, and return them. SIGKILL ends what is stopped too."""
+    stopped = []
+    for pid in pids:
+        with suppress(OSError):
+            if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T":
+                stopped.append(pid)
+                end_process(pid)
+    return stopped

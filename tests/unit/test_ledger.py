@@ -19,7 +19,7 @@ from ray.exceptions import RpcError
 from jobs.pipeline import write_shard
 from tandem.errors import JobError, OutputError
 from workers import ledger, records
-from workers.ledger import MOST_DEATHS, Entry, Ledger, Turn, end_process, end_stopped_workers, last_lines, read_entries
+from workers.ledger import MOST_DEATHS, WORKER, Entry, Ledger, Turn, end_process, end_stopped, last_lines, read_entries
 from workers.records import StageActor, from_row, to_row
 from workers.shards import FailedShard, PixelShard, ShardRows
 
@@ -71,6 +71,7 @@ class Gcs:
 @pytest.fixture
 def gcs(monkeypatch, tmp_path) -> Gcs:
     server = Gcs()
+    monkeypatch.setattr(ledger, "registered", set())
     monkeypatch.setattr(ledger, "store", lambda: server)
     monkeypatch.setattr(ledger, "this_node", lambda: HERE)
     monkeypatch.setattr(ledger, "actor_id", lambda: "actor1")
@@ -78,6 +79,11 @@ def gcs(monkeypatch, tmp_path) -> Gcs:
     monkeypatch.setattr(records, "replica_name", lambda: "aaaaaaaa/gpu0")
     monkeypatch.setattr("jobs.pipeline.replica_name", lambda: "aaaaaaaa/pid1")
     return server
+
+
+def at_work(gcs: Gcs) -> list[Entry]:
+    """The entries of tasks."""
+    return [entry for entry in read_entries(gcs, "run").values() if not entry.task.startswith(WORKER)]
 
 
 @pytest.fixture
@@ -106,16 +112,18 @@ def test_an_entry_stands_while_a_shard_is_worked_on_and_names_its_stage(gcs, pro
         name = "draft"
 
         def __call__(self, shard: ShardRows) -> ShardRows:
-            seen.extend(read_entries(gcs, "run").values())
+            seen.extend(at_work(gcs))
             return shard
 
     actor = StageActor(ShardRows, [Draft], ledger=Ledger("run", "draft + refine"))
-    assert read_entries(gcs, "run") == {}, "it has loaded"
+    assert at_work(gcs) == [], "it has loaded"
     actor(to_row(ROWS, []))
     assert [(e.pool, e.task, e.stage, e.replica, e.node, e.pid) for e in seen] == [
         ("draft + refine", "shard 7", "draft", "aaaaaaaa/gpu0", HERE, 11)
     ]
-    assert read_entries(gcs, "run") == {}
+    assert at_work(gcs) == []
+    (worker,) = read_entries(gcs, "run").values()
+    assert (worker.pool, worker.node, worker.pid) == ("draft + refine", HERE, 11), "it stands between shards too"
 
 
 def test_a_shard_at_which_processes_die_counts_as_failed_with_the_last_lines(gcs, process, tmp_path):
@@ -131,7 +139,7 @@ def test_a_shard_at_which_processes_die_counts_as_failed_with_the_last_lines(gcs
         "refine: 3 processes died at it one after the other, the last one (process 2 of aaaaaaaa/gpu0) in refine; "
         "its last lines: loading | terminate called after CUDA error"
     )
-    assert [entry.task for entry in read_entries(gcs, "run").values()] == ["shard 8"], "the next run tries it again"
+    assert [entry.task for entry in at_work(gcs)] == ["shard 8"], "the next run tries it again"
     with refine.turn("shard 8", "aaaaaaaa/gpu0") as turn:
         assert (turn.given_up, turn.entry.deaths) == ("", (HERE,))
 
@@ -200,11 +208,10 @@ def test_last_lines_are_those_of_stderr_or_else_of_stdout(tmp_path):
 
 
 @contextmanager
-def started(name: str, job: str = "") -> Iterator[subprocess.Popen]:
+def started(name: str) -> Iterator[subprocess.Popen]:
     """A process of that name, once it runs."""
     argv = [name, "-c", "print(flush=True); input()"]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    process = subprocess.Popen(argv, executable=sys.executable, env=os.environ | {"RAY_JOB_ID": job}, **pipes)
+    process = subprocess.Popen(argv, executable=sys.executable, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     try:
         process.stdout.readline()
         yield process
@@ -213,22 +220,17 @@ def started(name: str, job: str = "") -> Iterator[subprocess.Popen]:
         process.wait()
 
 
-def stop(process: subprocess.Popen) -> None:
-    process.send_signal(signal.SIGSTOP)
-    os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WNOWAIT)
+def test_workers_that_are_stopped_are_ended_and_no_others():
+    with started("ray::a") as stopped, started("ray::b") as running:
+        stopped.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, stopped.pid, os.WSTOPPED | os.WNOWAIT)
+        assert end_stopped([stopped.pid, running.pid]) == [stopped.pid]
+        assert stopped.wait(timeout=10) == -signal.SIGKILL
+        assert running.poll() is None
+        assert end_stopped([stopped.pid]) == []  # it is gone
 
 
-def test_workers_of_this_job_that_are_stopped_are_ended_and_no_others(monkeypatch):
-    monkeypatch.setattr(ledger.os, "getppid", os.getpid)  # they are this process's own
-    with started("ray::a", "01") as ours, started("ray::b", "02") as theirs, started("ray::c", "01") as running:
-        stop(ours), stop(theirs)
-        monkeypatch.setenv("RAY_JOB_ID", "01")
-        assert end_stopped_workers() == [ours.pid]
-        assert ours.wait(timeout=10) == -signal.SIGKILL
-        assert theirs.poll() is None and running.poll() is None
-
-
-def test_only_workers_are_ended(monkeypatch):
+def test_only_workers_are_ended():
     with started("ray::x") as worker, started("python") as other:
         for process in (worker, other):
             end_process(process.pid)

@@ -8,7 +8,7 @@ import pytest
 
 from jobs.flow import StageState
 from jobs.watchdog import Limits, Watchdog
-from workers.ledger import LOADING, Entry
+from workers.ledger import LOADING, WORKER, Entry
 from workers.records import Span
 
 LIMITS = Limits()
@@ -21,14 +21,14 @@ class Run:
     def __init__(self, limits: Limits = LIMITS) -> None:
         self.entries: dict[bytes, Entry] = {}
         self.ended: list[int] = []
-        self.swept: list[str | None] = []
+        self.swept: list[list[int]] = []
         self.stage = StageState("refine", 1, ready=1)
         self.nodes = {"aa"}
         self.watchdog = Watchdog(
             read=lambda: dict(self.entries),
             is_alive=self.nodes.__contains__,
             end=lambda entry: self.ended.append(entry.pid),
-            sweep=self.swept.append,
+            sweep=lambda workers: self.swept.append([worker.pid for worker in workers]),
             stages=[self.stage],
             limits=limits,
         )
@@ -56,7 +56,7 @@ def test_an_overdue_shard_is_named_once_and_its_process_is_replaced(run, capsys)
     assert capsys.readouterr().err == "" and not run.ended
     run.see(ENTRY)
     line = "warning: shard 7 has been in refine for {} s (process 42 of aaaaaaaa/gpu1); the longest so far took 10.0 s"
-    assert capsys.readouterr().err == line.format(51) + "\n" and run.swept == ["aa"]
+    assert capsys.readouterr().err == line.format(51) + "\n" and run.swept == [[42]]
     run.see(ENTRY, seconds=149)
     assert capsys.readouterr().err == "" and not run.ended
     run.see(ENTRY)
@@ -127,24 +127,26 @@ def test_each_death_is_said(run, capsys):
 def test_an_actor_that_loads_for_long_is_named(run, capsys):
     run.see(replace(ENTRY, task=f"{LOADING} 0a0b", stage=LOADING), seconds=302)
     line = "warning: an actor of refine has been in loading for 301 s (process 42 of aaaaaaaa/gpu1)\n"
-    assert capsys.readouterr().err == line and run.swept == ["aa"]
+    assert capsys.readouterr().err == line and run.swept == [[42]]
 
 
 def test_stopped_workers_are_looked_for_where_shards_are_in_hand_and_none_is_worked_on(run, capsys):
     """Between two shards a process has no entry: tiny ones are worked on for a small part of their time."""
+    workers = [replace(ENTRY, task=f"{WORKER} aa {pid}", pid=pid, stage="") for pid in (41, 42)]
+    others = replace(workers[0], pool="draft", pid=40)
     run.stage.in_flight = 2
-    run.see(seconds=30)
+    run.see(*workers, others, seconds=30)
     assert run.swept == []
-    run.see()
-    assert run.swept == [None]
-    run.see(seconds=30)
-    assert run.swept == [None, None], "after 60 s again"
-    run.see(ENTRY)
-    run.see(seconds=30)
+    run.see(*workers, others)
+    assert run.swept == [[41, 42]]
+    run.see(*workers, seconds=30)
+    assert run.swept == [[41, 42]] * 2, "after 60 s again"
+    run.see(*workers, ENTRY)
+    run.see(*workers, seconds=30)
     run.stage.done += 1
-    run.see(seconds=30)
+    run.see(*workers, seconds=30)
     run.stage.ready = 0  # its actor is being started
-    run.see(seconds=100)
+    run.see(*workers, seconds=100)
     run.stage.ready, run.stage.in_flight = 1, 0
-    run.see(seconds=100)
-    assert run.swept == [None, None] and not run.ended and capsys.readouterr().err == ""
+    run.see(*workers, seconds=100)
+    assert len(run.swept) == 2 and not run.ended and capsys.readouterr().err == ""
