@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import ray
 from ray._private import worker
@@ -41,7 +42,7 @@ class Health:
 
     def look(self) -> tuple[str | None, list[str]]:
         """Why the session is lost, if it is, and what is new."""
-        news = []
+        news: list[str] = []
         for name, pid in self.processes.items():
             state = process_state(pid)
             if state in ("", "X", "Z"):
@@ -66,12 +67,17 @@ def process_state(pid: int) -> str:
         return ""
 
 
+def ray_node() -> Any:
+    """Ray's own object for this machine's part of the session."""
+    return worker._global_node
+
+
 def local_processes() -> dict[str, int]:
     """The raylet of this machine and, where this process started them, the other servers of Ray."""
     if not Path("/proc/self/stat").exists():
         return {}
-    node = worker._global_node
-    found = {}
+    found: dict[str, int] = {}
+    node = ray_node()
     with suppress(OSError), socket.socket(socket.AF_UNIX) as client:
         client.connect(node.raylet_socket_name)
         peer = client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
@@ -89,7 +95,7 @@ def health_of_session() -> Health:
     def node_is_alive() -> bool:
         return bool(client.check_alive([node_id], timeout=REPLY_TIMEOUT_S)[0])
 
-    return Health(local_processes(), node_is_alive, worker._global_node.get_logs_dir_path())
+    return Health(local_processes(), node_is_alive, ray_node().get_logs_dir_path())
 
 
 @contextmanager
@@ -108,7 +114,7 @@ def watched() -> Iterator[None]:
             if lost and not over.is_set():
                 print(f"error: {lost}\nhint: {HINT}{health.logs}", file=sys.stderr, flush=True)
                 with suppress(Exception):
-                    worker._global_node.kill_all_processes(check_alive=False, allow_graceful=False)
+                    ray_node().kill_all_processes(check_alive=False, allow_graceful=False)
                 os._exit(1)
 
     threading.Thread(target=watch, name="health", daemon=True).start()

@@ -121,7 +121,8 @@ def actor_id() -> str:
 
 
 def logs_folder() -> Path:
-    return Path(worker._global_node.get_logs_dir_path())
+    node: Any = worker._global_node
+    return Path(node.get_logs_dir_path())
 
 
 def read_entry(value: bytes) -> Entry:

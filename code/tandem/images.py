@@ -196,5 +196,7 @@ def _fit(text: str, width: int, draw: ImageDraw.ImageDraw, font: ImageFont.FreeT
     text = " ".join(text.split())[: LETTERS_PER_PIXEL * width]
     if draw.textlength(text, font=font) <= width:
         return text
-    fitting = bisect_right(range(1, len(text)), width, key=lambda n: draw.textlength(text[:n] + "…", font=font))
+    fitting = bisect_right(
+        range(1, len(text)), width, key=lambda n: math.ceil(draw.textlength(text[:n] + "…", font=font))
+    )
     return text[:fitting].rstrip() + "…"
