@@ -196,7 +196,9 @@ def _fit(text: str, width: int, draw: ImageDraw.ImageDraw, font: ImageFont.FreeT
     text = " ".join(text.split())[: LETTERS_PER_PIXEL * width]
     if draw.textlength(text, font=font) <= width:
         return text
-    fitting = bisect_right(
-        range(1, len(text)), width, key=lambda n: math.ceil(draw.textlength(text[:n] + "…", font=font))
-    )
+
+    def shown_width(length: int) -> int:
+        return math.ceil(draw.textlength(text[:length] + "…", font=font))
+
+    fitting = bisect_right(range(1, len(text)), width, key=shown_width)
     return text[:fitting].rstrip() + "…"
