@@ -25,7 +25,7 @@ from workers.shards import PixelShard, ShardPlan, ShardRows
 
 pytestmark = [pytest.mark.usefixtures("ray_cluster"), pytest.mark.slow]
 SERVERS = Path(ray.__file__).parent / "core" / "src" / "ray"
-QUICK = Limits(warn=(1.0, 1.0), replace=(3.0, 1.0), warn_first=1.0, replace_store=3.0)
+QUICK = Limits(warn=(1.0, 1.0), replace=(3.0, 1.0), warn_first=1.0, replace_first=3.0, replace_store=3.0)
 
 
 def run(stage: type, sink: object, count: int, max_failed: int, limits: Limits = QUICK) -> dict:
