@@ -15,7 +15,7 @@ from typing import Any
 
 import ray
 from ray._raylet import GcsClient  # type: ignore[attr-defined]
-from ray.exceptions import RayError, RpcError
+from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from jobs.flow import Flow, StageState
@@ -206,7 +206,7 @@ def watching(flow: Flow, limits: Limits) -> Iterator[Watchdog]:
         looked = time.monotonic()
         while not over.wait(LOOK_EVERY_S):
             passed, looked = time.monotonic() - looked, time.monotonic()
-            with suppress(RpcError):
+            with suppress(RayError):
                 watchdog.look(min(passed, 2 * LOOK_EVERY_S))  # more: this process was stopped, and perhaps all were
                 sweeper.tell()
 
