@@ -92,13 +92,17 @@ def from_csv(text: str) -> Iterator[NamedClass]:
     try:
         found = rows.fieldnames or []
         if "name" not in found or not columns.issuperset(found):
-            raise LabelError(f": expected a column name and maybe {', '.join(sorted(columns - {'name'}))}, got {found}")
+            raise LabelError(
+                f": expected a column name and maybe {', '.join(sorted(columns - {'name'}))}, got {shown(found)}"
+            )
         for label, row in enumerate(rows):
             where = f", row {label + 1}"
             if None in row or None in row.values():
                 raise LabelError(f"{where}: expected {len(found)} cells, got more or fewer")
             if row.get("label") and row["label"].strip() != str(label):
-                raise LabelError(f"{where}: expected label {label}, as rows are in label order, got {row['label']}")
+                raise LabelError(
+                    f"{where}: expected label {label}, as rows are in label order, got {shown(row['label'], 60)}"
+                )
             synonyms = tuple(filter(None, map(str.strip, row.get("synonyms", "").split(","))))
             yield NamedClass(where, row["name"].strip(), synonyms, row.get("wnid", "").strip() or None)
     except csv.Error as error:
@@ -114,7 +118,7 @@ def from_json(text: str) -> Iterator[NamedClass]:
     if isinstance(values, dict):
         labels = list(map(str, range(len(values))))
         if wrong := sorted(set(values) - set(labels)):
-            raise LabelError(f": expected the labels 0 to {len(labels) - 1} as keys, got {wrong[0]!r}")
+            raise LabelError(f": expected the labels 0 to {len(labels) - 1} as keys, got {shown(repr(wrong[0]), 60)}")
         values = [values[label] for label in labels]
     if not isinstance(values, list):
         raise LabelError(f": expected a list of names, or an object of names by label, got {shown(repr(values), 60)}")
@@ -152,6 +156,8 @@ def check_classes(classes: list[NamedClass], num_classes: int) -> None:
         if found.wnid is None and classes[0].wnid is None:
             pass
         elif found.wnid is None or found.wnid in wnids or not WNID.fullmatch(found.wnid):
-            raise LabelError(f"{where}: expected a WordNet id of its own, as n02099601 is, got {found.wnid or 'none'}")
+            raise LabelError(
+                f"{where}: expected a WordNet id of its own, as n02099601 is, got {shown(found.wnid or 'none', 60)}"
+            )
         names[key] = where
         wnids.add(found.wnid)

@@ -255,10 +255,12 @@ def test_a_picture_with_damaged_metadata_is_read_without_a_warning(tmp_path):
 
 
 def test_messages_show_a_part_of_long_values(tmp_path):
-    (tmp_path / "names.json").write_text(json.dumps("a\nb" * 1000))
-    with pytest.raises(LabelError) as caught:
-        read_class_names(str(tmp_path / "names.json"), 4)
-    assert "\n" not in str(caught.value) and len(str(caught.value)) < 600
+    texts = {"names.json": json.dumps("a\nb" * 1000), "names.csv": 'label,name\n"' + "a\n" * 1000 + '",ant\n'}
+    for name, text in texts.items():
+        (tmp_path / name).write_text(text)
+        with pytest.raises(LabelError) as caught:
+            read_class_names(str(tmp_path / name), 4)
+        assert "\n" not in str(caught.value) and len(str(caught.value)) < 600
 
 
 def test_names_of_a_class_label_are_unique_whatever_classes_are_called():
