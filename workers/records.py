@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import time
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
-from typing import Any, Protocol, TypeVar
+from typing import Any, NoReturn, Protocol, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -207,11 +208,26 @@ class StageActor:
             except OutputError:  # a place is at fault, and would be for every other shard
                 raise
             except Exception as error:  # the shard's fault or the model's: the driver decides how many are too many
+                if has_lost_its_device(error):
+                    end_with(error)
                 return failed_row(shard.shard, stage.name, error, [*shard.warnings, *self.warned])
             spans.append(Span(stage.name, self.replica, began, time.time()))
             stage_metrics().observe(spans[-1], len(shard))
         shard.warnings = (*shard.warnings, *self.warned)
         return to_row(shard, spans)
+
+
+def has_lost_its_device(error: BaseException) -> bool:
+    """Whether nothing works any more on the GPU of this process: so it is after every error of CUDA but want of memory.
+    Without torch, which processes that only write have not imported."""
+    text = str(error)
+    return "CUDA error" in text and "out of memory" not in text and "ALLOC_FAILED" not in text
+
+
+def end_with(error: BaseException) -> NoReturn:
+    """End this process, so that Ray starts another and gives it the shard again. Its last lines say why."""
+    print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
+    os._exit(1)
 
 
 def keep_warnings() -> list[str]:

@@ -4,6 +4,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from tandem.errors import JobError
 from workers import records
 from workers.records import FINISHER, Span, StageActor, from_row, to_row
 from workers.shards import PixelShard, PrefixShard, ShardRows
@@ -89,3 +90,38 @@ def test_finishers_do_the_next_pools_work_and_it_passes_their_shards_through(mon
     np.testing.assert_array_equal(refine(drafted)["pixels"], finished["pixels"])
     with pytest.raises(TypeError, match="expected a row that holds a PrefixShard, got a PixelShard"):
         StageActor(PrefixShard, [Pixels])(finished)
+
+
+@pytest.mark.parametrize(
+    ("error", "ends"),
+    [
+        (RuntimeError("CUDA error: an illegal memory access was encountered\nCUDA kernel errors might be"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasSgemm`"), True),
+        (RuntimeError("CUDA error: out of memory"), False),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), False),
+        (JobError("logits of scales 1 to 3 are not finite"), False),
+    ],
+)
+def test_an_actor_whose_gpu_is_lost_ends_in_place_of_failing_every_later_shard(monkeypatch, capsys, error, ends):
+    class Broken:
+        name = "draft"
+
+        def __call__(self, shard):
+            raise error
+
+    class Ended(BaseException):
+        pass
+
+    def end(code):
+        assert code == 1
+        raise Ended
+
+    monkeypatch.setattr("workers.records.os._exit", end)
+    monkeypatch.setattr("workers.records.replica_name", lambda: "node/gpu0")
+    actor, row = StageActor(ShardRows, [Broken]), to_row(SHARDS[0], [])
+    if ends:
+        with pytest.raises(Ended):
+            actor(row)
+        assert capsys.readouterr().err.startswith(f"RuntimeError: {error}")
+    else:
+        assert records.is_failed(actor(row))
