@@ -74,6 +74,7 @@ def _close(
         check_epoch(store, epoch)
         committed = manifest.committed(range(num_shards), failed)
         if is_closed(manifest, num_shards, committed, beside):
+            publish_job(store, epoch)
             if written is not None:
                 store.clean(closing=True)
             return
@@ -131,9 +132,14 @@ def parse_closing(data: bytes) -> dict[str, Any]:
     return closing | {"failed_shards": failed, "files": files}
 
 
-def reopen(manifest: Manifest) -> None:
-    """Take `_SUCCESS` back where shards are to be added. It stays if it says of this epoch that none is missing."""
+def reopen(manifest: Manifest, added: int | None = None) -> None:
+    """Take `_SUCCESS` back where shards are to be added, or one was added that it counts as failed.
+
+    It stays if it says of this epoch that none is missing.
+    """
     closing = read_closing(manifest.store)
+    if added is not None and (closing is None or added not in closing["failed_shards"]):
+        return
     if closing is None or closing["epoch"] != manifest.epoch or closing["failed_shards"]:
         _take_back(manifest)
 

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from tandem.errors import OutputError
 from workers import layout
+from workers.closing import reopen
 from workers.entry import ManifestEntry
 from workers.job_record import check_epoch
 from workers.manifest import Manifest
@@ -49,6 +50,8 @@ def store_shard(store: Store, manifest: Manifest, shard: ShardRows, fmt: Format,
     for path in tried:  # no other entry can come, so nobody needs what this one does not name
         if path not in named:
             store.remove(path)
+    if store.exists(layout.SUCCESS):  # a job that has given this writer up may have closed without its shard
+        reopen(manifest, shard.shard)
     return entry
 
 

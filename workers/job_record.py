@@ -67,11 +67,13 @@ def taken(store: Store) -> OutputError:
 
 def publish_job(store: Store, epoch: int) -> None:
     """Make `job.json`, which people read, that of this epoch, where it is of an older one, which may have come late."""
+    if not epoch:
+        return
     try:
         there = read_record(store, layout.JOB)["epoch"]
     except (FileNotFoundError, NoJobError):
         there = -1
-    if there < epoch and epoch:
+    if there < epoch:
         store.replace(layout.JOB, store.read(layout.overwrite_path(epoch)))
 
 

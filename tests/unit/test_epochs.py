@@ -234,3 +234,13 @@ def test_datasets_of_older_versions_stay_closed_and_are_gone_on_with(store):
     manifest = Manifest(store)
     assert open_job(store, OLD).epoch == 0 and is_closed(manifest, 3, {0, 1, 2})
     assert not is_closed(manifest, 3, {0, 1, 2}, [layout.CARD]) and not is_closed(manifest, 3, {0, 1})
+
+
+def test_a_writer_that_was_given_up_and_commits_after_all_takes_the_closing_back(store):
+    open_job(store, OLD)
+    make(store, 0, shards=[0, 1])
+    close(store, 0, failed={2: "stands still"})
+    make(store, 0, shards=[2])
+    assert not store.exists(layout.SUCCESS)
+    close(store, 0)
+    assert json.loads(store.read(layout.SUCCESS))["failed_shards"] == {}
