@@ -18,7 +18,7 @@ from workers.verify import verify
 @pytest.mark.slow
 def test_every_image_is_of_the_job_that_replaced_the_other(ray_cluster, tiny_models, tmp_path):
     out, log = tmp_path / "out", tmp_path / "log"
-    first = start(job(tiny_models, out), log)
+    first = start(job(tiny_models, out, images=3000), log)  # more than it can make until the other has started
     wait_until(lambda: committed(out) >= 5, "five shards")
     argv = job(tiny_models, out, "--overwrite")
     argv[argv.index("--seed") + 1] = "4"
