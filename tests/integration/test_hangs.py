@@ -85,10 +85,12 @@ def test_what_stops_is_replaced_and_what_dies_at_every_attempt_is_left_out(tmp_p
         assert cause.endswith(f"in {stage}; its last lines: no device answers to shard {shard}")
         assert (tmp_path / f"attempts{shard}").read_text() == "xxx"
     overdue = {n: [line for line in lines if line.startswith(f"warning: shard {n} has been in ")] for n in (1, 3)}
-    assert len(overdue[1]) == 1 and " in draft for " in overdue[1][0]
-    assert any(line.startswith("warning: worker process ") for line in lines)
+    replaced = ": the process is replaced"
+    assert " in draft for " in overdue[1][0]
+    # whichever comes first on a busy machine: the look for stopped workers at the warning, or the end of its time
+    assert overdue[1][-1].endswith(replaced) or any(line.startswith("warning: worker process ") for line in lines)
     assert any(line.startswith("warning: draft: a process died at shard 2: ") for line in lines)
-    assert len(overdue[3]) == 2 and overdue[3][1].endswith(": the process is replaced")
+    assert " in write for " in overdue[3][0] and overdue[3][-1].endswith(replaced)
     with capsys.disabled():
         print(f"\n8 shards, two that hang at first and two that end their process at every attempt: {took:.0f} s")
     assert took < 120
