@@ -166,7 +166,7 @@ class Var(nn.Module):
 
     def forward(self, labels_R: Tensor, inputs_RlD: Tensor) -> Tensor:
         """Teacher-forced logits float32 [R, L, V] from `Quantizer.unroll`'s inputs of the scales after the first."""
-        condition = self.condition(labels_R)
+        condition = self.condition(labels_R, self.table_vectors(labels_R))
         start_RlC = self.embed_start(condition)
         x_RLC = torch.cat([start_RlC, self.embed(inputs_RlD, start_RlC.shape[1])], dim=1)
         level_L = self.level_L[: x_RLC.shape[1]]

@@ -216,7 +216,7 @@ def test_what_matters_of_a_log(capsys):
 def test_a_folder_that_nodes_do_not_share_is_noticed(tmp_path):
     store = LocalStore(str(tmp_path / "out"))
     store.put_once("job.json", b"{}")
-    store.remember_job()
+    store.remember_job("job.json")
     store.check_shared()
     elsewhere = pickle.loads(pickle.dumps(store))
     elsewhere.root = tmp_path / "another disk"
