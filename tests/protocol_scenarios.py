@@ -12,7 +12,7 @@ from protocol_contents import cached_format, pictures
 from protocol_model import DRAFTS, IMAGES, Command, Model, Violation
 
 from tandem.errors import InputError, JobError, OutputError
-from workers import layout, manifest, verify
+from workers import layout, manifest, place, verify
 
 FAULTS = {"kill": 0.0, "late": 0.0, "lost": 0.0, "twice": 0.15, "lag": 0.3}
 HARSH = {"kill": 0.004, "late": 0.02, "lost": 0.03, "twice": 0.25, "lag": 0.5}
@@ -48,7 +48,7 @@ def interleave(number: int) -> Model:
     harsh = rng.random() < 0.5
     model = Model(rng, rng.choice(["webdataset", "webdataset", "parquet", "folder"]), dict(HARSH if harsh else FAULTS))
     with no_ray(model.make_shards) as patch:
-        for module in (manifest, verify):
+        for module in (manifest, place, verify):
             patch.setattr(module, "ThreadPoolExecutor", Serial)
         try:
             first = commands[:1]

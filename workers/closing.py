@@ -9,6 +9,7 @@ the end. `_SUCCESS` is put, or removed and put, and never replaced: a late put c
 from __future__ import annotations
 
 import hashlib
+from bisect import bisect_right
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
@@ -155,20 +156,28 @@ def _take_back(manifest: Manifest) -> None:
 
 def sweep(manifest: Manifest, entries: Sequence[ManifestEntry]) -> None:
     """Remove what is no part of the dataset and never can be: files of dead epochs, and of committed shards those
-    that their entries do not name. There are none in epoch 0 unless a damaged file was met, so nothing is listed then.
+    that their entries do not name. Their writers died before they removed them, and patterns of readers match them.
     """
     store, epoch = manifest.store, manifest.epoch
-    if epoch:
-        remove_older(store, epoch)
-    met_damage = [entry for entry in entries if any(layout.is_named_by_content(file.path) for file in entry.files)]
-    if not met_damage:
-        return
-    named = {file.path for entry in met_damage for file in entry.files}
-    shards = {entry.shard for entry in met_damage}
-    indices = {index for entry in met_damage for index in range(entry.first_index, entry.last_index + 1)}
-    for path in store.list_files():
-        theirs = layout.data_shard(path) in shards or layout.data_index(path) in indices
-        if theirs and layout.epoch_of(path) == epoch and path not in named:
+    paths = store.list_files()
+    remove_older(store, paths, epoch)
+    firsts = [entry.first_index for entry in entries]
+    by_shard = {entry.shard: entry for entry in entries}
+    met_damage = {entry.shard for entry in entries if any(layout.is_named_by_content(f.path) for f in entry.files)}
+    named = {file.path for shard in met_damage for file in by_shard[shard].files}
+
+    def entry_of(path: str) -> ManifestEntry | None:
+        shard, index = layout.data_shard(path), layout.data_index(path)
+        if index is None:
+            return None if shard is None else by_shard.get(shard)
+        at = bisect_right(firsts, index) - 1
+        return entries[at] if at >= 0 and index <= entries[at].last_index else None
+
+    for path in paths:
+        entry = entry_of(path)
+        if entry is None or layout.epoch_of(path) != epoch or path in named:
+            continue
+        if entry.shard in met_damage or layout.is_named_by_content(path):
             store.remove(path)
 
 

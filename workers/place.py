@@ -7,14 +7,15 @@ new epoch (see `workers.job_record`), and whatever older ones have written is re
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 from tandem.errors import OutputError
 from workers import layout
 from workers.job_record import is_taken, publish_job, read_job
-from workers.manifest import MAX_NAMED, Manifest
+from workers.manifest import MAX_NAMED, READS_AT_ONCE, Manifest
 from workers.seal import seal
 from workers.store import Store
 
@@ -113,11 +114,15 @@ def _short(value: Any) -> str:
     return text if len(text) <= MAX_VALUE_CHARS else text[:MAX_VALUE_CHARS] + "…"
 
 
-def remove_older(store: Store, epoch: int) -> None:
-    """Remove what dead epochs have left, markers first. Safe at any time, as nothing reads their names again."""
-    older = [path for path in store.list_files() if (of := layout.epoch_of(path)) is not None and of < epoch]
-    for path in sorted(older, key=lambda path: not path.startswith(f"{layout.MANIFEST}/")):
-        store.remove(path)
+def remove_older(store: Store, paths: Iterable[str], epoch: int) -> None:
+    """Remove those files that dead epochs have left, markers first. Safe at any time, as nothing reads their names
+    again. An S3 request takes some milliseconds, and there may be a million files, so several are removed at once.
+    """
+    older = [path for path in paths if (of := layout.epoch_of(path)) is not None and of < epoch]
+    are_markers = [path.startswith(f"{layout.MANIFEST}/") for path in older]
+    with ThreadPoolExecutor(READS_AT_ONCE) as pool:
+        for markers in (True, False):
+            list(pool.map(store.remove, (path for path, is_one in zip(older, are_markers) if is_one == markers)))
 
 
 def _begin_epoch(store: Store, content: Mapping[str, Any]) -> None:
@@ -133,4 +138,4 @@ def _begin_epoch(store: Store, content: Mapping[str, Any]) -> None:
     publish_job(store, epoch)
     for path in (layout.SUCCESS, *layout.BESIDE_SUCCESS):
         store.remove(path)
-    remove_older(store, epoch)
+    remove_older(store, store.list_files(), epoch)

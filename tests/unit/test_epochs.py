@@ -148,6 +148,30 @@ def test_a_writer_who_died_before_it_removed_the_junk_is_cleaned_up_after_at_clo
     assert "tar" in card and str(Manifest(store).entry(1).files[0].path.split("/")[1][5:14]) in card
 
 
+@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("epoch", [0, 1])
+def test_what_a_writer_left_whose_shard_another_committed_goes_at_close(store, name, epoch):
+    """It met the other's files, which it could not hold for whole, put its own beside them, and died. Readers that
+    take shards by a pattern would have had the images twice."""
+    open_job(store, OLD)
+    if epoch:
+        open_job(store, OLD, overwrite=True)
+    make(store, epoch, name, shards=[0, 2])
+    kept = store.list_files()
+    left = {
+        shard: [*sample_format(name).files(encoded_shard(shard, PLAN, noise=9), layout.tag(epoch, "ab12cd34"))]
+        for shard in (0, 1, 2)
+    }
+    for files in left.values():
+        store.put_many(files)
+    close(store, epoch, name, failed={1: "no numbers"})  # another job may be about to commit what is left of it
+    closing = {layout.SUCCESS, *layout.BESIDE_SUCCESS}
+    assert set(store.list_files()) - closing == {*kept, *(path for path, _ in left[1])}
+    make(store, epoch, name, shards=[1])
+    close(store, epoch, name)
+    assert verify(store).problems == verify(store).uncommitted == []
+
+
 def test_junk_under_every_name_is_an_error_that_names_it(store):
     fmt, shard = sample_format(), encoded_shard(0, PLAN)
 
