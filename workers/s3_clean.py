@@ -6,11 +6,18 @@ from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from typing import Any
 
+from workers import layout
+
 
 def abort_uploads(client: Any, bucket: str, prefix: str, age_s: float) -> None:
-    """Give up the multipart uploads below a prefix that are at least so old. Raises ClientError."""
+    """Give up the multipart uploads of a dataset at a prefix that are at least so old. Raises ClientError.
+
+    Those of other names stay: at the root of a bucket they are of other datasets, or of other programs.
+    """
     for page in client.get_paginator("list_multipart_uploads").paginate(Bucket=bucket, Prefix=prefix):
         for upload in page.get("Uploads", []):
+            if not layout.is_ours(upload["Key"].removeprefix(prefix)):
+                continue
             if not age_s or upload["Initiated"] < time_before(page, age_s):
                 client.abort_multipart_upload(Bucket=bucket, Key=upload["Key"], UploadId=upload["UploadId"])
 
