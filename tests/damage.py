@@ -7,11 +7,11 @@ from pathlib import Path
 from sample_shards import PLAN, encoded_shard, sample_format
 
 from workers import layout
+from workers.aside import DAMAGED
 from workers.closing import close_dataset
 from workers.commit import store_shard
 from workers.manifest import Manifest
 from workers.place import open_job
-from workers.repair import DAMAGED
 from workers.seal import open_sealed, seal
 from workers.store import LocalStore, Store
 

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 from contextlib import suppress
 from dataclasses import dataclass, field
 
 from workers import layout
+from workers.aside import keep, set_aside
 from workers.job_record import find_epoch, parse_record
 from workers.seal import DamagedError, mend, seal
 from workers.store import Store
 from workers.verify import Verdict
-
-DAMAGED = "damaged"
 
 
 @dataclass
@@ -46,17 +44,6 @@ def repair(store: Store, verdict: Verdict) -> Repair:
     return done
 
 
-def set_aside(store: Store, path: str) -> bool:
-    """Move a file to `damaged/`, under the first digits of its hash. Whether there was one."""
-    try:
-        data = store.read(path)
-    except FileNotFoundError:
-        return False
-    store.put_once(f"{DAMAGED}/{hashlib.sha256(data).hexdigest()[:8]}/{path}", data)
-    store.remove(path)
-    return True
-
-
 def heal_job(store: Store) -> list[str]:
     """Restore `job.json` and the record of the epoch, where they are damaged or lost: each by the other, or by its own
     hash where one byte has changed. Otherwise a placeholder takes their place, which `--overwrite` can replace.
@@ -76,7 +63,7 @@ def heal_job(store: Store) -> list[str]:
     lines = []
     for path in [layout.JOB, *([layout.overwrite_path(best.epoch)] if best.epoch else [])]:
         if not store.exists(path) or store.read(path) != best.data:
-            set_aside(store, path)
+            keep(store, path)  # and no removal: cut short, it would leave no record
             store.replace(path, best.data)
             lines.append(f"{path}: {best.how}")
     return lines

@@ -183,7 +183,10 @@ class LocalStore(Store):
             _sync_folder((self.root / path).parent)
 
     def exists(self, path: str) -> bool:
-        return (self.root / path).is_file()
+        try:
+            return (self.root / path).is_file()
+        except OSError as error:
+            raise OutputError(f"cannot read {self.root / path}: {error.strerror or error}") from error
 
     def list_files(self, folder: str = "") -> list[str]:
         found = []

@@ -10,10 +10,11 @@ from sample_shards import SIZE, sample_dataset, sample_format
 
 from jobs.cli import main
 from tandem.errors import JobError, OutputError
+from workers.aside import DAMAGED
 from workers.card import CardInfo, closing_files
 from workers.job_record import read_job
 from workers.manifest import Manifest
-from workers.repair import DAMAGED, heal_job, repair
+from workers.repair import heal_job, repair
 from workers.seal import open_sealed, seal
 from workers.store import LocalStore
 from workers.verify import verify
@@ -69,6 +70,22 @@ def test_a_record_of_a_dead_epoch_mends_none_of_the_living_one(tmp_path):
     for path in ("job.json", "overwrites/00001.json"):
         flip(path)(store)
     assert heal_job(store) == [f"{path}: mended by its own hash" for path in ("job.json", "overwrites/00001.json")]
+    assert content(store) == undisturbed
+
+
+def test_a_repair_of_the_record_that_is_cut_short_leaves_a_record_to_repair(tmp_path, monkeypatch):
+    store = make(tmp_path / "out")
+    undisturbed = content(store)
+    flip("job.json")(store)
+
+    def stop(self: LocalStore, path: str, data: bytes) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LocalStore, "replace", stop)
+        with pytest.raises(KeyboardInterrupt):
+            heal_job(store)
+    assert heal_job(store) == ["job.json: mended by its own hash"]
     assert content(store) == undisturbed
 
 

@@ -1,5 +1,6 @@
 """Files are put once: one writer of many wins, and a failed write leaves nothing behind."""
 
+import errno
 import multiprocessing
 import os
 import pickle
@@ -9,12 +10,14 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 from sample_shards import PLAN, encoded_shard, sample_format, sha256
 
 from tandem.errors import InputError, OutputError
 from workers.commit import store_shard
+from workers.job_record import check_epoch
 from workers.manifest import Manifest
 from workers.place import open_job
 from workers.store import TEMPORARY, TEMPORARY_LIFE_S, open_store
@@ -149,3 +152,14 @@ def test_a_store_survives_pickling_and_another_working_directory(tmp_path, monke
     store.remove("a/b")
     store.remove("a/b")
     assert store.list_files() == [] and not (tmp_path / "out" / "a").exists()
+
+
+def test_a_file_system_that_fails_is_a_line_where_names_are_asked_for(store, monkeypatch):
+    """A stale NFS handle was a traceback, or counted as a failed shard."""
+
+    def stale(path):
+        raise OSError(errno.ESTALE, "Stale file handle")
+
+    monkeypatch.setattr(Path, "is_file", stale)
+    with pytest.raises(OutputError, match=r"cannot read .*overwrites/00001\.json: Stale file handle"):
+        check_epoch(store, 0)

@@ -9,8 +9,9 @@ from damage import ENTRY, TAR, content, cut, flip, lose, make, put, reseal, writ
 
 from jobs.cli import main
 from tandem.errors import OutputError
+from workers.aside import DAMAGED
 from workers.manifest import Manifest
-from workers.repair import DAMAGED, repair
+from workers.repair import repair
 from workers.seal import open_sealed, seal
 from workers.store import LocalStore, Store
 from workers.verify import verify
