@@ -62,13 +62,13 @@ def interleave(number: int) -> Model:
                 for path, _ in cached_format(model.name).files(pictures(1, rng.randrange(3), 0), layout.tag(epoch)):
                     model.start(partial(model.leave_junk, IMAGES, path))
             model.run(commands)
-            for place in [DRAFTS, IMAGES] if drafts else [IMAGES]:
-                if f"{place}/{layout.JOB}" not in model.disk.files:
+            for uri in [DRAFTS, IMAGES] if drafts else [IMAGES]:
+                if f"{uri}/{layout.JOB}" not in model.disk.files:
                     continue
-                model.check(place)
+                model.check(uri)
                 if not harsh:
-                    model.check_closed(place)
-                model.heal(place)
+                    model.check_closed(uri)
+                model.heal(uri)
             for command in commands:
                 check_outcome(command, commands)
         except BaseException as error:

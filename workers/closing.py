@@ -16,6 +16,7 @@ from typing import Any
 
 from tandem.errors import JobError, OutputError
 from workers import layout
+from workers.aside import keep
 from workers.entry import SUCCESS_KEYS, ManifestEntry, add_up
 from workers.job_record import check_epoch, is_taken, publish_job, taken
 from workers.manifest import Manifest, check_complete
@@ -82,6 +83,8 @@ def _close(
         left = {shard: cause for shard, cause in failed.items() if shard not in committed}
         check_epoch(store, epoch)  # whose entries may have been removed before they were listed
         check_complete(num_shards, committed, left)
+        if written is None:
+            _keep_changed(manifest)
         _take_back(manifest)
         if committed != written:
             entries = manifest.entries(committed)
@@ -125,9 +128,9 @@ def read_closing(store: Store) -> dict[str, Any] | None:
 def parse_closing(data: bytes) -> dict[str, Any]:
     """`Totals`, with failed_shards as ids. ValueError, KeyError, TypeError or AttributeError for other content.
 
-    Older versions had no `files` (hashes of what stands beside), and made epoch 0 alone.
+    Older versions had no `files` (hashes of what stands beside) or no failed shards, and made epoch 0 alone.
     """
-    closing = {"epoch": 0, "shards": None, "files": None} | open_sealed(data, SUCCESS_KEYS)
+    closing = {"epoch": 0, "shards": None, "files": None, "failed_shards": {}} | open_sealed(data, SUCCESS_KEYS)
     failed, hashes = set(map(int, closing["failed_shards"])), closing["files"]
     files = None if hashes is None else {str(path): str(sha256) for path, sha256 in hashes.items()}
     return closing | {"failed_shards": failed, "files": files}
@@ -152,6 +155,17 @@ def _take_back(manifest: Manifest) -> None:
         raise taken(manifest.store)
     if closing or manifest.store.exists(layout.SUCCESS):
         manifest.store.remove(layout.SUCCESS)
+
+
+def _keep_changed(manifest: Manifest) -> None:
+    """Copy what stands beside `_SUCCESS` and is not what it names, before it is written anew: a card that a person has
+    edited is nowhere else."""
+    closing = read_closing(manifest.store)
+    if closing is None or closing["epoch"] != manifest.epoch:
+        return
+    for path, sha256 in (closing["files"] or {}).items():
+        if path in layout.BESIDE_SUCCESS and _hash(manifest.store, path) != sha256:
+            keep(manifest.store, path)
 
 
 def sweep(manifest: Manifest, entries: Sequence[ManifestEntry]) -> None:

@@ -119,10 +119,10 @@ def remove_older(store: Store, paths: Iterable[str], epoch: int) -> None:
     again. An S3 request takes some milliseconds, and there may be a million files, so several are removed at once.
     """
     older = [path for path in paths if (of := layout.epoch_of(path)) is not None and of < epoch]
-    are_markers = [path.startswith(f"{layout.MANIFEST}/") for path in older]
+    markers = {path for path in older if path.startswith(f"{layout.MANIFEST}/")}
     with ThreadPoolExecutor(READS_AT_ONCE) as pool:
-        for markers in (True, False):
-            list(pool.map(store.remove, (path for path, is_one in zip(older, are_markers) if is_one == markers)))
+        for some in (sorted(markers), [path for path in older if path not in markers]):
+            list(pool.map(store.remove, some))
 
 
 def _begin_epoch(store: Store, content: Mapping[str, Any]) -> None:
@@ -137,5 +137,7 @@ def _begin_epoch(store: Store, content: Mapping[str, Any]) -> None:
         epoch += 1
     publish_job(store, epoch)
     for path in (layout.SUCCESS, *layout.BESIDE_SUCCESS):
+        if is_taken(store, epoch):  # it is of the job that has taken the place since
+            return
         store.remove(path)
     remove_older(store, store.list_files(), epoch)

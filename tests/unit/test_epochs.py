@@ -9,9 +9,10 @@ import pytest
 from sample_shards import PLAN, encoded_shard, sample_dataset, sample_format, sha256
 
 from tandem.errors import JobError, OutputError
-from workers import layout
+from workers import layout, place
+from workers.aside import DAMAGED
 from workers.card import CardInfo, closing_files
-from workers.closing import close_dataset, is_closed
+from workers.closing import close_dataset, is_closed, read_closing
 from workers.commit import store_shard
 from workers.job_record import read_job
 from workers.manifest import Manifest
@@ -90,6 +91,24 @@ def test_of_two_jobs_that_replace_one_each_has_an_epoch_and_the_later_wins(store
     with pytest.raises(OutputError, match="another job has taken"):
         make(store, 1)
     assert read_job(store)["identity"]["seed"] == 3
+
+
+def test_an_overwrite_that_is_replaced_at_once_takes_nothing_of_the_next_one(store, monkeypatch):
+    """It removed the _SUCCESS and the card of a job that had begun after it and closed before it went on."""
+    open_job(store, OLD)
+    publish = place.publish_job
+
+    def overtaken(*of):
+        monkeypatch.setattr(place, "publish_job", publish)
+        open_job(store, OLD, overwrite=True)
+        make(store, 2)
+        close(store, 2)
+        publish(*of)
+
+    monkeypatch.setattr(place, "publish_job", overtaken)
+    with pytest.raises(OutputError, match="seed: there 1, here 2"):
+        open_job(store, NEW, overwrite=True)
+    assert verify(store).problems == []
 
 
 def test_an_overwrite_whose_answer_was_lost_is_its_own(store, monkeypatch):
@@ -233,6 +252,8 @@ def test_a_changed_card_is_written_again(store):
     assert not is_closed(Manifest(store), PLAN.num_shards, range(PLAN.num_shards))
     close(store, 0)
     assert before == {path: sha256(store.read(path)) for path in before}
+    (kept,) = store.list_files(DAMAGED)
+    assert store.read(kept) == b"of another closing", "maybe a person's own words"
 
 
 def test_names_that_a_listing_lacks_are_asked_for(store, monkeypatch):
@@ -258,6 +279,9 @@ def test_datasets_of_older_versions_stay_closed_and_are_gone_on_with(store):
     manifest = Manifest(store)
     assert open_job(store, OLD).epoch == 0 and is_closed(manifest, 3, {0, 1, 2})
     assert not is_closed(manifest, 3, {0, 1, 2}, [layout.CARD]) and not is_closed(manifest, 3, {0, 1})
+    del old["failed_shards"]  # of the first versions
+    store.replace(layout.SUCCESS, json.dumps(old).encode())
+    assert is_closed(manifest, 3, {0, 1, 2}) and read_closing(store)["failed_shards"] == set()
 
 
 def test_a_writer_that_was_given_up_and_commits_after_all_takes_the_closing_back(store):
