@@ -124,8 +124,9 @@ def command_of(store: Store) -> str:
 def fail(store: Store, problems: Sequence[Problem]) -> None:
     """JobError where there are problems."""
     if problems:
-        hint = problems[0].remedy
-        raise JobError(f"{store.uri}: {len(problems)} problems, the first: {problems[0].text}", hint)
+        first, count = problems[0], len(problems)
+        found = f"{count} problems, the first: {first.text}" if count > 1 else first.text
+        raise JobError(f"{store.uri}: {found}", first.remedy)
 
 
 def print_verdict(store: Store, verdict: Verdict) -> None:

@@ -72,7 +72,7 @@ def put_shard(store: Store, epoch: int, shard: ShardRows, fmt: Format, tried: li
         if not reason:
             return stored
         content = hashlib.sha256(bytes([attempt]) + b"".join(hash_of(data) for _, data in ours)).hexdigest()[:8]
-    hint = "tandem verify says what is damaged; remove these files"
+    hint = "tandem verify --repair moves them out of the way, while no job writes"
     raise OutputError(f"{tried[-1]} in {store.uri} and other names of this shard hold something else: {reason}", hint)
 
 

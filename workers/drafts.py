@@ -17,12 +17,12 @@ import pyarrow.parquet as pq
 
 from tandem.class_names import check_names
 from tandem.config import SamplingConfig, VarConfig, from_dict
-from tandem.errors import InputError, JobError
+from tandem.errors import InputError, JobError, OutputError
 from tandem.user_files import shown
 from workers import layout
 from workers.columns import IMAGE_COLUMNS, stored, stored_schema
 from workers.entry import ManifestEntry
-from workers.job_record import check_epoch, read_job
+from workers.job_record import is_taken, read_job
 from workers.manifest import Manifest
 from workers.models import ModelRef, Resolved
 from workers.row_settings import ROW_SETTINGS
@@ -122,17 +122,25 @@ class Drafts:
         """A shard's file, held against its manifest entry and the plan. OutputError where drafts were replaced."""
         entry = Manifest(self.store, self.epoch).entry(shard)
         if entry is None:
-            check_epoch(self.store, self.epoch)
+            self._check_place()
             raise JobError(f"drafts in {self.store.uri}: shard {shard} has no manifest entry", HEAL)
         path = entry.files[0].path
         try:
             table = pq.read_table(io.BytesIO(read_checked(self.store, entry.files[0])))
             self._check(table, entry)
         except (ValueError, pa.ArrowException, OSError) as error:
-            check_epoch(self.store, self.epoch)
+            self._check_place()
             text = " ".join(str(error).split())[:200]  # Arrow adds lines of schemas
             raise JobError(f"drafts in {self.store.uri}: {path}: {text}", HEAL) from None
         return table
+
+    def _check_place(self) -> None:
+        """OutputError where other drafts have taken the place of these."""
+        if is_taken(self.store, self.epoch):
+            raise OutputError(
+                f"drafts in {self.store.uri}: another job has taken this place (--overwrite), these are gone",
+                "once that job has ended: refine its drafts, to another --out",
+            )
 
     def _check(self, table: pa.Table, entry: ManifestEntry) -> None:
         """DamagedError for a file that is as it was written and not one of drafts: older versions let columns of the

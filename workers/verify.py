@@ -82,7 +82,7 @@ def verify(store: Store, progress: Callable[[int], None] = lambda rows: None) ->
     try:
         plan = plan_of(store)
     except NoJobError as error:
-        remedy = RENEW if error.hint == RENEW else f"{REPAIR}; of a record of no job: another place"
+        remedy = RENEW if error.hint == RENEW else f"{REPAIR}; or another place, if this holds no dataset of Tandem"
         verdict.problems.append(Problem(str(error), remedy, aside=(layout.JOB,)))
         return verdict
     verdict.shards = plan.num_shards

@@ -11,6 +11,7 @@ from sample_drafts import STEPS, drafts_of, prefix_shard
 from tandem.errors import InputError, JobError, OutputError
 from workers.drafts import DraftFormat, Drafts, open_drafts
 from workers.manifest import Manifest
+from workers.place import open_job
 from workers.seal import open_sealed, seal
 from workers.shards import ShardPlan
 
@@ -58,6 +59,15 @@ def test_flipped_bits_of_the_job_of_drafts_is_refused(drafts):
         (drafts.store.root / "job.json").write_bytes(damaged)
         with pytest.raises(OutputError, match=r"job\.json in .* is "):
             open_drafts(drafts.store)
+
+
+def test_drafts_that_others_replace_are_called_that(tmp_path):
+    """The line spoke of "this place" and of another --out, as if that of the images had been taken."""
+    drafts = drafts_of(tmp_path / "drafts", 7)
+    open_job(drafts.store, {**drafts.identity, "rows": 3}, {}, overwrite=True)
+    with pytest.raises(OutputError, match=r"drafts in .*: another job has taken this place \(--overwrite\)") as caught:
+        drafts.read(1, STEPS)
+    assert "refine its drafts" in caught.value.hint
 
 
 def rewrite(drafts: Drafts, change, labels=None) -> None:

@@ -200,8 +200,9 @@ def test_junk_under_every_name_is_an_error_that_names_it(store):
                 store.put_once(path, b"junk")
             return fmt.files(shard, tag)
 
-    with pytest.raises(OutputError, match=r"shards/00000-0-[0-9a-f]{8}\.tar in .* hold something else"):
+    with pytest.raises(OutputError, match=r"shards/00000-0-[0-9a-f]{8}\.tar in .* hold something else") as caught:
         store_shard(store, Manifest(store, 0), shard, Junk(), PLAN)
+    assert "tandem verify --repair" in caught.value.hint
     assert Manifest(store, 0).committed() == frozenset()
 
 

@@ -149,6 +149,17 @@ def test_records_of_older_versions_are_counted(tmp_path):
     assert (verdict.unsealed, verdict.problems) == (3, [])
 
 
+def test_one_problem_is_the_line_itself(tmp_path, capsys):
+    store = make(tmp_path / "out")
+    for path, said in (
+        (TAR, f"{TAR}: missing"),
+        ("shards/00000.tar", "2 problems, the first: shards/00000.tar: missing"),
+    ):
+        store.remove(path)
+        assert main(["verify", store.uri]) == 1
+        assert f"error: {store.uri}: {many}{path}: missing\n" in capsys.readouterr().err
+
+
 def test_a_place_that_refuses_an_entry_is_not_told_to_lose_it(tmp_path, capsys, monkeypatch):
     """`ls` after a 403 advised to remove the entry."""
     store, read = make(tmp_path / "out"), LocalStore.read
