@@ -30,7 +30,7 @@ def test_whatever_comes_between_nothing_is_lost_mixed_or_said_wrongly(first, end
         outcomes.update(type(command.outcome).__name__ for command in model.commands)
         outcomes["unclosed"] += model.unclosed
     assert outcomes["dict"] > outcomes["OutputError"] > outcomes["Killed"] > 0
-    assert outcomes["unclosed"] < (end - first) / 30  # by a replaced job that stood still while the next one ran
+    assert outcomes["unclosed"] <= max(2, (end - first) / 200)  # by a replaced job that stood still meanwhile
     print(f"{end - first} interleavings: {dict(outcomes)}")
 
 
