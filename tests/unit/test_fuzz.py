@@ -1,6 +1,6 @@
 """Damaged inputs of all readers of files: each is read or refused with a line, in seconds and within a gigabyte.
 
-FUZZ_INPUTS=5000 makes more of them. `python tests/fuzz_readers.py NUMBER NUMBER+1` reads one again.
+TANDEM_FUZZ_INPUTS=5000 makes more of them. `python tests/fuzz_readers.py NUMBER NUMBER+1` reads one again.
 """
 
 import json
@@ -15,7 +15,7 @@ from pathlib import Path
 from fuzzing import Seed, inputs
 
 ROOT = Path(__file__).parents[2]
-INPUTS = int(os.environ.get("FUZZ_INPUTS", "500"))
+INPUTS = int(os.environ.get("TANDEM_FUZZ_INPUTS", "500"))
 MAX_SECONDS, MAX_BYTES = 10, 1 << 30
 START_SECONDS = 120  # of a process, until its first input
 
