@@ -35,6 +35,7 @@ WARM_UPS = 2
 KNOWN: WeakSet[Graphs] = WeakSet()
 MOST_SHAPES = 8  # of each kind; each keeps memory
 IDLE_DECODES = 64  # after so many decodes of other shapes one makes room: capturing costs a second or two
+MOST_SEEN = 1024  # shapes that are remembered for having come; each row of a batch may be sampled in a way of its own
 FIRST_CAPTURED = 2  # times that a shape has come: one that comes once is not worth it
 
 
@@ -59,6 +60,8 @@ class Kept(Generic[T]):
         return self.items[shape]
 
     def is_worth_it(self, shape: Hashable) -> bool:
+        if len(self.seen) >= MOST_SEEN and shape not in self.seen:
+            self.seen.clear()
         self.seen[shape] += 1
         if self.seen[shape] < FIRST_CAPTURED:
             return False

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Hashable, Iterator, Sequence
+from copy import copy
 
 import numpy as np
 import torch
@@ -44,25 +45,37 @@ def uniforms(seed: int | np.ndarray, index_B: np.ndarray, num_tokens: int) -> Te
 
 class RowGroups:
     """The images of a batch that are sampled alike. Their row numbers go to the device once a decode, as a copy at
-    every scale would make the host wait for it."""
+    every scale would make the host wait for it.
+
+    Attributes:
+        groups: each setting with the rows that have it.
+        tensors: those rows on the device, int64 [b] each; none where all rows are sampled alike.
+    """
 
     def __init__(self, sampling: Sequence[SamplingConfig], device: torch.device):
-        rows: dict[SamplingConfig, list[int]] = {}
+        self.groups: dict[SamplingConfig, list[int]] = {}
         for row, config in enumerate(sampling):
-            rows.setdefault(config, []).append(row)
-        self.groups = [(config, mine, torch.tensor(mine, device=device)) for config, mine in rows.items()]
+            self.groups.setdefault(config, []).append(row)
+        several = self.groups.values() if len(self.groups) > 1 else ()
+        self.tensors = tuple(torch.tensor(mine, device=device) for mine in several)
+
+    def at(self, tensors: Sequence[Tensor]) -> RowGroups:
+        """The same groups, their rows in these tensors."""
+        groups = copy(self)
+        groups.tensors = tuple(tensors)
+        return groups
 
     @property
     def key(self) -> Hashable:
         """Equal for batches whose rows are sampled alike in the same way."""
-        return tuple((config, None if len(self.groups) == 1 else tuple(mine)) for config, mine, _ in self.groups)
+        return tuple((config, tuple(mine) if self.tensors else None) for config, mine in self.groups.items())
 
     def among(self, start: int, stop: int) -> Iterator[tuple[SamplingConfig, Tensor | slice]]:
         """Of the rows start..stop each setting with the rows int64 [b] that have it, counted from `start`."""
-        if len(self.groups) == 1:
-            yield self.groups[0][0], slice(None)
+        if not self.tensors:
+            yield next(iter(self.groups)), slice(None)
             return
-        for config, mine, mine_b in self.groups:
+        for (config, mine), mine_b in zip(self.groups.items(), self.tensors, strict=True):
             first, end = bisect_left(mine, start), bisect_left(mine, stop)
             if first < end:
                 yield config, mine_b[first:end] - start

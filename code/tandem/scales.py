@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import islice
 
 import torch
 from torch import Tensor
@@ -141,20 +142,21 @@ class Decode:
 
     @property
     def tensors(self) -> list[Tensor]:
-        """What is new in every batch."""
+        """All that a decode reads beside the weights: a graph must find it at the same addresses each time."""
         strength = () if self.strength_B11 is None else (self.strength_B11,)
-        return [self.labels_R, self.uniforms_BL, self.prefix_BL, *strength, *self.vectors]
+        return [self.labels_R, self.uniforms_BL, self.prefix_BL, *strength, *self.vectors, *self.groups.tensors]
 
     def work(self, labels_R: Tensor, uniforms_BL: Tensor, prefix_BL: Tensor, *others: Tensor) -> tuple[Tensor, Tensor]:
         """All scales of a batch of these tensors: what `scales` gives last."""
-        guided = self.strength_B11 is not None
+        rest = iter(others)
         new = replace(
             self,
             labels_R=labels_R,
             uniforms_BL=uniforms_BL,
             prefix_BL=prefix_BL,
-            strength_B11=others[0] if guided else None,
-            vectors=others[guided:],
+            strength_B11=None if self.strength_B11 is None else next(rest),
+            vectors=tuple(islice(rest, len(self.vectors))),
+            groups=self.groups.at(tuple(rest)),
         )
         return last(new.scales(by_graphs=False))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,10 +17,10 @@ from tandem.assembly import Preparation, assemble_var
 from tandem.collaborative import decode, draft, generate_alone, refine
 from tandem.config import SamplingConfig
 from tandem.errors import JobError
-from tandem.graphs import Graphs, Replay, Tensors
+from tandem.graphs import MOST_SEEN, Graphs, Kept, Replay, Tensors
 from tandem.prefix import Prefix
 from tandem.sampling import uniforms
-from tandem.scales import decode_scales
+from tandem.scales import Decode, decode_scales
 from tandem.var import Var
 
 SAMPLING = SamplingConfig(cfg=2.0, top_k=20, top_p=0.95)
@@ -99,6 +100,43 @@ def test_each_way_of_sampling_has_its_graph_and_what_was_given_out_stays(plain):
     for ids, sampling in zip(found, settings * 2, strict=True):
         assert torch.equal(ids, ids_of(plain, [1, 2], 5, sampling))
     assert capture.captured == len(settings)
+
+
+def test_a_graph_reads_no_tensor_of_the_batch_that_it_was_captured_with(plain, monkeypatch):
+    """They are freed, and their memory holds something else when the graph is replayed."""
+    decodes = []
+
+    def recorded(*arguments: Any) -> Decode:
+        decodes.append(Decode(*arguments))
+        return decodes[-1]
+
+    monkeypatch.setattr("tandem.scales.Decode.of", partial(Decode.of.__func__, recorded))
+    var, capture = with_graphs(whole=True)
+    sampling = [SAMPLING, SamplingConfig(cfg=0.0), SAMPLING]
+    for seed in range(2):
+        assert torch.equal(ids_of(var, [0, 1, 2], seed, sampling), ids_of(plain, [0, 1, 2], seed, sampling))
+        for decode_ in decodes:
+            rows = [value for value in flat(vars(decode_.groups)) if isinstance(value, Tensor)]
+            with torch.inference_mode():
+                for tensor in (*decode_.tensors, *rows):
+                    tensor.zero_()
+    assert len(decodes) == 4 and capture.captured == 1
+
+
+def flat(value: Any) -> list[Any]:
+    """What containers hold, in any depth."""
+    if isinstance(value, dict):
+        value = list(value.values())
+    return [inner for item in value for inner in flat(item)] if isinstance(value, list | tuple) else [value]
+
+
+def test_ways_of_sampling_that_come_once_are_not_remembered_for_ever(monkeypatch):
+    monkeypatch.setattr("tandem.graphs.FIRST_CAPTURED", 2)
+    kept: Kept[str] = Kept()
+    for shape in range(3 * MOST_SEEN):
+        assert kept.get(shape, lambda: "made") is None
+    assert len(kept.seen) <= MOST_SEEN
+    assert kept.get(3 * MOST_SEEN - 1, lambda: "made") == "made"
 
 
 def test_vectors_from_a_table_go_into_the_graph(plain):
