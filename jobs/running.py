@@ -192,7 +192,8 @@ def make_shards(pipeline: Pipeline, todo: list[int], total: int, max_failed: int
                         say(f"warning: {warning}")
                     warned[warning] = None
                 progress.add(shard.num_rows, shard.spans)
-                watchdog.learn(shard.spans)
+                if shard.num_rows == pipeline.plan.shard_size:  # the last one may be of a single row
+                    watchdog.learn(shard.spans)
             else:
                 failed[shard.shard] = shard.cause
                 check_failures(failed, max_failed)

@@ -45,13 +45,16 @@ class Limits:
     replace_first: float = 4 * 3600.0
     replace_store: float = 900.0
 
-    def of(self, stage: str, longest: float | None) -> tuple[float, float]:
-        """To a warning, when a process that is stopped is replaced, and to the end of any other."""
+    def of(self, stage: str, longest: float | None, slowest: float) -> tuple[float, float]:
+        """To a warning, when a process that is stopped is replaced, and to the end of any other.
+
+        `longest` is of this stage; `slowest` of all that decode, as shards may differ in how many scales are drafted.
+        """
         if longest is None:
             return self.warn_first, self.replace_first
         (warn_s, warn_times), (replace_s, replace_times) = self.warn, self.replace
-        least = self.replace_store if stage in AT_A_STORE else replace_s
-        return max(warn_s, warn_times * longest), max(least, replace_times * longest)
+        least, most = (self.replace_store, longest) if stage in AT_A_STORE else (replace_s, slowest)
+        return max(warn_s, warn_times * longest), max(least, replace_times * most)
 
 
 @dataclass
@@ -96,12 +99,18 @@ class Watchdog:
     idle: dict[str, Idle] = field(default_factory=dict)  # by stage
 
     def learn(self, spans: Sequence[Span]) -> None:
-        """Take note of a shard that is committed."""
+        """Take note of a shard that is committed and has as many rows as any."""
         took = [(span.stage, span.end_s - span.start_s) for span in spans]
         if parts := [span for span in spans if span.stage in PARTS_OF_WRITE]:
             took.append((WRITE, max(part.end_s for part in parts) - min(part.start_s for part in parts)))
         for stage, seconds in took:
             self.longest[stage] = max(seconds, self.longest.get(stage, 0.0))
+
+    @property
+    def slowest(self) -> float:
+        """Seconds of the longest stage of any shard, but for those that read and write."""
+        others = (*AT_A_STORE, *PARTS_OF_WRITE)
+        return max((seconds for stage, seconds in self.longest.items() if stage not in others), default=0.0)
 
     def look(self, passed_s: float) -> None:
         """See what is under way, `passed_s` seconds after the last look."""
@@ -142,7 +151,8 @@ class Watchdog:
     def judge(self, sighting: Sighting) -> None:
         """Warn once, and end what is beyond its limit, again if that was in vain. Each death before doubles it."""
         entry, longest = sighting.entry, self.longest.get(sighting.entry.stage)
-        warn_s, replace_s = (limit * 2 ** len(entry.deaths) for limit in self.limits.of(entry.stage, longest))
+        limits = self.limits.of(entry.stage, longest, self.slowest)
+        warn_s, replace_s = (limit * 2 ** len(entry.deaths) for limit in limits)
         usual = f"; the longest so far took {longest:.1f} s" if longest is not None else ""
         line = f"warning: {name(entry)} has been in {entry.stage} for {sighting.seconds:.0f} s"
         line += f" (process {entry.pid} of {entry.replica}){usual}"

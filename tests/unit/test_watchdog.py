@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
 
-from jobs.flow import StageState
+from jobs import running
+from jobs.flow import Flow, StageState
+from jobs.pipeline import StoredShard
+from jobs.start_up import StartUp
 from jobs.watchdog import Limits, Watchdog
 from workers.ledger import LOADING, WORKER, Entry
 from workers.records import Span
+from workers.shards import ShardPlan
 
 LIMITS = Limits()
 ENTRY = Entry("refine", "shard 7", "refine", "aaaaaaaa/gpu1", "aa", 42)
@@ -78,6 +83,37 @@ def test_the_next_process_has_twice_the_time_and_its_predecessors_end_is_no_news
     assert run.ended == [42, 43]
 
 
+def test_a_run_learns_from_whole_shards_alone(run, monkeypatch):
+    """The last one may be of a single row and be committed first: three ends later the whole one would have failed."""
+
+    class Stub:
+        plan, pools, limits = ShardPlan(9, 4), (), LIMITS
+
+        def flow(self, num_shards: int) -> Flow:
+            return Flow([], True, num_shards)
+
+        def run(self, shards: list[int], flow: Flow) -> list[StoredShard]:
+            return [
+                StoredShard(shard, len(self.plan.indices(shard)), tuple(spans(refine=2.0 * (3 - shard))))
+                for shard in shards
+            ]
+
+    monkeypatch.setattr(running, "watching", lambda flow, limits: nullcontext(run.watchdog))
+    running.make_shards(Stub(), [2], 1, 0, StartUp())
+    assert run.watchdog.longest == {}
+    running.make_shards(Stub(), [2, 1], 5, 0, StartUp())
+    assert run.watchdog.longest == {"refine": 4.0}
+
+
+def test_shards_that_differ_in_how_many_scales_are_drafted_are_not_ended(run):
+    """Of one scale the drafter makes little of the work, of nine most of it; writing has limits of its own."""
+    run.watchdog.learn(spans(draft=1.0, refine=100.0, encode=200.0, store=1.0))
+    run.see(replace(ENTRY, pool="draft", stage="draft"), seconds=2001)
+    assert not run.ended
+    run.see(replace(ENTRY, pool="draft", stage="draft"))
+    assert run.ended == [42]
+
+
 @pytest.mark.parametrize(
     ("stage", "longest", "warn_s", "replace_s"),
     [
@@ -91,7 +127,7 @@ def test_the_next_process_has_twice_the_time_and_its_predecessors_end_is_no_news
     ],
 )
 def test_limits_have_floors_and_are_generous_before_anything_is_known(stage, longest, warn_s, replace_s):
-    assert LIMITS.of(stage, longest) == (warn_s, replace_s)
+    assert LIMITS.of(stage, longest, longest or 0.0) == (warn_s, replace_s)
     assert warn_s < replace_s
 
 
