@@ -20,8 +20,8 @@ from ray._raylet import GcsClient  # type: ignore[attr-defined]
 
 LOOK_EVERY_S = 1.0
 REPLY_TIMEOUT_S = 5.0
-# Without an answer of the GCS. After 60 s Ray ends the process by itself, without a line
-GCS_SILENCE_S = 45.0
+# After the first look that the GCS did not answer. After 60 s Ray ends the process by itself, without a line
+GCS_SILENCE_S = 40.0
 HINT = "what a job has committed is kept, the same command goes on from there; Ray's logs are in "
 
 
@@ -31,13 +31,15 @@ class Health:
 
     Attributes:
         processes: process ids of those that run on this machine, by name.
-        node_is_alive: whether the GCS holds this machine for alive; RpcError where it does not answer.
+        node_is_alive: whether the GCS holds this machine for alive; RayError where it does not answer.
+        silent_since: the first look without an answer. The last one with an answer may be long ago where this process
+            was stopped meanwhile (ctrl-Z).
     """
 
     processes: dict[str, int]
     node_is_alive: Callable[[], bool]
     logs: str = ""  # their folder
-    heard: float = field(default_factory=time.monotonic)
+    silent_since: float | None = None
     stopped: set[str] = field(default_factory=set)
 
     def look(self) -> tuple[str | None, list[str]]:
@@ -52,10 +54,12 @@ class Health:
             (self.stopped.add if state == "T" else self.stopped.discard)(name)
         try:
             alive = self.node_is_alive()
-        except ray.exceptions.RpcError:
-            silence = time.monotonic() - self.heard
+        except ray.exceptions.RayError:
+            now = time.monotonic()
+            self.silent_since = now if self.silent_since is None else self.silent_since
+            silence = now - self.silent_since
             return (f"Ray's GCS has not answered for {silence:.0f} s" if silence > GCS_SILENCE_S else None), news
-        self.heard = time.monotonic()
+        self.silent_since = None
         return (None if alive else "Ray has given this machine up: its raylet did not answer in time"), news
 
 

@@ -11,7 +11,7 @@ import pytest
 import ray
 
 from cluster import health
-from cluster.health import GCS_SILENCE_S, Health, process_state
+from cluster.health import GCS_SILENCE_S, LOOK_EVERY_S, REPLY_TIMEOUT_S, Health, process_state
 
 
 @pytest.fixture
@@ -65,13 +65,16 @@ def test_silence_of_the_gcs_is_waited_out_for_less_time_than_ray_itself_waits(mo
 
     monkeypatch.setattr(health.time, "monotonic", lambda: now[0])
     session = Health({}, node_is_alive)
-    assert GCS_SILENCE_S < 60
+    assert GCS_SILENCE_S + 2 * (REPLY_TIMEOUT_S + LOOK_EVERY_S) < 60
+    assert session.look() == (None, [])
     now[0] += GCS_SILENCE_S
     assert session.look() == (None, [])
     answers[0] = True
     assert session.look() == (None, [])
     answers[0] = False
+    now[0] += 600
+    assert session.look() == (None, []), "this process may have been stopped since"
     now[0] += GCS_SILENCE_S
     assert session.look() == (None, [])
     now[0] += 1
-    assert session.look() == ("Ray's GCS has not answered for 46 s", [])
+    assert session.look() == ("Ray's GCS has not answered for 41 s", [])
