@@ -19,7 +19,7 @@ from typing import Any
 import ray
 from ray._private import worker
 from ray.core.generated.gcs_pb2 import GcsNodeInfo  # type: ignore[attr-defined]
-from ray.exceptions import RpcError
+from ray.exceptions import RayError
 from ray.experimental import internal_kv
 
 NAMESPACE = b"tandem.ledger"
@@ -64,7 +64,7 @@ class Turn:
 
     def died_before(self) -> Entry | None:
         """The entry of a process that did not come to the end of this task."""
-        with suppress(RpcError):
+        with suppress(RayError):
             if store() and (value := store().internal_kv_get(self.key, NAMESPACE, timeout=REPLY_TIMEOUT_S)):
                 before = read_entry(value)
                 return before if (before.node, before.pid) != (self.entry.node, self.entry.pid) else None
@@ -74,13 +74,13 @@ class Turn:
         """A stage begins."""
         self.entry = replace(self.entry, stage=stage)
         if store():
-            with suppress(RpcError):
+            with suppress(RayError):
                 value = json.dumps(asdict(self.entry)).encode()
                 store().internal_kv_put(self.key, value, True, NAMESPACE, timeout=REPLY_TIMEOUT_S)
 
     def end(self) -> None:
         if store():
-            with suppress(RpcError):
+            with suppress(RayError):
                 store().internal_kv_del(self.key, False, NAMESPACE, timeout=REPLY_TIMEOUT_S)
 
 
@@ -134,7 +134,7 @@ def on_living_nodes(deaths: tuple[str, ...]) -> tuple[str, ...]:
     """Without the processes that died with their node: that was not the task's fault."""
     try:
         nodes = store().get_all_node_info(timeout=REPLY_TIMEOUT_S).values()
-    except RpcError:
+    except RayError:
         return deaths
     alive = {info.node_id.hex() for info in nodes if info.state == GcsNodeInfo.ALIVE}
     return tuple(node for node in deaths if node in alive)
@@ -162,7 +162,7 @@ def last_lines(logs: Path, pid: int) -> list[str]:
 
 
 def read_entries(client: Any, run: str) -> dict[bytes, Entry]:
-    """Those of all pools of a run, by key. RpcError where the GCS does not answer."""
+    """Those of all pools of a run, by key. RayError where the GCS does not answer."""
     keys = client.internal_kv_keys(f"{run}:".encode(), NAMESPACE, timeout=REPLY_TIMEOUT_S)
     values = client.internal_kv_multi_get(keys, NAMESPACE, timeout=REPLY_TIMEOUT_S) if keys else {}
     return {key: read_entry(value) for key, value in values.items()}
@@ -170,15 +170,17 @@ def read_entries(client: Any, run: str) -> dict[bytes, Entry]:
 
 def clear(client: Any, run: str) -> None:
     """Remove what is left of a run's entries."""
-    with suppress(RpcError):
+    with suppress(RayError):
         client.internal_kv_del(f"{run}:".encode(), True, NAMESPACE, timeout=REPLY_TIMEOUT_S)
 
 
-def end_process(pid: int) -> None:
-    """Kill a worker of this node."""
+def end_process(pid: int) -> bool:
+    """Kill a worker of this node. Whether there was one: the id may be that of another process by now."""
     with suppress(OSError):
         if Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"ray::"):
             os.kill(pid, signal.SIGKILL)
+            return True
+    return False
 
 
 def end_stopped(pids: Sequence[int]) -> list[int]:
@@ -186,7 +188,7 @@ def end_stopped(pids: Sequence[int]) -> list[int]:
     stopped = []
     for pid in pids:
         with suppress(OSError):
-            if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T":
+            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+            if state == "T" and end_process(pid):
                 stopped.append(pid)
-                end_process(pid)
     return stopped

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from ray.core.generated.gcs_pb2 import GcsNodeInfo
-from ray.exceptions import RpcError
+from ray.exceptions import RayError, RaySystemError, RpcError
 
 from jobs.pipeline import write_shard
 from tandem.errors import JobError, OutputError
@@ -34,10 +34,11 @@ class Gcs:
         self.values: dict[bytes, bytes] = {}
         self.nodes = {HERE: True, THERE: True}
         self.answers = True
+        self.error: type[RayError] = RpcError
 
     def _check(self) -> None:
         if not self.answers:
-            raise RpcError("deadline exceeded")
+            raise self.error("deadline exceeded")
 
     def internal_kv_get(self, key: bytes, namespace: bytes, timeout: float) -> bytes | None:
         self._check()
@@ -191,8 +192,9 @@ def test_a_writer_that_dies_at_a_shard_is_bounded_too_and_errors_are_no_deaths(g
     assert failed.cause.startswith("write: 3 processes died at it")
 
 
-def test_a_gcs_that_does_not_answer_fails_no_shard(gcs, process):
-    gcs.answers = False
+@pytest.mark.parametrize("error", [RpcError, RaySystemError])
+def test_a_gcs_that_does_not_answer_fails_no_shard(gcs, process, error):
+    gcs.answers, gcs.error = False, error
     with Ledger("run", "draft").turn("shard 7", "aaaaaaaa/gpu0") as turn:
         turn.enter("draft")
     assert not turn.given_up
@@ -228,6 +230,14 @@ def test_workers_that_are_stopped_are_ended_and_no_others():
         assert stopped.wait(timeout=10) == -signal.SIGKILL
         assert running.poll() is None
         assert end_stopped([stopped.pid]) == []  # it is gone
+
+
+def test_a_stopped_process_that_is_no_worker_is_left_alone_and_not_named():
+    with started("python") as other:
+        other.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, other.pid, os.WSTOPPED | os.WNOWAIT)
+        assert end_stopped([other.pid]) == []
+        assert other.poll() is None
 
 
 def test_only_workers_are_ended():
