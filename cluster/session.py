@@ -108,13 +108,19 @@ def about_to_open(address: str | None) -> str:
 
 
 def check_address(address: str | None) -> None:
-    """Raise PlacementError for an address that is not that of a cluster to join, but of one to send a job to."""
+    """Raise PlacementError for an address that is not that of a cluster to join: none, or of one to send a job to."""
     if address and "://" in address:
         host = address.partition("://")[2].partition(":")[0]
         dashboard = address if address.startswith("http") else f"http://{host}:8265"
         raise PlacementError(
             f"--address: expected auto or HOST:PORT of a Ray cluster that this machine is part of, got {address}",
             f"tandem submit --address {dashboard} -- COMMAND runs it there",
+        )
+    host, _, port = (address or "").rpartition(":")
+    if address not in (None, "", "auto", "local") and not (host and port.isdecimal() and int(port) < 2**16):
+        raise PlacementError(
+            f"--address: expected auto or HOST:PORT of a Ray cluster that this machine is part of, got {address}",
+            "the port is that of ray start --head, 6379 unless it was given another",
         )
 
 

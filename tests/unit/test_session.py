@@ -31,7 +31,16 @@ def test_an_address_to_send_jobs_to_is_no_cluster_to_join(address, dashboard, mo
         pass
 
 
-@pytest.mark.parametrize("address", [None, "auto", "local", "127.0.0.1:6379"])
+@pytest.mark.parametrize("address", ["10.0.0.1", ":6379", "head:", "head:port", "head:65536", "head:6379/"])
+def test_what_is_no_address_is_a_line_before_anything_starts(address):
+    """Ray printed a traceback, and its cause came out as a failed job's."""
+    line = f"--address: expected auto or HOST:PORT of a Ray cluster that this machine is part of, got {address}"
+    with pytest.raises(PlacementError) as caught, open_session(address, 0, 1):
+        pass
+    assert str(caught.value) == line and "6379" in (caught.value.hint or "")
+
+
+@pytest.mark.parametrize("address", [None, "auto", "local", "127.0.0.1:6379", "[::1]:6379", "head.example.org:1"])
 def test_other_addresses_are_rays_to_find(address):
     check_address(address)
 
