@@ -31,7 +31,7 @@ class Health:
 
     Attributes:
         processes: process ids of those that run on this machine, by name.
-        node_is_alive: whether the GCS holds this machine for alive; RayError where it does not answer.
+        node_is_alive: whether the GCS holds this machine for alive; RpcError where it does not answer.
         silent_since: the first look without an answer. The last one with an answer may be long ago where this process
             was stopped meanwhile (ctrl-Z).
     """
@@ -54,11 +54,13 @@ class Health:
             (self.stopped.add if state == "T" else self.stopped.discard)(name)
         try:
             alive = self.node_is_alive()
-        except ray.exceptions.RayError:
+        except ray.exceptions.RpcError:
             now = time.monotonic()
             self.silent_since = now if self.silent_since is None else self.silent_since
             silence = now - self.silent_since
             return (f"Ray's GCS has not answered for {silence:.0f} s" if silence > GCS_SILENCE_S else None), news
+        except ray.exceptions.RayError:  # an answer, though not to the question: no reason to end a job
+            return None, news
         self.silent_since = None
         return (None if alive else "Ray has given this machine up: its raylet did not answer in time"), news
 

@@ -78,3 +78,16 @@ def test_silence_of_the_gcs_is_waited_out_for_less_time_than_ray_itself_waits(mo
     assert session.look() == (None, [])
     now[0] += 1
     assert session.look() == ("Ray's GCS has not answered for 41 s", [])
+
+
+def test_another_error_of_rays_client_ends_neither_the_watch_nor_the_job(monkeypatch):
+    now = [100.0]
+
+    def node_is_alive() -> bool:
+        raise ray.exceptions.RaySystemError("not now")
+
+    monkeypatch.setattr(health.time, "monotonic", lambda: now[0])
+    session = Health({}, node_is_alive)
+    for _ in range(3):
+        now[0] += GCS_SILENCE_S
+        assert session.look() == (None, [])
