@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import textwrap
 
 import pytest
 import torch
 
-from jobs import bench_card, gpu_rates
+from jobs import bench_card, card_generate, gpu_rates
 from jobs.bench_card import BenchCardSpec, CardCheck
 from jobs.gpu_models import SIZES, GpuModels
 from jobs.published_code import PublishedCode, compare
@@ -68,6 +69,15 @@ def test_without_a_gpu_the_published_size_is_refused(monkeypatch):
 def test_no_section_begins_when_the_time_is_over():
     found = bench_card.run(BenchCardSpec(size="tiny", only=("identity",), budget_s=1e-9))
     assert found["identity"]["left_out"].endswith("(--budget-s)")
+
+
+def test_a_generate_that_takes_longer_than_the_budget_is_left_out_and_not_wrong(monkeypatch):
+    def run(command: list[str], timeout: float, **more: object) -> None:
+        raise subprocess.TimeoutExpired(command, timeout)
+
+    monkeypatch.setattr(card_generate.subprocess, "run", run)
+    found = bench_card.run(BenchCardSpec(size="tiny", only=("generate",), budget_s=100))
+    assert found["generate"]["left_out"] == "it was not over after 180 s (--budget-s)"
 
 
 def test_the_roofline_is_that_of_the_rates_that_were_measured():
