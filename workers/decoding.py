@@ -134,9 +134,15 @@ class Decoding(ABC):
             ids_BL, stop = decode_tokens(*decoding), start
         for scale, ids_BL in enumerate(decode_scales(*decoding) if stop > start else (), start + 1):
             if wanted := [i for i in range(num_rows) if scale in batch.rows[i].request.preview_scales]:
-                pixels = to_uint8(decode(self.vqvae, ids_BL[wanted]))
+                pixels = to_uint8(self.preview(ids_BL[wanted]))
                 yield from ((i, Look(scale, image)) for i, image in zip(wanted, pixels, strict=True))
         yield ids_BL
+
+    @torch.inference_mode()
+    def preview(self, ids_BL: Tensor) -> Tensor:
+        """Pixels of what there is, without CUDA graphs: so many shapes would take the room of whole batches, and
+        capturing them takes longer than a client waits."""
+        return self.vqvae.decode_ids(ids_BL)[0]
 
 
 class DraftWork(Decoding):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import pytest
@@ -13,6 +13,7 @@ from tandem.assembly import Preparation
 from tandem.collaborative import decode, generate, generate_alone
 from tandem.config import SamplingConfig
 from tandem.errors import JobError, TandemWarning
+from tandem.graphs import Graphs, Replay, Tensors
 from tandem.prefix import to_tokens
 from tandem.sampling import uniforms
 from tandem.scales import decode_scales
@@ -226,3 +227,23 @@ def test_the_endpoint_prepares_its_models_as_it_is_told(models, works):
     for work in (kind(models, "float32", 1, Preparation(fold_adaln=True)) for kind in (DraftWork, RefineWork)):
         assert work.var.table is not None
     assert works[0].var.table is works[1].var.table is None
+
+
+def test_previews_capture_no_graphs(works, monkeypatch):
+    """Their shapes, scales times rows, would push those of whole batches out."""
+    captured = []
+
+    def capture(work: Callable[[], Tensors]) -> Replay:
+        captured.append(work()[0].shape)
+        return work
+
+    monkeypatch.setattr("tandem.graphs.FIRST_CAPTURED", 1)
+    rows = rows_of(ask(1, 5, 2, looks=range(1, K + 1)))
+    *_, expected = make(works, rows, 2)
+    for work in works:
+        monkeypatch.setattr(work.vqvae, "graphs", Graphs(capture))
+    *_, looks = make(works, rows, 2)
+    assert captured == [(2, 3, *looks[0][0].pixels.shape[:2])]
+    for found, plain in zip(looks, expected, strict=True):
+        assert [one.scale for one in found] == [one.scale for one in plain]
+        assert all((one.pixels == other.pixels).all() for one, other in zip(found, plain, strict=True))
