@@ -9,6 +9,7 @@ import pdb
 import subprocess
 import sys
 import sysconfig
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -98,6 +99,12 @@ def test_the_public_names_are_there_and_in_order():
 def test_files_stay_small(folder):
     longest = max(folder.rglob("*.py"), key=lambda p: len(p.read_text().splitlines()))
     assert len(longest.read_text().splitlines()) <= 320, longest
+
+
+def test_names_of_test_files_are_unique():
+    """pytest imports them by name alone: of two it collects one and ends."""
+    names = Counter(path.name for path in (ROOT / "tests").rglob("*.py"))
+    assert [name for name, count in names.items() if count > 1] == []
 
 
 def test_tasks_that_read_encode_and_store_do_without_torch():
