@@ -3,6 +3,7 @@ under `wrong` a sentence for each thing that is not as promised."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -67,9 +68,23 @@ def identity(models: GpuModels) -> dict[str, Any]:
             found[f"{way}_again"] = same(again, first[way])
             found[f"{way}_company"] = same(models.ids(mixed)[:half], first[way][:half])
     found["graphs_as_fused"] = same(first["graphs"], first["fused"])
+    found["graphs_of_mixed_rows"] = mixed_rows(models, one)
     wrong = [f"{name}: expected the same ids, got {share} of them" for name, share in found.items() if share < 1]
     found["fused_as_plain"] = same(first["fused"], first["plain"])  # other rounding, other draws
     return found | {"wrong": wrong}
+
+
+def mixed_rows(models: GpuModels, batch: Batch) -> float:
+    """Share of equal ids, graphs beside none, of batches whose rows are sampled in two ways. Two mixes in turn, so that
+    the memory of what a graph was captured with has been used for something else."""
+    ways, rows = (SAMPLING, replace(SAMPLING, top_k=50)), len(batch.labels_B)
+    mixes = [[ways[2 * row // rows] for row in range(rows)], [ways[row % 2] for row in range(rows)]]
+    with models.way("fused"):
+        expected = [models.ids(batch, mix) for mix in mixes]
+    with models.way("graphs"):
+        return min(
+            same(models.ids(batch, mix), ids) for _ in range(3) for mix, ids in zip(mixes, expected, strict=True)
+        )
 
 
 def memory(models: GpuModels) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -33,6 +33,7 @@ TINY = (
     VqvaeConfig(64, 8, 32, (1, 1), 1, stem_patch=2, patch_nums=TINY_PATCH_NUMS),
 )
 SAMPLING = SamplingConfig()
+Sampling = SamplingConfig | Sequence[SamplingConfig]  # of all images of a batch, or of each
 
 
 @dataclass(frozen=True)
@@ -105,16 +106,16 @@ class GpuModels:
         noise = uniforms(0, index, self.size.drafter.pyramid.num_tokens)
         return Batch(labels.to(self.device), noise.to(self.device))
 
-    def draft(self, batch: Batch, draft_steps: int) -> Prefix:
+    def draft(self, batch: Batch, draft_steps: int, sampling: Sampling = SAMPLING) -> Prefix:
         quantizer = self.vqvae.quantize
-        return draft(self.drafter, quantizer, batch.labels_B, batch.uniforms_BL, draft_steps, SAMPLING)
+        return draft(self.drafter, quantizer, batch.labels_B, batch.uniforms_BL, draft_steps, sampling)
 
-    def refine(self, batch: Batch, prefix: Prefix) -> Tensor:
-        return refine(self.refiner, self.vqvae.quantize, batch.labels_B, batch.uniforms_BL, prefix, SAMPLING)
+    def refine(self, batch: Batch, prefix: Prefix, sampling: Sampling = SAMPLING) -> Tensor:
+        return refine(self.refiner, self.vqvae.quantize, batch.labels_B, batch.uniforms_BL, prefix, sampling)
 
-    def ids(self, batch: Batch) -> Tensor:
+    def ids(self, batch: Batch, sampling: Sampling = SAMPLING) -> Tensor:
         """Token ids int64 [B, L] of CoDe at the size's N."""
-        return self.refine(batch, self.draft(batch, self.size.draft_steps))
+        return self.refine(batch, self.draft(batch, self.size.draft_steps, sampling), sampling)
 
     def alone(self, batch: Batch) -> Tensor:
         """Pixels of plain VAR of the drafter."""

@@ -44,7 +44,10 @@ def test_every_section_says_what_it_found(tmp_path, capsys):
     ]
     assert {row["way"] for row in rows} == {"plain", "fused", "graphs"}
     assert all(row["images_per_s"] > 0 and row["roofline_images_per_s"] > 0 for row in rows)
-    assert all(found["identity"][name] == 1 for name in ("plain_again", "graphs_company", "graphs_as_fused"))
+    assert all(
+        found["identity"][name] == 1
+        for name in ("plain_again", "graphs_company", "graphs_as_fused", "graphs_of_mixed_rows")
+    )
 
 
 def test_a_card_that_gives_other_ids_is_an_error_and_the_rest_runs_all_the_same(monkeypatch, capsys):
