@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from functools import partial
 from typing import Annotated, Any
 
@@ -147,6 +148,8 @@ def run(spec: GenerateSpec) -> dict[str, Any]:
         placement, plan_lines = choose_placement(spec, batch, profiles, session, draft_steps, len(rows))
         on_real_gpus = placement.mode != "cpu" and not session.simulated
         decoding = settings(on_real_gpus)
+        if not session.num_gpus and on_real_gpus:  # whether those that come are real is not known
+            decoding = replace(decoding, on_gpu=None)
         pipeline = Pipeline(
             plan=plan,
             read=ReadLabels(ray.put(rows), plan),

@@ -31,7 +31,7 @@ class DecodeSettings:
     threads: int  # CPU threads of an actor, set explicitly: results depend on it
     how: Preparation = PLAIN  # of both transformers
     row_settings: tuple[str, ...] = ()  # columns of a shard that are settings of its rows, in place of those above
-    on_gpu: bool = False  # where its actors compute
+    on_gpu: bool | None = False  # where its actors compute; None: GPUs are yet to come, with whichever they find
 
 
 class Drafter:
