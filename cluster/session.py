@@ -46,6 +46,10 @@ class Session:
     object_store_bytes: int = 0
     can_grow: bool = False  # nodes may join
 
+    def device_of(self, on_real_gpus: bool) -> bool | None:
+        """Whether replicas are to insist on a GPU. None where GPUs are yet to come: they may be simulated."""
+        return None if on_real_gpus and not self.num_gpus else on_real_gpus
+
     def describe(self) -> str:
         nodes = f"{self.num_nodes} node{'s' if self.num_nodes > 1 else ''}"
         gpus = f"{self.num_gpus} {'simulated ' if self.simulated else ''}GPU{'s' if self.num_gpus != 1 else ''}"

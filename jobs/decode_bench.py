@@ -24,7 +24,7 @@ from tandem.collaborative import decode
 from tandem.costs import decode_flops, kv_bytes, scale_flops, tensor_bytes, var_bytes, vqvae_bytes
 from tandem.kernels import compute_dtype
 from tandem.sampling import uniforms
-from tandem.scales import decode_scales, decode_tokens
+from tandem.scales import Decode, decode_scales
 from tandem.var import Var
 from tandem.vqvae import Vqvae
 from workers.models import DTYPES, load_tokenizer, load_transformer, pick_device, resolve_models
@@ -197,7 +197,7 @@ class Bench:
     def parts(self, decoding: tuple[Any, ...]) -> Iterator[Tensor]:
         """Ids after each scale, or after all of them where graphs launch a stage at once."""
         if self.launches_stages:
-            yield decode_tokens(*decoding)
+            yield Decode.of(*decoding).tokens()
         else:
             yield from decode_scales(*decoding)
 

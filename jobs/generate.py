@@ -147,9 +147,7 @@ def run(spec: GenerateSpec) -> dict[str, Any]:
     def prepare(session: Session) -> tuple[Work, bool]:
         placement, plan_lines = choose_placement(spec, batch, profiles, session, draft_steps, len(rows))
         on_real_gpus = placement.mode != "cpu" and not session.simulated
-        decoding = settings(on_real_gpus)
-        if not session.num_gpus and on_real_gpus:  # whether those that come are real is not known
-            decoding = replace(decoding, on_gpu=None)
+        decoding = replace(settings(on_real_gpus), on_gpu=session.device_of(on_real_gpus))
         pipeline = Pipeline(
             plan=plan,
             read=ReadLabels(ray.put(rows), plan),

@@ -14,7 +14,7 @@ from jobs.gpu_models import SAMPLING, WAYS, Batch, GpuModels
 from tandem.assembly import PLAIN, Preparation
 from tandem.costs import var_bytes
 from tandem.sampling import uniforms
-from tandem.scales import decode_tokens
+from tandem.scales import Decode
 from tandem.weights import load_var, load_vqvae
 from tandem.zoo import EMBEDDED_SAMPLING, weights_path
 from workers.halving import Halving
@@ -46,11 +46,9 @@ def embedded_ids(dtype: torch.dtype, device: torch.device, how: Preparation) -> 
     index, pyramid = np.arange(IMAGES), var.config.pyramid
     labels, noise = torch.from_numpy(index % var.config.num_classes), uniforms(7, index, pyramid.num_tokens)
     batch = Batch(labels.to(device), noise.to(device))
-    none = batch.uniforms_BL[:, :0]
-    ids_BL = decode_tokens(
-        var, quantizer, batch.labels_B, batch.uniforms_BL, none, pyramid.num_scales, EMBEDDED_SAMPLING
-    )
-    return ids_BL.cpu()
+    stop, none_B0 = pyramid.num_scales, batch.uniforms_BL[:, :0]
+    decode = Decode.of(var, quantizer, batch.labels_B, batch.uniforms_BL, none_B0, stop, EMBEDDED_SAMPLING)
+    return decode.tokens().cpu()
 
 
 def identity(models: GpuModels) -> dict[str, Any]:

@@ -163,7 +163,7 @@ def make_app(spec: AppSpec, session: Session, parts: Parts | None = None) -> tup
         publish=publish,
     )
     on_real_gpus = placement.mode != "cpu" and not session.simulated
-    dtype = choose_dtype(spec.dtype, on_real_gpus)
+    dtype, on_gpu = choose_dtype(spec.dtype, on_real_gpus), session.device_of(on_real_gpus)
     how = Preparation.of(spec, on_real_gpus)
     for sentence in how.in_vain(torch.device("cuda" if on_real_gpus else "cpu")):
         say(f"warning: {sentence}")
@@ -171,8 +171,8 @@ def make_app(spec: AppSpec, session: Session, parts: Parts | None = None) -> tup
     sha256 = models.hashes
     provenance = Provenance(software(), sha256["drafter"], sha256["refiner"], sha256["vqvae"], 0, about.draft_steps)
     real = Parts(
-        partial(DraftWork, models, dtype, spec.threads, how, on_real_gpus),
-        partial(RefineWork, models, dtype, spec.threads, how, on_real_gpus),
+        partial(DraftWork, models, dtype, spec.threads, how, on_gpu),
+        partial(RefineWork, models, dtype, spec.threads, how, on_gpu),
         FileEncoder(provenance, about.class_names.names),
     )
     warm_prefix = models.drafter_config.pyramid.offsets[about.draft_steps]

@@ -149,7 +149,8 @@ class Watchdog:
             say(f"warning: {entry.pool}: a process died at {name(entry)}: {len(entry.deaths)} of {MOST_DEATHS} times")
 
     def judge(self, sighting: Sighting) -> None:
-        """Warn once, and end what is beyond its limit, again if that was in vain. Each death before doubles it."""
+        """Warn once. End a process that is beyond its limit, and try again if it lives on. The limit doubles with each
+        death at this shard."""
         entry, longest = sighting.entry, self.longest.get(sighting.entry.stage)
         limits = self.limits.of(entry.stage, longest, self.slowest)
         warn_s, replace_s = (limit * 2 ** len(entry.deaths) for limit in limits)

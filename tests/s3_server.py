@@ -7,13 +7,26 @@ import os
 import subprocess
 import sys
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 from ports import free_port
+
+
+@contextmanager
+def made_bucket(name: str) -> Iterator[Any]:
+    """A client, and a bucket that is removed with what is in it."""
+    client = boto3.client("s3")
+    client.create_bucket(Bucket=name)
+    yield client
+    for item in client.list_objects_v2(Bucket=name).get("Contents", []):
+        client.delete_object(Bucket=name, Key=item["Key"])
+    client.delete_bucket(Bucket=name)
 
 
 class S3Server:

@@ -194,7 +194,7 @@ def _converted(column: pa.ChunkedArray, field: pa.Field) -> pa.ChunkedArray:
         if is_uuid(column.type):
             return pa.chunked_array([[value and str(value) for value in column.to_pylist()]], pa.string())
         return column if column.type == field.type else column.cast(field.type)
-    except (pa.ArrowException, NotImplementedError) as error:
+    except pa.ArrowException as error:
         raise InputError(
             f"column {field.name!r} of the label file: cannot convert {column.type} to {field.type}: {error}",
             hint="drop or convert it",

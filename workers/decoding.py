@@ -24,7 +24,7 @@ from tandem.collaborative import decode
 from tandem.errors import JobError
 from tandem.prefix import to_tokens
 from tandem.sampling import uniforms
-from tandem.scales import decode_scales, decode_tokens
+from tandem.scales import Decode, decode_scales
 from tandem.var import Var
 from tandem.vqvae import Vqvae
 from workers.endpoint_types import ImageRequest
@@ -90,7 +90,7 @@ class RowBatch:
 class Decoding(ABC):
     """One transformer and the VQVAE on one device."""
 
-    def __init__(self, models: ModelSet, role: str, dtype: str, threads: int, how: Preparation, on_gpu: bool):
+    def __init__(self, models: ModelSet, role: str, dtype: str, threads: int, how: Preparation, on_gpu: bool | None):
         torch.set_num_threads(threads)
         self.device = pick_device(on_gpu)
         ref = models.drafter if role == "drafter" else models.ref("refiner")
@@ -131,7 +131,7 @@ class Decoding(ABC):
         decoding = self.var, self.vqvae.quantize, batch.labels_B, batch.uniforms_BL, batch.prefix_BL, stop, sampling
         shown = {scale for row in batch.rows[:num_rows] for scale in row.request.preview_scales}
         if stop > start and not shown & set(range(start + 1, stop + 1)):
-            ids_BL, stop = decode_tokens(*decoding), start
+            ids_BL, stop = Decode.of(*decoding).tokens(), start
         for scale, ids_BL in enumerate(decode_scales(*decoding) if stop > start else (), start + 1):
             if wanted := [i for i in range(num_rows) if scale in batch.rows[i].request.preview_scales]:
                 pixels = to_uint8(self.preview(ids_BL[wanted]))
@@ -148,7 +148,9 @@ class Decoding(ABC):
 class DraftWork(Decoding):
     """Scales 1..N. All rows of a batch have the same N."""
 
-    def __init__(self, models: ModelSet, dtype: str, threads: int, how: Preparation = PLAIN, on_gpu: bool = False):
+    def __init__(
+        self, models: ModelSet, dtype: str, threads: int, how: Preparation = PLAIN, on_gpu: bool | None = False
+    ):
         super().__init__(models, "drafter", dtype, threads, how, on_gpu)
 
     def work(self, batch: RowBatch, num_rows: int) -> Iterator[tuple[int, Look | Tokens]]:
@@ -165,7 +167,9 @@ class DraftWork(Decoding):
 class RefineWork(Decoding):
     """Scales N+1..K behind the rows' prefixes, and pixels."""
 
-    def __init__(self, models: ModelSet, dtype: str, threads: int, how: Preparation = PLAIN, on_gpu: bool = False):
+    def __init__(
+        self, models: ModelSet, dtype: str, threads: int, how: Preparation = PLAIN, on_gpu: bool | None = False
+    ):
         super().__init__(models, "refiner", dtype, threads, how, on_gpu)
 
     def work(self, batch: RowBatch, num_rows: int) -> Iterator[tuple[int, Look | Pixels]]:

@@ -16,7 +16,7 @@ from tandem.config import SamplingConfig
 from tandem.errors import InputError
 from tandem.prefix import Prefix
 from tandem.quantizer import Quantizer
-from tandem.scales import decode_tokens
+from tandem.scales import Decode
 from tandem.var import Var
 from tandem.vqvae import Vqvae
 
@@ -43,7 +43,7 @@ def draft(
     """
     drafter.config.pyramid.check_draft_steps(draft_steps)
     none_B0 = no_tokens(uniforms_BL)
-    ids_BL = decode_tokens(drafter, quantizer, labels_B, uniforms_BL, none_B0, draft_steps, sampling)
+    ids_BL = Decode.of(drafter, quantizer, labels_B, uniforms_BL, none_B0, draft_steps, sampling).tokens()
     return Prefix.from_ids(ids_BL, draft_steps)
 
 
@@ -71,7 +71,7 @@ def refine(
     if not isinstance(prefix, Prefix):
         raise InputError(f"prefix: expected a Prefix, got {describe(prefix)}")
     ids_BL = prefix.check(pyramid, refiner.config.vocab_size).ids(getattr(labels_B, "device", None))
-    return decode_tokens(refiner, quantizer, labels_B, uniforms_BL, ids_BL, pyramid.num_scales, sampling)
+    return Decode.of(refiner, quantizer, labels_B, uniforms_BL, ids_BL, pyramid.num_scales, sampling).tokens()
 
 
 def generate(
@@ -116,7 +116,7 @@ def generate_alone(
     Raises InputError for arguments that do not fit, JobError for logits that are not finite.
     """
     none_B0, num_scales = no_tokens(uniforms_BL), var.config.pyramid.num_scales
-    ids_BL = decode_tokens(var, vqvae.quantize, labels_B, uniforms_BL, none_B0, num_scales, sampling)
+    ids_BL = Decode.of(var, vqvae.quantize, labels_B, uniforms_BL, none_B0, num_scales, sampling).tokens()
     return decode(vqvae, ids_BL), ids_BL
 
 

@@ -61,25 +61,6 @@ def decode_scales(
         yield ids_BL
 
 
-@torch.inference_mode()
-def decode_tokens(
-    var: Var,
-    quantizer: Quantizer,
-    labels_B: Tensor,
-    uniforms_BL: Tensor,
-    prefix_BL: Tensor,
-    stop: int,
-    sampling: SamplingConfig | Sequence[SamplingConfig],
-) -> Tensor:
-    """What `decode_scales` gives in the end: ids int64 [B, L'] of scales 1..stop. With CUDA graphs it is one launch for
-    shapes that come again. Arguments and errors are the same."""
-    decode = Decode.of(var, quantizer, labels_B, uniforms_BL, prefix_BL, stop, sampling)
-    made = var.graphs.whole(decode.key, decode.work, decode.tensors) if var.graphs is not None else None
-    ids_BL, total = made or last(decode.scales(by_graphs=True))
-    decode.check(total)
-    return ids_BL
-
-
 @dataclass(frozen=True)
 class Decode:
     """One batch, its arguments checked, between two scales of the pyramid.
@@ -103,6 +84,7 @@ class Decode:
     stop: int
 
     @classmethod
+    @torch.inference_mode()
     def of(
         cls,
         var: Var,
@@ -134,6 +116,16 @@ class Decode:
             len(quantizer.split(prefix_BL)),
             stop,
         )
+
+    @torch.inference_mode()
+    def tokens(self) -> Tensor:
+        """Ids int64 [B, L'] of scales 1..stop, as `decode_scales` gives them in the end. With CUDA graphs it is one
+        launch for shapes that come again. Raises JobError for logits that are not finite."""
+        graphs = self.var.graphs
+        made = graphs.whole(self.key, self.work, self.tensors) if graphs is not None else None
+        ids_BL, total = made or last(self.scales(by_graphs=True))
+        self.check(total)
+        return ids_BL
 
     @property
     def key(self) -> Hashable:

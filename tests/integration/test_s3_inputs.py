@@ -7,9 +7,9 @@ import hashlib
 import os
 from pathlib import Path
 
-import boto3
 import pyarrow.parquet as pq
 import pytest
+from s3_server import made_bucket
 
 from jobs.cli import main
 from jobs.label_file import read_label_file
@@ -23,12 +23,8 @@ BUCKET = "inputs"
 @pytest.fixture
 def bucket(s3_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("TANDEM_CACHE", str(tmp_path / "cache"))
-    client = boto3.client("s3")
-    client.create_bucket(Bucket=BUCKET)
-    yield client
-    for item in client.list_objects_v2(Bucket=BUCKET).get("Contents", []):
-        client.delete_object(Bucket=BUCKET, Key=item["Key"])
-    client.delete_bucket(Bucket=BUCKET)
+    with made_bucket(BUCKET) as client:
+        yield client
 
 
 def test_an_object_is_fetched_once_and_again_when_it_changes(bucket):

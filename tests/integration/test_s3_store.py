@@ -11,9 +11,9 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
-import boto3
 import pytest
 from s3_proxy import S3Proxy
+from s3_server import made_bucket
 from sample_shards import PLAN, encoded_shard, sample_format
 
 from jobs.cli import main
@@ -32,12 +32,8 @@ BUCKET = "store"
 
 @pytest.fixture
 def bucket(s3_server: str):
-    client = boto3.client("s3")
-    client.create_bucket(Bucket=BUCKET)
-    yield client
-    for item in client.list_objects_v2(Bucket=BUCKET).get("Contents", []):
-        client.delete_object(Bucket=BUCKET, Key=item["Key"])
-    client.delete_bucket(Bucket=BUCKET)
+    with made_bucket(BUCKET) as client:
+        yield client
 
 
 @pytest.fixture(params=["", "/a/b"], ids=["whole bucket", "prefix"])

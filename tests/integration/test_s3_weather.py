@@ -13,6 +13,7 @@ import boto3
 import pytest
 from runs import job, start, wait_until
 from s3_proxy import Fault, S3Proxy, Weather
+from s3_server import made_bucket
 from sample_shards import encoded_shard, sample_format
 
 from jobs.cli import main
@@ -46,12 +47,8 @@ ENDING: tuple[Fault, ...] = ("denied", "hidden keys", "swallow")  # they may end
 
 @pytest.fixture
 def bucket(s3_server: str) -> Iterator[str]:
-    client = boto3.client("s3")
-    client.create_bucket(Bucket=BUCKET)
-    yield s3_server
-    for item in client.list_objects_v2(Bucket=BUCKET).get("Contents", []):
-        client.delete_object(Bucket=BUCKET, Key=item["Key"])
-    client.delete_bucket(Bucket=BUCKET)
+    with made_bucket(BUCKET):
+        yield s3_server
 
 
 def make(uri: str, name: str) -> None:

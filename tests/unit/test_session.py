@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from cluster.joining import JOIN_TIMEOUT_S, check_answers, joined_in_time
-from cluster.session import ROOT, about_to_open, check_address, open_session, our_code_first, why_not_started
+from cluster.session import ROOT, Session, about_to_open, check_address, open_session, our_code_first, why_not_started
 from tandem.errors import JobError, PlacementError
 
 
@@ -116,3 +116,11 @@ def test_the_current_folder_is_changed_for_rays_start_alone(tmp_path, monkeypatc
     with our_code_first():
         assert Path.cwd() == ROOT
     os.chdir(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("num_gpus", "on_real_gpus", "insists"), [(2, True, True), (2, False, False), (0, False, False), (0, True, None)]
+)
+def test_replicas_insist_on_a_gpu_where_it_is_known_to_be_real(num_gpus, on_real_gpus, insists):
+    """An autoscaler's nodes carry the labels of real ones in tests, too."""
+    assert Session(1, 0, num_gpus, False, "auto").device_of(on_real_gpus) is insists
