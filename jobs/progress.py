@@ -144,7 +144,7 @@ class RunProgress:
     def print_status(self) -> None:
         """The status and the replicas that are ready, where that is news."""
         stages = [stage for stage in self.flow.stages if stage.replicas] if self.flow else []
-        ready = ", ".join(f"{stage.ready} of {stage.replicas} {stage.name}" for stage in stages)
+        ready = ", ".join(map(readiness, stages))
         text = f"{self.status}: {ready} replicas ready"
         if stages and text != self.last_status:
             self.last_line, self.last_status = time.monotonic(), text
@@ -174,6 +174,13 @@ class RunProgress:
         used, limit = self.flow.object_store_bytes / 1e6, self.flow.object_store_limit_bytes / 1e6
         table.caption = f"object store: {used:.0f} MB in use of {limit:.0f} MB"
         return table
+
+
+def readiness(stage: StageState) -> str:
+    """How many replicas of a stage there are. One that is done has given them back, which is no want of them."""
+    if (stage.ending or stage.over) and not stage.ready:
+        return f"{stage.name} done"
+    return f"{stage.ready} of {stage.replicas} {stage.name}"
 
 
 def brief(stage: StageState) -> str:

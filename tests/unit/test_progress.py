@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jobs.flow import StageState
-from jobs.progress import RunProgress, busy_shares, overlap_s
+from jobs.progress import RunProgress, busy_shares, overlap_s, readiness
 from workers.records import Span
 
 
@@ -50,3 +50,9 @@ def test_what_is_lacking_is_asked_until_there_is_a_reason_and_then_said_once_a_m
     stage.over = True
     progress.ask_why_lacking(stage, 200.0)
     assert (stage.lacking, progress.lacking_since) == (0, {})
+
+
+def test_a_stage_that_is_done_lacks_no_replicas():
+    """Drafters of a small job are done before its first shard is committed."""
+    loading, done = StageState("draft", replicas=2), StageState("draft", replicas=2, ending=True)
+    assert [readiness(stage) for stage in (loading, done)] == ["0 of 2 draft", "draft done"]
