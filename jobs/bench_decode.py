@@ -103,8 +103,6 @@ def order(bench: Bench) -> Iterator[tuple[Setting, bool]]:
             yield from ((setting, False) for _ in range(FIRST_CAPTURED))
             yield from ((setting, True) for _ in repeats)
         return
-    if bench.how.compile:
-        yield from ((setting, False) for setting in bench.settings)
     yield from ((setting, True) for _ in repeats for setting in bench.settings)
 
 

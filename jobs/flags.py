@@ -19,6 +19,9 @@ COMMAS = "commas"  # in an Annotated text: values separated by commas, in YAML a
 LETTERS: dict[type, str] = {int: "N", float: "X", str: "TEXT", Path: "PATH"}
 NUMBERS: dict[type, tuple[str, str]] = {int: ("a whole number", "whole numbers"), float: ("a number", "numbers")}
 
+# Options of earlier versions: name, and why there is none any more
+REMOVED = {"compile": "it was removed, as fused kernels and CUDA graphs, the default on GPUs, are faster; leave it out"}
+
 
 class CommandParser(argparse.ArgumentParser):
     """argparse, whose errors are InputError: one line with what was expected, and a hint."""
@@ -63,6 +66,8 @@ def read_flags(parser: argparse.ArgumentParser, spec: type[BaseModel], argv: Seq
             raise InputError(f"expected options of {parser.prog} alone, got {word!r} besides", help_hint)
         word = word.split("=")[0]
         known = [flag for action in parser._actions for flag in action.option_strings]
+        if reason := REMOVED.get(word.removeprefix("--no-").removeprefix("--")):
+            raise InputError(f"{word}: {reason}", help_hint)
         close = difflib.get_close_matches(word, known, 1, 0.6)
         hint = f"did you mean {close[0]}?" if close else help_hint
         raise InputError(f"expected an option of {parser.prog}, got {word}", hint)

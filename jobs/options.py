@@ -126,11 +126,6 @@ class PreparationOptions(Spec):
         False,
         description="int8 weights and activations in the transformers' blocks, to save memory and time; not exact",
     )
-    compile: bool = Field(
-        False,
-        description="fuse what the transformers' blocks do around attention by torch.compile, meant for GPUs: the "
-        "first batch waits for it; where it fails, workers warn and go on without it",
-    )
     cuda_graphs: bool | None = Field(
         None,
         description="launch all kernels of a decode at once, same bytes, which helps small models and batches; keeps "

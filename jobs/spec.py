@@ -19,7 +19,7 @@ from typing import Any, ClassVar, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 from pydantic.fields import FieldInfo
 
-from jobs.flags import COMMAS, POSITIONAL, CommandParser, expected, fill, flag_of, is_list, leaves, read_flags
+from jobs.flags import COMMAS, POSITIONAL, REMOVED, CommandParser, expected, fill, flag_of, is_list, leaves, read_flags
 from jobs.yaml_file import TextLoader, load_yaml
 from tandem.errors import InputError
 from tandem.user_files import check_local, shown
@@ -218,6 +218,8 @@ def read_yaml(path: str, spec: type[Spec]) -> dict[str, Any]:
             raise InputError(f"--spec: {shown(path)}: expected {flag_of(name)} once, got {key!r} besides")
         values[name] = value
     values = {name: value for name, value in values.items() if value is not None}
+    if removed := [name for name in values if name in REMOVED and name not in spec.model_fields]:
+        raise InputError(f"--spec: {shown(path)}: {removed[0]}: {REMOVED[removed[0]]}")
     if unknown := sorted(set(values) - set(spec.model_fields) | set(values) & {"spec"}):
         raise InputError(f"--spec: {shown(path)} has unknown options {shown(', '.join(unknown))}")
     return values

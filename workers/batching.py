@@ -200,7 +200,7 @@ class Batcher(Generic[RowT, ValueT]):
 
 
 def padded(rows: int, most: int) -> int:
-    """Batch size for so many rows: the next power of two, at most `most`. Few shapes, to be compiled or captured."""
+    """Batch size for so many rows: the next power of two, at most `most`. Few shapes, to be captured."""
     return min(most, 1 << (rows - 1).bit_length())
 
 

@@ -24,6 +24,8 @@ RENAMED = (
     "its class names are those of its weights, or numbers (--class-names numbers goes on with these); choose another "
     "--out, or replace that job with --overwrite"
 )
+COMPILED = "it was made with --compile, which was removed, so that nothing can go on with it; choose another --out"
+OTHER = "choose another --out, or replace that job with --overwrite"
 
 
 @dataclass(frozen=True)
@@ -75,16 +77,19 @@ def open_job(
     if differences := diff_identity(there["identity"], here):
         raise OutputError(
             f"{store.uri} holds another job. Fields that differ:\n" + _render(differences),
-            hint=RENAMED if is_renamed(differences) else "choose another --out, or replace that job with --overwrite",
+            hint=hint_for(differences),
         )
     epoch = there["epoch"]
     publish_job(store, epoch)
     return JobRecord(here, there["info"], Manifest(store, epoch).committed(), epoch)
 
 
-def is_renamed(differences: Sequence[tuple[str, Any, Any]]) -> bool:
-    """Whether a job differs from ours only in that its classes have the names that its weights give them."""
-    return [(field, there) for field, there, _ in differences] == [("class_names_sha256", None)]
+def hint_for(differences: Sequence[tuple[str, Any, Any]]) -> str:
+    """What to do about a job that differs from ours in these fields."""
+    there = [(field, value) for field, value, _ in differences]
+    if there == [("class_names_sha256", None)]:
+        return RENAMED
+    return COMPILED if ("how.compile", True) in there or ("how", {"compile": True}) in there else OTHER
 
 
 def as_json(identity: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,6 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from tandem.compiling import compile_blocks
 from tandem.config import VarConfig, VqvaeConfig
 from tandem.errors import InputError, TandemWarning
 from tandem.fusing import fuse_var, fuse_vqvae
@@ -32,14 +31,12 @@ class Preparation:
     Attributes:
         fold_adaln: keep modulation vectors of every class in host memory instead of the AdaLN weights on the device.
         int8: weights and activations of the blocks' matrices in int8 (W8A8). Not exact.
-        compile: what the blocks do before and after attention is compiled by torch.compile, where that works.
         cuda_graphs: the kernels of a whole decode are launched at once, on CUDA.
         kernels: "auto" merges the small steps between products into kernels of ours, on CUDA; "plain" does not.
     """
 
     fold_adaln: bool = False
     int8: bool = False
-    compile: bool = False
     cuda_graphs: bool = False
     kernels: Literal["auto", "plain"] = "plain"
 
@@ -65,7 +62,6 @@ class Preparation:
             return []
         sentences = {
             "int8: this CPU has no VNNI, so that it saves memory but no time": self.int8 and not multiplies_int8(),
-            "compile: int8 layers cannot be compiled for a CPU; going on without it": self.int8 and self.compile,
             "cuda-graphs: expected a CUDA device, got cpu; going on without them": self.cuda_graphs,
         }
         return [sentence for sentence, holds in sentences.items() if holds]
@@ -93,7 +89,6 @@ def assemble_var(
         if config.shared_adaln:
             raise InputError("fold_adaln: expected a model with AdaLN weights in every block, got one that shares them")
         var.table = ModulationTable(config, dtype, device)
-    compiled = how is not None and how.compile and device.type != "meta" and not (how.int8 and device.type == "cpu")
     for name, module in list(var.named_modules()):
         put_all(name, module, values, lambda full: var.dtype_of(full, dtype), device)
         if how is None or not isinstance(module, Linear):
@@ -105,14 +100,12 @@ def assemble_var(
         in_blocks = name.startswith("blocks.") and ".ada_lin." not in name
         if how.int8 and in_blocks:
             module.quantize()
-        elif not (compiled and in_blocks):  # compilers see no weights of another layout
+        else:
             module.pack()
     var.to(device)
     if how is None:
         return var
-    if compiled:
-        compile_blocks(var.layers)
-    elif how.kernels == "auto" and device.type == "cuda":
+    if how.kernels == "auto" and device.type == "cuda":
         fuse_var(var)
     if how.cuda_graphs and device.type == "cuda":
         var.graphs = Graphs(CudaCapture(device))

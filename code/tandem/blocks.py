@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -108,15 +107,11 @@ class Block(nn.Module):
         h_RlC = torch.addcmul(shift2, layer_norm(x_RlC), scale2 + 1)
         return torch.addcmul(x_RlC, self.ffn(h_RlC), gate2)
 
-    # How the two are called: as they are, or compiled, see `tandem.compiling`
-    halves: tuple[Callable[..., Any], Callable[..., Any]] = (before, after)
-
     def forward(self, x_RLC: Tensor, modulation_R6C: Tensor, attend: Attend, wanted: int | None = None) -> Tensor:
         """New hidden states [R, l, C] of the last `wanted` = l tokens (None: of all); `attend` sees k and v of all."""
-        before, after = self.halves
         wanted = x_RLC.shape[1] if wanted is None else wanted
-        out_RHlc = attend(*before(self, x_RLC, modulation_R6C, wanted))
-        return after(self, x_RLC[:, -wanted:], out_RHlc, modulation_R6C)
+        out_RHlc = attend(*self.before(x_RLC, modulation_R6C, wanted))
+        return self.after(x_RLC[:, -wanted:], out_RHlc, modulation_R6C)
 
 
 def layer_norm(x_RLC: Tensor) -> Tensor:

@@ -67,3 +67,9 @@ class StoppedError(TandemError):
 
 class TandemWarning(UserWarning):
     """Something did not go as asked, and the work went on. Actors hand it to whoever started the job."""
+
+
+def one_line(error: Exception) -> str:
+    """Type and first line of an error, for messages."""
+    first = next((line.strip(" :") for line in str(error).splitlines() if line.strip()), "")
+    return f"{type(error).__name__}: {first}" if first else type(error).__name__

@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from tandem.compiling import told
-from tandem.errors import TandemWarning
+from tandem.errors import TandemWarning, one_line
 from tandem.memory import is_out_of_memory
 from tandem.precision import full_precision
 from tandem.quantizer import Quantizer
@@ -71,7 +70,7 @@ def attempt_or_warn(attempt: Callable[[], None]) -> None:
     except Exception as error:
         if is_out_of_memory(error):
             raise
-        warnings.warn(f"kernels: {told(error)}; going on with plain ones", TandemWarning, stacklevel=3)
+        warnings.warn(f"kernels: {one_line(error)}; going on with plain ones", TandemWarning, stacklevel=3)
 
 
 def prove_blocks(heads: int, size: int, dtype: torch.dtype, device: torch.device) -> None:

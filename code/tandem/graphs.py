@@ -21,8 +21,7 @@ import torch
 from torch import Tensor
 
 from tandem.attention import KVCache
-from tandem.compiling import told
-from tandem.errors import TandemWarning
+from tandem.errors import TandemWarning, one_line
 from tandem.memory import is_out_of_memory
 from tandem.var import Conditioning, Forward, Hidden
 
@@ -186,7 +185,7 @@ class Graphs:
         except Exception as error:
             if is_out_of_memory(error):
                 raise
-            warnings.warn(f"cuda-graphs: {told(error)}; going on without them", TandemWarning, stacklevel=2)
+            warnings.warn(f"cuda-graphs: {one_line(error)}; going on without them", TandemWarning, stacklevel=2)
             self.release()
             return None
 

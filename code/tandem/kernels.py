@@ -12,7 +12,6 @@ def ask_onednn(question: str) -> bool:
     return torch.backends.mkldnn.is_available() and bool(getattr(torch.ops.mkldnn, question)())
 
 
-# Asked once: compiled code can read it, but not ask
 SLOW = {
     dtype
     for dtype, question in (

@@ -51,6 +51,16 @@ def test_a_job_of_before_class_names_were_known_says_how_to_go_on(store):
     assert "--class-names" not in caught.value.hint
 
 
+@pytest.mark.parametrize(
+    ("there", "here"), [({"compile": True}, {}), ({"compile": True, "int8": True}, {"int8": True})]
+)
+def test_a_job_with_an_option_that_was_removed_is_told_so(store, there, here):
+    open_job(store, {**IDENTITY, "how": there})
+    with pytest.raises(OutputError, match=r"how(\.compile)?: there .*, here nothing") as caught:
+        open_job(store, {**IDENTITY, **({"how": here} if here else {})})
+    assert caught.value.hint.startswith("it was made with --compile, which was removed")
+
+
 def test_diff_is_empty_for_equal_and_names_nested_fields():
     assert diff_identity({"a": {"b": [1]}}, {"a": {"b": [1]}}) == []
     assert diff_identity({"a": {"b": 1}}, {"a": {"b": 2}, "c": 3}) == [("a.b", 1, 2), ("c", None, 3)]

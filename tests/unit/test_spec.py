@@ -142,6 +142,14 @@ def test_a_flag_that_is_nearly_one_has_a_suggestion(typed, close):
     assert caught.value.hint == f"did you mean {close or '--keep-tokens'}?"
 
 
+@pytest.mark.parametrize("flag", ["--compile", "--no-compile"])
+def test_an_option_that_was_removed_says_why(tmp_path, flag):
+    with pytest.raises(InputError, match=f"^{flag}: it was removed, as fused kernels and CUDA graphs, .* are faster"):
+        generate(*BASE, flag)
+    with pytest.raises(InputError, match=r"^--spec: .*job\.yaml: compile: it was removed, .*; leave it out$"):
+        by_file(tmp_path, "compile: false\n", *BASE)
+
+
 def test_several_missing_options_are_named_together_and_one_is_described():
     with pytest.raises(InputError, match=r"^expected --profile; --gpus; --images; got none of these$"):
         parse(PlanSpec, [], "tandem plan")

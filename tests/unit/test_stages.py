@@ -144,7 +144,7 @@ def test_fused_kernels_are_for_real_gpus(asked, on_real_gpus, chosen):
 
 
 def test_the_preparation_is_what_the_options_of_its_names_say():
-    asked = {"fold_adaln": True, "int8": True, "compile": True, "cuda_graphs": True}
+    asked = {"fold_adaln": True, "int8": True, "cuda_graphs": True}
     assert Preparation.of(RefineSpec(drafts="drafts", out="out", **asked), True) == Preparation(**asked, kernels="auto")
     plain = RefineSpec(drafts="drafts", out="out", kernels="plain", cuda_graphs=False)
     assert Preparation.of(plain, True) == Preparation()
