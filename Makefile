@@ -4,9 +4,18 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 OUT ?= out
 IMAGES ?= 64
-PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
+# Wheels of torch other than PyPI's, which on Linux are those for CUDA: cpu, cu126, ...
+TORCH ?=
+UV := $(shell command -v uv)
+ifdef UV
+MAKE_VENV := $(UV) venv -q --seed --allow-existing --python $(PYTHON)
+INSTALL := $(UV) pip install -q --python $(BIN)/python -c constraints.txt $(if $(TORCH),--torch-backend $(TORCH))
+else
+MAKE_VENV := $(PYTHON) -m venv
 # Python compiles what it imports; to compile all of torch and Ray takes most of a minute
-INSTALL := $(PIP) install --no-compile -c constraints.txt
+INSTALL := $(BIN)/python -m pip --disable-pip-version-check -qq install --no-compile -c constraints.txt \
+  $(if $(TORCH),--extra-index-url https://download.pytorch.org/whl/$(TORCH))
+endif
 
 .DEFAULT_GOAL := help
 
@@ -18,6 +27,7 @@ generate: $(VENV)/.run ## install into .venv and synthesise 64 labelled images i
 	$(BIN)/tandem generate --classes all --images $(IMAGES) --batch 8 --shard-size 8 \
 	  --placement split --drafters 1 --refiners 1 --out $(OUT)
 	@echo "==> look at $(OUT)/contact_sheet.png and $(OUT)/README.md"
+	@echo "==> to have tandem on the PATH of this shell: source $(BIN)/activate"
 
 test: $(VENV)/.test ## install into .venv and run the tests, those of minutes apart
 	@echo "==> running the tests"
@@ -46,7 +56,7 @@ clean: ## remove the environment and caches
 $(VENV)/.made:
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 11) and f"expected Python 3.11 or newer, got {v[0]}.{v[1]}: set PYTHON=")'
 	@echo "==> making a virtual environment in $(VENV)"
-	@$(PYTHON) -m venv $(VENV)
+	@$(MAKE_VENV) $(VENV)
 	@touch $@
 
 $(VENV)/.run: $(VENV)/.made pyproject.toml constraints.txt

@@ -1,4 +1,4 @@
-"""What the README shows works as printed. That its commands are understood: unit/test_docs.py."""
+"""What README and guide show works as printed. That their commands are understood: unit/test_docs.py."""
 
 import base64
 import io
@@ -10,21 +10,41 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from sample_shards import CLASS_NAMES, LABELS, sample_dataset
 
-README = (Path(__file__).parents[2] / "README.md").read_text()
-BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", README, flags=re.M | re.S)
+from workers.shards import ShardPlan
+
+ROOT = Path(__file__).parents[2]
+BLOCKS = [
+    block
+    for name in ("README.md", "docs/GUIDE.md")
+    for block in re.findall(r"^```(\w*)\n(.*?)^```$", (ROOT / name).read_text(), flags=re.M | re.S)
+]
+READING, LIBRARY = (block for kind, block in BLOCKS if kind == "python")
 LINES = [line for _, block in BLOCKS for line in block.replace("\\\n", " ").splitlines()]
 CURL_LINES = [line for line in LINES if line.startswith("curl ")]
 
 
 def test_the_python_example_makes_images():
-    (program,) = [block for kind, block in BLOCKS if kind == "python"]
     names: dict = {}
-    exec(compile(program, "README.md", "exec"), names)
+    exec(compile(LIBRARY, "README.md", "exec"), names)
     pixels = names["pixels"]
     assert pixels.shape == (3, 3, 64, 64)
     assert torch.isfinite(pixels).all()
     assert 0 <= pixels.min() < pixels.max() <= 1
+
+
+def test_the_dataset_that_make_generate_leaves_is_read_as_printed(tmp_path, monkeypatch):
+    sample_dataset(tmp_path / "out", "webdataset", plan=ShardPlan(64, 8))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    names: dict = {}
+    exec(compile(READING, "README.md", "exec"), names)
+    assert names["image"].size == (12, 12)
+    assert names["sample"]["json"]["index"] == 63
+    assert names["label"] == names["sample"]["json"]["label"] == LABELS[63 % len(LABELS)]
+    assert names["class_name"] == CLASS_NAMES[names["label"]]
+    assert sorted(row["index"] for row in names["table"]["json"]) == list(range(64))
 
 
 @pytest.mark.parametrize("line", CURL_LINES)

@@ -54,9 +54,9 @@ def test_commands_are_taken(document, line):
 
 
 def example_sets() -> dict[str, list[str]]:
-    """Commands that one reader may type one after the other: README with `make generate`, and each command's help."""
+    """Commands that one reader may type one after the other: README and guide with `make generate`, and each help."""
     make = (ROOT / "Makefile").read_text().replace("\\\n", " ").replace("$(OUT)", "out")
-    readme = [line for name, line in commands() if name == "README.md"]
+    readme = [line for name, line in commands() if name in ("README.md", "GUIDE.md")]
     modules = {command.module: importlib.import_module(command.module) for command in cli.COMMANDS.values()}
     helps = {name: getattr(module, "EXAMPLES", "").replace("\\\n", " ") for name, module in modules.items()}
     lines = {name: text.splitlines() for name, text in helps.items()}
@@ -91,5 +91,5 @@ def test_the_first_command_on_a_fresh_head_makes_the_token():
     lines = fenced_lines((ROOT / "docs" / "OPERATIONS.md").read_text())
     first = next(number for number, line in enumerate(lines) if "ray start" in line)
     assert "--head" in lines[first] and lines[first - 1] == "ray get-auth-token --generate"
-    (sentence,) = re.findall(r"^A cluster asks for a token.*$", (ROOT / "README.md").read_text(), re.M)
+    (sentence,) = re.findall(r"^A cluster asks for a token.*$", (ROOT / "docs" / "GUIDE.md").read_text(), re.M)
     assert "if one was there when it started (`ray get-auth-token --generate`)" in sentence
