@@ -71,7 +71,7 @@ def dataset_with(root: Path, name: str, carried: pa.Table, tokens=False) -> Stor
     return finished(root, sample_format(name), shards, plan)
 
 
-def finished(root: Path, fmt: DatasetFormat, shards: list[EncodedShard], plan: ShardPlan) -> Store:
+def finished(root: Path | str, fmt: DatasetFormat, shards: list[EncodedShard], plan: ShardPlan) -> Store:
     store, tokens = open_store(str(root)), shards[0].tokens is not None
     open_job(store, {"format": fmt.name})
     for shard in shards:

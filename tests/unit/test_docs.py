@@ -86,6 +86,20 @@ def test_files_that_are_named_exist(path):
         assert (ROOT / name).exists(), name
 
 
+def test_every_promise_of_the_readme_links_to_the_tests_that_hold_it():
+    promises = (ROOT / "README.md").read_text().split("## What you can rely on\n")[1].split("\n## ")[0]
+    bullets = re.split(r"^- ", promises, flags=re.M)[1:]
+    assert len(bullets) == 5
+    assert [bullet for bullet in bullets if "](tests/" not in bullet] == []
+
+
+def test_the_readme_is_read_in_minutes():
+    lines = (ROOT / "README.md").read_text().splitlines()
+    assert len(lines) <= 150
+    measured = [line for line in lines[lines.index("## Measured") :] if line.startswith("| ")][1:]
+    assert len(measured) == 6
+
+
 def test_the_first_command_on_a_fresh_head_makes_the_token():
     """`ray start` of Ray 2.60 with RAY_AUTH_MODE=token ends with an AuthenticationError where there is none."""
     lines = fenced_lines((ROOT / "docs" / "OPERATIONS.md").read_text())
