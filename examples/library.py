@@ -37,14 +37,14 @@ def main(out: str) -> None:
     sampling = [config for _, config in ROWS]
     uniforms_BL = uniforms(seed=0, index_B=np.arange(len(ROWS)), num_tokens=pyramid.num_tokens)
 
-    previews = []
-    ids_BL = torch.empty(len(ROWS), 0, dtype=torch.int64)
-    for model, stop in ((drafter, DRAFT_STEPS), (refiner, pyramid.num_scales)):
-        for ids_BL in decode_scales(model, vqvae.quantize, labels_B, uniforms_BL, ids_BL, stop, sampling):
-            previews.append(decode(vqvae, ids_BL))
-        if model is drafter:  # what travels from one GPU to another: 2 bytes a token, and nothing else
-            prefix = Prefix.from_ids(ids_BL, DRAFT_STEPS)
-            print(f"prefix: {prefix.tokens.shape[1]} tokens, {prefix.tokens[0].nbytes} bytes an image")
+    shared = vqvae.quantize, labels_B, uniforms_BL
+    none_B0 = torch.empty(len(ROWS), 0, dtype=torch.int64)
+    drafted = list(decode_scales(drafter, *shared, none_B0, DRAFT_STEPS, sampling))
+    # What travels from one GPU to another: 2 bytes a token, and nothing else
+    prefix = Prefix.from_ids(drafted[-1], DRAFT_STEPS)
+    print(f"prefix: {prefix.tokens.shape[1]} tokens, {prefix.tokens[0].nbytes} bytes an image")
+    refined = list(decode_scales(refiner, *shared, prefix.ids(), pyramid.num_scales, sampling))
+    previews = [decode(vqvae, ids_BL) for ids_BL in (*drafted, *refined)]
 
     pixels_BK3HW = torch.stack(previews, dim=1)
     picture_HW3 = torch.cat([torch.cat(list(row), dim=2) for row in pixels_BK3HW], dim=1).permute(1, 2, 0)

@@ -6,7 +6,6 @@ Prints how many images each class has, and what the first image says of its own 
 datasets`; nothing of Tandem but for the provenance.
 """
 
-import io
 import sys
 from collections import Counter
 from collections.abc import Iterator

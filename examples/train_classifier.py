@@ -4,7 +4,7 @@
     python examples/train_classifier.py out --steps 50
 
 The dataset is one of `--format webdataset`, complete, with two shards or more. Nothing is copied to this machine: every
-worker process reads shards of its own as they are needed. The last shard is held out, and the accuracy on it is printed.
+worker process reads shards of its own as they are needed. The last shard is held out, to print the accuracy on it.
 Credentials, region and endpoint come from the standard AWS variables and files. Needs `pip install webdataset`.
 """
 
