@@ -103,6 +103,12 @@ class RenderSpec(Ec2Options, BesideOptions, KubernetesOptions, NodeOptions, Prep
             raise ValueError(f"expected no {scaling} beside the label {QUEUE}: Kueue refuses clusters that scale")
         return self
 
+    @model_validator(mode="after")
+    def check_int8(self) -> RenderSpec:
+        if self.int8:
+            raise ValueError("--int8: expected none, as the nodes of a plan have GPUs, where bfloat16 is faster")
+        return self
+
     @field_validator("image", "drafter", "refiner", "vqvae", "class_names", "region")
     @classmethod
     def check_word(cls, text: str | None) -> str | None:

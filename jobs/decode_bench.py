@@ -18,8 +18,7 @@ from torch.nn import functional as F
 from jobs.options import MeasuredOptions
 from jobs.progress import say
 from jobs.resident import anonymous_bytes, reset_resident, resident_bytes
-from jobs.settings import choose_draft_steps, choose_dtype
-from tandem.assembly import Preparation
+from jobs.settings import choose_draft_steps, choose_dtype, choose_preparation
 from tandem.collaborative import decode
 from tandem.costs import decode_flops, kv_bytes, scale_flops, tensor_bytes, var_bytes, vqvae_bytes
 from tandem.kernels import compute_dtype
@@ -71,7 +70,7 @@ class Bench:
             torch.set_num_threads(spec.threads)
         # the paper counts its table of memory in 16 bits
         self.dtype_name = choose_dtype(spec.dtype, self.on_gpu or spec.paper_table == "3")
-        self.dtype, self.how = DTYPES[self.dtype_name], Preparation.of(spec, self.on_gpu)
+        self.dtype, self.how = DTYPES[self.dtype_name], choose_preparation(spec, self.on_gpu)
         models = resolve_models(spec.drafter, spec.refiner, spec.vqvae, spec.random_weights)
         self.pyramid, self.sampling = models.drafter_config.pyramid, models.sampling
         steps = spec.draft_steps or (self.pyramid.default_draft_steps,)

@@ -19,6 +19,7 @@ from jobs.row_identity import row_identity
 from jobs.row_settings import fill_settings
 from jobs.running import Job, Work, close, open_output, plan_shards, read_rows
 from jobs.settings import (
+    check_gpus_here,
     check_preparation,
     choose_draft_steps,
     choose_sampling,
@@ -57,6 +58,7 @@ class DraftSpec(JobOptions, RowOptions):
 def run(spec: DraftSpec) -> dict[str, Any]:
     """Check everything, draft what is missing, and return the summary."""
     say("checking models, rows and --out")
+    check_gpus_here(spec, spec.address, spec.placement == "cpu")
     models = resolve_models(spec.drafter, None, spec.vqvae, spec.random_weights, spec.class_names)
     check_preparation(spec, {"drafter": models.drafter_config})
     draft_steps = choose_draft_steps(spec.draft_steps, models.drafter_config.pyramid)

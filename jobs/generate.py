@@ -28,6 +28,7 @@ from jobs.row_identity import row_identity
 from jobs.row_settings import fill_settings, row_draft_steps
 from jobs.running import Job, Work, close, open_output, plan_shards, read_rows
 from jobs.settings import (
+    check_gpus_here,
     check_preparation,
     choose_draft_steps,
     choose_sampling,
@@ -117,6 +118,7 @@ class GenerateSpec(ImageJobOptions, ReplicaOptions, RowOptions):
 def run(spec: GenerateSpec) -> dict[str, Any]:
     """Check everything, make what is missing, and return the summary."""
     say("checking models, rows and --out")
+    check_gpus_here(spec, spec.address, spec.placement == "cpu")
     models = resolve_models(spec.drafter, spec.refiner, spec.vqvae, spec.random_weights, spec.class_names)
     check_preparation(spec, {"drafter": models.drafter_config, "refiner": models.refiner_config})
     draft_steps = choose_draft_steps(spec.draft_steps, models.drafter_config.pyramid)

@@ -124,7 +124,8 @@ class PreparationOptions(Spec):
     )
     int8: bool = Field(
         False,
-        description="int8 weights and activations in the transformers' blocks, to save memory and time; not exact",
+        description="int8 weights and activations in the transformers' blocks, to save memory and time on CPUs; not "
+        "exact; refused on GPUs, where bfloat16 is faster",
     )
     cuda_graphs: bool | None = Field(
         None,

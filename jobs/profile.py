@@ -17,7 +17,7 @@ from cluster.profile import Profile, RoleName, StageName, StageTime, write_profi
 from jobs.batch import DRAFTERS, GPU_SHARE, REFINERS, SPLIT, Decoding, all_stages
 from jobs.options import MeasuredOptions
 from jobs.progress import say
-from jobs.settings import choose_draft_steps, choose_dtype
+from jobs.settings import choose_draft_steps, choose_dtype, choose_preparation
 from jobs.stage_times import Measuring, Timer
 from tandem.assembly import Preparation
 from tandem.costs import Bytes
@@ -73,7 +73,7 @@ def run(spec: ProfileSpec) -> Profile:
     models = resolve_models(spec.drafter, spec.refiner, spec.vqvae, spec.random_weights)
     pyramid = models.drafter_config.pyramid
     steps = sorted({choose_draft_steps(n, pyramid) for n in spec.draft_steps or range(1, pyramid.num_scales)})
-    how = Preparation.of(spec, device.type == "cuda")
+    how = choose_preparation(spec, device.type == "cuda")
     settings = DecodeSettings(spec.seed, steps[-1], models.sampling, spec.batches[0], dtype, spec.threads, how)
     settings = replace(settings, on_gpu=device.type == "cuda")
     timer = Timer(device, spec.repeats)

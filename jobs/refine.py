@@ -20,6 +20,7 @@ from jobs.pipeline import Pipeline, refine_pool
 from jobs.progress import say
 from jobs.running import Job, Work, close, open_output
 from jobs.settings import (
+    check_gpus_here,
     check_preparation,
     choose_sampling,
     choose_settings,
@@ -102,6 +103,7 @@ def check_names(drafts: Drafts, names: ClassNames) -> None:
 def run(spec: RefineSpec) -> dict[str, Any]:
     """Check everything, refine what is missing, and return the summary."""
     say("checking drafts, models and --out")
+    check_gpus_here(spec, spec.address, spec.placement == "cpu")
     drafts = open_drafts(open_store(spec.drafts))
     models = resolve_models(drafts.drafter, spec.refiner, spec.vqvae, spec.random_weights, spec.class_names)
     check_names(drafts, models.class_names)

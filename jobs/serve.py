@@ -22,9 +22,15 @@ from jobs.options import DecodingOptions
 from jobs.progress import say
 from jobs.running import software
 from jobs.serve_placement import check_pairs, choose_placement, scales
-from jobs.settings import check_preparation, choose_draft_steps, choose_dtype, choose_sampling
+from jobs.settings import (
+    check_gpus_here,
+    check_preparation,
+    choose_draft_steps,
+    choose_dtype,
+    choose_preparation,
+    choose_sampling,
+)
 from jobs.spec import check
-from tandem.assembly import Preparation
 from tandem.errors import InputError
 from tandem.images import Provenance
 from workers.api_models import About
@@ -164,7 +170,7 @@ def make_app(spec: AppSpec, session: Session, parts: Parts | None = None) -> tup
     )
     on_real_gpus = placement.mode != "cpu" and not session.simulated
     dtype, on_gpu = choose_dtype(spec.dtype, on_real_gpus), session.device_of(on_real_gpus)
-    how = Preparation.of(spec, on_real_gpus)
+    how = choose_preparation(spec, on_real_gpus)
     for sentence in how.in_vain(torch.device("cuda" if on_real_gpus else "cpu")):
         say(f"warning: {sentence}")
     warm_up = ImageRequest(0, 0, 1, about.draft_steps, about.sampling)
@@ -234,6 +240,7 @@ def run(spec: ServeSpec) -> None:
     """Serve until ctrl-C or SIGTERM, then let running requests finish."""
     if spec.host not in LOOPBACK and not api_keys():
         say(f"warning: {spec.host} can be reached from other machines, and no {KEYS} are set")
+    check_gpus_here(spec, spec.address, spec.placement == "cpu")
     port = choose_port(spec)
     replicas = (spec.drafters or 1) + (spec.refiners or 1)
     with open_session(spec.address, spec.logical_gpus, 2 + replicas * spec.threads) as session, signals() as told:

@@ -7,8 +7,12 @@ from contextlib import contextmanager
 from dataclasses import asdict, replace
 from typing import Any
 
+import torch
+
+from cluster.devices import joins
+from cluster.session import count_real_gpus
 from jobs.flags import flag_of
-from jobs.options import DecodingOptions
+from jobs.options import DecodingOptions, PreparationOptions
 from tandem.assembly import Preparation
 from tandem.config import Pyramid, SamplingConfig, VarConfig, to_dict
 from tandem.errors import InputError
@@ -48,7 +52,7 @@ def choose_settings(
     on_real_gpus: bool,
     row_settings: tuple[str, ...] = (),
 ) -> DecodeSettings:
-    dtype, how = choose_dtype(options.dtype, on_real_gpus), Preparation.of(options, on_real_gpus)
+    dtype, how = choose_dtype(options.dtype, on_real_gpus), choose_preparation(options, on_real_gpus)
     return DecodeSettings(seed, draft_steps, sampling, batch, dtype, options.threads, how, row_settings, on_real_gpus)
 
 
@@ -56,6 +60,21 @@ def choose_dtype(asked: str, on_real_gpus: bool) -> str:
     if asked != "auto":
         return asked
     return "bfloat16" if on_real_gpus else "float32"
+
+
+def choose_preparation(options: PreparationOptions, on_gpu: bool) -> Preparation:
+    """How models compute on a kind of device. InputError, naming the flag, for what is not done there."""
+    how = Preparation.of(options, on_gpu)
+    with as_flag():
+        how.check(torch.device("cuda" if on_gpu else "cpu"))
+    return how
+
+
+def check_gpus_here(options: DecodingOptions, address: str | None, on_cpus: bool) -> None:
+    """InputError, before anything starts, for what the GPUs of this machine are not asked to do. Those of a cluster
+    that is joined are known when it answers."""
+    if options.int8 and not on_cpus and not joins(address) and count_real_gpus():
+        choose_preparation(options, on_gpu=True)
 
 
 def check_preparation(options: DecodingOptions, configs: Mapping[str, VarConfig | None]) -> None:

@@ -13,7 +13,6 @@ from tandem.kernels import FUSED_GELU, compute_dtype, multiplies, multiplies_int
 
 INT8_ZERO = 128
 INT8_LARGEST = 126  # of an activation; in bfloat16 rounding takes 127 to 128, which int8 does not have
-MIN_INT8_ROWS = 17
 SMALLEST = 1e-12  # largest value of a row that counts as more than nothing
 
 
@@ -60,51 +59,55 @@ class Linear(nn.Linear):
         weight_OI = self.weight.detach().float()
         scale_O = weight_OI.abs().amax(dim=1).clamp_min(SMALLEST) / 127
         int8_OI = (weight_OI / scale_O[:, None]).round().to(torch.int8)
-        if weight_OI.device.type != "cpu":
-            self.packed = int8_OI.t()
-        else:
-            self.packed = torch.ops.onednn.qlinear_prepack(int8_OI, None) if multiplies_int8() else int8_OI
+        by_onednn = multiplies_int8() and not weight_OI.is_meta
+        self.packed = torch.ops.onednn.qlinear_prepack(int8_OI, None) if by_onednn else int8_OI
         self.int8_scale_O = scale_O
         self.weight = None  # type: ignore[assignment]
 
     def int8(self, x: Tensor, bias: Tensor | None) -> Tensor:
-        """W8A8. Activations have one scale a row, found here; in front of GELU on a CPU, whose kernel has GELU within,
-        one for all rows, which layer norm has made alike. The sums are exact in int32; a CPU without VNNI forms them
-        in float32, which saves memory and no time."""
+        """W8A8 on a CPU. Activations are scaled per row, except before GELU, where one scale serves all rows: oneDNN
+        has GELU in the same kernel, and layer norm has made rows alike. Sums are exact in int32; a CPU without VNNI
+        forms them in float32, which saves memory and no time."""
         assert self.packed is not None and self.int8_scale_O is not None
         x_NI = x.reshape(-1, x.shape[-1])
-        on_cpu = x.device.type == "cpu"
-        largest = x_NI.abs().max() if self.gelu and on_cpu else x_NI.abs().amax(dim=1, keepdim=True)
+        largest = x_NI.abs().max() if self.gelu else x_NI.abs().amax(dim=1, keepdim=True)
         scale = largest.float().clamp_min(SMALLEST) / INT8_LARGEST
         wide = torch.float32 if x.dtype == torch.float16 else x.dtype  # float16 has no room for scales and sums
         int8_NI = (x_NI * scale.reciprocal().to(wide)).round_().to(torch.int8)
-        if not (on_cpu and multiplies_int8()):
-            sums_NO = F.linear(int8_NI.float(), self.packed.float()) if on_cpu else int_mm(int8_NI, self.packed)
-            y_NO = (sums_NO.float() * self.int8_scale_O * scale).to(x.dtype)
+        if not multiplies_int8():
+            y_NO = (F.linear(int8_NI.float(), self.packed.float()) * self.int8_scale_O * scale).to(x.dtype)
             return self.activated(y_NO if bias is None else y_NO + bias).view(*x.shape[:-1], -1)
         if self.gelu:
-            y_NO = self.int8_kernel(int8_NI, scale.item(), bias, wide, "gelu", "tanh")
+            y_NO = self.int8_kernel(int8_NI, scale, bias, wide, "gelu", "tanh")
         else:
             y_NO = self.int8_kernel(int8_NI, 1.0, None, wide, "none", "")
             y_NO = y_NO * scale.to(wide) if bias is None else torch.addcmul(bias.to(wide), y_NO, scale.to(wide))
         return y_NO.to(x.dtype).view(*x.shape[:-1], -1)
 
     def int8_kernel(
-        self, int8_NI: Tensor, scale: float, bias: Tensor | None, dtype: torch.dtype, post: str, how: str
+        self, int8_NI: Tensor, scale: Tensor | float, bias: Tensor | None, dtype: torch.dtype, post: str, how: str
     ) -> Tensor:
         """oneDNN's, for unsigned activations: flipping the highest bit adds 128, which the kernel takes off again."""
         assert self.int8_scale_O is not None
+        if int8_NI.is_meta:
+            return torch.empty(len(int8_NI), len(self.int8_scale_O), dtype=dtype, device=int8_NI.device)
         uint8_NI = int8_NI.view(torch.uint8).bitwise_xor_(INT8_ZERO)
         zeros_O = torch.zeros_like(self.int8_scale_O, dtype=torch.int64)
         return torch.ops.onednn.qlinear_pointwise(
-            uint8_NI, scale, INT8_ZERO, self.packed, self.int8_scale_O, zeros_O, bias, 1.0, 0, dtype, post, [], how
+            uint8_NI,
+            float(scale),
+            INT8_ZERO,
+            self.packed,
+            self.int8_scale_O,
+            zeros_O,
+            bias,
+            1.0,
+            0,
+            dtype,
+            post,
+            [],
+            how,
         )
-
-
-def int_mm(x_NI: Tensor, weight_IO: Tensor) -> Tensor:
-    """Product int32 [N, O] of int8 matrices on CUDA, whose kernel wants more than 16 rows."""
-    missing = max(0, MIN_INT8_ROWS - len(x_NI))
-    return torch._int_mm(F.pad(x_NI, (0, 0, 0, missing)), weight_IO)[: len(x_NI)]
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

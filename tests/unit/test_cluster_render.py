@@ -18,6 +18,7 @@ from rendering import AMI, DATASET, check, no_variables, option, plan_file, rend
 
 from cluster.launcher import AMI_PARAMETER
 from cluster.session import Session
+from jobs.cli import main
 from jobs.serve_placement import choose_placement, scales
 from tandem.assembly import Preparation
 
@@ -32,7 +33,7 @@ EMPTY = Session(num_nodes=1, num_cpus=0, num_gpus=0, simulated=False, address="n
 
 
 def test_how_models_compute_is_said_to_the_job_and_to_the_endpoint(tmp_path):
-    how = ("--fold-adaln", "--int8", "--cuda-graphs")
+    how = ("--fold-adaln", "--cuda-graphs")
     plan = plan_file(tmp_path, option("split", {"l40s": 1}))
     for given in (how, how[:1], (), ("--no-cuda-graphs",)):
         files = render(plan, tmp_path / f"out-{len(given)}-{given[-1:]}", *DATASET, *given)
@@ -41,6 +42,13 @@ def test_how_models_compute_is_said_to_the_job_and_to_the_endpoint(tmp_path):
         for spec in (job, check_serve(files["serve.yaml"])):
             assert Preparation.of(spec, False).names == [flag[2:].replace("-", "_") for flag in given if flag in how]
             assert spec.cuda_graphs is {"--cuda-graphs": True, "--no-cuda-graphs": False}.get("".join(given[-1:]))
+
+
+def test_int8_is_refused_as_the_nodes_have_gpus(tmp_path, capsys):
+    plan = plan_file(tmp_path, option("split", {"l40s": 1}))
+    assert main(["cluster", "render", "--plan", str(plan), "--out", str(tmp_path / "out"), "--int8"]) == 2
+    assert capsys.readouterr().err.startswith("error: --int8: expected none, as the nodes of a plan have GPUs")
+    assert not (tmp_path / "out").exists()
 
 
 def test_class_names_reach_the_job_and_the_endpoint(tmp_path):

@@ -9,7 +9,10 @@ from tiny_models import tiny_var
 from tandem import kernels
 from tandem.assembly import Preparation, assemble_var
 from tandem.attention import attention
-from tandem.linear import Linear, int_mm
+from tandem.config import SamplingConfig
+from tandem.costs import var_bytes
+from tandem.errors import InputError
+from tandem.linear import Linear
 from tandem.var import Var
 
 
@@ -46,17 +49,22 @@ def test_int8_is_near_and_a_largest_value_does_not_wrap(gelu, dtype, by_vnni, mo
             assert 0 < (quantised(inputs).float() - expected).abs().max() < 0.06 * expected.abs().max()
 
 
-@pytest.mark.parametrize("rows", [1, 16, 17, 40])
-def test_few_rows_are_padded_for_the_kernel_of_cuda(rows, monkeypatch):
-    """With a product that refuses what the one on CUDA refuses."""
+def test_int8_is_no_way_to_compute_on_a_gpu():
+    var = tiny_var(1, seed=0)
+    values, on_gpu = dict(var.named_parameters()), torch.device("cuda")
+    with pytest.raises(InputError, match=r"^int8: expected a CPU, got a GPU, where bfloat16 is 2\.4 times as fast$"):
+        assemble_var(var.config, values.__getitem__, torch.bfloat16, on_gpu, Preparation(int8=True))
 
-    def picky(x, weight):
-        assert len(x) > 16
-        return x.int() @ weight.int()
 
-    monkeypatch.setattr(torch, "_int_mm", picky)
-    x, weight = (torch.randint(-127, 128, shape, dtype=torch.int8) for shape in ((rows, 8), (8, 24)))
-    assert torch.equal(int_mm(x, weight), x.int() @ weight.int())
+@pytest.mark.parametrize("by_vnni", [False, True])
+def test_bytes_of_int8_are_counted_without_memory(by_vnni, monkeypatch):
+    monkeypatch.setattr("tandem.linear.multiplies_int8", lambda: by_vnni)
+    config = tiny_var(2, seed=0).config
+    plain, quantised = (
+        var_bytes(config, 4, 0, 3, torch.float32, torch.device("cpu"), Preparation(int8=int8), SamplingConfig())
+        for int8 in (False, True)
+    )
+    assert 0.2 * plain.weights < quantised.weights < 0.8 * plain.weights
 
 
 def test_a_cpu_without_bfloat16_multiplies_in_float32(monkeypatch):

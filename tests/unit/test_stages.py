@@ -1,6 +1,7 @@
 """Drafter and refiner as stages, without a cluster: cuts, padding, threads, dtype."""
 
 from dataclasses import replace
+from importlib import import_module
 
 import numpy as np
 import pytest
@@ -10,7 +11,8 @@ from tiny_models import NUM_CLASSES, PATCH_NUMS
 from cluster.plan import Placement
 from jobs.pipeline import generate_pools
 from jobs.refine import RefineSpec
-from jobs.settings import check_preparation, choose_settings, decoding_identity
+from jobs.settings import check_gpus_here, check_preparation, choose_settings, decoding_identity
+from jobs.spec import parse
 from tandem.assembly import Preparation
 from tandem.config import SamplingConfig
 from tandem.errors import InputError, JobError
@@ -148,6 +150,30 @@ def test_the_preparation_is_what_the_options_of_its_names_say():
     assert Preparation.of(RefineSpec(drafts="drafts", out="out", **asked), True) == Preparation(**asked, kernels="auto")
     plain = RefineSpec(drafts="drafts", out="out", kernels="plain", cuda_graphs=False)
     assert Preparation.of(plain, True) == Preparation()
+
+
+@pytest.mark.parametrize(
+    ("command", "options"),
+    [
+        ("generate", ("--classes", "all", "--images", "4")),
+        ("draft", ("--classes", "all", "--images", "4")),
+        ("refine", ("--drafts", "none")),
+        ("serve", ("--port", "0")),
+    ],
+)
+def test_int8_is_refused_before_anything_starts_where_this_machine_has_gpus(command, options, tmp_path, monkeypatch):
+    monkeypatch.setattr("jobs.settings.count_real_gpus", lambda: 1)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    place = () if command == "serve" else ("--out", str(tmp_path / "out"))
+    module = import_module(f"jobs.{command}")
+    spec = parse(getattr(module, f"{command.title()}Spec"), [*options, *place, "--int8"], f"tandem {command}")
+    with pytest.raises(InputError, match=r"^--int8: expected a CPU, got a GPU, where bfloat16 is 2\.4 times as fast$"):
+        module.run(spec)
+    assert not (tmp_path / "out").exists()
+    check_gpus_here(spec, None, on_cpus=True)
+    check_gpus_here(spec, "auto", on_cpus=False)  # its GPUs are known when the cluster answers
+    with pytest.raises(InputError, match=r"^--int8: "):
+        choose_settings(spec, 0, 2, SamplingConfig(), 4, on_real_gpus=True)
 
 
 @pytest.mark.parametrize(
