@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -15,6 +16,8 @@ from typing import TYPE_CHECKING
 from jobs.streams import CUT_OFF, OutputCut, usable_streams
 from jobs.waiting import say_if_slow
 from tandem.errors import InputError, TandemError
+from tandem.timing import add_seconds
+from workers.replica_start import process_began
 
 if TYPE_CHECKING:
     from jobs.spec import Spec
@@ -109,6 +112,7 @@ def run(args: list[str]) -> int:
             rest, wrapped = rest[: rest.index("--")], rest[rest.index("--") + 1 :]
         with say_if_slow(f"tandem {name}: loading libraries"):
             spec, module = parse_options(name, rest), importlib.import_module(command.module)
+        add_seconds("imports", time.time() - process_began())
         getattr(module, command.run)(spec, *([wrapped] if command.wraps else []))
     except TandemError as error:
         print(f"error: {error}".replace("\n", "\n  "), file=sys.stderr)

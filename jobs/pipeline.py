@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import combinations
@@ -45,6 +45,7 @@ from workers.records import (
     stage_metrics,
     to_row,
 )
+from workers.replica_start import ReplicaStart
 from workers.shards import FailedShard, PixelShard, PrefixShard, ShardPlan, ShardRows
 from workers.store import Store
 
@@ -132,6 +133,8 @@ class StoredShard:
     num_rows: int
     spans: tuple[Span, ...]
     warnings: tuple[str, ...] = ()  # of the actors that worked on it, since they began
+    seconds: Mapping[str, float] = field(default_factory=dict)  # of each stage that an actor ran
+    starts: tuple[ReplicaStart, ...] = ()  # of the actors whose first shard it is
 
 
 def outcome(row: Row) -> StoredShard | FailedShard:
@@ -139,7 +142,8 @@ def outcome(row: Row) -> StoredShard | FailedShard:
     if is_failed(row):
         return from_row(row, FailedShard)[0]
     shard, spans = from_row(row, ShardRows)
-    return StoredShard(shard.shard, int(row["rows"][0]), tuple(spans), tuple(shard.warnings))
+    num_rows, notes = int(row["rows"][0]), (tuple(shard.warnings), shard.seconds, tuple(shard.starts))
+    return StoredShard(shard.shard, num_rows, tuple(spans), *notes)
 
 
 class ShardSink(Protocol):
@@ -172,7 +176,7 @@ def write_shard(row: Row, write: ShardSink, ledger: Ledger = NO_LEDGER) -> Row:
     for span in spans[before:]:
         stage_metrics().observe(span, len(shard))
     done = empty_shard(shard.shard)
-    done.warnings = shard.warnings
+    done.warnings, done.seconds, done.starts = shard.warnings, shard.seconds, shard.starts
     return to_row(done, spans) | {"rows": np.array([len(shard)])}
 
 

@@ -23,12 +23,13 @@ from jobs.options import PlaceOptions, RowOptions
 from jobs.parts import choose_part, command_line, describe_part, resume_command
 from jobs.pipeline import Pipeline, StoredShard, Writer
 from jobs.progress import RunProgress, busy_shares, overlap_s, print_summary, say
-from jobs.start_up import StartUp
+from jobs.start_up import StartUp, describe_start
 from jobs.store_watch import watch_store
 from jobs.throughput import Throughput
 from jobs.watchdog import watching
 from tandem.class_names import ClassNames
 from tandem.errors import JobError
+from tandem.timing import timed
 from workers import layout
 from workers.closing import close_dataset, is_closed, reopen
 from workers.entry import ManifestEntry
@@ -161,6 +162,8 @@ def run_shards(job: Job, part: range) -> tuple[dict[str, Any], JobRecord]:
 def close(summary: dict[str, Any], what: str) -> dict[str, Any]:
     """The closing table on stderr, and one JSON line on stdout."""
     print_summary(summary)
+    for line in describe_start(summary):
+        say(line)
     say(f"{what}: {summary['out']}")
     print(json.dumps(summary), flush=True)
     return summary
@@ -187,6 +190,7 @@ def make_shards(pipeline: Pipeline, todo: list[int], total: int, max_failed: int
         for shard in pipeline.run(todo, flow) if todo else ():
             if isinstance(shard, StoredShard):
                 spans += shard.spans
+                start_up.add(shard)
                 for warning in shard.warnings:
                     if warning not in warned:
                         say(f"warning: {warning}")
@@ -243,6 +247,7 @@ def why_lacking(pipeline: Pipeline, flow: Flow, stage: StageState) -> str | None
         return None
 
 
+@timed("rows")
 def read_rows(options: RowOptions, classes: ClassNames) -> LabelRows:
     if options.labels is not None:
         return read_label_file(options.labels, classes)
@@ -250,6 +255,7 @@ def read_rows(options: RowOptions, classes: ClassNames) -> LabelRows:
     return rows_of_classes(choose_classes(options.classes, classes), options.per_class, options.images)
 
 
+@timed("output")
 def open_output(options: PlaceOptions) -> Store:
     """The place of a dataset, checked before anything starts. Raises OutputError."""
     store = open_store(options.out)

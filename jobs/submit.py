@@ -23,9 +23,9 @@ from jobs.progress import say
 from jobs.running import software
 from jobs.sending import read_command, read_variables, send_files
 from jobs.spec import Spec, as_flags
-from jobs.start_up import process_began
 from jobs.yaml_file import load_yaml
 from tandem.errors import InputError, JobError, StoppedError
+from workers.replica_start import process_began
 
 EXAMPLES = """examples:
   tandem submit --address http://head:8265 -- generate --classes all --per-class 20 --out s3://bucket/emoji

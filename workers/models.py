@@ -19,6 +19,7 @@ from tandem.config import VAR_PRESETS, VQVAE_PRESET, SamplingConfig, VarConfig, 
 from tandem.errors import CheckpointError, JobError
 from tandem.hashing import file_sha256
 from tandem.initial import random_var, random_vqvae
+from tandem.timing import timed
 from tandem.var import Var
 from tandem.vqvae import Vqvae
 from tandem.weights import load_var, load_vqvae, open_checkpoint
@@ -72,7 +73,8 @@ class ModelRef:
             try:
                 yield path
             finally:
-                self.check_hash(hashing.result())
+                with timed("hash"):  # what is left of it
+                    self.check_hash(hashing.result())
 
     def check_hash(self, found: str) -> None:
         """CheckpointError for that of another file."""
@@ -158,6 +160,7 @@ def preset(role: Role, source: str) -> VarConfig | VqvaeConfig | None:
     return VAR_PRESETS.get(source)
 
 
+@timed("models")
 def resolve_models(
     drafter: str | Resolved, refiner: str | None, vqvae: str, random_weights: bool, class_names: str | None = None
 ) -> ModelSet:
@@ -218,6 +221,7 @@ def check_equal(who: str, name: str, ours: Resolved, theirs: Resolved) -> None:
         )
 
 
+@timed("weights")
 def load_transformer(ref: ModelRef, dtype: torch.dtype, device: torch.device, how: Preparation = PLAIN) -> Var:
     """The drafter or refiner of a job, ready to run. InputError where `how` does not suit the model."""
     if ref.random_seed is None:
@@ -226,6 +230,7 @@ def load_transformer(ref: ModelRef, dtype: torch.dtype, device: torch.device, ho
     return random_var(VAR_PRESETS[ref.source], ref.random_seed, dtype, device, how)
 
 
+@timed("weights")
 def load_tokenizer(
     ref: ModelRef, patch_nums: tuple[int, ...], dtype: torch.dtype, device: torch.device, how: Preparation = PLAIN
 ) -> Vqvae:
@@ -236,6 +241,7 @@ def load_tokenizer(
     return random_vqvae(replace(VQVAE_PRESET, patch_nums=patch_nums), ref.random_seed, dtype, device, how)
 
 
+@timed("device")
 def pick_device(on_gpu: bool | None = None) -> torch.device:
     """The GPU that Ray gave to this process, or the CPU, as the job has it; None: whichever there is.
 

@@ -22,7 +22,9 @@ import ray
 from ray.util.metrics import Counter, Histogram
 
 from tandem.errors import JobError, OutputError, TandemError, TandemWarning
+from tandem.timing import seconds_by_part
 from workers.ledger import LOADING, NO_LEDGER, Ledger, Turn
+from workers.replica_start import ReplicaStart
 from workers.shards import FailedShard, ShardRows
 
 Row = dict[str, np.ndarray]
@@ -62,6 +64,7 @@ def to_row(shard: ShardRows, spans: Sequence[Span]) -> Row:
         "cause": getattr(shard, "cause", None),
         "seconds": dict(shard.seconds),
         "warnings": list(shard.warnings),
+        "starts": [asdict(start) for start in shard.starts],
         "spans": [asdict(span) for span in spans],
     }
     row["notes"] = np.array([json.dumps(notes)], dtype=object)
@@ -77,6 +80,7 @@ def from_row(row: Row, kind: type[ShardT]) -> tuple[ShardT, list[Span]]:
     values: dict[str, Any] = {name: np.array(row[name][0]) for name in ARRAYS if name in row}
     values |= {name: notes[name] for name in ("draft_steps", "cause") if notes[name] is not None}
     values |= {name: notes[name] for name in ("seconds", "warnings")}
+    values["starts"] = [ReplicaStart(**start) for start in notes["starts"]]
     shard = kind(shard=int(row["shard"][0]), extra=bytes_table(row["extra"][0]), **values)
     return shard, [Span(**span) for span in notes["spans"]]
 
@@ -177,12 +181,14 @@ class StageActor:
         ledger: Ledger = NO_LEDGER,
     ):
         self.kind, self.passes, self.warned = kind, passes, keep_warnings()
-        self.replica, self.ledger = replica_name(), ledger
+        self.replica, self.ledger, self.is_new = replica_name(), ledger, True
+        self.entered_s = time.time()
         with ledger.loading(self.replica) as turn:
             if turn.given_up:
                 raise JobError(f"{ledger.pool}: an actor does not start: {turn.given_up}")
             turn.enter(LOADING)
             self.stages = [factory() for factory in (*factories, *(further if FINISHER in os.environ else ()))]
+        self.ready_s = time.time()
 
     def __call__(self, row: Row) -> Row:
         shard: ShardRows
@@ -214,7 +220,15 @@ class StageActor:
             spans.append(Span(stage.name, self.replica, began, time.time()))
             stage_metrics().observe(spans[-1], len(shard))
         shard.warnings = (*shard.warnings, *self.warned)
+        if self.is_new:
+            shard.starts = [*shard.starts, self.start()]
+            self.is_new = False
         return to_row(shard, spans)
+
+    def start(self) -> ReplicaStart:
+        """How this actor came up."""
+        entered_s, ready_s = self.entered_s, self.ready_s
+        return ReplicaStart(self.ledger.pool, self.replica, entered_s, ready_s, seconds=seconds_by_part())
 
 
 def has_lost_its_device(error: BaseException) -> bool:

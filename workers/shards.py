@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from tandem.errors import JobError
 from workers.layout import MAX_ROWS
+from workers.replica_start import ReplicaStart
 
 if TYPE_CHECKING:
     from typing import Self
@@ -64,6 +65,8 @@ class ShardRows:
         extra: carried columns, n values each. Arrow arrays keep their type; of a list it is inferred, which a
             column of nulls alone does not allow.
         seconds: time spent in each stage so far.
+        warnings: of the actors that worked on it.
+        starts: of the actors whose first shard it is.
 
     Raises:
         JobError: a column whose length or type is not the above.
@@ -76,6 +79,7 @@ class ShardRows:
     extra: Mapping[str, pa.Array | Sequence[Any]] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
     warnings: Sequence[str] = ()
+    starts: Sequence[ReplicaStart] = ()
 
     def __post_init__(self) -> None:
         self._check_array("index", self.index, "int64", 1)

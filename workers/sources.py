@@ -9,6 +9,7 @@ from pathlib import Path
 from tandem.config import VAR_PRESETS, VQVAE_PRESET, VarConfig, VqvaeConfig
 from tandem.errors import InputError
 from tandem.hashing import file_sha256
+from tandem.timing import timed
 from tandem.user_files import cause_of, check_spelling, is_file, shown
 from workers.fetch import cache_folder, fetch, fetched_sha256, is_remote
 from workers.fetch_http import EXPECTED as HTTP_ADDRESS
@@ -72,7 +73,9 @@ def local_file(source: str, patient: bool = False) -> LocalFile:
         check_spelling(source)
         try:
             path = Path(os.path.expanduser(source)).resolve()
-            return LocalFile(str(path), path, file_sha256(path) if is_file(path) else "")
+            with timed("hash"):
+                digest = file_sha256(path) if is_file(path) else ""
+            return LocalFile(str(path), path, digest)
         # beside OSError: a zero byte, a symbolic link that leads back to itself
         except (OSError, ValueError, RuntimeError) as error:
             raise InputError(f"{shown(source)}: cannot be read: {cause_of(error)}") from error

@@ -18,6 +18,7 @@ from tandem.errors import TandemWarning, one_line
 from tandem.memory import is_out_of_memory
 from tandem.precision import full_precision
 from tandem.quantizer import Quantizer
+from tandem.timing import timed
 from tandem.var import Var
 from tandem.vqvae import Vqvae
 
@@ -63,6 +64,7 @@ def fuse_vqvae(vqvae: Vqvae) -> None:
     attempt_or_warn(attempt_decoder)
 
 
+@timed("kernels")
 def attempt_or_warn(attempt: Callable[[], None]) -> None:
     try:
         with torch.inference_mode(), full_precision():

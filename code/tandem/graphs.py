@@ -23,6 +23,7 @@ from torch import Tensor
 from tandem.attention import KVCache
 from tandem.errors import TandemWarning, one_line
 from tandem.memory import is_out_of_memory
+from tandem.timing import timed
 from tandem.var import Conditioning, Forward, Hidden
 
 Tensors = tuple[Tensor, ...]
@@ -214,6 +215,7 @@ class CudaCapture:
         with torch.cuda.device(self.device):
             return self.captured(work)
 
+    @timed("graphs")
     def captured(self, work: Callable[[], Tensors]) -> Replay:
         # what kernels and libraries do at their first calls cannot be captured; it happens on a stream beside
         current = torch.cuda.current_stream()
