@@ -5,10 +5,11 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from tandem.config import VarConfig, VqvaeConfig
 from tandem.errors import InputError, TandemWarning
@@ -77,9 +78,21 @@ class Preparation:
 PLAIN = Preparation()
 
 
+class Uninitialised(TorchFunctionMode):
+    """Inside, `torch.nn.init` does nothing: to draw values for meta tensors torch imports its compiler, for seconds."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__module__", "") == "torch.nn.init":
+            return kwargs["tensor"] if "tensor" in kwargs else args[0]
+        return func(*args, **kwargs)
+
+
 def build_empty(config: VarConfig | VqvaeConfig) -> Var | Vqvae:
     """The model of a config on the meta device: names and shapes, no memory."""
-    with torch.device("meta"):
+    with torch.device("meta"), Uninitialised():
         return Var(config) if isinstance(config, VarConfig) else Vqvae(config)
 
 
