@@ -46,6 +46,11 @@ lint: $(VENV)/.dev ## ruff: lint and format; hadolint: the image
 types: $(VENV)/.dev ## mypy
 	$(BIN)/mypy
 
+docs: $(VENV)/.dev ## the documents and the reference of library and commands, into build/docs
+	@echo "==> building the documents; warnings are errors"
+	@$(BIN)/python -m sphinx -q -W --keep-going -b html -c docs -d build/doctrees . build/docs
+	@echo "==> look at build/docs/index.html"
+
 lock: ## write constraints.txt anew from the newest versions that the ranges allow
 	@echo "==> resolving in a fresh environment"
 	$(PYTHON) .ci/lock.py
@@ -70,8 +75,8 @@ $(VENV)/.test: $(VENV)/.run
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.test
-	@echo "==> installing ruff, mypy and hadolint"
+	@echo "==> installing ruff, mypy, hadolint and sphinx"
 	@$(INSTALL) -e '.[test,dev]'
 	@touch $@
 
-.PHONY: help generate test test-slow lint types lock clean
+.PHONY: help generate test test-slow lint types docs lock clean

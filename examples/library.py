@@ -21,10 +21,7 @@ FACE, HEART, FLAG = 0, 3, 5  # classes of the embedded model
 ROWS = [
     (FACE, SamplingConfig(cfg=3.0, top_k=0, top_p=0.9, temperatures=(1.0,))),
     (FACE, SamplingConfig(cfg=3.0, top_k=1, top_p=0.0, temperatures=(1.0,))),  # always the likeliest code
-    (
-        HEART,
-        SamplingConfig(cfg=1.0, top_k=200, top_p=0.0, temperatures=(1.3, 1.2, 1.1, 1.0)),
-    ),  # coarse scales vary more
+    (HEART, SamplingConfig(cfg=1.0, top_k=200, top_p=0.0, temperatures=(1.3, 1.2, 1.0))),  # coarse scales vary more
     (FLAG, SamplingConfig(cfg=6.0, top_k=0, top_p=0.8, temperatures=(0.9,))),
 ]
 

@@ -56,7 +56,7 @@ class ConvertSpec(Spec):
     file: Annotated[str, POSITIONAL] = Field(
         description="weights file: a path, an address (hf://, https://, s3://), or a published name (tandem models)"
     )
-    out: Annotated[Path, POSITIONAL] = Field(description="file to write, *.safetensors")
+    out: Annotated[Path, POSITIONAL] = Field(description="file to write: its name ends in .safetensors")
     role: Role | None = Field(None, description="which model, where the file holds a VAR and a VQVAE")
     part: str | None = Field(None, description="which of several, by the name that 'tandem inspect' prints")
     dtype: Literal["float32", "bfloat16", "float16"] | None = Field(None, description="default: as in the file")

@@ -39,9 +39,18 @@ def whole_parser() -> argparse.ArgumentParser:
         group, _, last = name.rpartition(" ")
         if group not in groups:
             groups[group] = groups[""].add_parser(group, help=f"{group} ...").add_subparsers(dest=group)
-        spec = getattr(importlib.import_module(command.module), command.spec)
+        module = importlib.import_module(command.module)
+        spec = getattr(module, command.spec)
         parser = make_parser(spec, f"tandem {name}")
-        groups[group].add_parser(last, help=command.summary, parents=[parser], add_help=False)
+        groups[group].add_parser(
+            last,
+            parents=[parser],
+            add_help=False,
+            help=command.summary,
+            description=spec.__doc__,
+            epilog=getattr(module, "EXAMPLES", ""),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
         complete_values(parser, spec)
     return root
 

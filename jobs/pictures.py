@@ -56,7 +56,7 @@ EXAMPLES = """examples:
 class PicturesSpec(Spec):
     """Make a folder of labelled pictures, split into training and held-out ones."""
 
-    out: Path = Field(description="folder to make, with train/<class>/*.png and heldout/<class>/*.png")
+    out: Path = Field(description="folder to make, with train/<class>/ and heldout/<class>/")
     package: Path | None = Field(
         None, description=f"{PACKAGE}-{VERSION}.tgz where it is here already; else npm fetches it"
     )

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import tandem
 from jobs import cli
 from jobs.sending import read_command
 
@@ -84,6 +85,18 @@ def test_links_lead_somewhere(path):
 def test_files_that_are_named_exist(path):
     for name in re.findall(r"`((?:cluster|docs|tests|jobs|workers|code)/[\w./-]+\.\w+)`", path.read_text()):
         assert (ROOT / name).exists(), name
+
+
+def test_the_reference_has_every_public_name():
+    text = (ROOT / "docs" / "reference" / "library.md").read_text()
+    named = set(re.findall(r"^\.\. auto(?:function|class|exception):: (\w+)", text, re.M))
+    assert named == set(tandem.__all__) - {"__version__"}
+
+
+def test_every_document_is_in_the_site():
+    """Sphinx names those that are not, too; but only where it runs."""
+    index = (ROOT / "docs" / "index.md").read_text()
+    assert [path.stem for path in DOCUMENTS if not re.search(rf"{path.stem}>?$", index, re.M)] == ["index"]
 
 
 def test_every_promise_of_the_readme_links_to_the_tests_that_hold_it():
