@@ -17,7 +17,7 @@ from tandem.vqvae import Vqvae
 from tandem.weights import save_checkpoint
 
 SHARD_BATCHES = 8
-KEPT = ("images", "images_per_s", "steady_images_per_s", "start_up_s", "warnings")
+KEPT = ("images", "images_per_s", "steady_images_per_s", "start_up_s", "warnings", "fallbacks")
 
 
 def generate(size: Size, device: torch.device, images: int, limit_s: float) -> dict[str, Any]:

@@ -30,6 +30,7 @@ from jobs.watchdog import Limits
 from tandem.errors import JobError, OutputError
 from workers.commit import Format, store_shard
 from workers.encoder import Encoder
+from workers.fallbacks import Fallback
 from workers.ledger import NO_LEDGER, Ledger
 from workers.manifest import Manifest
 from workers.records import (
@@ -135,6 +136,7 @@ class StoredShard:
     warnings: tuple[str, ...] = ()  # of the actors that worked on it, since they began
     seconds: Mapping[str, float] = field(default_factory=dict)  # of each stage that an actor ran
     starts: tuple[ReplicaStart, ...] = ()  # of the actors whose first shard it is
+    fallbacks: tuple[Fallback, ...] = ()  # of the actors that worked on it
 
 
 def outcome(row: Row) -> StoredShard | FailedShard:
@@ -143,7 +145,7 @@ def outcome(row: Row) -> StoredShard | FailedShard:
         return from_row(row, FailedShard)[0]
     shard, spans = from_row(row, ShardRows)
     num_rows, notes = int(row["rows"][0]), (tuple(shard.warnings), shard.seconds, tuple(shard.starts))
-    return StoredShard(shard.shard, num_rows, tuple(spans), *notes)
+    return StoredShard(shard.shard, num_rows, tuple(spans), *notes, tuple(shard.fallbacks))
 
 
 class ShardSink(Protocol):
@@ -176,7 +178,8 @@ def write_shard(row: Row, write: ShardSink, ledger: Ledger = NO_LEDGER) -> Row:
     for span in spans[before:]:
         stage_metrics().observe(span, len(shard))
     done = empty_shard(shard.shard)
-    done.warnings, done.seconds, done.starts = shard.warnings, shard.seconds, shard.starts
+    done.warnings, done.fallbacks = shard.warnings, shard.fallbacks
+    done.seconds, done.starts = shard.seconds, shard.starts
     return to_row(done, spans) | {"rows": np.array([len(shard)])}
 
 

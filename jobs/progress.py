@@ -18,6 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from cluster.plan import how_many
+from jobs.fallbacks import describe_fallback
 from jobs.flow import Flow, StageState
 from jobs.throughput import Throughput, show_speed
 from workers.records import Span
@@ -252,5 +253,7 @@ def print_summary(summary: dict[str, Any]) -> None:
         shown = " ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
         table.add_row(stage, f"{values['busy_s']:.2f}", f"{values['busy_share']:.0%}", shown)
     console.print(table)
+    for found in summary.get("fallbacks", ()):
+        console.print(describe_fallback(found), highlight=False, markup=False, soft_wrap=True)
     if summary["draft_refine_overlap_s"]:
         console.print(f"drafters and refiners were busy at the same time for {summary['draft_refine_overlap_s']:.1f} s")

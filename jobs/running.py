@@ -15,6 +15,7 @@ from ray.exceptions import RpcError
 import tandem
 from cluster.plan import Placement
 from cluster.session import Session, about_to_open, num_unplaced, open_session, why_unplaced
+from jobs.fallbacks import summarise_fallbacks
 from jobs.flow import USABLE_SHARE, Flow, StageState
 from jobs.interrupt import stop_in_time
 from jobs.label_file import read_label_file
@@ -33,6 +34,7 @@ from tandem.timing import timed
 from workers import layout
 from workers.closing import close_dataset, is_closed, reopen
 from workers.entry import ManifestEntry
+from workers.fallbacks import Fallback
 from workers.job_record import check_epoch, read_job
 from workers.manifest import Manifest
 from workers.place import JobRecord, as_json, open_job
@@ -181,6 +183,7 @@ def make_shards(pipeline: Pipeline, todo: list[int], total: int, max_failed: int
     spans: list[Span] = []
     failed: dict[int, str] = {}
     warned: dict[str, None] = {}  # in their order
+    fallbacks: dict[Fallback, None] = {}
     todo_rows = sum(len(pipeline.plan.indices(shard)) for shard in todo)
     flow = pipeline.flow(len(todo))
     with (
@@ -188,6 +191,7 @@ def make_shards(pipeline: Pipeline, todo: list[int], total: int, max_failed: int
         watching(flow, pipeline.limits) as watchdog,
     ):
         for shard in pipeline.run(todo, flow) if todo else ():
+            fallbacks |= dict.fromkeys(shard.fallbacks)
             if isinstance(shard, StoredShard):
                 spans += shard.spans
                 start_up.add(shard)
@@ -202,7 +206,8 @@ def make_shards(pipeline: Pipeline, todo: list[int], total: int, max_failed: int
                 failed[shard.shard] = shard.cause
                 check_failures(failed, max_failed)
     found = summarise(progress.throughput, start_up.elapsed_s, spans, failed, flow) | start_up.summary(spans)
-    return found | ({"warnings": list(warned)} if warned else {})
+    found |= {"warnings": list(warned)} if warned else {}
+    return found | ({"fallbacks": summarise_fallbacks(fallbacks, spans)} if fallbacks else {})
 
 
 def summarise(

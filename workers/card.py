@@ -26,6 +26,7 @@ from workers.entry import ManifestEntry, Totals, add_up
 from workers.features import sample_features
 from workers.formats import DatasetFormat, merge_tables, read_images
 from workers.job_record import REPAIR
+from workers.ran import describe_differences
 from workers.shard_names import ShardNames
 from workers.shard_reader import read_checked
 from workers.store import Store
@@ -107,10 +108,10 @@ def closing_files(
     store: Store, info: CardInfo, epoch: int, entries: Sequence[ManifestEntry], failed: Mapping[int, str]
 ) -> dict[str, bytes]:
     """Contact sheet, card and, for an image folder, its table, by path, of the entries of all shards that are there."""
-    totals = add_up(entries, failed)
+    totals, differences = add_up(entries, failed), describe_differences([entry.ran for entry in entries])
     files = {
         layout.CONTACT_SHEET: render_contact_sheet(store, entries, info.fmt),
-        layout.CARD: render_card(info, totals, ShardNames.of(epoch, entries)).encode(),
+        layout.CARD: render_card(info, totals, ShardNames.of(epoch, entries), differences).encode(),
     }
     if info.fmt.name == "folder":
         tables = []
@@ -121,8 +122,9 @@ def closing_files(
     return files
 
 
-def render_card(info: CardInfo, totals: Totals, shard_names: ShardNames = PLAIN_NAMES) -> str:
-    """The dataset card: Markdown with the YAML front matter of the Hugging Face hub."""
+def render_card(info: CardInfo, totals: Totals, shard_names: ShardNames = PLAIN_NAMES, differences: str = "") -> str:
+    """The dataset card: Markdown with the YAML front matter of the Hugging Face hub. `differences`: see
+    `workers.ran.describe_differences`."""
     fmt, num_shards = info.fmt, totals.shards + len(totals.failed_shards)
     values = {
         "ext": fmt.extension,
@@ -152,6 +154,7 @@ def render_card(info: CardInfo, totals: Totals, shard_names: ShardNames = PLAIN_
         seed=f"{own['seed']}, and `seed_index` in place of the index" if "seed" in own else fmt.seed,
         models=_table((role, name, f"`{digest}`") for role, (name, digest) in info.models.items()),
         sampling=_table((name, own.get(name, value)) for name, value in info.sampling.items()),
+        differences=f"\n{differences}" if differences else "",
         command=info.command,
         reading=_READING[fmt.name].format(**values),
         columns=f"Columns: the image, {', '.join(names)}, and those carried along from the label file.",

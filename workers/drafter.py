@@ -13,7 +13,8 @@ from tandem.assembly import PLAIN, Preparation
 from tandem.collaborative import draft
 from tandem.config import SamplingConfig
 from workers.halving import Halving
-from workers.models import DTYPES, ModelSet, load_tokenizer, load_transformer, pick_device
+from workers.models import DTYPES, ModelSet, device_name, load_tokenizer, load_transformer, pick_device
+from workers.ran import Ran
 from workers.row_settings import draft_steps_of
 from workers.shard_batches import Batch, fixed_batches
 from workers.shards import PrefixShard, ShardRows
@@ -57,7 +58,15 @@ class Drafter:
             tokens = np.concatenate(self.halving(partial(self.draft, batch), self.settings.batch))
             prefix[batch.counted, : tokens.shape[1]] = tokens[: batch.num_rows]
         seconds = {**shard.seconds, self.name: time.perf_counter() - began}
-        return PrefixShard.of(shard, prefix=prefix, draft_steps=most, seconds=seconds)
+        return PrefixShard.of(
+            shard, prefix=prefix, draft_steps=most, seconds=seconds, ran={**shard.ran, self.name: self.ran}
+        )
+
+    @property
+    def ran(self) -> Ran:
+        """How it runs by now."""
+        var, name = self.drafter, device_name(self.device)
+        return Ran.of(name, var.dtype, [var.fused, self.quantizer.fused], var.graphs, self.halving.size)
 
     def draft(self, batch: Batch, some: slice) -> np.ndarray:
         """Prefixes of some rows of a batch: uint16 [b, P]."""

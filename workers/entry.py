@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 
 from workers import layout
+from workers.ran import Ran
 from workers.seal import open_sealed, seal
 from workers.store import Stored
 
@@ -26,6 +27,7 @@ class ManifestEntry:
     files: tuple[Stored, ...]
     size_bytes: int
     seconds: dict[str, float]
+    ran: Mapping[str, Ran] = field(default_factory=dict)  # by stage; empty in entries of older versions
 
     def to_json(self) -> bytes:
         """Indented JSON for people and programs."""
@@ -39,6 +41,7 @@ class ManifestEntry:
         values = open_sealed(data, [field.name for field in fields(cls)])
         values["labels"] = {int(label): count for label, count in values["labels"].items()}
         values["files"] = tuple(Stored(**file, created=False) for file in values["files"])
+        values["ran"] = {stage: Ran.parse(ran) for stage, ran in values.get("ran", {}).items()}
         entry = cls(**values)
         entry.check()
         return entry

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import torch
 
-from tandem.errors import TandemWarning
+from tandem.errors import FallbackWarning
 from tandem.graphs import release_graphs
 from tandem.memory import is_out_of_memory
 
@@ -52,6 +52,6 @@ class Halving:
             warnings.warn(
                 f"{self.what}: out of memory with {some.stop - start} images at once, now {self.size}; images of a "
                 f"smaller batch may differ where rounding flips a draw ({cause:.160})",
-                TandemWarning,
+                FallbackWarning,
                 stacklevel=2,
             )

@@ -99,6 +99,7 @@ class Manifest:
             files=tuple(files),
             size_bytes=sum(file.size_bytes for file in files),
             seconds={stage: round(value, 4) for stage, value in seconds.items()},
+            ran=rows.ran,
         )
         path = self.path(shard_id)
         for _ in range(PUTS):

@@ -241,6 +241,11 @@ def load_tokenizer(
     return random_vqvae(replace(VQVAE_PRESET, patch_nums=patch_nums), ref.random_seed, dtype, device, how)
 
 
+def device_name(device: torch.device) -> str:
+    """The name of a card, "cpu" for the CPU."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
 @timed("device")
 def pick_device(on_gpu: bool | None = None) -> torch.device:
     """The GPU that Ray gave to this process, or the CPU, as the job has it; None: whichever there is.

@@ -10,8 +10,7 @@ import json
 import os
 import sys
 import time
-import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from typing import Any, NoReturn, Protocol, TypeVar
@@ -21,9 +20,11 @@ import pyarrow as pa
 import ray
 from ray.util.metrics import Counter, Histogram
 
-from tandem.errors import JobError, OutputError, TandemError, TandemWarning
+from tandem.errors import JobError, OutputError, TandemError
 from tandem.timing import seconds_by_part
+from workers.fallbacks import Fallback, Fallbacks, keep_warnings
 from workers.ledger import LOADING, NO_LEDGER, Ledger, Turn
+from workers.ran import Ran
 from workers.replica_start import ReplicaStart
 from workers.shards import FailedShard, ShardRows
 
@@ -63,7 +64,9 @@ def to_row(shard: ShardRows, spans: Sequence[Span]) -> Row:
         "draft_steps": getattr(shard, "draft_steps", None),
         "cause": getattr(shard, "cause", None),
         "seconds": dict(shard.seconds),
+        "ran": {stage: asdict(ran) for stage, ran in shard.ran.items()},
         "warnings": list(shard.warnings),
+        "fallbacks": [asdict(fallback) for fallback in shard.fallbacks],
         "starts": [asdict(start) for start in shard.starts],
         "spans": [asdict(span) for span in spans],
     }
@@ -80,16 +83,24 @@ def from_row(row: Row, kind: type[ShardT]) -> tuple[ShardT, list[Span]]:
     values: dict[str, Any] = {name: np.array(row[name][0]) for name in ARRAYS if name in row}
     values |= {name: notes[name] for name in ("draft_steps", "cause") if notes[name] is not None}
     values |= {name: notes[name] for name in ("seconds", "warnings")}
+    values["ran"] = {stage: Ran(**ran) for stage, ran in notes["ran"].items()}
+    values["fallbacks"] = [Fallback(**fallback) for fallback in notes["fallbacks"]]
     values["starts"] = [ReplicaStart(**start) for start in notes["starts"]]
     shard = kind(shard=int(row["shard"][0]), extra=bytes_table(row["extra"][0]), **values)
     return shard, [Span(**span) for span in notes["spans"]]
 
 
-def failed_row(shard: int, stage: str, error: Exception, warnings: Sequence[str] = ()) -> Row:
+def failed_row(
+    shard: int,
+    stage: str,
+    error: Exception,
+    warnings: Sequence[str] = (),
+    fallbacks: Iterable[Fallback] = (),
+) -> Row:
     """A shard that a stage could not make, as a row that later stages hand on."""
     text = " ".join(str(error).split())
     cause = text if isinstance(error, TandemError) else f"{type(error).__name__}: {text}"
-    failed = FailedShard.of(empty_shard(shard), cause=f"{stage}: {cause}", warnings=warnings)
+    failed = FailedShard.of(empty_shard(shard), cause=f"{stage}: {cause}", warnings=warnings, fallbacks=[*fallbacks])
     return to_row(failed, [])
 
 
@@ -180,15 +191,23 @@ class StageActor:
         passes: type[ShardRows] | None = None,
         ledger: Ledger = NO_LEDGER,
     ):
-        self.kind, self.passes, self.warned = kind, passes, keep_warnings()
+        self.kind, self.passes = kind, passes
         self.replica, self.ledger, self.is_new = replica_name(), ledger, True
+        self.fallbacks = Fallbacks(self.replica)
+        self.warned = keep_warnings(self.fallbacks.reasons.append)
         self.entered_s = time.time()
         with ledger.loading(self.replica) as turn:
             if turn.given_up:
                 raise JobError(f"{ledger.pool}: an actor does not start: {turn.given_up}")
             turn.enter(LOADING)
-            self.stages = [factory() for factory in (*factories, *(further if FINISHER in os.environ else ()))]
+            every = (*factories, *(further if FINISHER in os.environ else ()))
+            self.stages = [self.load(factory) for factory in every]
         self.ready_s = time.time()
+
+    def load(self, factory: Callable[[], Stage]) -> Stage:
+        stage = factory()
+        self.fallbacks.attribute(stage.name)
+        return stage
 
     def __call__(self, row: Row) -> Row:
         shard: ShardRows
@@ -216,10 +235,14 @@ class StageActor:
             except Exception as error:  # the shard's fault or the model's: the driver decides how many are too many
                 if has_lost_its_device(error):
                     end_with(error)
-                return failed_row(shard.shard, stage.name, error, [*shard.warnings, *self.warned])
+                self.fallbacks.attribute(stage.name)
+                fallbacks = *shard.fallbacks, *self.fallbacks.found
+                return failed_row(shard.shard, stage.name, error, [*shard.warnings, *self.warned], fallbacks)
+            self.fallbacks.attribute(stage.name)
             spans.append(Span(stage.name, self.replica, began, time.time()))
             stage_metrics().observe(spans[-1], len(shard))
         shard.warnings = (*shard.warnings, *self.warned)
+        shard.fallbacks = (*shard.fallbacks, *self.fallbacks.found)
         if self.is_new:
             shard.starts = [*shard.starts, self.start()]
             self.is_new = False
@@ -242,22 +265,6 @@ def end_with(error: BaseException) -> NoReturn:
     """End this process, so that Ray starts another and gives it the shard again. Its last lines say why."""
     print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
     os._exit(1)
-
-
-def keep_warnings() -> list[str]:
-    """From now on, warnings of ours in this process end in this list: nobody would see them on an actor's stderr."""
-    kept: list[str] = []
-    show = warnings.showwarning
-
-    def keep(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
-        if not issubclass(category, TandemWarning):
-            show(message, category, *where, **more)
-        elif str(message) not in kept:
-            kept.append(str(message))
-
-    warnings.showwarning = keep
-    warnings.simplefilter("always", TandemWarning)
-    return kept
 
 
 def empty_shard(shard: int) -> ShardRows:

@@ -13,7 +13,8 @@ from tandem.errors import JobError
 from tandem.prefix import Prefix, to_tokens
 from workers.drafter import DecodeSettings
 from workers.halving import Halving
-from workers.models import DTYPES, ModelSet, load_tokenizer, load_transformer, pick_device
+from workers.models import DTYPES, ModelSet, device_name, load_tokenizer, load_transformer, pick_device
+from workers.ran import Ran
 from workers.shard_batches import Batch, fixed_batches, in_row_order
 from workers.shards import PixelShard, PrefixShard
 
@@ -52,7 +53,18 @@ class Refiner:
             pixels=in_row_order(pixels, batches),
             tokens=in_row_order(tokens, batches) if self.keep_tokens else None,
             seconds={**shard.seconds, **seconds},
+            ran={**shard.ran, **self.ran},
         )
+
+    @property
+    def ran(self) -> dict[str, Ran]:
+        """How its two stages run by now."""
+        var, vqvae, name = self.refiner, self.vqvae, device_name(self.device)
+        dtype = vqvae.post_quant_conv.weight.dtype
+        return {
+            "refine": Ran.of(name, var.dtype, [var.fused, vqvae.quantize.fused], var.graphs, self.refining.size),
+            "decode": Ran.of(name, dtype, [vqvae.fused, vqvae.quantize.fused], vqvae.graphs, self.decoding.size),
+        }
 
     def refine(self, batch: Batch, prefix_BP: np.ndarray, some: slice) -> torch.Tensor:
         """Token ids of some rows of a batch: int64 [b, L]."""

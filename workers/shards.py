@@ -11,7 +11,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from tandem.errors import JobError
+from workers.fallbacks import Fallback
 from workers.layout import MAX_ROWS
+from workers.ran import Ran
 from workers.replica_start import ReplicaStart
 
 if TYPE_CHECKING:
@@ -65,7 +67,9 @@ class ShardRows:
         extra: carried columns, n values each. Arrow arrays keep their type; of a list it is inferred, which a
             column of nulls alone does not allow.
         seconds: time spent in each stage so far.
+        ran: how each stage that computes on a device ran.
         warnings: of the actors that worked on it.
+        fallbacks: of these actors: where a stage does not run as asked.
         starts: of the actors whose first shard it is.
 
     Raises:
@@ -78,7 +82,9 @@ class ShardRows:
     tokens: NDArray[np.uint16] | None = None
     extra: Mapping[str, pa.Array | Sequence[Any]] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
+    ran: Mapping[str, Ran] = field(default_factory=dict)
     warnings: Sequence[str] = ()
+    fallbacks: Sequence[Fallback] = ()
     starts: Sequence[ReplicaStart] = ()
 
     def __post_init__(self) -> None:

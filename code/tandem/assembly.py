@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from tandem.config import VarConfig, VqvaeConfig
-from tandem.errors import InputError, TandemWarning
+from tandem.errors import FallbackWarning, InputError
 from tandem.fusing import fuse_var, fuse_vqvae
 from tandem.graphs import CudaCapture, Graphs
 from tandem.kernels import compute_dtype, multiplies_int8
@@ -106,7 +106,7 @@ def assemble_var(
     if how is not None:
         how.check(device)
         for sentence in how.in_vain(device):
-            warnings.warn(sentence, TandemWarning, stacklevel=2)
+            warnings.warn(sentence, FallbackWarning, stacklevel=2)
     if how is not None and how.fold_adaln:
         if config.shared_adaln:
             raise InputError("fold_adaln: expected a model with AdaLN weights in every block, got one that shares them")

@@ -69,6 +69,10 @@ class TandemWarning(UserWarning):
     """Something did not go as asked, and the work went on. Actors hand it to whoever started the job."""
 
 
+class FallbackWarning(TandemWarning):
+    """A device does not compute as asked: plainly, without graphs, or in smaller batches."""
+
+
 def one_line(error: Exception) -> str:
     """Type and first line of an error, for messages."""
     first = next((line.strip(" :") for line in str(error).splitlines() if line.strip()), "")

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from tandem.errors import TandemWarning, one_line
+from tandem.errors import FallbackWarning, one_line
 from tandem.memory import is_out_of_memory
 from tandem.precision import full_precision
 from tandem.quantizer import Quantizer
@@ -72,7 +72,7 @@ def attempt_or_warn(attempt: Callable[[], None]) -> None:
     except Exception as error:
         if is_out_of_memory(error):
             raise
-        warnings.warn(f"kernels: {one_line(error)}; going on with plain ones", TandemWarning, stacklevel=3)
+        warnings.warn(f"kernels: {one_line(error)}; going on with plain ones", FallbackWarning, stacklevel=3)
 
 
 def prove_blocks(heads: int, size: int, dtype: torch.dtype, device: torch.device) -> None:

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from tandem.attention import KVCache
-from tandem.errors import TandemWarning, one_line
+from tandem.errors import FallbackWarning, one_line
 from tandem.memory import is_out_of_memory
 from tandem.timing import timed
 from tandem.var import Conditioning, Forward, Hidden
@@ -103,6 +103,11 @@ class Graphs:
         self.captures_whole = self.captures_scales = True
         KNOWN.add(self)
         self.release()
+
+    @property
+    def in_use(self) -> bool:
+        """Whether no kind of them was given up."""
+        return self.captures_whole and self.captures_scales
 
     def release(self) -> None:
         """Give up graphs and caches, to make room. They are captured again when they are needed."""
@@ -186,7 +191,7 @@ class Graphs:
         except Exception as error:
             if is_out_of_memory(error):
                 raise
-            warnings.warn(f"cuda-graphs: {one_line(error)}; going on without them", TandemWarning, stacklevel=2)
+            warnings.warn(f"cuda-graphs: {one_line(error)}; going on without them", FallbackWarning, stacklevel=2)
             self.release()
             return None
 

@@ -13,8 +13,8 @@ from tandem.errors import TandemWarning
 from tandem.graphs import Graphs, Place
 from workers import drafter, refiner
 from workers.drafter import Drafter
+from workers.fallbacks import keep_warnings
 from workers.halving import Halving
-from workers.records import keep_warnings
 from workers.refiner import Refiner
 
 CPU_ERROR = RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
