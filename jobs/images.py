@@ -13,7 +13,7 @@ from jobs.parts import command_line, whole_command
 from jobs.pipeline import Writer
 from jobs.running import software
 from tandem.config import SamplingConfig, to_dict
-from tandem.images import Provenance
+from tandem.images import EXACT, Provenance
 from workers import layout
 from workers.card import CardInfo, closing_files
 from workers.encoder import Encoder
@@ -103,6 +103,6 @@ def image_identity(options: ImageOptions) -> dict[str, Any]:
     return {
         "format": options.format,
         "codec": options.codec,
-        "quality": options.quality if options.codec != "png" else None,
+        "quality": options.quality if options.codec not in EXACT else None,
         "keep_tokens": options.keep_tokens,
     }

@@ -11,7 +11,7 @@ from cluster.elastic import Range
 from cluster.nodes import RAY_JOB
 from jobs.flags import COMMAS
 from jobs.spec import Spec
-from tandem.images import Codec
+from tandem.images import LOSSY, Codec
 from workers.formats import FormatName
 from workers.layout import MAX_ROWS
 
@@ -236,5 +236,5 @@ class ImageOptions(Spec):
 
     format: FormatName = Field("webdataset", description="layout of the output")
     codec: Codec = Field("png", description="image files; png is exact")
-    quality: int = Field(92, ge=1, le=100, description="of jpeg and webp")
+    quality: int = Field(92, ge=1, le=100, description=f"of {LOSSY}")
     keep_tokens: bool = Field(False, description="write the token ids of every image as well")

@@ -23,7 +23,7 @@ from tandem.assembly import Preparation
 from tandem.costs import Bytes
 from tandem.errors import InputError
 from tandem.fitting import device_bytes
-from tandem.images import Codec
+from tandem.images import LOSSY, Codec
 from workers.drafter import DecodeSettings
 from workers.models import ModelSet, pick_device, resolve_models
 
@@ -56,7 +56,7 @@ class ProfileSpec(MeasuredOptions):
     )
     threads: PositiveInt = Field(1, description="CPU threads of a replica")
     codec: Codec = Field("png", description="image files")
-    quality: int = Field(92, ge=1, le=100, description="of jpeg and webp")
+    quality: int = Field(92, ge=1, le=100, description=f"of {LOSSY}")
     seed: NonNegativeInt = Field(0, description="of the images made meanwhile")
 
 

@@ -1,5 +1,6 @@
 """Requests and answers of the HTTP API: those of the OpenAI images API, with the settings of CoDe as further fields.
 
+Fields are declared here; `workers.gateway` reads those of requests and fills those of answers.
 Source: the OpenAI API reference, "Images", and the types of its Python client.
 """
 
@@ -12,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from tandem.class_names import ClassNames
 from tandem.config import MIN_TEMPERATURE, SamplingConfig
-from tandem.images import Codec
+from tandem.images import LOSSY, Codec
 
 MAX_SEED = 2**53 - 1  # what JSON numbers of any client hold exactly
 MAX_PROMPT = 200
@@ -69,7 +70,7 @@ class ImageBody(BaseModel):
         "b64_json", description="url: stored in the server's object store, answered with a link that expires"
     )
     output_format: Codec | None = "png"
-    output_compression: int | None = Field(92, ge=1, le=100, description="quality of jpeg and webp")
+    output_compression: int | None = Field(92, ge=1, le=100, description=f"quality of {LOSSY}")
     stream: bool | None = Field(False, description="answer with server-sent events, previews first")
     partial_images: int | None = None
     seed: int | None = Field(None, ge=0, le=MAX_SEED, description="the same seed gives the same image; default: random")

@@ -20,7 +20,7 @@ import yaml
 from PIL import Image
 
 from tandem.errors import JobError, TandemError
-from tandem.images import DIGITAL_SOURCE_TYPE, contact_sheet
+from tandem.images import DIGITAL_SOURCE_TYPE, TITLES, contact_sheet
 from workers import layout
 from workers.entry import ManifestEntry, Totals, add_up
 from workers.features import sample_features
@@ -33,7 +33,9 @@ from workers.store import Store
 
 PLAIN_NAMES = ShardNames()
 SHEET_COLUMNS = 8
-SHEET_CELLS = 64
+SHEET_CELLS = SHEET_COLUMNS**2
+# Images of a class stand side by side, and no row begins in the middle of a class
+SHEET_RUNS = [n for n in range(SHEET_COLUMNS, 0, -1) if SHEET_COLUMNS % n == 0]
 SIZE_CATEGORIES = {  # the hub's own names, by the number of rows they end at
     10**3: "n<1K",
     10**4: "1K<n<10K",
@@ -147,7 +149,7 @@ def render_card(info: CardInfo, totals: Totals, shard_names: ShardNames = PLAIN_
         missing=missing(totals.failed_shards, num_shards),
         num_classes=len(totals.labels),
         image_size=info.image_size,
-        codec={"png": "PNG", "jpeg": "JPEG", "webp": "WebP"}[fmt.codec],
+        codec=TITLES[fmt.codec],
         software=info.software,
         num_drafted="N" if "draft_steps" in own else fmt.draft_steps,
         draft_steps=own.get("draft_steps", fmt.draft_steps),
@@ -181,10 +183,10 @@ def missing(failed: Mapping[int, str], num_shards: int) -> str:
 
 
 def render_contact_sheet(store: Store, entries: Sequence[ManifestEntry], fmt: DatasetFormat) -> bytes:
-    """PNG of at most 8 x 8 captioned images, as many of each class, read back from the committed shards."""
+    """PNG of at most SHEET_CELLS captioned images, as many of each class, read back from the committed shards."""
     counts = sum((Counter(entry.labels) for entry in entries), Counter())
     labels = pick_labels(sorted(counts))
-    each = next(n for n in (8, 4, 2, 1) if n * len(labels) <= SHEET_CELLS and n <= max(counts.values()))
+    each = next(n for n in SHEET_RUNS if n * len(labels) <= SHEET_CELLS and n <= max(counts.values()))
     found: dict[int, list[Image.Image]] = {label: [] for label in labels}
     for entry in entries:
         for file in entry.files:

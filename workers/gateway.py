@@ -1,6 +1,6 @@
 """Between the HTTP API and the models: checks a request, waits for its images, and says how they were made.
 
-Knows neither Ray nor torch.
+Fills the answers that `workers.api_models` declares. Knows neither Ray nor torch.
 """
 
 from __future__ import annotations

@@ -24,6 +24,8 @@ from __future__ import annotations
 
 import re
 
+from tandem.images import EXTENSIONS
+
 MAX_ROWS = 10**9  # images of a job: no index has more than nine digits, and labels alone take 4 GB in the driver
 JOB = "job.json"
 SUCCESS = "_SUCCESS"
@@ -39,7 +41,7 @@ _TAG = rf"(?:{_EPOCH}|-(?P<named>0|[1-9]\d{{0,8}})-[0-9a-f]{{8}})"
 _ENTRY = re.compile(rf"{MANIFEST}/(?P<shard>\d{{5,18}}){_EPOCH}\.json")
 _DATA = re.compile(
     rf"(?:shards/(?P<shard>\d{{5,18}})|rows/(?P<rows>\d{{5,18}})|images/(?P<label>\d{{5,18}})/(?P<index>\d{{9,18}})){_TAG}"
-    r"\.(?:tar|parquet|png|jpg|webp)"
+    rf"\.(?:tar|parquet|{'|'.join(EXTENSIONS.values())})"
 )
 _OVERWRITE = re.compile(rf"{OVERWRITES}/\d{{5,9}}\.json")
 

@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 
 import tandem
+from tandem.images import EXTENSIONS
+from workers import layout
 
 ROOT = Path(__file__).parents[2]
 FOLDERS = {"tandem": ROOT / "code" / "tandem", **{name: ROOT / name for name in ("workers", "jobs", "cluster")}}
@@ -99,6 +101,19 @@ def test_the_public_names_are_there_and_in_order():
 def test_files_stay_small(folder):
     longest = max(folder.rglob("*.py"), key=lambda p: len(p.read_text().splitlines()))
     assert len(longest.read_text().splitlines()) <= 320, longest
+
+
+def test_codecs_are_spelt_in_one_file():
+    """A new one is added there; what the card, paths and options say of it follows."""
+
+    def spells_one(path: Path) -> bool:
+        nodes = ast.walk(ast.parse(path.read_text()))
+        return any(isinstance(node, ast.Constant) and node.value in ("webp", "WebP", "jpg") for node in nodes)
+
+    files = [p for folder in FOLDERS.values() for p in folder.rglob("*.py")]
+    assert [p.relative_to(ROOT) for p in files if spells_one(p)] == [Path("code/tandem/images.py")]
+    for extension in EXTENSIONS.values():
+        assert layout.image_label(layout.image_path(7, 3, extension)) == 7
 
 
 def test_names_of_test_files_are_unique():
