@@ -51,6 +51,16 @@ docs: $(VENV)/.dev ## the documents and the reference of library and commands, i
 	@$(BIN)/python -m sphinx -q -W --keep-going -b html -c docs -d build/doctrees . build/docs
 	@echo "==> look at build/docs/index.html"
 
+example: $(VENV)/.run ## render the example of cluster/ anew
+	@echo "==> rendering cluster/example.yaml"
+	@$(BIN)/tandem cluster render --spec cluster/example.yaml --out build/example --overwrite
+	@cp build/example/raycluster.yaml build/example/rayjob.yaml build/example/rayservice.yaml cluster/kuberay/
+	@cp build/example/launcher.yaml cluster/
+
+release: $(VENV)/.run ## VERSION=0.2.0: write a new version into the project
+	@$(BIN)/python .ci/release.py "$(VERSION)"
+	@$(MAKE) --no-print-directory example
+
 lock: ## write constraints.txt anew from the newest versions that the ranges allow
 	@echo "==> resolving in a fresh environment"
 	$(PYTHON) .ci/lock.py
@@ -79,4 +89,4 @@ $(VENV)/.dev: $(VENV)/.test
 	@$(INSTALL) -e '.[test,dev]'
 	@touch $@
 
-.PHONY: help generate test test-slow lint types docs lock clean
+.PHONY: help generate test test-slow lint types docs example release lock clean

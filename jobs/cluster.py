@@ -23,6 +23,7 @@ from jobs.flags import COMMAS
 from jobs.options import PreparationOptions
 from jobs.plan import parse_hours
 from jobs.progress import say
+from jobs.spec import Spec
 from tandem.errors import InputError
 from workers.models import EMBEDDED, resolve_models
 from workers.s3_address import split_address
@@ -179,7 +180,8 @@ def read_deployment(spec: RenderSpec) -> Deployment:
 
 def read_preparation(options: PreparationOptions) -> dict[str, bool | str]:
     """Options of how the models compute that are not what they are by default."""
-    given = {name: getattr(options, name) for name in PreparationOptions.model_fields}
+    names = [name for name in PreparationOptions.model_fields if name not in Spec.model_fields]
+    given = {name: getattr(options, name) for name in names}
     return {name: value for name, value in given.items() if value != PreparationOptions.model_fields[name].default}
 
 

@@ -24,19 +24,17 @@ from ray.autoscaler._private.util import prepare_config, validate_config
 from ray.scripts.scripts import start
 from ray.serve.schema import ServeDeploySchema
 
-from cluster.launcher import AMI_PARAMETER
 from jobs.generate import GenerateSpec
 from jobs.serve import AppSpec
 from jobs.spec import parse
 
 ROOT = Path(__file__).parents[1]
 PLAN = ROOT / "cluster" / "example_plan.json"
-EXAMPLE = (
-    *("--plan", str(PLAN), "--mode", "split", "--classes", "0-999", "--dataset", "s3://example-bucket/imagenet"),
-    *("--drafter", "s3://example-bucket/weights/var_d30.pth", "--refiner", "s3://example-bucket/weights/var_d16.pth"),
-    *("--vqvae", "s3://example-bucket/weights/vae_ch160v4096z32.pth"),
-    *("--role-arn", "arn:aws:iam::111122223333:role/tandem", "--instance-profile", "tandem"),
-    *("--ami", f"resolve:ssm:{AMI_PARAMETER}", "--head-instance-profile", "tandem-head"),
+# The options of cluster/example.yaml as flags, the plan first
+EXAMPLE = tuple(
+    part
+    for name, value in yaml.safe_load((ROOT / "cluster" / "example.yaml").read_text()).items()
+    for part in (f"--{name.replace('_', '-')}", str(ROOT / value) if name == "plan" else value)
 )
 CHECKED_IN = {
     **{

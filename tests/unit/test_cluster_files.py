@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import re
-import shlex
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -32,6 +31,7 @@ from clusters import (
 
 from cluster.planned import read_plan
 from cluster.profile import read_profile
+from jobs import cli
 from jobs.cluster import RenderSpec, documents, read_deployment
 from jobs.plan import PlanSpec
 from jobs.plan import run as run_plan
@@ -39,7 +39,7 @@ from jobs.spec import parse
 
 KUBERAY = [path for path in CHECKED_IN.values() if path.parent.name == "kuberay"]
 OPTION = read_plan(PLAN).option("split")
-AGAIN = "make it anew: " + shlex.join(["tandem", "cluster", "render", *EXAMPLE, "--out", "cluster"])
+AGAIN = "make it anew: make example"
 REFUSALS = (  # not any exception: a check that stumbles has not looked
     jsonschema.ValidationError,
     kubernetes_validate.ValidationError,
@@ -71,6 +71,13 @@ def test_checked_in_files_are_the_render_of_the_example_plan():
     assert set(CHECKED_IN) < set(files)
     for name, path in CHECKED_IN.items():
         assert path.read_text() == files[name], AGAIN
+
+
+def test_make_example_renders_by_a_file_of_options_what_is_checked_in(tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)  # the plan's path is relative
+    assert cli.main(["cluster", "render", "--spec", "cluster/example.yaml", "--out", str(tmp_path)]) == 0
+    for name, path in CHECKED_IN.items():
+        assert (tmp_path / name).read_text() == path.read_text(), AGAIN
 
 
 @pytest.mark.parametrize("path", KUBERAY, ids=lambda path: path.stem)
