@@ -10,7 +10,6 @@ H heads, c head size, V codes.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -18,11 +17,10 @@ from torch.nn import functional as F
 
 from tandem.attention import KVCache, attend_by_scale
 from tandem.blocks import MAX_SCALE_MUL, MIN_NORM, Block, layer_norm
+from tandem.conditioning import Conditioning
 from tandem.limits import meant
 from tandem.triton_kernels import gated_norm, head_norm, split_heads
-
-if TYPE_CHECKING:
-    from tandem.var import Conditioning, Var
+from tandem.var import Var
 
 EPS = 1e-6
 WARPS = 4

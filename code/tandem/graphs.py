@@ -21,10 +21,10 @@ import torch
 from torch import Tensor
 
 from tandem.attention import KVCache
+from tandem.conditioning import Conditioning, Forward, Hidden
 from tandem.errors import FallbackWarning, one_line
 from tandem.memory import is_out_of_memory
 from tandem.timing import timed
-from tandem.var import Conditioning, Forward, Hidden
 
 Tensors = tuple[Tensor, ...]
 Replay = Callable[[], Tensors]

@@ -19,12 +19,13 @@ from torch import Tensor
 
 from tandem.attention import KVCache
 from tandem.checks import check_batch, check_pair
+from tandem.conditioning import Conditioning
 from tandem.config import SamplingConfig, VarConfig
 from tandem.errors import JobError
 from tandem.limits import limits
 from tandem.quantizer import Quantizer
 from tandem.sampling import RowGroups, guidance, sample
-from tandem.var import Conditioning, Var
+from tandem.var import Var
 
 
 @torch.inference_mode()

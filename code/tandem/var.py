@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -18,18 +17,14 @@ from torch.nn import functional as F
 
 from tandem.attention import KVCache, attend_by_scale
 from tandem.blocks import Block, layer_norm
+from tandem.conditioning import Conditioning, Forward
 from tandem.config import VarConfig
 from tandem.limits import rows_together
 from tandem.linear import Linear
 from tandem.modulation import ModulationTable
 
 if TYPE_CHECKING:
-    from tandem.fused import FusedVar
     from tandem.graphs import Graphs
-
-Hidden = Callable[..., Tensor]  # `Var.hidden`
-# Hidden states [R, l, C] of the last of some scales, from all their tokens [R, L, C] and the scales' sizes
-Forward = Callable[[Tensor, Sequence[int]], Tensor]
 
 
 class HeadNorm(nn.Module):
@@ -48,13 +43,12 @@ class HeadNorm(nn.Module):
         return torch.addcmul(shift, layer_norm(x_RLC.float()), scale + 1)
 
 
-@dataclass(frozen=True)
-class Conditioning:
-    """All that a batch needs to know of its classes, computed once and used at every scale."""
+class Kernels(Protocol):
+    """Kernels of a GPU in place of `Var.hidden` and `Var.logits`: `tandem.fused.FusedVar`."""
 
-    class_RC: Tensor
-    blocks: list[Tensor]  # [R, 6, C] each
-    head_R2C: Tensor
+    def hidden(self, x_RLC: Tensor, sizes: Sequence[int], condition: Conditioning, cache: KVCache) -> Tensor: ...
+
+    def logits(self, x_RlC: Tensor, modulation_R2C: Tensor, guidance_B11: Tensor | None, some: slice) -> Tensor: ...
 
 
 class Var(nn.Module):
@@ -78,7 +72,7 @@ class Var(nn.Module):
         self.head = Linear(width, config.vocab_size)
         self.table: ModulationTable | None = None  # in place of the AdaLN weights, see `tandem.assembly`
         self.graphs: Graphs | None = None
-        self.fused: FusedVar | None = None  # kernels of a GPU in place of `hidden` and `logits`
+        self.fused: Kernels | None = None
         level_L = [scale for scale, n in enumerate(pyramid.patch_nums) for _ in range(n * n)]
         # on the CPU even where the weights are built without storage
         self.register_buffer("level_L", torch.tensor(level_L, device="cpu"), persistent=False)

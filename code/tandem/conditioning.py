@@ -1,0 +1,24 @@
+"""What goes through the blocks of a transformer: the conditioning of a batch, and the types of the calls.
+
+Shapes: R rows (with CFG: conditional then unconditional), L tokens, l tokens of the last scale, C width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+Hidden = Callable[..., Tensor]  # `Var.hidden`
+# Hidden states [R, l, C] of the last of some scales, from all their tokens [R, L, C] and the scales' sizes
+Forward = Callable[[Tensor, Sequence[int]], Tensor]
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """All that a batch needs to know of its classes, computed once and used at every scale."""
+
+    class_RC: Tensor
+    blocks: list[Tensor]  # [R, 6, C] each
+    head_R2C: Tensor
