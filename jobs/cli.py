@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from cluster.ray_version import check_ray
 from jobs.streams import CUT_OFF, OutputCut, usable_streams
 from jobs.waiting import say_if_slow
 from tandem.errors import InputError, TandemError
@@ -107,6 +108,7 @@ def run(args: list[str]) -> int:
     try:
         name, rest = split_command(args)
         command = COMMANDS[name]
+        check_ray()
         wrapped = []
         if command.wraps and "--" in rest:
             rest, wrapped = rest[: rest.index("--")], rest[rest.index("--") + 1 :]

@@ -1,11 +1,18 @@
 """The command: help that teaches, and exit codes."""
 
 import subprocess
+import sys
+import tomllib
+from importlib.metadata import version
+from pathlib import Path
 
 import pytest
 
+from cluster.ray_version import MINOR
 from jobs import cli
 from tandem.errors import JobError, PlacementError
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize("name", cli.COMMANDS)
@@ -135,3 +142,24 @@ def test_models_and_inspect_print_data_on_stdout(capsys):
     about = json.loads(capsys.readouterr().out)
     assert about["kind"].startswith("VAR")
     assert len(about["classes"]) == about["num_classes"] == 12
+
+
+def test_another_minor_version_of_ray_is_refused_before_a_command_is_imported(capsys, monkeypatch):
+    monkeypatch.setattr("cluster.ray_version.version", lambda name: "2.61.0")
+    assert cli.main(["models"]) == 2
+    assert capsys.readouterr().err.splitlines() == [
+        "error: expected Ray 2.60, the version that Tandem is tested with, got 2.61.0",
+        "hint: pip install 'ray[serve,data]>=2.60,<2.61'",
+    ]
+
+
+def test_the_version_of_ray_is_that_of_the_metadata():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert f"ray[serve,data]>={MINOR},<2.61" in project["dependencies"]
+    assert version("ray").startswith(f"{MINOR}.")
+
+
+def test_python_versions_that_are_claimed_are_those_of_the_tests():
+    claimed = [c for c in tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["classifiers"] if "::" in c]
+    assert f"Programming Language :: Python :: {sys.version_info[0]}.{sys.version_info[1]}" in claimed
+    assert len([c for c in claimed if c.startswith("Programming Language :: Python :: 3.")]) == 1
