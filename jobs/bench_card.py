@@ -6,7 +6,6 @@ import gc
 import json
 import platform
 import subprocess
-import sys
 import time
 import traceback
 import warnings
@@ -236,10 +235,3 @@ def print_tables(card: str, found: dict[str, Any]) -> None:
                 cells = {**row, "draft_steps": row["draft_steps"] or "plain VAR"}
                 table.add_row(*(str(cells.get(key, "")) for key in keys))
             Console(stderr=True).print(table)
-
-
-if __name__ == "__main__":
-    from jobs.cli import main
-
-    sys.argv[1:1] = ["bench", "card"]
-    sys.exit(main())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
@@ -119,10 +118,3 @@ HEADLINE = (
     "activation_bytes",
     "weight_bytes",
 )
-
-
-if __name__ == "__main__":
-    from jobs.cli import main
-
-    sys.argv[1:1] = ["bench", "decode"]
-    sys.exit(main())

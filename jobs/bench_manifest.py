@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -19,8 +18,9 @@ from jobs.spec import Spec
 from tandem.errors import InputError
 from workers import layout
 from workers.manifest import READS_AT_ONCE, Manifest
+from workers.places import open_store
 from workers.shards import ShardPlan, ShardRows
-from workers.store import Store, Stored, open_store
+from workers.store import Store, Stored
 
 EXAMPLES = """examples:
   tandem bench manifest --shards 10000                            a local folder
@@ -88,10 +88,3 @@ def measure(spec: BenchManifestSpec, store: Store) -> dict[str, Any]:
     assert manifest.totals().shards == spec.shards
     note("add_up", began)
     return result
-
-
-if __name__ == "__main__":
-    from jobs.cli import main
-
-    sys.argv[1:1] = ["bench", "manifest"]
-    sys.exit(main())

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import resource
-import sys
 import time
 from dataclasses import dataclass
 from functools import partial
@@ -197,10 +196,3 @@ def print_report(result: dict[str, Any]) -> None:
         if name != "options":
             table.add_row(name.replace("_", " "), str(value))
     Console(stderr=True).print(table)
-
-
-if __name__ == "__main__":
-    from jobs.cli import main
-
-    sys.argv[1:1] = ["bench", "pipeline"]
-    sys.exit(main())

@@ -11,7 +11,6 @@ import contextlib
 import io
 import json
 import statistics
-import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -29,7 +28,8 @@ from jobs.generate import GenerateSpec
 from jobs.generate import run as generate
 from jobs.http_load import Answer, closed_loop, images_per_s, median_ms, overload, statuses
 from jobs.progress import say
-from jobs.serve import APP, AppSpec, make_app
+from jobs.serve import APP, make_app
+from jobs.serve_options import AppSpec
 from tandem.errors import JobError
 from workers.decoding import Pixels, Row, Tokens
 from workers.endpoint import Parts
@@ -214,10 +214,3 @@ def print_report(result: dict[str, Any]) -> None:
     console.print(table)
     say("one client: {total_ms} ms a request, {added_ms} ms of it added by the way there".format(**result["latency"]))
     say("overload: {statuses}; images again after {recovery_s} s".format(**result["overload"]))
-
-
-if __name__ == "__main__":
-    from jobs.cli import main
-
-    sys.argv[1:1] = ["bench", "serve"]
-    sys.exit(main())

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -29,9 +28,10 @@ from workers.commit import Format, store_shard
 from workers.encoder import Encoder
 from workers.formats import DatasetFormat
 from workers.manifest import Manifest
+from workers.places import open_store
 from workers.s3_address import SCHEME, split_prefix
 from workers.shards import EncodedShard, PixelShard, ShardPlan
-from workers.store import Store, open_store
+from workers.store import Store
 
 EXAMPLES = """examples:
   tandem bench store                              a local folder, beside webdataset.ShardWriter
@@ -210,10 +210,3 @@ def print_report(result: dict[str, Any]) -> None:
     console.print(table)
     say(f"packing a tar: {write['pack_mb_per_s_per_core']:.1f} MB/s a core")
     say(f"tandem / {write['beside']}: {write['ratio']:.2f} (median of {write['ratios']})")
-
-
-if __name__ == "__main__":
-    from jobs.cli import main
-
-    sys.argv[1:1] = ["bench", "store"]
-    sys.exit(main())

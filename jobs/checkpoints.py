@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -155,10 +154,3 @@ def shown(growing: Path, total_bytes: int) -> Iterator[None]:
         finally:
             done.set()
             thread.join()
-
-
-if __name__ == "__main__":
-    from jobs.cli import main
-
-    sys.argv[1:1] = ["inspect"]
-    sys.exit(main())

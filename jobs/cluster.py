@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 import re
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -275,10 +274,3 @@ def write_files(files: dict[str, str], folder: Path, overwrite: bool) -> None:
 
 def is_same(path: Path, text: str) -> bool:
     return path.is_file() and path.read_bytes() == text.encode()
-
-
-if __name__ == "__main__":
-    from jobs.cli import main
-
-    sys.argv[1:1] = ["cluster", "render"]
-    sys.exit(main())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import sys
 from typing import Annotated, Any, Literal
 
 import shtab
@@ -67,8 +66,3 @@ def complete_values(parser: argparse.ArgumentParser, spec: type[Spec]) -> None:
             action.choices = words
         elif not {int, float} & set(kinds):
             action.complete = shtab.FILE  # type: ignore[attr-defined]
-
-
-if __name__ == "__main__":
-    sys.argv[1:1] = ["completion"]
-    sys.exit(cli.main())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
@@ -21,8 +20,9 @@ from jobs.spec import Spec
 from tandem.errors import JobError
 from workers.job_record import NoJobError, read_job
 from workers.manifest import READS_AT_ONCE, Manifest
+from workers.places import open_store
 from workers.repair import heal_job, repair
-from workers.store import Store, open_store
+from workers.store import Store
 from workers.verify import AGAIN, Problem, Verdict, plan_of, read_entry, verify
 
 EXAMPLES = """examples:
@@ -145,10 +145,3 @@ def print_verdict(store: Store, verdict: Verdict) -> None:
     for name, count in counts.items():
         table.add_row(name, str(count))
     Console(stderr=True).print(table)
-
-
-if __name__ == "__main__":
-    from jobs.cli import main
-
-    sys.argv[1:1] = ["verify"]
-    sys.exit(main())

@@ -7,7 +7,6 @@ features, to the real pictures, are measured for every setting, with 95 % interv
 from __future__ import annotations
 
 import json
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -292,10 +291,3 @@ def print_report(report: dict[str, Any]) -> None:
         f"median distance to the nearest training picture, 0 to 255: {memorised['samples']:.1f} "
         f"({memorised['setting']}), {memorised['heldout']:.1f} (held-out pictures)"
     )
-
-
-if __name__ == "__main__":
-    from jobs.cli import main
-
-    sys.argv[1:1] = ["evaluate"]
-    sys.exit(main())

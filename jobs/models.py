@@ -79,10 +79,3 @@ def preset_row(role: str, name: str, config: VarConfig | VqvaeConfig) -> dict[st
         "licence": "",
         "weights": "--random-weights",
     }
-
-
-if __name__ == "__main__":
-    from jobs.cli import main
-
-    sys.argv[1:1] = ["models"]
-    sys.exit(main())

@@ -286,10 +286,3 @@ def describe(
         "classes": [c.name for c in classes],
         "counts": counts,
     }
-
-
-if __name__ == "__main__":
-    from jobs.cli import main
-
-    sys.argv[1:1] = ["pictures"]
-    sys.exit(main())

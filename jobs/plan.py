@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Annotated, Any, Literal, TypeVar
@@ -166,10 +165,3 @@ def cells(option: Option, decimals: int, mixed: bool) -> list[str]:
 
 def named(counts: dict[str, int]) -> str:
     return " + ".join(f"{n} {kind}" for kind, n in counts.items())
-
-
-if __name__ == "__main__":
-    from jobs.cli import main
-
-    sys.argv[1:1] = ["plan"]
-    sys.exit(main())

@@ -7,7 +7,6 @@ import os
 import re
 import shlex
 import signal
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -85,7 +84,7 @@ def run(spec: SubmitSpec, command: Sequence[str]) -> dict[str, Any]:
         env = submission.runtime_env(read_variables(spec.env), base, working_dir)
         client = submission.connect(spec.address)
         about = {"name": f"tandem {name}", "software": software(), "out": str(getattr(inner, "out", ""))}
-        job = submission.submit(client, shlex.join(["python", "-m", "jobs.cli", *args]), env, about, spec.submission_id)
+        job = submission.submit(client, shlex.join(["python", "-m", "jobs", *args]), env, about, spec.submission_id)
         sent = time.time()
     say(f"submitted {job} to {client.get_address()}: tandem {shlex.join(args)}")
     if not (spec.wait or spec.follow):
@@ -196,10 +195,3 @@ def interruptible() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, kept)
-
-
-if __name__ == "__main__":
-    from jobs.cli import main
-
-    sys.argv[1:1] = ["submit"]
-    sys.exit(main())

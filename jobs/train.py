@@ -5,7 +5,6 @@ Both are resumable: the same command goes on from the last checkpoint and sees t
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -287,10 +286,3 @@ def train_var(spec: TrainVarSpec) -> dict[str, Any]:
 
     loop.run(loss_of_step, evaluate)
     return save_average(loop, var, spec.out / "var.safetensors", train) | result
-
-
-if __name__ == "__main__":
-    from jobs.cli import main
-
-    sys.argv[1:1] = ["train"]
-    sys.exit(main())

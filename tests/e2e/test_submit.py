@@ -55,7 +55,7 @@ def ended(process: subprocess.Popen[str], code: int, timeout: float = 180) -> tu
 
 def readme_line() -> str:
     text = (ROOT / "README.md").read_text().replace("\\\n", " ")
-    (line,) = re.findall(r"^ray job submit .*python -m jobs\.generate.*$", text, re.M)
+    (line,) = re.findall(r"^ray job submit .*python -m jobs generate.*$", text, re.M)
     return line
 
 

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[2]
 
 def tandem(*argv: str, **streams) -> subprocess.CompletedProcess:
     env = os.environ | {"PYTHONPATH": f"{ROOT / 'code'}:{ROOT}"}
-    return subprocess.run([sys.executable, "-m", "jobs.cli", *argv], env=env, **streams)
+    return subprocess.run([sys.executable, "-m", "jobs", *argv], env=env, **streams)
 
 
 @pytest.mark.parametrize("argv", [["--help"], ["help", "genrate"]])
@@ -31,7 +31,7 @@ def test_output_that_nobody_reads_ends_the_command_without_a_word(argv, cut):
 
 @pytest.mark.parametrize("closed", ["2>&-", ">&-", "<&-", "<&- >&- 2>&-"])
 def test_closed_streams_change_nothing_else(closed):
-    command = f"exec {sys.executable} -m jobs.cli genrate {closed}"
+    command = f"exec {sys.executable} -m jobs genrate {closed}"
     env = os.environ | {"PYTHONPATH": f"{ROOT / 'code'}:{ROOT}"}
     ended = subprocess.run(["sh", "-c", command], env=env, capture_output=True)
     assert ended.returncode == 2
