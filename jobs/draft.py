@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any, Literal
 
 import ray
@@ -31,7 +30,7 @@ from tandem.config import to_dict
 from tandem.errors import LabelError
 from workers.closing import no_files
 from workers.columns import check_carried
-from workers.drafter import DecodeSettings
+from workers.decode_settings import DecodeSettings
 from workers.drafts import KIND, DraftFormat
 from workers.models import resolve_models
 
@@ -118,10 +117,3 @@ def run(spec: DraftSpec) -> dict[str, Any]:
     object_store = wanted_object_store(spec.drafters or spec.logical_gpus, shard_bytes)
     job = Job(spec, store, plan, object_store, identify, prepare, no_files)
     return close(job.run(), "drafts")
-
-
-if __name__ == "__main__":
-    from jobs.cli import main
-
-    sys.argv[1:1] = ["draft"]
-    sys.exit(main())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
 from functools import partial
 from typing import Annotated, Any
@@ -38,7 +37,7 @@ from jobs.settings import (
 )
 from tandem.config import SamplingConfig
 from tandem.errors import InputError
-from workers.drafter import DecodeSettings
+from workers.decode_settings import DecodeSettings
 from workers.models import ModelSet, resolve_models
 
 EXAMPLES = """examples:
@@ -221,10 +220,3 @@ def take_what_comes(spec: GenerateSpec, session: Session) -> tuple[Placement, li
     placement = place_elastically(*spec.ranges(), on, session.num_gpus, session.can_grow)
     unknown = spec.dtype == "auto" and not session.num_gpus
     return placement, ["no GPU is here yet: real ones are expected, so dtype is bfloat16"] * unknown
-
-
-if __name__ == "__main__":
-    from jobs.cli import main
-
-    sys.argv[1:1] = ["generate"]
-    sys.exit(main())

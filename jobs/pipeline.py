@@ -51,7 +51,7 @@ from workers.shards import FailedShard, PixelShard, PrefixShard, ShardPlan, Shar
 from workers.store import Store
 
 if TYPE_CHECKING:
-    from workers.drafter import DecodeSettings
+    from workers.decode_settings import DecodeSettings
     from workers.models import ModelSet
 
 

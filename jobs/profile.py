@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,7 +23,7 @@ from tandem.costs import Bytes
 from tandem.errors import InputError
 from tandem.fitting import device_bytes
 from tandem.images import LOSSY, Codec
-from workers.drafter import DecodeSettings
+from workers.decode_settings import DecodeSettings
 from workers.models import ModelSet, pick_device, resolve_models
 
 EXAMPLES = """examples:
@@ -187,10 +186,3 @@ def print_profile(profile: Profile) -> None:
     for lack in profile.cannot:
         say(f"cannot {lack.role}{f' at batch {lack.batch}' if lack.batch else ''}: {lack.reason}")
     say("load: " + ", ".join(f"{role} {seconds:.2f} s" for role, seconds in profile.load_s.items()))
-
-
-if __name__ == "__main__":
-    from jobs.cli import main
-
-    sys.argv[1:1] = ["profile"]
-    sys.exit(main())

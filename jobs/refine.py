@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -29,12 +28,12 @@ from jobs.settings import (
 )
 from tandem.class_names import ClassNames
 from tandem.errors import InputError
-from workers.drafter import DecodeSettings
+from workers.decode_settings import DecodeSettings
 from workers.drafts import Drafts, open_drafts
 from workers.models import resolve_models
+from workers.places import open_store
 from workers.row_settings import SAMPLING_SETTINGS
 from workers.shards import PrefixShard
-from workers.store import open_store
 
 EXAMPLES = """examples:
   tandem refine --drafts drafts --out refined
@@ -161,10 +160,3 @@ def run(spec: RefineSpec) -> dict[str, Any]:
     object_store = wanted_object_store(spec.refiners or spec.logical_gpus, images.shard_bytes)
     job = Job(spec, store, plan, object_store, identify, prepare, render, CLOSES_WITH)
     return close(job.run(), "dataset, card and contact sheet")
-
-
-if __name__ == "__main__":
-    from jobs.cli import main
-
-    sys.argv[1:1] = ["refine"]
-    sys.exit(main())

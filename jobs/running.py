@@ -38,9 +38,10 @@ from workers.fallbacks import Fallback
 from workers.job_record import check_epoch, read_job
 from workers.manifest import Manifest
 from workers.place import JobRecord, as_json, open_job
+from workers.places import open_store
 from workers.records import Span
 from workers.shards import ShardPlan
-from workers.store import Store, open_store
+from workers.store import Store
 
 MAX_SHARD_BATCHES = 16
 SHARDS_AIMED_AT = 32

@@ -3,28 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from cluster.nodes import gpus_by_kind, parse_labels
 from cluster.plan import Placement, place, place_by_plan
 from cluster.planner import Request, make_plan
 from cluster.profile import read_profile
 from cluster.session import Session, living_nodes
+from jobs.serve_options import AppSpec
 from tandem.errors import PlacementError
 from workers.endpoint import Scale
-
-if TYPE_CHECKING:
-    from jobs.serve import AppSpec
-
-
-def check_pairs(spec: AppSpec) -> None:
-    """Raises ValueError where drafters and refiners on the same GPUs differ in number or nodes."""
-    if spec.drafters != spec.refiners:
-        got = f"{spec.drafters} and {spec.refiners}"
-        raise ValueError(f"colocated: expected as many drafters as refiners, got {got}")
-    if spec.drafters_on != spec.refiners_on:
-        got = f"{spec.drafters_on} and {spec.refiners_on}"
-        raise ValueError(f"colocated: expected the same --drafters-on and --refiners-on, got {got}")
 
 
 def choose_placement(spec: AppSpec, session: Session, draft_steps: int) -> Placement:

@@ -16,7 +16,7 @@ from jobs.options import DecodingOptions, PreparationOptions
 from tandem.assembly import Preparation
 from tandem.config import Pyramid, SamplingConfig, VarConfig, to_dict
 from tandem.errors import InputError
-from workers.drafter import DecodeSettings
+from workers.decode_settings import DecodeSettings
 from workers.models import ModelSet
 
 

@@ -22,10 +22,10 @@ from tandem.images import Codec, Provenance, encode_image
 from tandem.memory import is_out_of_memory
 from tandem.prefix import Prefix
 from tandem.sampling import uniforms
-from workers.drafter import DecodeSettings
+from workers.decode_settings import DecodeSettings
 from workers.models import DTYPES, ModelSet, load_tokenizer, load_transformer
+from workers.places import open_store
 from workers.refiner import to_uint8
-from workers.store import open_store
 
 NO_DRAFTS = "of images from random prefixes, as this device does not draft"
 

@@ -25,7 +25,7 @@ from ray.scripts.scripts import start
 from ray.serve.schema import ServeDeploySchema
 
 from jobs.generate import GenerateSpec
-from jobs.serve import AppSpec
+from jobs.serve_options import AppSpec
 from jobs.spec import parse
 
 ROOT = Path(__file__).parents[1]

@@ -13,7 +13,8 @@ from s3_server import S3Server
 from served import Served, serve
 from tiny_models import save_tiny_models
 
-from workers.store import Store, open_store
+from workers.places import open_store
+from workers.store import Store
 
 
 @pytest.fixture(scope="session")

@@ -10,10 +10,11 @@ from workers import layout
 from workers.aside import DAMAGED
 from workers.closing import close_dataset
 from workers.commit import store_shard
+from workers.local_store import LocalStore
 from workers.manifest import Manifest
 from workers.place import open_job
 from workers.seal import open_sealed, seal
-from workers.store import LocalStore, Store
+from workers.store import Store
 
 ENTRY, TAR = "manifest/00001.json", "shards/00001.tar"
 IDENTITY = {"rows": PLAN.num_rows, "shard_size": PLAN.shard_size, "labels": "a" * 64}

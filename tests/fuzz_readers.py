@@ -44,8 +44,8 @@ from workers.entry import ManifestEntry
 from workers.formats import DatasetFormat, shard_files
 from workers.job_record import read_job
 from workers.manifest import Manifest
+from workers.places import open_store
 from workers.shards import EncodedShard
-from workers.store import open_store
 
 NAMES = ClassNames(CLASS_NAMES)
 PYRAMID = Pyramid((1, 2, 3, 4))

@@ -14,8 +14,8 @@ from workers.commit import store_shard
 from workers.drafts import KIND, DraftFormat, Drafts, open_drafts
 from workers.manifest import Manifest
 from workers.place import open_job
+from workers.places import open_store
 from workers.shards import PrefixShard, ShardPlan
-from workers.store import open_store
 
 STEPS = 2
 DECODING = {"seed": 5, "draft_steps": STEPS, "sampling": {}}

@@ -15,8 +15,9 @@ from workers.encoder import Encoder
 from workers.formats import DatasetFormat
 from workers.manifest import Manifest
 from workers.place import open_job
+from workers.places import open_store
 from workers.shards import EncodedShard, PixelShard, ShardPlan
-from workers.store import Store, open_store
+from workers.store import Store
 
 # A name that datasets would take for a split, one that stands twice, one that breaks tables and paths.
 CLASS_NAMES = ("train", "crane", "a|b/../c", "crane", "test set", "é<&>")

@@ -3,36 +3,19 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 import torch
 
-from tandem.assembly import PLAIN, Preparation
 from tandem.collaborative import draft
-from tandem.config import SamplingConfig
+from workers.decode_settings import DecodeSettings
 from workers.halving import Halving
 from workers.models import DTYPES, ModelSet, device_name, load_tokenizer, load_transformer, pick_device
 from workers.ran import Ran
 from workers.row_settings import draft_steps_of
 from workers.shard_batches import Batch, fixed_batches
 from workers.shards import PrefixShard, ShardRows
-
-
-@dataclass(frozen=True)
-class DecodeSettings:
-    """What both stages have to agree on. All of it may change bytes, but for CUDA graphs and `on_gpu`."""
-
-    seed: int
-    draft_steps: int
-    sampling: SamplingConfig
-    batch: int  # rows of every forward; a short last batch is padded to it
-    dtype: str
-    threads: int  # CPU threads of an actor, set explicitly: results depend on it
-    how: Preparation = PLAIN  # of both transformers
-    row_settings: tuple[str, ...] = ()  # columns of a shard that are settings of its rows, in place of those above
-    on_gpu: bool | None = False  # where its actors compute; None: GPUs are yet to come, with whichever they find
 
 
 class Drafter:

@@ -11,7 +11,7 @@ import torch
 from tandem.collaborative import decode, refine
 from tandem.errors import JobError
 from tandem.prefix import Prefix, to_tokens
-from workers.drafter import DecodeSettings
+from workers.decode_settings import DecodeSettings
 from workers.halving import Halving
 from workers.models import DTYPES, ModelSet, device_name, load_tokenizer, load_transformer, pick_device
 from workers.ran import Ran

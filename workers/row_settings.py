@@ -16,7 +16,7 @@ from tandem.config import SamplingConfig
 from workers.shards import ShardRows
 
 if TYPE_CHECKING:
-    from workers.drafter import DecodeSettings
+    from workers.decode_settings import DecodeSettings
 
 SAMPLING_SETTINGS = ("cfg", "top_k", "top_p", "temperatures")
 ROW_SETTINGS = (*SAMPLING_SETTINGS, "draft_steps", "seed")

@@ -16,7 +16,7 @@ from workers.row_settings import draft_steps_of, sampling_of, seeds_of
 from workers.shards import ShardRows
 
 if TYPE_CHECKING:
-    from workers.drafter import DecodeSettings
+    from workers.decode_settings import DecodeSettings
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,8 @@ from served import Served
 
 from tandem.images import read_provenance
 from tandem.zoo import EMBEDDED_SAMPLING
-from workers.drafter import DecodeSettings, Drafter
+from workers.decode_settings import DecodeSettings
+from workers.drafter import Drafter
 from workers.models import resolve_models
 from workers.refiner import Refiner
 from workers.shards import ShardRows

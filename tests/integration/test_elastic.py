@@ -12,7 +12,7 @@ import pytest
 from runs import ROOT, digests, job
 
 from jobs.cli import main
-from workers.store import open_store
+from workers.places import open_store
 from workers.verify import verify
 
 SHARDS = 300

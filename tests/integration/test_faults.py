@@ -22,8 +22,8 @@ from jobs.start_up import StartUp
 from tandem.errors import JobError
 from tandem.weights import save_checkpoint
 from workers.manifest import Manifest
+from workers.places import open_store
 from workers.shards import PixelShard, ShardPlan, ShardRows
-from workers.store import open_store
 from workers.verify import verify
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")

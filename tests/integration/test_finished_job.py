@@ -17,8 +17,9 @@ from jobs.spec import parse
 from workers import layout
 from workers.manifest import Manifest
 from workers.place import open_job
+from workers.places import open_store
 from workers.shards import ShardRows
-from workers.store import Stored, open_store
+from workers.store import Stored
 
 SHARDS = 3_000
 

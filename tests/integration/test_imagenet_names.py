@@ -15,7 +15,8 @@ from tiny_models import save_tiny_models
 from cluster.server import deployed
 from cluster.session import describe_cluster
 from jobs.cli import main
-from jobs.serve import AppSpec, make_app
+from jobs.serve import make_app
+from jobs.serve_options import AppSpec
 from tandem.images import read_provenance
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")

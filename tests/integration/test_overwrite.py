@@ -10,8 +10,8 @@ from runs import IMAGES, committed, job, start, wait_until
 from jobs.cli import main
 from tandem.images import read_provenance
 from workers.manifest import Manifest
+from workers.places import open_store
 from workers.shard_reader import read_images_of
-from workers.store import open_store
 from workers.verify import verify
 
 

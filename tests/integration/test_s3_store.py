@@ -18,13 +18,13 @@ from sample_shards import PLAN, encoded_shard, sample_format
 
 from jobs.cli import main
 from tandem.errors import InputError, OutputError
-from workers import s3, s3_put
+from workers import s3_put, s3_store
 from workers.closing import close_dataset
 from workers.commit import store_shard
 from workers.manifest import Manifest
 from workers.place import open_job
+from workers.places import open_store
 from workers.s3_clean import time_before
-from workers.store import open_store
 from workers.verify import verify
 
 BUCKET = "store"
@@ -64,7 +64,7 @@ def test_an_object_put_by_another_tool_is_hashed_by_reading(bucket, store):
 
 @pytest.mark.parametrize("size", [10, 11 << 20], ids=["one put", "three parts"])
 def test_of_racing_writers_of_different_bytes_one_wins_and_all_report_the_winner(bucket, size, monkeypatch):
-    monkeypatch.setattr(s3, "SINGLE_BYTES", 5 << 20)
+    monkeypatch.setattr(s3_store, "SINGLE_BYTES", 5 << 20)
     monkeypatch.setattr(s3_put, "PART_BYTES", 5 << 20)  # the smallest that servers take
     start = threading.Barrier(4)
 
@@ -131,7 +131,7 @@ def test_an_upload_given_up_long_ago_is_cleaned(bucket, store, monkeypatch):
     store.clean()
     assert len(bucket.list_multipart_uploads(Bucket=BUCKET)["Uploads"]) == 1
     bucket.put_object(Bucket=BUCKET, Key=store.key(".tmp/claims/shards/00000.tar"), Body=b"")  # of a killed writer
-    monkeypatch.setattr(s3, "TEMPORARY_LIFE_S", -60.0)
+    monkeypatch.setattr(s3_store, "TEMPORARY_LIFE_S", -60.0)
     store.clean()
     assert "Uploads" not in bucket.list_multipart_uploads(Bucket=BUCKET)
     assert "Contents" not in bucket.list_objects_v2(Bucket=BUCKET)
@@ -144,13 +144,13 @@ def test_closing_ends_every_upload_and_a_writer_that_is_late_finds_what_stands(b
     @contextmanager
     def closed_meanwhile(*_: object):
         with monkeypatch.context() as patch:
-            patch.setattr(s3, "SINGLE_BYTES", 1 << 20)
+            patch.setattr(s3_store, "SINGLE_BYTES", 1 << 20)
             open_store(store.uri).put_once(path, b"theirs")
         open_store(store.uri).clean(closing=True)
         assert "Uploads" not in bucket.list_multipart_uploads(Bucket=BUCKET)
         yield
 
-    monkeypatch.setattr(s3, "SINGLE_BYTES", 0)
+    monkeypatch.setattr(s3_store, "SINGLE_BYTES", 0)
     monkeypatch.setattr(s3_put, "_alone", closed_meanwhile)
     stored = store.put_once(path, b"ours")
     assert (stored.size_bytes, stored.sha256, stored.created) == (6, sha256(b"theirs"), False)
@@ -159,7 +159,7 @@ def test_closing_ends_every_upload_and_a_writer_that_is_late_finds_what_stands(b
 @pytest.mark.parametrize(("lost", "created"), [("create", True), ("part", True), ("completion", False)])
 def test_a_large_file_whose_answers_are_lost_stands_whole(s3_server, bucket, store, monkeypatch, lost, created):
     """A lost create leaves an upload that nobody knows of, until the dataset is closed."""
-    monkeypatch.setattr(s3, "SINGLE_BYTES", 5 << 20)
+    monkeypatch.setattr(s3_store, "SINGLE_BYTES", 5 << 20)
     monkeypatch.setattr(s3_put, "PART_BYTES", 5 << 20)
     of_this_file = {("POST", 1): "create", ("PUT", 1): "part", ("POST", 2): "completion"}
     counted: Counter[str] = Counter()

@@ -18,15 +18,15 @@ from sample_shards import PLAN, encoded_shard, sample_format
 
 from jobs.cli import main
 from tandem.errors import InputError, OutputError
-from workers import s3
+from workers import s3_store
 from workers.card import CardInfo, closing_files
 from workers.closing import close_dataset
 from workers.commit import store_shard
 from workers.fetch import fetch
 from workers.manifest import Manifest
 from workers.place import open_job
+from workers.places import open_store
 from workers.s3_retry import Patience
-from workers.store import open_store
 from workers.verify import verify
 
 BUCKET = "ways"
@@ -108,7 +108,7 @@ def test_a_dataset_is_made_read_and_signed_for_by_one_way(way, capsys):
 
 
 def test_an_unknown_authority_is_named_before_anything_is_written(s3_server, authority, monkeypatch):
-    monkeypatch.setattr(s3, "QUICK", Patience(0, 1, 10))
+    monkeypatch.setattr(s3_store, "QUICK", Patience(0, 1, 10))
     with S3Proxy(s3_server, tls=authority[0]) as secure:
         monkeypatch.setenv("AWS_ENDPOINT_URL", secure.endpoint)
         with pytest.raises(OutputError, match="SSL validation failed") as raised:

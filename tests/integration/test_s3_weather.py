@@ -18,14 +18,14 @@ from sample_shards import encoded_shard, sample_format
 
 from jobs.cli import main
 from tandem.errors import TandemError
-from workers import s3
+from workers import s3_store
 from workers.closing import close_dataset
 from workers.commit import store_shard
 from workers.manifest import Manifest
 from workers.place import open_job
+from workers.places import open_store
 from workers.s3_retry import Patience
 from workers.shards import ShardPlan
-from workers.store import open_store
 from workers.verify import verify
 
 BUCKET = "weather"
@@ -72,8 +72,8 @@ def shards_of(uri: str) -> dict[str, bytes]:
 def test_a_job_behind_a_bad_line_ends_in_the_shards_of_an_undisturbed_one(bucket, tmp_path, monkeypatch, seed, capsys):
     name = ("webdataset", "folder", "parquet")[seed % 3]
     make(str(tmp_path / "undisturbed"), name)
-    monkeypatch.setattr(s3, "PATIENT", Patience(6.0, 1000, 0.7))
-    monkeypatch.setattr(s3, "QUICK", Patience(3.0, 3, 0.7))
+    monkeypatch.setattr(s3_store, "PATIENT", Patience(6.0, 1000, 0.7))
+    monkeypatch.setattr(s3_store, "QUICK", Patience(3.0, 3, 0.7))
     uri, failures = f"s3://{BUCKET}/{seed}", []
     with S3Proxy(bucket, Weather(seed, CHANCE, *PASSING, *ENDING)) as proxy, monkeypatch.context() as patch:
         patch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)

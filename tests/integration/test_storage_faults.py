@@ -18,7 +18,8 @@ from s3_proxy import S3Proxy
 from s3_server import S3Server
 
 from jobs.cli import main
-from workers.store import Store, open_store
+from workers.places import open_store
+from workers.store import Store
 from workers.verify import verify
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_cluster")]

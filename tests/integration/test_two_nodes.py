@@ -12,7 +12,7 @@ import pytest
 from runs import ROOT, digests, job
 
 from cluster.profile import Profile, StageTime, write_profile
-from workers.store import open_store
+from workers.places import open_store
 from workers.verify import verify
 
 pytestmark = pytest.mark.slow

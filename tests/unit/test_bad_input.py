@@ -34,9 +34,9 @@ from workers.drafts import open_drafts
 from workers.formats import unique_class_names
 from workers.manifest import Manifest
 from workers.models import resolve_models
+from workers.places import open_store
 from workers.seal import open_sealed, seal
 from workers.sources import local_file
-from workers.store import open_store
 
 NAMES = ClassNames(CLASS_NAMES)
 BASE = ("--out", "o", "--classes", "all", "--images", "5")

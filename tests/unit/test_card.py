@@ -24,8 +24,8 @@ from workers.closing import close_dataset
 from workers.commit import store_shard
 from workers.entry import Totals
 from workers.manifest import Manifest
+from workers.places import open_store
 from workers.shards import ShardPlan
-from workers.store import open_store
 
 INFO = CardInfo(
     sample_format("webdataset"),

@@ -18,8 +18,9 @@ from tandem.prefix import to_tokens
 from tandem.sampling import uniforms
 from tandem.scales import decode_scales
 from tandem.weights import save_checkpoint
+from workers.decode_settings import DecodeSettings
 from workers.decoding import DraftWork, Look, Pixels, RefineWork, Row, Tokens
-from workers.drafter import DecodeSettings, Drafter
+from workers.drafter import Drafter
 from workers.endpoint_types import ImageRequest
 from workers.models import ModelSet, resolve_models
 from workers.refiner import Refiner, to_uint8

@@ -11,7 +11,7 @@ from workers.entry import ManifestEntry
 from workers.job_record import read_job
 from workers.manifest import Manifest
 from workers.place import open_job
-from workers.store import open_store
+from workers.places import open_store
 
 
 @pytest.fixture

@@ -18,8 +18,9 @@ from tandem.class_names import imagenet_names
 from tandem.config import SamplingConfig
 from tandem.errors import LabelError
 from tandem.images import Provenance, read_provenance
+from workers.decode_settings import DecodeSettings
 from workers.decoding import DraftWork, RefineWork, Row
-from workers.drafter import DecodeSettings, Drafter
+from workers.drafter import Drafter
 from workers.encoder import Encoder
 from workers.endpoint_types import ImageRequest
 from workers.gateway import Gateway, GatewaySettings

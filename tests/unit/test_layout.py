@@ -10,6 +10,7 @@ import subprocess
 import sys
 import sysconfig
 from collections import Counter
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,33 @@ def test_imports_go_one_way(package):
     for path in files:
         wrong = (imports(path) & set(FOLDERS)) - ALLOWED[package]
         assert not wrong, f"{path.relative_to(ROOT)} imports {wrong}"
+
+
+def imported_modules() -> dict[str, set[str]]:
+    """For each module of ours those that it imports, at any depth and for types alone too."""
+    paths = {
+        ".".join((package, *path.relative_to(folder).with_suffix("").parts)).removesuffix(".__init__"): path
+        for package, folder in FOLDERS.items()
+        for path in folder.rglob("*.py")
+    }
+    graph: dict[str, set[str]] = {}
+    for name, path in paths.items():
+        found = set()
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                found |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                names = {f"{node.module}.{alias.name}" for alias in node.names}
+                found |= (names & paths.keys()) or {str(node.module)}
+        graph[name] = found & paths.keys()
+    return graph
+
+
+def test_no_imports_go_in_a_circle():
+    try:
+        tuple(TopologicalSorter(imported_modules()).static_order())
+    except CycleError as error:
+        pytest.fail(" -> ".join(error.args[1]))
 
 
 def test_the_library_does_not_import_ray_in_a_fresh_process():

@@ -14,8 +14,8 @@ from jobs import running
 from tandem.errors import OutputError
 from workers import layout
 from workers.manifest import Manifest
+from workers.places import open_store
 from workers.shards import ShardPlan
-from workers.store import open_store
 from workers.verify import verify
 
 PLAN = ShardPlan(95, 1)

@@ -17,10 +17,11 @@ from jobs.running import Job
 from jobs.spec import parse
 from tandem.errors import InputError
 from workers import layout
+from workers.local_store import LocalStore
 from workers.manifest import Manifest
 from workers.place import open_job
 from workers.shards import ShardPlan, ShardRows
-from workers.store import LocalStore, Stored
+from workers.store import Stored
 
 PLAN = ShardPlan(num_rows=40, shard_size=4)
 

@@ -13,10 +13,10 @@ from tandem.errors import JobError, OutputError
 from workers.aside import DAMAGED
 from workers.card import CardInfo, closing_files
 from workers.job_record import read_job
+from workers.local_store import LocalStore
 from workers.manifest import Manifest
 from workers.repair import heal_job, repair
 from workers.seal import open_sealed, seal
-from workers.store import LocalStore
 from workers.verify import verify
 
 

@@ -12,7 +12,7 @@ from jobs.labels import LabelRows, rows_of_classes
 from jobs.row_identity import old_digest, row_identity
 from tandem.errors import OutputError
 from workers.place import open_job
-from workers.store import open_store
+from workers.places import open_store
 
 DATA = Path(__file__).parents[1] / "data" / "labels"
 NAMES = ("face", "flag")

@@ -25,8 +25,9 @@ from tandem.errors import InputError
 from tandem.images import Provenance, read_provenance
 from workers.card import CardInfo, render_card
 from workers.commit import store_shard
+from workers.decode_settings import DecodeSettings
 from workers.decoding import DraftWork, RefineWork, Row
-from workers.drafter import DecodeSettings, Drafter
+from workers.drafter import Drafter
 from workers.drafts import DraftFormat, Drafts
 from workers.encoder import Encoder
 from workers.endpoint_types import ImageRequest
@@ -34,10 +35,10 @@ from workers.entry import Totals
 from workers.formats import DatasetFormat
 from workers.manifest import Manifest
 from workers.models import ModelSet, Resolved, resolve_models
+from workers.places import open_store
 from workers.refiner import Refiner
 from workers.shard_batches import fixed_batches
 from workers.shards import PixelShard, ShardPlan, ShardRows
-from workers.store import open_store
 
 OWN = SamplingConfig(cfg=2.0, top_k=20, top_p=0.95, temperatures=(1.0,))
 BATCH, SEED = 3, 3

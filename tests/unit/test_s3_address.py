@@ -13,10 +13,10 @@ from jobs.spec import parse
 from tandem.errors import InputError
 from workers import s3_client
 from workers.fetch import fetch
-from workers.s3 import S3Store
+from workers.places import open_store
 from workers.s3_address import split_address, split_object, split_prefix
 from workers.s3_retry import QUICK
-from workers.store import open_store
+from workers.s3_store import S3Store
 
 ODD_KEYS = ["a#b.csv", "a?b.csv", "a?versionId=1#c.csv", "a%20b.csv", "a b.csv", "a+b&c=d;e.csv", "ü/ß.csv", "//a.csv"]
 

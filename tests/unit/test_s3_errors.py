@@ -6,12 +6,12 @@ from fake_s3 import FakeS3
 
 from jobs.cli import main
 from tandem.errors import InputError, OutputError
-from workers import s3, s3_client
+from workers import s3_client, s3_store
 from workers.closing import is_closed
 from workers.fetch import fetch
 from workers.manifest import Manifest
+from workers.places import open_store
 from workers.s3_client import explain, one_line
-from workers.store import open_store
 
 AT = {"endpoint_url": "https://store.example", "error": "why"}
 
@@ -20,7 +20,7 @@ AT = {"endpoint_url": "https://store.example", "error": "why"}
 def store(monkeypatch, tmp_path) -> FakeS3:
     fake = FakeS3({})
     monkeypatch.setenv("TANDEM_CACHE", str(tmp_path))
-    for module in (s3, s3_client):
+    for module in (s3_store, s3_client):
         monkeypatch.setattr(module, "make_client", lambda attempts: fake)
     return fake
 

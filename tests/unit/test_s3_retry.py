@@ -10,9 +10,9 @@ from scripted_s3 import SILENCE, Answer, Request, ScriptedS3
 
 from jobs.cli import main
 from tandem.errors import InputError, OutputError, TandemError
-from workers import fetch, fetch_http, s3, s3_retry, waiting
+from workers import fetch, fetch_http, s3_retry, s3_store, waiting
+from workers.places import open_store
 from workers.s3_retry import Patience
-from workers.store import open_store
 
 SHORT = Patience(seconds=0.5, attempts=1000, read_timeout_s=0.2)
 Serve = Callable[[Callable[[Request], Answer | None]], ScriptedS3]
@@ -23,7 +23,7 @@ def serve(monkeypatch, tmp_path) -> Iterator[Serve]:
     """Starts a store that answers as a function says; clients are of little patience, and say at once what they do."""
     servers = []
     monkeypatch.setenv("TANDEM_CACHE", str(tmp_path / "cache"))
-    for module in (s3, s3_retry):
+    for module in (s3_store, s3_retry):
         monkeypatch.setattr(module, "QUICK", Patience(0.5, 3, 0.2))
         monkeypatch.setattr(module, "PATIENT", SHORT)
     monkeypatch.setattr(waiting, "SAY_AFTER_S", 0.1)
@@ -68,7 +68,7 @@ def test_of_many_files_no_other_is_begun_once_one_has_failed(serve):
     server = serve(lambda request: SILENCE)
     with pytest.raises(OutputError, match="Read timeout"):
         open_store("s3://pail/x").put_many([(f"images/{i}.png", b"data") for i in range(200)])
-    assert len({request.path for request in server.requests}) <= 2 * s3.CONNECTIONS
+    assert len({request.path for request in server.requests}) <= 2 * s3_store.CONNECTIONS
 
 
 def test_what_a_person_waits_for_has_an_end_in_every_command(serve, capsys, tmp_path):

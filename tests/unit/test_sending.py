@@ -19,7 +19,7 @@ from jobs.spec import as_flags, parse
 from jobs.submit import JobLog
 from jobs.yaml_file import load_yaml
 from tandem.errors import InputError, JobError, OutputError
-from workers.store import LocalStore
+from workers.local_store import LocalStore
 
 JOB = ["generate", "--classes", "all", "--images", "4"]
 

@@ -13,7 +13,8 @@ from cluster.plan import Placement
 from cluster.profile import Profile, StageTime, write_profile
 from cluster.server import find_port
 from cluster.session import Session
-from jobs.serve import MIN_KEY, ServeSpec, api_keys, app, describe, make_app, run
+from jobs.serve import MIN_KEY, api_keys, app, describe, make_app, run
+from jobs.serve_options import ServeSpec
 from jobs.serve_placement import choose_placement, scales
 from jobs.spec import parse
 from tandem.errors import InputError, OutputError, PlacementError

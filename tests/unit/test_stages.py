@@ -18,10 +18,12 @@ from tandem.config import SamplingConfig
 from tandem.errors import InputError, JobError
 from tandem.sampling import uniforms
 from workers import records
-from workers.drafter import DecodeSettings, Drafter, fixed_batches
+from workers.decode_settings import DecodeSettings
+from workers.drafter import Drafter
 from workers.models import resolve_models
 from workers.records import FINISHER, StageActor, to_row
 from workers.refiner import Refiner, to_uint8
+from workers.shard_batches import fixed_batches
 from workers.shards import ShardRows
 
 SAMPLING = SamplingConfig(cfg=2.0, top_k=20, top_p=0.95)

@@ -20,7 +20,8 @@ from workers.commit import store_shard
 from workers.job_record import check_epoch
 from workers.manifest import Manifest
 from workers.place import open_job
-from workers.store import TEMPORARY, TEMPORARY_LIFE_S, open_store
+from workers.places import open_store
+from workers.store import TEMPORARY, TEMPORARY_LIFE_S
 
 
 def temporary_files(store) -> list:
@@ -84,7 +85,7 @@ def test_a_write_that_fails_half_way_leaves_nothing(store):
     script = (
         "import resource, sys\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))\n"
-        "from workers.store import open_store\n"
+        "from workers.places import open_store\n"
         "from tandem.errors import OutputError\n"
         "store = open_store(sys.argv[1])\n"
         "store.put_once('shards/00000.tar', b'fits')\n"
@@ -117,9 +118,9 @@ def test_a_full_disk_does_not_commit_the_shard(store, monkeypatch):
 def test_a_writer_killed_in_the_middle_leaves_only_a_temporary_file(store):
     script = (
         "import os, signal, sys\n"
-        "from workers import store\n"
-        "store.os.fsync = lambda handle: os.kill(os.getpid(), signal.SIGKILL)\n"
-        "store.open_store(sys.argv[1]).put_once('shards/00000.tar', bytes(100))\n"
+        "from workers import local_store, places\n"
+        "local_store.os.fsync = lambda handle: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "places.open_store(sys.argv[1]).put_once('shards/00000.tar', bytes(100))\n"
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run([sys.executable, "-c", script, store.uri], env=environment, timeout=60)

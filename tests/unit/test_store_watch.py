@@ -6,7 +6,7 @@ import pytest
 
 from jobs import store_watch
 from tandem.errors import OutputError
-from workers.store import open_store
+from workers.places import open_store
 
 
 @pytest.fixture

@@ -10,10 +10,11 @@ from damage import ENTRY, TAR, content, cut, flip, lose, make, put, reseal, writ
 from jobs.cli import main
 from tandem.errors import OutputError
 from workers.aside import DAMAGED
+from workers.local_store import LocalStore
 from workers.manifest import Manifest
 from workers.repair import repair
 from workers.seal import open_sealed, seal
-from workers.store import LocalStore, Store
+from workers.store import Store
 from workers.verify import verify
 
 DAMAGES = {
