@@ -54,7 +54,7 @@ def ended(process: subprocess.Popen[str], code: int, timeout: float = 180) -> tu
 
 
 def readme_line() -> str:
-    text = (ROOT / "README.md").read_text().replace("\\\n", " ")
+    text = (ROOT / "docs" / "GUIDE.md").read_text().replace("\\\n", " ")
     (line,) = re.findall(r"^ray job submit .*python -m jobs generate.*$", text, re.M)
     return line
 
