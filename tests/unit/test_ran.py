@@ -20,11 +20,11 @@ from workers.drafter import Drafter
 from workers.encoder import Encoder
 from workers.entry import ManifestEntry
 from workers.manifest import Manifest
+from workers.places import open_store
 from workers.ran import Ran, describe_differences
 from workers.records import from_row, to_row
 from workers.refiner import Refiner
 from workers.shards import PixelShard, ShardPlan
-from workers.store import open_store
 
 CARD = Ran("NVIDIA H100", "bfloat16", "fused", True, 64)
 ON_CPU = Ran("cpu", "float32", "plain", False, 3)
