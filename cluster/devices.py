@@ -1,4 +1,4 @@
-"""How much memory the devices have on which replicas run."""
+"""Memory of the devices that replicas run on."""
 
 from __future__ import annotations
 
@@ -23,26 +23,26 @@ QUERY = ("--query-gpu=memory.total,mig.mode.current", "--format=csv,noheader,nou
 MIG_PART = re.compile(r"^\s*MIG \w+\.(\d+)gb\S*\s+Device", re.MULTILINE)
 CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 TIMEOUT_S = 60
-HINT = "--device-memory-gb says it"
+HINT = "give it by --device-memory-gb"
 
 
 @dataclass(frozen=True)
 class Memory:
-    """Of one machine, or the smallest of several: bytes of each of its cards, and of the machine itself."""
+    """Bytes of each card of a machine and of the machine itself; for several machines, the smallest."""
 
     cards: tuple[int, ...]
     host: int
 
 
 def memory_here() -> Memory:
-    """Memory of this machine, as far as its container may use it."""
+    """Memory of this machine, within the limit of its container."""
     host = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     limit = CGROUP_LIMIT.read_text().strip() if CGROUP_LIMIT.exists() else ""
     return Memory(cards_here(), min(host, int(limit)) if limit.isdigit() else host)
 
 
 def cards_here() -> tuple[int, ...]:
-    """Bytes of each card of this machine, or of each part of those that are divided."""
+    """Bytes of each card of this machine, or of each MIG part where a card is divided."""
     rows = [line.split(", ") for line in ask_driver(*QUERY).splitlines()]
     whole = tuple(int(row[0]) << 20 for row in rows if row[0].isdigit() and row[-1] != "Enabled")
     if not any(row[-1] == "Enabled" for row in rows):
@@ -51,7 +51,7 @@ def cards_here() -> tuple[int, ...]:
 
 
 def ask_driver(*arguments: str) -> str:
-    """What the driver's program prints, nothing where there is none."""
+    """What nvidia-smi prints; empty if it is not installed."""
     command = (NVIDIA_SMI, *arguments)
     try:
         return subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=True).stdout
@@ -60,7 +60,7 @@ def ask_driver(*arguments: str) -> str:
 
 
 def memory_of_cluster(address: str | None) -> Memory:
-    """The least of all nodes that have GPUs, or of all nodes where none has; without an address, of this machine."""
+    """The least memory of all nodes with GPUs, or of all nodes if none has any; without an address, of this machine."""
     if not joins(address):
         return complete(memory_here(), "this machine", count_real_gpus() > 0)
     with open_session(address, 0, 0):
@@ -83,19 +83,19 @@ def has_real_gpus(address: str | None) -> bool:
 
 
 def joins(address: str | None) -> bool:
-    """Whether a job of this process runs in a cluster that is there already."""
+    """Whether a job of this process joins a cluster that is already running."""
     return address is not None or "RAY_ADDRESS" in os.environ or ray.is_initialized()
 
 
 def complete(memory: Memory, where: str, has_gpus: bool) -> Memory:
-    """The same. PlacementError where there are GPUs of which the driver's program tells nothing."""
+    """Return `memory` unchanged. Raises PlacementError if there are GPUs that nvidia-smi does not list."""
     if has_gpus and not memory.cards:
-        raise PlacementError(f"--batch auto: {where} has GPUs, and {NVIDIA_SMI} tells no memory", HINT)
+        raise PlacementError(f"--batch auto: {where} has GPUs, but {NVIDIA_SMI} reports no memory", HINT)
     return memory
 
 
 def ask(nodes: Sequence[Node]) -> list[Memory]:
-    """Memory of each of these nodes, from a task there that takes none of its CPUs or GPUs."""
+    """Memory of each of these nodes, measured by a task there that reserves no CPU or GPU."""
     task = ray.remote(num_cpus=0, max_retries=0)(memory_here)
     there = (NodeAffinitySchedulingStrategy(node.node_id, soft=False) for node in nodes)
     answers = [task.options(scheduling_strategy=strategy).remote() for strategy in there]
@@ -103,4 +103,4 @@ def ask(nodes: Sequence[Node]) -> list[Memory]:
         return list(ray.get(answers, timeout=TIMEOUT_S))
     except ray.exceptions.RayError as error:
         cause = " ".join(str(error).split())
-        raise PlacementError(f"--batch auto: the nodes did not tell their memory: {cause:.200}", HINT) from error
+        raise PlacementError(f"--batch auto: the nodes did not report their memory: {cause:.200}", HINT) from error

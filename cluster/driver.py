@@ -1,6 +1,6 @@
 """Whether the NVIDIA driver of this node is new enough for the torch that is installed: `python driver.py`.
 
-Worker nodes run it before Ray starts. It needs the standard library alone, for images without our code.
+Worker nodes run it before Ray starts. It needs only the standard library, so it also runs in images without our code.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ ANSWER_S = 60
 
 
 def torch_cuda() -> str | None:
-    """Version of CUDA that the installed torch is made for, None for a torch of CPUs. torch is not imported."""
+    """CUDA version of the installed torch, None for a CPU build. Does not import torch."""
     found = importlib.util.find_spec("torch")
     if found is None or found.origin is None:
         raise RuntimeError("expected torch in this image, found none")
@@ -27,7 +27,7 @@ def torch_cuda() -> str | None:
 
 
 def driver_version() -> str:
-    """What nvidia-smi says, such as 580.65.06. Raises RuntimeError, in one line, where it says nothing."""
+    """The driver's version by nvidia-smi, such as 580.65.06. Raises RuntimeError with one line if there is none."""
     if not (program := shutil.which("nvidia-smi")):
         raise RuntimeError("found no nvidia-smi: the node needs NVIDIA's driver and container toolkit")
     command = [program, "--query-gpu=driver_version", "--format=csv,noheader"]
@@ -42,7 +42,7 @@ def driver_version() -> str:
 
 
 def check(cuda: str | None) -> None:
-    """Raises RuntimeError, in one line, where the driver is missing or too old for this version of CUDA."""
+    """Raise RuntimeError with one line if the driver is missing or too old for this version of CUDA."""
     if cuda is None:
         return
     major = int(cuda.partition(".")[0])

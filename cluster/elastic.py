@@ -1,4 +1,4 @@
-"""Replicas of a job that starts small and takes the nodes that come. Pure arithmetic, no Ray."""
+"""Replicas of an elastic job, which starts small and grows as nodes join. Pure arithmetic, no Ray."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tandem.errors import PlacementError
 
 @dataclass(frozen=True)
 class Range:
-    """How many replicas of a stage: the job has started with `least` of them and takes up to `most`."""
+    """Number of replicas of a stage: the job starts once `least` are up and grows to `most`."""
 
     least: int
     most: int
@@ -21,7 +21,7 @@ class Range:
 def place_elastically(
     drafters: Range, refiners: Range, on: tuple[Labels, Labels] | None, num_gpus: int, can_grow: bool
 ) -> Placement:
-    """Split whose replicas may come later. PlacementError where the least do not fit and no node will join."""
+    """A split placement that may grow. Raises PlacementError if the least does not fit and no node can join."""
     least = drafters.least + refiners.least
     if not can_grow and least > num_gpus:
         raise PlacementError(
@@ -42,12 +42,12 @@ def place_elastically(
 
 
 def are_apart(first: Sequence[Labels], second: Sequence[Labels]) -> bool:
-    """Whether no node can serve both roles, by the labels that their replicas ask for. None: any node."""
+    """Whether the labels that the replicas of two roles ask for exclude each other on every node. None: any node."""
     return bool(first and second) and all(excludes(one, other) for one in first for other in second)
 
 
 def excludes(one: Labels, other: Labels) -> bool:
-    """Whether no node can have both sets of plain labels."""
+    """Whether no node can match both sets of plain labels."""
     plain = [name for name, value in one.items() if not value.startswith(("in(", "!"))]
     return any(
         name in other and not other[name].startswith(("in(", "!")) and one[name] != other[name] for name in plain

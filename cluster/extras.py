@@ -1,4 +1,4 @@
-"""Objects of Kubernetes beside KubeRay's own: a monitor of metrics, disruption budgets, an ingress. Pure."""
+"""Optional Kubernetes objects: a monitor of metrics, disruption budgets, an ingress. Pure."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ REDIS_KEY = "password"  # of the secret that --gcs-redis-secret names
 
 
 def kubectl(settings: Settings) -> str:
-    """The program with the namespace of the files."""
+    """The kubectl command with the namespace of the files."""
     return f"kubectl -n {settings.namespace}" if settings.namespace else "kubectl"
 
 
 def metadata(settings: Settings, name: str = "", kueue: bool = False) -> dict[str, Any]:
-    """Of an object. Kueue's labels belong on what it admits alone."""
+    """Metadata of an object. Kueue's labels go only on objects that Kueue admits."""
     own = {key: value for key, value in settings.object_labels if kueue or not key.startswith(KUEUE)}
     place = {"namespace": settings.namespace} if settings.namespace else {}
     return {"name": name or settings.name, **place, "labels": {"app.kubernetes.io/name": "tandem", **own}}
 
 
 def extras(settings: Settings, pools: list[Pool], serving: bool) -> list[dict[str, Any]]:
-    """What was asked for beside a cluster, a job or the endpoint."""
+    """The optional objects that were asked for."""
     found = []
     if settings.pod_monitor:
         found.append(pod_monitor(settings))
@@ -35,7 +35,7 @@ def extras(settings: Settings, pools: list[Pool], serving: bool) -> list[dict[st
 
 
 def pod_monitor(settings: Settings) -> dict[str, Any]:
-    """For the Prometheus operator: Ray's and our metrics of all nodes, each with the name of its cluster."""
+    """A PodMonitor for the Prometheus operator: metrics of all nodes, labelled with the cluster's name."""
     spec = {
         "selector": {"matchLabels": {INSTANCE: settings.name}},
         "podTargetLabels": ["ray.io/cluster"],
@@ -50,9 +50,9 @@ def pod_monitor(settings: Settings) -> dict[str, Any]:
 
 
 def disruption_budgets(settings: Settings, serving: list[Pool]) -> list[dict[str, Any]]:
-    """The head is never evicted; of each group that serves, one pod at a time.
+    """Budgets that never evict the head, and evict one pod at a time of each serving group.
 
-    Kubernetes does not know the scale of a RayCluster, so budgets of its pods have to be least numbers.
+    Kubernetes does not know how many pods a RayCluster should have, so these budgets set `minAvailable`.
     """
     least = {"headgroup": 1} | {pool.group.name: max(1, pool.least - 1) for pool in serving if pool.least}
     return [
@@ -70,7 +70,7 @@ def disruption_budgets(settings: Settings, serving: list[Pool]) -> list[dict[str
 
 
 def ingress(settings: Settings, host: str) -> dict[str, Any]:
-    """The endpoint's service under a name of its own."""
+    """An Ingress that gives the endpoint's service a host name."""
     service = {"name": f"{settings.name}-serve-svc", "port": {"number": SERVE_PORT}}
     path = {"path": "/", "pathType": "Prefix", "backend": {"service": service}}
     spec: dict[str, Any] = {"rules": [{"host": host, "http": {"paths": [path]}}]}

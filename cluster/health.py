@@ -1,4 +1,4 @@
-"""Whether the Ray that a session runs on is still there. Ray's own client waits for good, or ends without a word."""
+"""Watches the Ray that a session runs on. Ray's own client waits forever, or exits without a message."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from ray._raylet import GcsClient  # type: ignore[attr-defined]
 
 LOOK_EVERY_S = 1.0
 REPLY_TIMEOUT_S = 5.0
-# After the first look that the GCS did not answer. After 60 s Ray ends the process by itself, without a line
+# Counted from the first check without an answer. After 60 s Ray itself exits the process without a message
 GCS_SILENCE_S = 40.0
-HINT = "what a job has committed is kept, the same command goes on from there; Ray's logs are in "
+HINT = "committed shards are kept, and the same command resumes from them; Ray's logs are in "
 
 
 @dataclass
 class Health:
-    """The parts of Ray that this process cannot do without. Times are `time.monotonic` seconds.
+    """Health of the Ray processes that this process depends on. Times are `time.monotonic` seconds.
 
     Attributes:
-        processes: process ids of those that run on this machine, by name.
-        node_is_alive: whether the GCS holds this machine for alive; RpcError where it does not answer.
-        silent_since: the first look without an answer. The last one with an answer may be long ago where this process
-            was stopped meanwhile (ctrl-Z).
+        processes: process ids of Ray's servers on this machine, by name.
+        node_is_alive: whether the GCS counts this machine as alive; raises RpcError if the GCS does not answer.
+        silent_since: time of the first check without an answer. The last answer would not do: this process may have
+            been stopped since (ctrl-Z).
     """
 
     processes: dict[str, int]
@@ -42,8 +42,8 @@ class Health:
     silent_since: float | None = None
     stopped: set[str] = field(default_factory=set)
 
-    def look(self) -> tuple[str | None, list[str]]:
-        """Why the session is lost, if it is, and what is new."""
+    def check(self) -> tuple[str | None, list[str]]:
+        """The reason why the session is lost (None: it is not), and new warnings."""
         news: list[str] = []
         for name, pid in self.processes.items():
             state = process_state(pid)
@@ -59,14 +59,14 @@ class Health:
             self.silent_since = now if self.silent_since is None else self.silent_since
             silence = now - self.silent_since
             return (f"Ray's GCS has not answered for {silence:.0f} s" if silence > GCS_SILENCE_S else None), news
-        except ray.exceptions.RayError:  # an answer, though not to the question: no reason to end a job
+        except ray.exceptions.RayError:  # the GCS answered, if only with an error: no reason to end a job
             return None, news
         self.silent_since = None
-        return (None if alive else "Ray has given this machine up: its raylet did not answer in time"), news
+        return (None if alive else "Ray has declared this machine dead: its raylet did not answer in time"), news
 
 
 def process_state(pid: int) -> str:
-    """The letter of its state in /proc (T: stopped, Z: ended), or nothing where there is no such process."""
+    """State letter of a process in /proc (T: stopped, Z: ended); empty if there is no such process."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except OSError:
@@ -74,12 +74,12 @@ def process_state(pid: int) -> str:
 
 
 def ray_node() -> Any:
-    """Ray's own object for this machine's part of the session."""
+    """Ray's internal object for this node."""
     return worker._global_node
 
 
 def local_processes() -> dict[str, int]:
-    """The raylet of this machine and, where this process started them, the other servers of Ray."""
+    """Process ids of this machine's raylet and, if this process started them, of Ray's other servers."""
     if not Path("/proc/self/stat").exists():
         return {}
     found: dict[str, int] = {}
@@ -90,11 +90,11 @@ def local_processes() -> dict[str, int]:
         found["raylet"] = struct.unpack("3i", peer)[0]
     for started in node.all_processes.get("gcs_server", []):
         found["GCS"] = started.process.pid
-    return {name: pid for name, pid in found.items() if pid and process_state(pid)}  # none of another container
+    return {name: pid for name, pid in found.items() if pid and process_state(pid)}  # skip those of other containers
 
 
 def health_of_session() -> Health:
-    """That of the Ray which this process has joined."""
+    """Health of the Ray that this process has joined."""
     context = ray.get_runtime_context()
     client, node_id = GcsClient(context.gcs_address), ray.NodeID.from_hex(context.get_node_id())
 
@@ -106,15 +106,15 @@ def health_of_session() -> Health:
 
 @contextmanager
 def watched() -> Iterator[None]:
-    """A context in which the process ends with exit code 1 and a line that says why once Ray is gone.
+    """A context that exits the process with code 1 and one line of reason when Ray is gone.
 
-    It ends at once: calls into Ray may never return then, and what a job has not committed is made again.
+    It exits at once, because calls into Ray may never return; shards that were not committed are made again.
     """
     health, over = health_of_session(), threading.Event()
 
     def watch() -> None:
         while not over.wait(LOOK_EVERY_S):
-            lost, news = health.look()
+            lost, news = health.check()
             for line in news:
                 print(line, file=sys.stderr, flush=True)
             if lost and not over.is_set():

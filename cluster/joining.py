@@ -1,4 +1,4 @@
-"""Whether anything answers at a cluster's address: Ray itself asks for a quarter of an hour."""
+"""Checks that a cluster answers at its address; Ray itself would retry for a quarter of an hour."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ INIT_TIMEOUT_S = 120
 
 
 def check_answers(address: str, timeout_s: float = JOIN_TIMEOUT_S) -> None:
-    """Raise PlacementError where no gRPC server answers at the address, or ConnectionError where `auto` finds none.
+    """Raise PlacementError if no gRPC server answers at the address, or ConnectionError if `auto` finds no cluster.
 
-    A port that is closed, swallows bytes or speaks another protocol is tried until the time is over: the head of a
-    cluster that is starting may take a while.
+    A port that is closed, silent or speaks another protocol is retried until the time is over: the head of a
+    cluster may still be starting.
     """
     found = canonicalize_bootstrap_address(address)
     if found is None:  # a cluster of our own
@@ -42,13 +42,13 @@ def check_answers(address: str, timeout_s: float = JOIN_TIMEOUT_S) -> None:
 def joined_in_time(
     address: str, timeout_s: float = INIT_TIMEOUT_S, end: Callable[[int], object] = os._exit
 ) -> Iterator[None]:
-    """A context for `ray.init`, which waits for good where this machine's raylet is stopped. Ends the process then."""
+    """A context that exits the process if `ray.init` hangs, as it does when this machine's raylet is stopped."""
 
-    stderr = os.dup(2)  # the caller may have put a file in its place by then
+    stderr = os.dup(2)  # the caller may have redirected stderr by then
 
     def give_up() -> None:
         line = f"error: the Ray cluster at {address} answers, but this machine's raylet has not for {timeout_s:g} s\n"
-        hint = "hint: is the raylet stopped, or is this machine no node of it? ray start --address joins it anew\n"
+        hint = "hint: the raylet may be stopped, or this machine not a node of it; ray start --address joins it again\n"
         os.write(stderr, (line + hint).encode())
         end(PlacementError.exit_code)
 

@@ -1,4 +1,4 @@
-"""A cluster on EC2 for Ray's cluster launcher (`ray up`): one type of node for each group of a plan. Pure."""
+"""The file for Ray's cluster launcher (`ray up`) on EC2: one node type for each group of a plan. Pure."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from cluster.render import RAY_VERSION, Deployment, Pool, Settings, to_yaml, wit
 
 HEAD = "head"
 HEAD_TYPE = "m6i.xlarge"
-# Instances with one GPU of the kind, or the fewest there are
+# Instances with one GPU of the kind, or with as few as EC2 offers
 INSTANCES = {
     "t4": ("g4dn.2xlarge", 1),
     "l4": ("g6.2xlarge", 1),
@@ -27,7 +27,7 @@ TOKEN = "~/.ray/auth_token"
 HOST = "/tmp/tandem"  # on the nodes, outside the container
 START = "ulimit -n 65536; RAY_AUTH_MODE=token ray start"
 LINES = f"""
-A Ray cluster on EC2. The token that lets you in is made once, on the machine that starts the cluster:
+A Ray cluster on EC2. Make the token for access once, on the machine that starts the cluster:
   ray get-auth-token --generate
   ray up launcher.yaml
   ray dashboard launcher.yaml          and from another terminal: tandem submit ...
@@ -36,20 +36,20 @@ The AMI (ImageId) is an Ubuntu with Docker, NVIDIA's container toolkit and drive
 torch in the image needs: workers check that before Ray starts. AWS says which one is current in a region:
   aws ssm get-parameter --query Parameter.Value --output text --region REGION --name \\
     {AMI_PARAMETER}
-The head starts the workers: its instance profile needs AmazonEC2FullAccess, iam:PassRole for the workers' role and, as
-you do, ssm:GetParameters where ImageId is resolve:ssm:. The one that Ray makes without --head-instance-profile has
-EC2 and S3 alone. The workers' profile has to reach the dataset.
+The head starts the workers: its instance profile needs AmazonEC2FullAccess, iam:PassRole for the workers' role and,
+like your own account, ssm:GetParameters if ImageId is resolve:ssm:. The profile that Ray makes without
+--head-instance-profile covers only EC2 and S3. The workers' profile needs access to the dataset.
 """
 
 
 def unknown_kinds(deployment: Deployment) -> list[str]:
-    """Kinds of GPU of which no EC2 instance is known."""
+    """Kinds of GPU without a known EC2 instance type."""
     known = {**INSTANCES, **{kind: name for kind, name, _ in deployment.settings.instances}}
     return sorted({group.kind for group in deployment.groups} - set(known))
 
 
 def launcher(deployment: Deployment) -> str:
-    """The file. It needs an AMI, and an instance type for every kind: see `unknown_kinds`."""
+    """The file's text. The settings need an AMI and an instance type for every kind: see `unknown_kinds`."""
     settings = deployment.settings
     node_types = {pool.group.name: worker_type(settings, pool) for pool in deployment.pools()}
     head: dict[str, Any] = {
@@ -68,7 +68,7 @@ def launcher(deployment: Deployment) -> str:
             "pull_before_run": True,
             "run_options": [
                 "--ulimit nofile=65536:65536",
-                "--env NVIDIA_VISIBLE_DEVICES=all",  # the image leaves that to whoever starts it
+                "--env NVIDIA_VISIBLE_DEVICES=all",  # the image does not set it
                 "--env NVIDIA_DRIVER_CAPABILITIES=compute,utility",
                 f"--env TANDEM_CACHE={CACHE}",
                 *(f"--env {shlex.quote(f'{name}={value}')}" for name, value in settings.env),
@@ -116,11 +116,11 @@ def worker_type(settings: Settings, pool: Pool) -> dict[str, Any]:
 
 
 def node_config(settings: Settings, instance: str, profile: str | None) -> dict[str, Any]:
-    """As EC2's RunInstances takes it."""
+    """Parameters of EC2's RunInstances."""
     node = {"InstanceType": instance, "ImageId": settings.ami, "BlockDeviceMappings": disk(settings)}
     return node | ({"IamInstanceProfile": {"Name": profile}} if profile else {})
 
 
 def disk(settings: Settings) -> list[dict[str, Any]]:
-    """Room for the image as well."""
+    """The node's disk, with room for the image."""
     return [{"DeviceName": "/dev/sda1", "Ebs": {"VolumeSize": settings.disk_gib + 100, "VolumeType": "gp3"}}]

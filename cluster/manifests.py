@@ -1,6 +1,6 @@
-"""KubeRay's documents: a cluster that stays, a job with a cluster of its own, the endpoint. Pure.
+"""Files for KubeRay: a permanent cluster, a job with its own cluster, the endpoint. Pure.
 
-Fields are those of KubeRay 1.5.1 and later: since then workers' labels reach the autoscaler, and clusters have tokens.
+They need KubeRay 1.5.1 or later, where workers' labels reach the autoscaler and clusters have tokens.
 """
 
 from __future__ import annotations
@@ -34,30 +34,30 @@ from cluster.render import (
 )
 
 API = "ray.io/v1"
-RETRIES = 3  # of a whole job, each on a new cluster; the same command goes on from what was committed
+RETRIES = 3  # of a whole job, each on a new cluster that resumes from the committed shards
 KEPT_S = 600  # how long a finished job's cluster stays, for its logs
-JOB, ENDPOINT = "-job", "-endpoint"  # after the name, so that no two files make or delete the same object
+JOB, ENDPOINT = "-job", "-endpoint"  # suffixes of the name, so that no two files create or delete the same object
 
 NEEDS = "Needs KubeRay 1.5.1 or newer, NVIDIA's device plugin, and the image where the nodes can pull it."
 
 
 def credentials(settings: Settings) -> str:
     lines = f"""
-Objects of S3 are reached by the identity of the service account {settings.name} (on EKS its role, by annotation or
-Pod Identity); where there is none, by a secret that is not in this file:
+Access to S3 is by the identity of the service account {settings.name} (on EKS its role, by annotation or
+Pod Identity), or else by a secret that is not in this file:
   {kubectl(settings)} create secret generic {S3_SECRET} --from-literal=AWS_ACCESS_KEY_ID=... \\
     --from-literal=AWS_SECRET_ACCESS_KEY=... [--from-literal=AWS_ENDPOINT_URL=...]
 """.strip()
     if settings.image_pull_secrets or settings.env_from_secret:
         names = ", ".join([*settings.image_pull_secrets, *settings.env_from_secret])
-        lines += f"\nSecrets that have to be there: {names}."
+        lines += f"\nSecrets that must exist: {names}."
     return lines
 
 
 def redis_lines(settings: Settings) -> str:
     if not settings.gcs_redis:
         return ""
-    text = f"\nThe head's state is kept in Redis at {settings.gcs_redis}, so that a new head goes on with it."
+    text = f"\nThe head's state is kept in Redis at {settings.gcs_redis}, so that a new head takes it over."
     if name := settings.gcs_redis_secret:
         text += f" Its password:\n  {kubectl(settings)} create secret generic {name} --from-literal={REDIS_KEY}=..."
     return text
@@ -67,9 +67,9 @@ def cluster_lines(settings: Settings) -> str:
     """KubeRay keeps a cluster's token in a secret of the cluster's name."""
     name, program = settings.name, kubectl(settings)
     return f"""
-A Ray cluster that stays, for `tandem submit`. kubectl apply -f raycluster.yaml
+A permanent Ray cluster for `tandem submit`. kubectl apply -f raycluster.yaml
 {NEEDS}
-KubeRay makes the token that lets you in. To send a job, with the port forwarded in another terminal:
+KubeRay makes the access token. To submit a job, forward the port in another terminal (first line):
   {program} port-forward service/{name}-head-svc 8265
   export RAY_AUTH_MODE=token
   export RAY_AUTH_TOKEN=$({program} get secret {name} -o jsonpath='{{.data.auth_token}}' | base64 -d)
@@ -80,20 +80,20 @@ KubeRay makes the token that lets you in. To send a job, with the port forwarded
 
 def job_lines(settings: Settings) -> str:
     text = f"""
-One dataset, on a cluster that lives as long as the job. kubectl apply -f rayjob.yaml
+One dataset, on a cluster that exists only for this job. kubectl apply -f rayjob.yaml
 {NEEDS}
-A job that fails is tried again on a new cluster and goes on from the shards that are there. One that has ended runs
-again, and goes on likewise, after kubectl delete -f rayjob.yaml.
+A job that fails is retried on a new cluster and resumes from the committed shards. A job that has ended can be
+resumed in the same way after kubectl delete -f rayjob.yaml.
 {credentials(settings)}
 """
     if settings.deadline_s:
-        text += f"KubeRay ends a try {settings.deadline_s} s after it began; what is committed is kept.\n"
+        text += f"KubeRay ends a try {settings.deadline_s} s after it began; committed shards are kept.\n"
     return text
 
 
 def service_lines(settings: Settings) -> str:
     return f"""
-The endpoint, at port {SERVE_PORT} of service/{settings.name}-serve-svc. Clients are asked for keys,
+The endpoint, at port {SERVE_PORT} of service/{settings.name}-serve-svc. Clients need API keys,
 which have no default:
   {kubectl(settings)} create secret generic {KEYS_SECRET} --from-literal={KEYS}=KEY,KEY
   kubectl apply -f rayservice.yaml
@@ -104,7 +104,7 @@ which have no default:
 
 def raycluster(deployment: Deployment) -> str:
     settings = deployment.settings
-    # a job starts only where the GPUs that it asks for are there, so by default none are given back
+    # a job starts only if its GPUs are there, so by default the cluster does not scale down
     pools = [
         replace(pool, least=0) if settings.release_refiners and pool.group.spot else pool for pool in deployment.pools()
     ]
@@ -134,7 +134,7 @@ def rayservice(deployment: Deployment) -> str:
     settings = replace(deployment.settings, name=deployment.settings.name + ENDPOINT)
     pools = []
     for group in deployment.groups:
-        # following the load, one replica of each role stays; the rest comes when Serve asks for it
+        # with autoscaling one replica of each role stays; Serve requests the others
         first = next(other for other in deployment.groups if other.role == group.role) == group
         pools.append(Pool(group, int(first) if settings.autoscale else group.count, group.count))
     spec = {
@@ -149,7 +149,7 @@ def rayservice(deployment: Deployment) -> str:
 def to_file(
     lines: str, deployment: Deployment, settings: Settings, kind: str, spec: dict[str, Any], pools: list[Pool]
 ) -> str:
-    """A document with its service account before it and what was asked for beside it."""
+    """The file: a service account, the document, and the optional objects that were asked for."""
     document = {"apiVersion": API, "kind": kind, "metadata": metadata(settings, kueue=True), "spec": spec}
     beside = extras(settings, pools, serving=kind == "RayService")
     return with_header(lines, deployment, to_yaml(service_account(settings), document, *beside))
@@ -167,7 +167,7 @@ def suspended(settings: Settings) -> dict[str, Any]:
 
 
 def fault_tolerance(settings: Settings) -> dict[str, Any]:
-    """What lets a cluster outlive its head pod: its state in Redis."""
+    """GCS fault tolerance: the cluster's state is kept in Redis, so that it outlives its head pod."""
     if not settings.gcs_redis:
         return {}
     options: dict[str, Any] = {"redisAddress": settings.gcs_redis}
@@ -178,7 +178,7 @@ def fault_tolerance(settings: Settings) -> dict[str, Any]:
 
 
 def cluster_spec(settings: Settings, pools: list[Pool], serving: bool = False) -> dict[str, Any]:
-    """Ray's autoscaler runs where there is something to scale; Kueue takes no cluster that has one."""
+    """Spec of a RayCluster. It has Ray's autoscaler only if a group can scale, because Kueue does not admit one."""
     scales = any(pool.least < pool.most for pool in pools)
     head_params = {"num-cpus": "0", "dashboard-host": "0.0.0.0", **start_params(HEAD_MEMORY_GIB)}
     return {
@@ -220,7 +220,7 @@ def worker_group(settings: Settings, pool: Pool, serving: bool) -> dict[str, Any
 
 
 def submitter(settings: Settings) -> dict[str, Any]:
-    """The pod that hands the job to the cluster and follows its log."""
+    """The pod that submits the job to the cluster and follows its log."""
     amounts = {"cpu": "500m", "memory": "1Gi"}
     submits = {
         "name": "ray-job-submitter",

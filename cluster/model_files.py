@@ -1,4 +1,4 @@
-"""Files of JSON that a pydantic model describes: profiles and plans."""
+"""JSON files with a pydantic model: profiles and plans."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ModelT = TypeVar("ModelT", bound=BaseModel)
 
 
 def read_model(model: type[ModelT], flag: str, source: str | Path, hint: str) -> ModelT:
-    """What a file holds. InputError, in one line, that names flag, file, field, what was expected and what came."""
+    """Read and validate a file. Raises InputError with one line: flag, file, field, expected and actual value."""
     try:
         text = read_text(source)
     except InputError as error:
@@ -26,7 +26,7 @@ def read_model(model: type[ModelT], flag: str, source: str | Path, hint: str) ->
         problem = error.errors()[0]
     if problem["type"] == "json_invalid":
         raise InputError(f"{where}: not JSON: {problem['ctx']['error']}", hint)
-    field = ".".join(map(str, problem["loc"])) or "the whole"
+    field = ".".join(map(str, problem["loc"])) or "the whole file"
     message = problem["msg"].replace("Input should be", "expected").replace("Field required", "expected a value")
     got = "none" if problem["type"] == "missing" else shown(repr(problem["input"]), 60)
     raise InputError(f"{where}: {shown(field)}: {shown(message)}, got {got}", hint)

@@ -1,4 +1,4 @@
-"""Nodes with GPUs: their kinds and labels. Pure, no Ray; `cluster.session` asks the cluster."""
+"""Kinds and labels of nodes with GPUs. Pure, no Ray; `cluster.session` queries the cluster."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Labels = Mapping[str, str]
 
 @dataclass(frozen=True)
 class Node:
-    """A living node. GPUs may be simulated."""
+    """A node that is alive. Its GPUs may be simulated."""
 
     node_id: str
     gpus: int
@@ -25,23 +25,23 @@ class Node:
 
     @property
     def kind(self) -> str:
-        """Kind of its GPUs in lower case, as plans name it; "gpu" where nobody has said."""
+        """Kind of its GPUs in lower case, as in plans; "gpu" if the node has no label for it."""
         return self.labels.get(ACCELERATOR_LABEL, "gpu").lower()
 
     def matches(self, wanted: Labels) -> bool:
-        """Whether it has all the labels that are wanted."""
+        """Whether the node matches all the wanted labels."""
         return all(is_selected(self.labels.get(name), value) for name, value in wanted.items())
 
 
 def is_selected(label: str | None, wanted: str) -> bool:
-    """Ray's rule for a value, in(a,b) or !in(a,b)."""
+    """Whether a label's value matches, by Ray's rule: a value, in(a,b) or !in(a,b)."""
     if wanted.startswith("!"):
         return not is_selected(label, wanted[1:])
     return label in (wanted[3:-1].split(",") if wanted.startswith("in(") else [wanted])
 
 
 def parse_labels(flag: str, text: str) -> dict[str, str]:
-    """'a=b,c=d' -> labels that a node has to have. Raises InputError."""
+    """Parse required node labels such as 'a=b,c=d'. Raises InputError."""
     labels = {}
     for part in text.split(","):
         name, found, value = (piece.strip() for piece in part.partition("="))
@@ -67,7 +67,7 @@ def count_gpus(nodes: Sequence[Node]) -> int:
 
 
 def selector(kind: str, nodes: Sequence[Node]) -> dict[str, str]:
-    """Ray's label selector of the nodes whose GPUs are of a kind, however they spell it."""
+    """Ray's label selector for nodes with a kind of GPU, whatever the case of their label."""
     spelt = {name for node in nodes if node.gpus and (name := node.labels.get(ACCELERATOR_LABEL))}
     mine = {name for name in spelt if name.lower() == kind}
     if mine:
@@ -76,7 +76,7 @@ def selector(kind: str, nodes: Sequence[Node]) -> dict[str, str]:
 
 
 def as_spelt(wanted: Labels, nodes: Sequence[Node]) -> Labels:
-    """The same labels with the kind of GPU as the nodes spell it: Ray compares them to the letter."""
+    """The labels with the kind of GPU spelt as on the nodes: Ray compares labels exactly."""
     kind = wanted.get(ACCELERATOR_LABEL, "").lower()
     known = any(node.gpus and node.kind == kind for node in nodes)
     return {**wanted, **selector(kind, nodes)} if known and ACCELERATOR_LABEL in wanted else wanted

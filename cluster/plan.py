@@ -1,4 +1,4 @@
-"""Which replica gets which device: pure arithmetic, no Ray."""
+"""Placement of replicas on devices: pure arithmetic, no Ray."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ PlacementMode = Literal["auto", "split", "colocated", "mixed", "cpu"]
 
 @dataclass(frozen=True)
 class Placement:
-    """How many replicas of each stage, and what one of them asks of Ray.
+    """Number of replicas of each stage, and what each of them requests from Ray.
 
     split      drafters and refiners on disjoint GPUs, one GPU each
-    colocated  one actor a GPU holds both models; `num_drafters` actors
-    mixed      drafters and refiners as split, and beside them `num_both` actors that hold both models
+    colocated  one actor per GPU holds both models; `num_drafters` actors
+    mixed      drafters and refiners as in split, and also `num_both` actors that hold both models
     cpu        drafters and refiners as processes on CPU cores
     """
 
@@ -27,9 +27,9 @@ class Placement:
     num_drafters: int
     num_refiners: int
     reason: str
-    drafter_nodes: tuple[Labels, ...] = ()  # of each replica; none: anywhere
+    drafter_nodes: tuple[Labels, ...] = ()  # labels of each replica's node; empty: any node
     refiner_nodes: tuple[Labels, ...] = ()
-    least_drafters: int = field(default=0, kw_only=True)  # that it starts with, others may come later; 0: all of them
+    least_drafters: int = field(default=0, kw_only=True)  # the job starts with these and may grow; 0: with all
     least_refiners: int = field(default=0, kw_only=True)
     num_both: int = field(default=0, kw_only=True)
     both_nodes: tuple[Labels, ...] = field(default=(), kw_only=True)
@@ -44,19 +44,19 @@ class Placement:
 
     def describe(self) -> str:
         if self.mode == "colocated":
-            what = f"{self.num_drafters} x (drafter + refiner)"
+            replicas = f"{self.num_drafters} x (drafter + refiner)"
         else:
             counts = {
                 "drafters": (self.least_drafters, self.num_drafters),
                 "refiners": (self.least_refiners, self.num_refiners),
             }
-            what = ", ".join(f"{how_many(*count)} {role}" for role, count in counts.items() if count[1])
-            what += f", {self.num_both} x (drafter + refiner)" if self.num_both else ""
-        where = "CPU" if self.mode == "cpu" else "one GPU each"
-        return f"placement {self.mode}: {what}, {where} ({self.reason})"
+            replicas = ", ".join(f"{format_range(*count)} {role}" for role, count in counts.items() if count[1])
+            replicas += f", {self.num_both} x (drafter + refiner)" if self.num_both else ""
+        device = "CPU" if self.mode == "cpu" else "one GPU each"
+        return f"placement {self.mode}: {replicas}, {device} ({self.reason})"
 
 
-def how_many(least: int, most: int) -> str:
+def format_range(least: int, most: int) -> str:
     """A number of replicas, or a range of them."""
     return f"{least} to {most}" if 0 < least < most else str(most)
 
@@ -64,7 +64,7 @@ def how_many(least: int, most: int) -> str:
 def place(
     mode: PlacementMode, num_drafters: int | None, num_refiners: int | None, num_gpus: int, simulated: bool
 ) -> Placement:
-    """Decide the placement, or raise PlacementError when the devices do not suffice."""
+    """Choose the placement. Raises PlacementError if there are too few devices."""
     if mode == "auto":
         return place_automatically(num_drafters, num_refiners, num_gpus, simulated)
     if mode == "cpu":
@@ -84,7 +84,7 @@ def place(
 
 
 def fill_split(num_drafters: int | None, num_refiners: int | None, num_gpus: int) -> tuple[int, int]:
-    """Numbers left open take the GPUs that are left, in the paper's ratio of two drafters to one refiner."""
+    """Fill in numbers that were not given from the free GPUs, in the paper's ratio of two drafters to one refiner."""
     if num_drafters is None and num_refiners is None:
         refiners = max(1, round(num_gpus / 3))
         return max(1, num_gpus - refiners), refiners
@@ -110,13 +110,13 @@ def place_automatically(
 def place_on(
     nodes: Sequence[Node], drafters_on: Labels, refiners_on: Labels, num_drafters: int | None, num_refiners: int | None
 ) -> Placement:
-    """Split with each role on the nodes of given labels, by default on all of their GPUs. Raises PlacementError."""
+    """A split with each role on the nodes with given labels, by default on all their GPUs. Raises PlacementError."""
     drafters_on, refiners_on = as_spelt(drafters_on, nodes), as_spelt(refiners_on, nodes)
     draft_nodes = [node for node in nodes if node.gpus and node.matches(drafters_on)]
     refine_nodes = [node for node in nodes if node.gpus and node.matches(refiners_on)]
     both = [node for node in draft_nodes if node in refine_nodes]
     if both and not draft_nodes == refine_nodes == both:
-        # Ray knows one label selector a role and could put refiners where alone drafters fit
+        # Ray has one label selector per role and could put refiners on the only nodes that suit drafters
         raise PlacementError(
             f"--drafters-on and --refiners-on: expected the same nodes or different ones, {len(both)} are in both"
         )
@@ -139,7 +139,7 @@ def place_on(
 def place_mixed(
     num_drafters: int, num_refiners: int, num_both: int, on: Sequence[Labels], nodes: Sequence[Node]
 ) -> Placement:
-    """So many of each, on all nodes or on those of given labels: of drafters, refiners, and replicas of both."""
+    """Given numbers of drafters, refiners and colocated replicas, on all nodes or on those with given labels."""
     numbers = {"drafters": num_drafters, "refiners": num_refiners, "colocated replicas": num_both}
     total = sum(numbers.values())
     what = ", ".join(f"{count} {role}" for role, count in numbers.items())
@@ -157,7 +157,7 @@ def place_mixed(
 
 
 def place_by_plan(option: Option, nodes: Sequence[Node]) -> Placement:
-    """The placement that the planner has chosen, each kind of GPU addressed by its label."""
+    """The placement that the planner chose; each kind of GPU is addressed by its node label."""
     reason = f"planned: {option.images_per_s:.1f} images/s predicted"
     if option.mode == "colocated":
         count = sum(option.drafters.values())
@@ -169,7 +169,7 @@ def place_by_plan(option: Option, nodes: Sequence[Node]) -> Placement:
 
 
 def wanted_nodes(counts: Mapping[str, int], nodes: Sequence[Node]) -> tuple[Labels, ...]:
-    """A selector for each replica; none are needed where all GPUs are alike."""
+    """A node selector for each replica; empty if all GPUs are of one kind."""
     if len(gpus_by_kind(nodes)) == 1:
         return ()
     return tuple(selector(kind, nodes) for kind, count in counts.items() for _ in range(count))
@@ -182,7 +182,7 @@ def place_alone(
     num_gpus: int,
     simulated: bool,
 ) -> Placement:
-    """Placement of a job with one stage: a GPU each, or processes. Raises PlacementError."""
+    """Placement of a job with one stage: one GPU per replica, or CPU processes. Raises PlacementError."""
     on_gpus = mode == "gpu" or (mode == "auto" and num_gpus > 0 and not simulated)
     count = replicas or (max(1, num_gpus) if on_gpus else 1)
     reason = "as asked" if mode != "auto" else f"auto: {'every GPU' if on_gpus else 'no real GPU here'}"

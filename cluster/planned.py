@@ -1,4 +1,4 @@
-"""The file that `tandem plan` prints, read back as what files of a cluster are made of."""
+"""Reads a plan that `tandem plan` printed; `cluster.render` makes the files of a cluster from it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from cluster.model_files import read_model
 from cluster.nodes import ACCELERATOR_LABEL, Labels
 from tandem.errors import InputError
 
-ROLE_LABEL = "tandem/role"  # ours: a kind of GPU may stand in both roles, so its own label would not do
+ROLE_LABEL = "tandem/role"  # our own label: one kind of GPU may take both roles, so its kind does not tell them apart
 MARKET_LABEL = "ray.io/market-type"
 MADE_BY = "made by: tandem plan ... > plan.json"
 Kind = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9.-]{0,30}[a-z0-9])?$")]
@@ -24,7 +24,7 @@ Spot = Literal["refiners", "all", "none"]
 
 
 class PlannedOption(BaseModel):
-    """One way to use the GPUs: what `cluster.planner.Option` prints, as far as files need it."""
+    """One way to use the GPUs: the fields of `cluster.planner.Option` that the files need."""
 
     model_config = ConfigDict(frozen=True, strict=True)
 
@@ -42,7 +42,7 @@ class PlannedOption(BaseModel):
 
     @property
     def num_both(self) -> int:
-        """Of a mixed plan."""
+        """Colocated replicas of a mixed plan."""
         return sum(self.both.values())
 
     @property
@@ -51,7 +51,7 @@ class PlannedOption(BaseModel):
 
 
 class PlannedRequest(BaseModel):
-    """What was planned for."""
+    """The request that was planned for."""
 
     model_config = ConfigDict(frozen=True, strict=True)
 
@@ -59,7 +59,7 @@ class PlannedRequest(BaseModel):
 
 
 class PlanFile(BaseModel):
-    """The line of JSON."""
+    """The plan's line of JSON."""
 
     model_config = ConfigDict(frozen=True, strict=True)
 
@@ -72,7 +72,7 @@ class PlanFile(BaseModel):
         return math.ceil(self.request.images)
 
     def option(self, mode: Literal["plan", "split", "colocated", "mixed"]) -> PlannedOption:
-        """The best option, or the best of a placement. Raises InputError where the plan has none of it."""
+        """The best option, overall or of one mode. Raises InputError if the plan has none of that mode."""
         for option in (self.best, *self.runners_up):
             if mode in ("plan", option.mode):
                 return option
@@ -80,7 +80,7 @@ class PlanFile(BaseModel):
 
 
 def read_plan(path: Path) -> PlanFile:
-    """Raises InputError, in one line, for a file that is not what `tandem plan` prints."""
+    """Read a plan file. Raises InputError with one line if it is not what `tandem plan` prints."""
     return read_model(PlanFile, "--plan", path, MADE_BY)
 
 
@@ -99,7 +99,7 @@ class Group:
 
     @property
     def labels(self) -> dict[str, str]:
-        """Ray's labels of its nodes."""
+        """Ray labels of its nodes."""
         market = "spot" if self.spot else "on-demand"
         return {ROLE_LABEL: self.role, ACCELERATOR_LABEL: self.kind.upper(), MARKET_LABEL: market}
 
@@ -116,5 +116,5 @@ def groups_of(option: PlannedOption, spot: Spot) -> list[Group]:
 
 
 def role_selector(role: Role) -> Labels:
-    """What a node has to have for its GPUs to take a role."""
+    """Labels that a node needs for a role."""
     return {ROLE_LABEL: role}

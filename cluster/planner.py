@@ -1,8 +1,9 @@
 """From measured stage times to a placement: pure arithmetic, no Ray, no device.
 
-A GPU of kind k drafts a_k images a second, or refines (and decodes) b_k. Colocated it does both for each image and
-makes 1 / (1/a_k + 1/b_k). Split, the GPUs of a kind may all take one role or be divided; `cluster.search` finds the
-best division of whole GPUs, and the bound that no placement beats. Mixed, some GPUs are colocated and others split.
+A GPU of kind k drafts a_k images a second, or refines (and decodes) b_k. A colocated GPU does both for each image and
+makes 1 / (1/a_k + 1/b_k). In a split, the GPUs of a kind may all take one role or be divided; `cluster.search` finds
+the best division of whole GPUs, and the bound that no placement beats. In a mixed plan, some GPUs are colocated and
+others split.
 """
 
 from __future__ import annotations
@@ -19,11 +20,11 @@ from cluster.ways import USES, Cards, Use
 from tandem.errors import InputError, PlacementError
 
 Counts = Mapping[str, int]
-# Share of the cheapest GPU's price at which time itself counts, so that of plans of equal cost the fastest is found
+# Price of time, as a share of the cheapest GPU's price: of plans with equal cost, the fastest is chosen
 TIME_PRICE = 1e-6
-MAX_GPUS = 1024  # of a kind: the search holds every division of them
-TIE = 2e-6  # share by which plans differ that count as equally good
-# A mixed plan has to gain as much on the others: shards of colocated replicas pass through a refiner's process
+MAX_GPUS = 1024  # of a kind: the search holds every division of them in memory
+TIE = 2e-6  # relative difference up to which plans count as equally good
+# A mixed plan must gain at least this over simpler ones: shards of colocated replicas pass through a refiner's process
 MIXED_GAIN = 0.02
 Mode = Literal["split", "colocated", "mixed"]
 SIMPLEST_FIRST: dict[Mode, Sequence[Use]] = {"colocated": ("both",), "split": ("draft", "refine"), "mixed": USES}
@@ -31,22 +32,22 @@ SIMPLEST_FIRST: dict[Mode, Sequence[Use]] = {"colocated": ("both",), "split": ("
 
 @dataclass(frozen=True)
 class Option:
-    """One way to use the GPUs, and what it is predicted to give."""
+    """One way to use the GPUs, and its predicted performance."""
 
     mode: Mode
     draft_steps: int
     batch: int
     drafters: dict[str, int]
-    refiners: dict[str, int]  # the same as drafters where colocated
+    refiners: dict[str, int]  # the same as drafters if colocated
     images_per_s: float
-    busy: dict[str, float]  # share of the time that GPUs of a stage work
-    cpu_cores: float  # that encoding and storing keep busy; 0 where the profile does not say
+    busy: dict[str, float]  # share of time that the GPUs of a stage are busy
+    cpu_cores: float  # kept busy by encoding and storing; 0 if the profile does not say
     fid: float | None = None
     hours: float = 0.0
     cost: float | None = None
-    both: dict[str, int] = field(default_factory=dict)  # of a mixed plan, GPUs besides that are colocated
-    estimated: tuple[str, ...] = field(default=())  # stage times that were not measured, and of which profile
-    limits: tuple[str, ...] = ()  # roles that kinds of GPU cannot take here, and why
+    both: dict[str, int] = field(default_factory=dict)  # colocated GPUs of a mixed plan
+    estimated: tuple[str, ...] = field(default=())  # stage times that were not measured, with their profile
+    limits: tuple[str, ...] = ()  # roles that kinds of GPU cannot take, and why
     exact: bool = True  # no other use of whole GPUs in this mode is better by more than EXACT_TO
 
     @property
@@ -71,7 +72,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Request:
-    """What is to be planned for."""
+    """The inputs of a plan."""
 
     gpus: Counts
     images: float
@@ -95,7 +96,7 @@ def make_plan(profiles: Sequence[Profile], request: Request, num_runners_up: int
     """The fastest option, or with a deadline and prices the cheapest that meets it.
 
     Raises:
-        InputError: a kind of GPU without a profile, or nothing that fits the wishes.
+        InputError: a kind of GPU has no profile, or nothing meets the request.
         PlacementError: no GPU can take one of the roles.
     """
     by_kind = check_kinds(profiles, request)
@@ -134,7 +135,7 @@ def check_kinds(profiles: Sequence[Profile], request: Request) -> dict[str, Prof
 
 
 def settings(profiles: Sequence[Profile], request: Request) -> list[tuple[int, int]]:
-    """(N, batch) at which every kind is known, and that the wishes allow."""
+    """Pairs (N, batch) that the request allows and at which every kind of GPU was measured."""
     pairs = {(n, b) for p in profiles for n in p.draft_steps for b in p.batches if all(q.knows(n, b) for q in profiles)}
     steps, batches = {n for n, _ in pairs}, {b for _, b in pairs}
     if request.batch is not None:
@@ -150,12 +151,12 @@ def settings(profiles: Sequence[Profile], request: Request) -> list[tuple[int, i
     if not wanted:
         known = ", ".join(f"{p.name}: N {p.draft_steps}, batch {p.batches}, FID {p.fid}" for p in profiles)
         asked = f"N = {request.draft_steps}, batch {request.batch or 'any'}, FID {request.max_fid or 'any'}"
-        raise InputError(f"no N and batch in the profiles that fit the wishes ({asked}); measured are: {known}")
+        raise InputError(f"no N and batch in the profiles meet the request ({asked}); measured: {known}")
     return wanted
 
 
 def cards_of(profile: Profile, steps: int, batch: int, request: Request) -> Cards:
-    """What the GPUs of a kind do at one N and batch. They have to have been measured there, and room for the role."""
+    """Rates of the GPUs of a kind at one N and batch; 0 for a role that was not measured or does not fit in memory."""
     seconds = [t.seconds if (t := profile.time(s, steps, batch)) else 0.0 for s in ("draft", "refine", "decode")]
     draft_s, refine_s = seconds[0] / batch, sum(seconds[1:]) / batch
     each = zip(USES, (draft_s, refine_s, draft_s + refine_s), strict=True)
@@ -165,7 +166,7 @@ def cards_of(profile: Profile, steps: int, batch: int, request: Request) -> Card
 
 
 def best_of_modes(cards: Sequence[Cards], request: Request) -> Iterator[Option]:
-    """The best option of each mode: where a cheap one is wanted the cheapest in time, otherwise the fastest."""
+    """The best option of each mode: the cheapest that meets the deadline if cost matters, else the fastest."""
     cheapest = None
     if request.wants_cheapest:
         seconds = request.deadline_s - request.start_up_s
@@ -184,12 +185,12 @@ def best_of_modes(cards: Sequence[Cards], request: Request) -> Iterator[Option]:
 
 
 def with_gain(worth: float) -> float:
-    """What a mixed plan has to be worth where a simpler one is worth so much."""
+    """The worth that a mixed plan must reach to be preferred to a simpler plan of this worth."""
     return worth + MIXED_GAIN * abs(worth) if worth > NOTHING else worth
 
 
 def option_of(mode: Mode, cards: Sequence[Cards], search: Search) -> Option | None:
-    """What a search has found, without GPUs that would only wait for others."""
+    """The option that a search found, less GPUs that would only wait for others."""
     if search.best is None:
         return None
     drafters, refiners, both = (
@@ -209,12 +210,12 @@ def option_of(mode: Mode, cards: Sequence[Cards], search: Search) -> Option | No
 
 
 def total(counts: Counts, rates: Mapping[str, float]) -> float:
-    """Images a second of so many GPUs in one role."""
+    """Images a second of a number of GPUs of each kind in one role."""
     return math.fsum(rates[kind] * n for kind, n in counts.items())
 
 
 def enough(counts: Counts, rates: Mapping[str, float], rate: float) -> dict[str, int]:
-    """As few of the GPUs as still make the rate: the slowest are left out first."""
+    """The fewest GPUs that still reach the rate: the slowest are dropped first."""
     kept = dict(counts)
     for kind in sorted(counts, key=lambda kind: (rates[kind], kind)):
         spare = total(kept, rates) - rate
@@ -223,7 +224,7 @@ def enough(counts: Counts, rates: Mapping[str, float], rate: float) -> dict[str,
 
 
 def priced(option: Option, by_kind: Mapping[str, Profile], steps: int, batch: int, request: Request) -> Option:
-    """The option with N, batch, hours, cost, cores, and which of its numbers rest on estimates."""
+    """The option with N, batch, hours, cost, cores, and the stage times that are estimates."""
     used = [profile for kind, profile in by_kind.items() if option.gpus.get(kind)]
     hours = (request.start_up_s + request.images / option.images_per_s) / 3600
     cost = None
@@ -244,13 +245,13 @@ def priced(option: Option, by_kind: Mapping[str, Profile], steps: int, batch: in
 
 
 def cpu_seconds(profile: Profile, batch: int) -> float:
-    """Seconds of one core for encoding and storing one image; 0 where they were not measured."""
+    """Core-seconds for encoding and storing one image; 0 if not measured."""
     times = [profile.time("encode", None, batch), profile.time("store", None, batch)]
     return sum(t.seconds / t.batch for t in times if t)
 
 
 def rank(options: Sequence[Option], request: Request) -> list[Option]:
-    """The best first: in time before late, then the cheaper or the faster. Of a tie the faster, then the one with
+    """Sort the options, best first: in time before late, then the cheaper or the faster. Ties are broken by speed, then
     fewer GPUs, the simpler placement, the smaller N and batch."""
     left = sorted(options, key=lambda option: value(option, request))
     ranked: list[Option] = []
@@ -262,7 +263,7 @@ def rank(options: Sequence[Option], request: Request) -> list[Option]:
 
 
 def value(option: Option, request: Request) -> tuple[bool, float]:
-    """Smaller is better."""
+    """Sort key of an option: smaller is better."""
     late = is_late(option, request)
     cost = option.cost if request.wants_cheapest and not late else None
     return late, -option.images_per_s if cost is None else cost

@@ -1,4 +1,4 @@
-"""Pods of a Ray cluster on Kubernetes: containers, probes, volumes, and the nodes that they belong on. Pure."""
+"""Pods of a Ray cluster on Kubernetes: containers, probes, volumes, node affinity. Pure."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ from cluster.render import SERVE_PORT, Settings
 
 USER = 1000  # the image's
 CACHE, SPILL = "/cache", "/spill"
-S3_SECRET = "tandem-s3"  # AWS_ACCESS_KEY_ID and others, where the cloud's own identities are not to be had
+S3_SECRET = "tandem-s3"  # AWS_ACCESS_KEY_ID and others, if pods have no cloud identity
 KEYS_SECRET, KEYS = "tandem-api-keys", "TANDEM_API_KEYS"
 METRICS_PORT = 8080
 INSTANCE = "app.kubernetes.io/instance"
 KUEUE = "kueue.x-k8s.io/"  # prefix of Kueue's labels
 HEAD_CPUS, HEAD_MEMORY_GIB = 4, 16
-STORE_SHARE = 0.25  # of a pod's memory; Ray would take 0.3, but of what /dev/shm has
+STORE_SHARE = 0.25  # of a pod's memory; Ray's default is 0.3, but of /dev/shm
 LOGS_GIB = 5
-# Kubernetes ends a pod by SIGTERM and later SIGKILL. In between Ray drains the node: it takes no more work, and what is
-# in hand goes on for this long. A `ray stop` before SIGTERM would kill it at once.
+# Kubernetes ends a pod by SIGTERM and later SIGKILL. In between Ray drains the node: it accepts no new work, and has
+# this long to finish what runs. A `ray stop` before SIGTERM would kill it at once.
 DRAIN = "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"
 SERVE_DRAIN_S = 120  # the endpoint's limit of a request
-JOB_DRAIN_S = 30  # what is lost is made again, and clouds give spot nodes 30 to 120
-KILL_S = 30  # for Ray's own processes to end, after it has drained
+JOB_DRAIN_S = 30  # lost work is made again; clouds give spot nodes 30 to 120 s
+KILL_S = 30  # for Ray's own processes to end, after draining
 RAYLET = "http://127.0.0.1:52365/api/local_raylet_healthz"
 GCS = "http://127.0.0.1:8265/api/gcs_healthz"
 PROXY = f"http://127.0.0.1:{SERVE_PORT}/-/healthz"
 DRIVER_CHECK = ["python", "/opt/check_driver.py"]  # of the image: cluster/driver.py
 PROBE = "import sys, urllib.request as web; [web.urlopen(url, timeout=5) for url in sys.argv[1:]]"
 
-# How clouds name the GPUs of a node: GKE's label, and that of NVIDIA's feature discovery. Karpenter's has the kind.
+# How clouds label the GPUs of a node: GKE's label and that of NVIDIA's feature discovery. Karpenter's is the kind.
 GKE_NAMES = {
     "t4": ["nvidia-tesla-t4"],
     "l4": ["nvidia-l4"],
@@ -47,7 +47,7 @@ PRODUCTS = {
     "h100": ["NVIDIA-H100-80GB-HBM3", "NVIDIA-H100-PCIe"],
     "h200": ["NVIDIA-H200"],
 }
-# Labels and taints of nodes that a cloud may take back; Karpenter and EKS leave taints to their users
+# Labels and taints of spot nodes; Karpenter and EKS leave taints to their users
 SPOT_LABELS = {
     "karpenter.sh/capacity-type": "spot",
     "eks.amazonaws.com/capacityType": "SPOT",
@@ -57,7 +57,7 @@ SPOT_LABELS = {
 
 
 def locked_down() -> dict[str, Any]:
-    """No rights that Ray does not need."""
+    """Security context without rights that Ray does not need."""
     return {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}, "runAsNonRoot": True}
 
 
@@ -76,7 +76,7 @@ def store_gib(memory_gib: int) -> int:
 
 
 def start_params(memory_gib: int) -> dict[str, str]:
-    """Flags of `ray start`. KubeRay wants text."""
+    """Flags of `ray start`, as the strings that KubeRay expects."""
     return {
         "object-store-memory": str(store_gib(memory_gib) << 30),
         "object-spilling-directory": SPILL,
@@ -98,7 +98,7 @@ def environment(settings: Settings, serving: bool) -> list[dict[str, Any]]:
 
 
 def probes(live: list[str], ready: list[str]) -> dict[str, Any]:
-    """Ray starts within five minutes or is started anew; then it is asked every ten seconds."""
+    """Probes: Ray has five minutes to start before a restart, then it is probed every ten seconds."""
 
     def probe(urls: list[str], failures: int) -> dict[str, Any]:
         command = {"command": ["python", "-c", PROBE, *urls]}
@@ -108,7 +108,7 @@ def probes(live: list[str], ready: list[str]) -> dict[str, Any]:
 
 
 def volumes(memory_gib: int, disk_gib: int) -> list[dict[str, Any]]:
-    """Shared memory that holds the object store and a little more, and disk for what does not fit there."""
+    """Shared memory a little larger than the object store, and disk for spilled objects."""
     disk = {"cache": disk_gib // 2, "spill": disk_gib - disk_gib // 2, "ray-logs": LOGS_GIB}
     shared = {"medium": "Memory", "sizeLimit": f"{store_gib(memory_gib) + 1}Gi"}
     return [
@@ -148,13 +148,13 @@ def amounts_of(cpus: int, memory_gib: int, disk_gib: int, gpus: int = 0) -> dict
 
 
 def pod_labels(settings: Settings) -> dict[str, str]:
-    """Kubernetes' labels of a pod: by `INSTANCE` monitors and budgets find it. Kueue's are for whole clusters."""
+    """Kubernetes labels of a pod: monitors and budgets select it by `INSTANCE`. Kueue's labels go on whole clusters."""
     own = {name: value for name, value in settings.object_labels if not name.startswith(KUEUE)}
     return {INSTANCE: settings.name, **own}
 
 
 def pod_spec(settings: Settings) -> dict[str, Any]:
-    """What every pod has that its cluster asks for."""
+    """The part of the spec that all pods share."""
     spec: dict[str, Any] = {"restartPolicy": "Never", "securityContext": pod_security()}
     if settings.priority_class:
         spec["priorityClassName"] = settings.priority_class
@@ -164,8 +164,8 @@ def pod_spec(settings: Settings) -> dict[str, Any]:
 
 
 def head_pod(settings: Settings, serving: bool, scales: bool) -> dict[str, Any]:
-    """GCS, dashboard, the jobs' drivers and, in a cluster that `scales`, the autoscaler, which alone needs Kubernetes'
-    API; no work of stages, for it has no CPUs to Ray."""
+    """The head: GCS, dashboard, the jobs' drivers and, if the cluster `scales`, the autoscaler, the only one that needs
+    Kubernetes' API. It runs no stage, because it offers Ray no CPUs."""
     ports = {"gcs": 6379, "dashboard": 8265, "client": 10001, "metrics": METRICS_PORT}
     ports |= {"serve": SERVE_PORT} if serving else {}
     amounts = amounts_of(HEAD_CPUS, HEAD_MEMORY_GIB, settings.disk_gib)
@@ -183,7 +183,7 @@ def head_pod(settings: Settings, serving: bool, scales: bool) -> dict[str, Any]:
 
 
 def worker_pod(settings: Settings, group: Group, serving: bool) -> dict[str, Any]:
-    """One GPU, and the CPU cores that read, encode and store for it."""
+    """A worker with one GPU and the CPU cores that read, encode and store for it."""
     ports = {"metrics": METRICS_PORT} | ({"serve": SERVE_PORT} if serving else {})
     amounts = amounts_of(settings.cpus, settings.memory_gib, settings.disk_gib, gpus=1)
     health = probes([RAYLET], [RAYLET, PROXY] if serving else [RAYLET])
@@ -202,7 +202,7 @@ def worker_pod(settings: Settings, group: Group, serving: bool) -> dict[str, Any
 
 
 def driver_check(settings: Settings) -> dict[str, Any]:
-    """Ends the pod's start, with one line in this container's log, where the node's driver is too old for torch."""
+    """An init container that fails with one line in its log if the node's driver is too old for torch."""
     amounts = {"cpu": "500m", "memory": "1Gi", "nvidia.com/gpu": "1"}
     return {
         "name": "check-driver",
@@ -215,7 +215,7 @@ def driver_check(settings: Settings) -> dict[str, Any]:
 
 
 def tolerations(group: Group) -> list[dict[str, str]]:
-    """Taints of GPU nodes, and for what may be taken back those of spot nodes."""
+    """Tolerations for the taints of GPU nodes and, for groups that may run on spot nodes, of those."""
     kept = [
         {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"},
         {"key": "sku", "operator": "Equal", "value": "gpu", "effect": "NoSchedule"},
@@ -226,9 +226,9 @@ def tolerations(group: Group) -> list[dict[str, str]]:
 
 
 def node_affinity(group: Group) -> dict[str, Any]:
-    """Nodes with GPUs of the kind, however their cloud says it; spot nodes first, or none of them."""
+    """Affinity to nodes with the kind of GPU, by any cloud's label; spot nodes are preferred or excluded."""
     names = {
-        "tandem/gpu": [group.kind],  # for nodes that no cloud has labelled
+        "tandem/gpu": [group.kind],  # for nodes without a cloud's label
         "karpenter.k8s.aws/instance-gpu-name": [group.kind],
         "cloud.google.com/gke-accelerator": GKE_NAMES.get(group.kind, []),
         "nvidia.com/gpu.product": PRODUCTS.get(group.kind, []),

@@ -1,4 +1,4 @@
-"""What a machine can do: seconds per batch of every stage, measured by `tandem profile` or taken from a paper."""
+"""Profile of a device: seconds per batch of every stage, measured by `tandem profile` or taken from a paper."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ class StageTime(BaseModel):
     draft_steps: Small | None = None
     batch: Small
     seconds: Annotated[float, Field(ge=0, le=MAX_SECONDS)]
-    memory_bytes: Bytes | None = Field(None, description="at the most, with all weights of the role")
-    estimated: str | None = Field(default=None, description="how, where it was not measured")
+    memory_bytes: Bytes | None = Field(None, description="peak, with all weights of the role")
+    estimated: str | None = Field(default=None, description="how it was estimated, if it was not measured")
 
     @model_validator(mode="after")
     def check_draft_steps(self) -> StageTime:
@@ -50,7 +50,7 @@ class StageTime(BaseModel):
 
 
 class CannotTake(BaseModel):
-    """A role for which a device has no room, at one batch size or at all."""
+    """A role that does not fit in a device's memory, at one batch size or at any."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -81,7 +81,7 @@ class Profile(BaseModel):
     fid: dict[int, Seconds] = Field(default_factory=dict, description="quality at each N, where known")
 
     def time(self, stage: StageName, draft_steps: int | None, batch: int) -> StageTime | None:
-        """The entry of a stage, None where it was not measured. Times that do not depend on N ignore it."""
+        """The time of a stage, None if it was not measured. Stages that do not depend on `draft_steps` ignore it."""
         steps = draft_steps if stage in PER_N else None
         found = (t for t in self.stages if (t.stage, t.draft_steps, t.batch) == (stage, steps, batch))
         return next(found, None)
@@ -97,20 +97,20 @@ class Profile(BaseModel):
         return sorted({t.draft_steps for t in self.stages if t.draft_steps})
 
     def knows(self, draft_steps: int, batch: int) -> bool:
-        """Whether each role was either measured at this N and batch or is known to be impossible."""
+        """Whether each role was measured at this N and batch or is known to be impossible."""
         roles: tuple[RoleName, ...] = ("draft", "refine")
         return all(self.time(role, draft_steps, batch) or self.is_impossible(role, batch) for role in roles)
 
     def is_impossible(self, role: RoleName, batch: int) -> bool:
-        """Whether a role was measured nowhere, or found to have no room at this batch size."""
+        """Whether a role was never measured, or did not fit in memory at this batch size."""
         nowhere = all(t.stage != role for t in self.stages)
         return nowhere or any(c.role == role and c.batch in (None, batch) for c in self.cannot)
 
     def why_not(self, role: RoleName | Literal["both"], draft_steps: int, batch: int) -> str | None:
-        """Why a GPU cannot take a role at this N and batch, or None where it can."""
+        """Why a GPU cannot take a role at this N and batch; None if it can."""
         if role == "both":
             apart = self.why_not("draft", draft_steps, batch) or self.why_not("refine", draft_steps, batch)
-            return apart or self.lack(self.bytes_together(draft_steps, batch))
+            return apart or self.memory_shortage(self.bytes_together(draft_steps, batch))
         for c in self.cannot:
             if c.role == role and c.batch in (None, batch):
                 return c.reason
@@ -118,8 +118,8 @@ class Profile(BaseModel):
         for stage in needed:
             if (found := self.time(stage, draft_steps, batch)) is None:
                 return f"{stage} was not measured at N = {draft_steps}, batch {batch}"
-            if lack := self.lack(found.memory_bytes):
-                return lack
+            if shortage := self.memory_shortage(found.memory_bytes):
+                return shortage
         return None
 
     def limits(self, draft_steps: int, batch: int) -> list[str]:
@@ -131,14 +131,14 @@ class Profile(BaseModel):
         words = {"draft": "draft", "refine": "refine", "both": "hold both models"}
         return [f"{self.kind} (profile {self.name}) cannot {words[u]}: {why}" for u, why in reasons.items() if why]
 
-    def lack(self, needed: int | None) -> str | None:
-        """In words, if so many bytes are more than a replica may fill."""
+    def memory_shortage(self, needed: int | None) -> str | None:
+        """A message if this many bytes are more than a replica may fill, else None."""
         if needed is None or self.memory_bytes is None or needed <= self.memory_bytes:
             return None
-        return f"needs {needed / 1e9:.2f} GB, there are {self.memory_bytes / 1e9:.2f} GB"
+        return f"needs {needed / 1e9:.2f} GB, has {self.memory_bytes / 1e9:.2f} GB"
 
     def bytes_together(self, draft_steps: int, batch: int) -> int | None:
-        """The most bytes of a GPU that holds all models; None where bytes are not known."""
+        """Peak bytes of a GPU that holds all models; None if bytes are not known."""
         stages: tuple[StageName, ...] = ("draft", "refine", "decode")
         peaks = [t.memory_bytes if (t := self.time(s, draft_steps, batch)) else None for s in stages]
         if any(peak is None for peak in peaks) or any(s not in self.weights_bytes for s in stages):
@@ -154,7 +154,7 @@ def built_in_profiles() -> list[str]:
 
 
 def read_profile(source: str) -> Profile:
-    """A built-in profile by name, or a file. Raises InputError naming what is wrong with it."""
+    """A built-in profile by name, or a profile file. Raises InputError that says what is wrong with it."""
     if source in built_in_profiles():
         return Profile.model_validate_json((files("cluster") / BUILT_IN / f"{source}.json").read_text())
     hint = f"made by: tandem profile; built in: {', '.join(built_in_profiles())}"
@@ -162,7 +162,7 @@ def read_profile(source: str) -> Profile:
 
 
 def write_profile(profile: Profile, path: Path) -> None:
-    """Indented JSON, written aside and renamed."""
+    """Write indented JSON to a temporary file and rename it."""
     temporary = path.with_suffix(".tmp")
     temporary.write_text(json.dumps(profile.model_dump(mode="json", exclude_none=True), indent=1) + "\n")
     temporary.replace(path)

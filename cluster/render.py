@@ -1,4 +1,4 @@
-"""Files for real clusters from one plan, pure. Numbers are the plan's alone, so that no two files disagree."""
+"""Files for real clusters from one plan. Pure. All numbers come from the plan, so that the files agree."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SERVE_PORT = 8000
 
 @dataclass(frozen=True)
 class Settings:
-    """What a plan does not say. Sizes are those of a node with one GPU."""
+    """Settings that a plan does not contain. Sizes are those of a node with one GPU."""
 
     image: str
     dataset: str | None
@@ -45,7 +45,7 @@ class Settings:
     ami: str | None = None
     preparation: Mapping[str, bool | str] = field(
         default_factory=dict
-    )  # how the models compute, such as fold_adaln: True
+    )  # options of computation, such as fold_adaln: True
     min_drafters: int | None = None
     max_drafters: int | None = None
     min_refiners: int | None = None
@@ -68,12 +68,12 @@ class Settings:
 
     @property
     def models(self) -> dict[str, str]:
-        """Options that say which models run, by their names."""
+        """Options that choose the models, by name."""
         named = {} if self.class_names is None else {"class_names": self.class_names}
         return {"drafter": self.drafter, "refiner": self.refiner, "vqvae": self.vqvae, **named}
 
     def range_of(self, role: Role) -> tuple[int | None, int | None] | None:
-        """Least and most nodes of an elastic role, None for the plan's number; None for a role that is not elastic."""
+        """(least, most) nodes of an elastic role, where None is the plan's number; None if the role is not elastic."""
         ranges: dict[Role, tuple[int | None, int | None]] = {
             "drafter": (self.min_drafters, self.max_drafters),
             "refiner": (self.min_refiners, self.max_refiners),
@@ -84,7 +84,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Pool:
-    """Nodes of a group: as many as `most`, and never less than `least`."""
+    """Nodes of a group: between `least` and `most`."""
 
     group: Group
     least: int
@@ -93,7 +93,7 @@ class Pool:
 
 @dataclass(frozen=True)
 class Deployment:
-    """A plan's option with the settings: what every file is made from."""
+    """A plan's option and the settings, from which every file is made."""
 
     option: PlannedOption
     settings: Settings
@@ -112,7 +112,7 @@ class Deployment:
         return wanted[0] or 1, wanted[1] or self.count(role)
 
     def check_ranges(self) -> None:
-        """Raises InputError where the elastic ranges do not suit the plan."""
+        """Raise InputError if the elastic ranges do not fit the plan."""
         for role in ROLES:
             if self.settings.range_of(role) is None:
                 continue
@@ -128,7 +128,7 @@ class Deployment:
                 raise InputError(f"--max-{role}s: expected the plan's {self.count(role)}, as {what}, got {most}")
 
     def pools(self) -> list[Pool]:
-        """Nodes for jobs. Of a role with several kinds of GPU the first kinds are those that stay."""
+        """Nodes for jobs. If a role has several kinds of GPU, the least number is filled from the first kinds."""
         pools = []
         for role in ROLES:
             groups = [group for group in self.groups if group.role == role]
@@ -177,7 +177,7 @@ def selector_text(role: Role) -> str:
 
 
 def serve_config(deployment: Deployment) -> dict[str, Any]:
-    """The endpoint as a Ray Serve config file. Nodes that it names by labels may come later."""
+    """The endpoint as a Ray Serve config file. Nodes that it selects by label may join later."""
     option, settings = deployment.option, deployment.settings
     args: dict[str, Any] = {
         **settings.models,
@@ -200,11 +200,11 @@ def serve_config(deployment: Deployment) -> dict[str, Any]:
 
 
 class Block(str):
-    """Text of several lines that YAML shows as it is."""
+    """Text that YAML writes as a literal block."""
 
 
 class Dumper(yaml.SafeDumper):
-    """Spells every value out where it stands: people read these files, and anchors are no help to them."""
+    """A dumper without anchors and aliases: people read these files."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
@@ -222,7 +222,7 @@ def to_yaml(*documents: dict[str, Any]) -> str:
 
 
 def with_header(lines: str, deployment: Deployment, body: str) -> str:
-    """A file: what it is and how it is used, the plan that it is made from, and its documents."""
+    """A file: a header with its purpose, use and plan, then its documents."""
     made = f"Made by `tandem cluster render` from a plan: {deployment.describe()}."
-    text = "\n".join([*lines.strip().splitlines(), made, "Make it anew rather than editing numbers."])
+    text = "\n".join([*lines.strip().splitlines(), made, "Render it again instead of editing numbers."])
     return "".join(f"# {line}".rstrip() + "\n" for line in text.splitlines()) + body

@@ -3,9 +3,9 @@
 A GPU of a kind drafts a images a second, refines b, or does both for c. The roles' sums are u = sum(a) + sum(c) and
 v = sum(b) + sum(c), and the plan makes min(u, v). Kinds are decided one after the other, all ways at once in arrays.
 
-The bound is the dual of the linear program. For weights y1, y2 >= 0 and g >= 0 the GPUs that are left add no more to
-y1 u + y2 v - g price than each of them at its best alone. A partial plan is dropped where, for one of several such
-cuts, even this leaves it no better than the best known plan.
+The bound is the dual of the linear program. For weights y1, y2 >= 0 and g >= 0 the remaining GPUs add at most to
+y1 u + y2 v - g price what each of them adds at its own best. A partial plan is dropped if, for one of several such
+cuts, even that leaves it no better than the best known plan.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ import numpy as np
 
 from cluster.ways import Array, Cards, Kind, Use, Ways, Whole
 
-EXACT_TO = 1e-7  # share from which on a plan counts as better: stage times are known to a few thousandths at best
-GAPS = (1e-4, 1e-3, 1e-2, 0.1, math.inf)  # shares below the bound within which a first plan is looked for
-WIDTHS = (500, 5_000, 50_000)  # partial plans that are kept of a kind: the next width if the last dropped some
+EXACT_TO = 1e-7  # relative gain from which a plan counts as better: stage times are known to a few thousandths at best
+GAPS = (1e-4, 1e-3, 1e-2, 0.1, math.inf)  # relative gaps below the bound within which a first plan is sought
+WIDTHS = (500, 5_000, 50_000)  # partial plans kept after each kind; the next width if the last one dropped some
 MOST_CUTS = 24
-CHUNK = 2_000_000  # pairs of a partial plan and a way that are looked at together
+CHUNK = 2_000_000  # pairs of a partial plan and a use of a kind that are computed at once
 NOTHING = -math.inf  # worth of no plan
 
 
 @dataclass(frozen=True)
 class Goal:
-    """The fastest plan, or with `images` the cheapest that makes `least` images a second or more.
+    """The objective: the fastest plan or, with `images`, the cheapest that makes at least `least` images a second.
 
-    A run costs (price + time_price) * (start_up_s + images / rate): a tiny `time_price` lets the faster of two plans
-    win that cost the same.
+    A run costs (price + time_price) * (start_up_s + images / rate): with a tiny `time_price`, the faster of two plans
+    of equal cost wins.
     """
 
     least: float = 0.0
@@ -45,7 +45,7 @@ class Goal:
         return self.images > 0
 
     def worth(self, points: Array) -> Array:
-        """Of plans with (u, v, price) [n, 3]: images a second, or the negative cost; NOTHING for what is too slow."""
+        """Worth of plans (u, v, price) [n, 3]: images a second, or the negative cost; NOTHING if too slow."""
         rate = points[:, :2].min(axis=1)
         enough = (rate > 0) & (rate >= self.least * (1 - 1e-12))
         if not self.is_cheapest:
@@ -55,13 +55,13 @@ class Goal:
         return worth
 
     def price_of(self, cost: float, rate: Array) -> Array:
-        """The price at which a run at some rate comes to a cost: concave in the rate."""
+        """The price at which a run at this rate has this cost: concave in the rate."""
         return cost * rate / (self.start_up_s * rate + self.images) - self.time_price
 
 
 @dataclass(frozen=True)
 class Cuts:
-    """Weights [j, 3] of u, v and price, and the levels [j] that a plan has to exceed."""
+    """Cuts: weights [j, 3] of u, v and price, and the levels [j] that a plan must exceed."""
 
     weights: Array
     levels: Array
@@ -77,10 +77,10 @@ class Cuts:
 
 @dataclass
 class Search:
-    """One search. `worth` starts as that of a plan known from elsewhere.
+    """One search. `worth` is initially that of a plan that is already known.
 
-    Afterwards `best` has int64 [kinds, 3], the GPUs in each use, or None where no plan is better than the known one;
-    `proven` says that none is better by more than EXACT_TO.
+    Afterwards `best` is int64 [kinds, 3], the GPUs in each use, or None if no plan is better than the known one;
+    `proven` is true if no plan is better by more than EXACT_TO.
     """
 
     cards: Sequence[Cards]
@@ -95,7 +95,7 @@ class Search:
         self.kinds = [Kind(cards, self.uses, self.goal.is_cheapest) for cards in self.cards]
 
     def run(self) -> Search:
-        """First look close to the bound, for any plan at all; then widen until nothing is dropped."""
+        """First search close to the bound for any plan; then widen until nothing is dropped."""
         if self.worth > NOTHING and self.is_at_bound():
             self.proven = True
             return self
@@ -110,12 +110,12 @@ class Search:
 
     @cached_property
     def most(self) -> float:
-        """Images a second if GPUs could be cut into fractions: no plan has more."""
+        """Images a second if GPUs could be divided into fractions: an upper bound for every plan."""
         return float(Cuts(self.balances, np.zeros(len(self.balances))).room(self.kinds).min())
 
     @cached_property
     def bound(self) -> float:
-        """What a plan of fractions of GPUs would be worth; 0 where nothing is known."""
+        """Worth of a plan of fractions of GPUs; 0 if unknown."""
         goal, y = self.goal, self.price_weights
         if not goal.is_cheapest:
             return self.most
@@ -127,13 +127,13 @@ class Search:
 
     @cached_property
     def balances(self) -> Array:
-        """Weights of sum 1 at which some kind is as good in either role: the bound is that of the tightest."""
+        """Weights of sum 1 at which some kind is equally good in both roles; the tightest gives the bound."""
         shares = {0.0, 1.0} | {c.refine / (c.draft + c.refine) for c in self.cards if c.draft + c.refine}
         return np.array([(share, 1 - share, 0.0) for share in sorted(shares)])
 
     @cached_property
     def price_weights(self) -> Array:
-        """(y1, y2) [n, 2] at which kinds are worth their price or as good in either role: corners of the dual."""
+        """(y1, y2) [n, 2] at which kinds are worth their price or equally good in both roles: corners of the dual."""
         first = [c.price / c.draft for c in self.cards if c.draft]
         second = [c.price / c.refine for c in self.cards if c.refine]
         ratios = [c.draft / c.refine for c in self.cards if c.draft and c.refine]
@@ -142,7 +142,7 @@ class Search:
         return np.array([pair for pair in sorted(pairs) if sum(pair) > 0]).reshape(-1, 2)
 
     def cuts(self, floor: float) -> Cuts:
-        """What plans that are better than `floor` exceed; of many cuts the tightest."""
+        """The tightest cuts that all plans better than `floor` exceed."""
         goal, floor = self.goal, better(max(floor, self.worth))
         if not goal.is_cheapest:
             return Cuts(self.balances, np.full(len(self.balances), floor))
@@ -150,7 +150,7 @@ class Search:
         if floor == NOTHING:
             return fast
         y, slope = self.price_weights, self.price_weights.sum(axis=1)
-        # A line of this slope that touches the concave `price_of` lies above it
+        # A tangent of this slope lies above the concave `price_of`
         if goal.start_up_s:
             touch = (np.sqrt(-floor * goal.images / slope) - goal.images) / goal.start_up_s
         else:
@@ -166,11 +166,11 @@ class Search:
         return Cuts(found.weights[tight], found.levels[tight])
 
     def sweep(self, width: int, floor: float) -> bool:
-        """Decide kind after kind. Returns whether no plan better than `floor` and `best` can have been dropped."""
+        """Decide the kinds one by one. Returns whether no plan better than `floor` and `best` can have been dropped."""
         cuts = self.cuts(floor)
         most = cuts.most(self.kinds)
         others = most.sum(axis=0) - most - cuts.levels
-        possible = [  # ways with which such a plan is possible, whatever the other kinds do
+        possible = [  # uses that such a plan may contain, whatever the other kinds do
             kind.ways.some((kind.ways.points @ cuts.weights.T + rest > 0).all(axis=1))
             for kind, rest in zip(self.kinds, others, strict=True)
         ]
@@ -187,8 +187,8 @@ class Search:
     def extend(
         self, points: Array, picks: Whole, ways: Ways, weights: Array, rest: Array, width: int
     ) -> tuple[Array, Whole, bool]:
-        """Every partial plan with every way of one more kind, where that can exceed the cuts; and whether all of
-        those are kept. `rest` is what the kinds to come add at most, less the levels."""
+        """Extend every partial plan by every use of one more kind, if the result can exceed the cuts. Also returns
+        whether all of these were kept. `rest` is the most that the remaining kinds add, less the levels."""
         found = [(np.zeros((0, 3)), np.zeros((0, picks.shape[1] + 1), np.int64), np.zeros(0))]
         for some in chunks(len(points), len(ways.points)):
             one, other = points[some] @ weights.T + rest, ways.points @ weights.T
@@ -204,7 +204,7 @@ class Search:
         return points[widest], picks[widest], len(widest) == len(keep)
 
     def undominated(self, points: Array) -> Whole:
-        """Partial plans that no other beats in both roles; where prices count as well, one of each kind of equals."""
+        """Partial plans that no other beats in both roles; if prices count, only duplicates are removed."""
         if self.goal.is_cheapest:
             return np.unique(points.round(9), axis=0, return_index=True)[1]
         order = np.lexsort((-points[:, 1], -points[:, 0]))
@@ -212,7 +212,7 @@ class Search:
         return order[refined > np.maximum.accumulate(np.append(NOTHING, refined))[:-1]]
 
     def finish(self, points: Array, picks: Whole, order: Sequence[int], possible: Sequence[Ways]) -> None:
-        """The last kind: keep the best whole plan."""
+        """Add the last kind and keep the best whole plan."""
         last = possible[order[-1]]
         for some in chunks(len(points), len(last.points)):
             worth = self.goal.worth((points[some][:, None] + last.points).reshape(-1, 3))
@@ -227,16 +227,16 @@ class Search:
                 return
 
     def is_at_bound(self) -> bool:
-        """Whether not even fractions of GPUs could be better."""
+        """Whether the best plan reaches the bound."""
         return bool((self.cuts(self.worth).room(self.kinds) <= 0).any())
 
 
 def better(worth: float) -> float:
-    """What a plan has to exceed to count as better than one of this worth."""
+    """The worth that a plan must exceed to count as better than one of this worth."""
     return worth + EXACT_TO * abs(worth) if worth > NOTHING else worth
 
 
 def chunks(rows: int, columns: int) -> list[slice]:
-    """Cuts of so many rows that their pairs with the columns stay within CHUNK; none without pairs."""
+    """Slices of rows such that rows x columns stays within CHUNK; none if there are no pairs."""
     step = max(1, CHUNK // max(1, columns))
     return [slice(start, start + step) for start in range(0, rows if columns else 0, step)]

@@ -1,4 +1,4 @@
-"""What looks like a secret: names of variables, and addresses with a user or password."""
+"""Recognises secrets: names of variables, and addresses with a user or password."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-# Names of variables whose values nobody else should read
+# Names of variables whose values are secret
 SECRET = re.compile(r"KEY|SECRET|TOKEN|PASS|PWD|CREDENTIAL|AUTH|(^|_)PAT($|_)", re.I)
 WITH_USER = re.compile(r"\w+://[^/\s]*@")
 
 
 def has_user(value: Any) -> bool:
-    """Whether an address with user or password is anywhere in a value."""
+    """Whether a value contains an address with a user or password."""
     if isinstance(value, Mapping):
         return any(map(has_user, value.values()))
     if isinstance(value, list | tuple):

@@ -1,4 +1,4 @@
-"""A Ray Serve application's life: a free port, up, drained, down."""
+"""Life cycle of a Ray Serve application: find a port, start, drain, stop."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from tandem.errors import InputError, JobError
 
 POLL_S = 0.2
 SLOW_START_S = 30.0
-Tell = Callable[[str], None]
+Log = Callable[[str], None]
 LOGS = "its logs are in /tmp/ray/session_latest/logs"
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 def find_port(host: str, port: int) -> int:
-    """The port asked for, or a free one for 0. InputError if somebody listens there already."""
+    """The port asked for, or a free one for 0. Raises InputError if the port is in use."""
     try:
         with socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
             return int(probe.getsockname()[1])
@@ -42,15 +42,15 @@ def find_port(host: str, port: int) -> int:
 
 @contextmanager
 def deployed(
-    app: Application, name: str, host: str, port: int, access_log: bool = False, route: str = "/", tell: Tell = print
+    app: Application, name: str, host: str, port: int, access_log: bool = False, route: str = "/", log: Log = print
 ) -> Iterator[None]:
-    """Within, the application runs: all its replicas are up. Afterwards it is gone, however that came about.
+    """Context manager: runs the application, with all replicas up on entry, and removes it on exit, errors included.
 
-    What else Serve does on a cluster that was joined goes on. `tell` hears what holds a slow start up.
+    Other applications on a cluster that was joined keep running. `log` gets a line when something delays the start.
 
     Raises:
-        InputError: Serve listens elsewhere on this cluster, or an application of this name runs there.
-        JobError: a replica does not come up; with the cause.
+        InputError: Serve listens on another address on this cluster, or an application of this name runs there.
+        JobError: a replica does not start; with the cause.
     """
     logs = LoggingConfig(enable_access_log=access_log)
     where = ProxyLocation.HeadOnly if host in LOOPBACK else ProxyLocation.EveryNode
@@ -62,11 +62,11 @@ def deployed(
     check_free(name, host, port)
     try:
         try:
-            with telling_what_waits(name, tell):
+            with logged_waiting(name, log):
                 serve.run(app, name=name, route_prefix=route, logging_config=logs)
         except (RuntimeError, TimeoutError, RayServeException, RayTaskError) as error:
             cause = failed_replica(name) or " ".join(str(error).split())
-            raise JobError(f"the endpoint did not come up: {cause}", LOGS) from None
+            raise JobError(f"the endpoint did not start: {cause}", LOGS) from None
         yield
     except BaseException:
         with suppress(Exception):  # Ray may be gone
@@ -77,30 +77,30 @@ def deployed(
 
 
 def check_free(name: str, host: str, port: int) -> None:
-    """InputError unless Serve listens there and has no application of this name."""
+    """Raise InputError unless Serve listens at this address and has no application of this name."""
     client = _get_global_client()
     assert client is not None  # it has just started
     there = f"{client.http_config.host}:{client.http_config.port}"
     if there != f"{host}:{port}":
         raise InputError(f"--host, --port: expected {there}, as Serve runs on this cluster, got {host}:{port}")
     if name in serve.status().applications:
-        hint = "end it first, or serve without --address"
-        raise InputError(f"expected no application {name!r} on this cluster, one runs there", hint)
+        hint = "stop it first, or serve without --address"
+        raise InputError(f"application {name!r} is already running on this cluster", hint)
 
 
 @contextmanager
-def telling_what_waits(name: str, tell: Tell) -> Iterator[None]:
-    """Within, says what Serve says of deployments that are not up for long: above all, GPUs that are not there."""
+def logged_waiting(name: str, log: Log) -> Iterator[None]:
+    """Context manager: logs Serve's messages about deployments that are slow to start, mostly for want of GPUs."""
     over = threading.Event()
 
-    def look() -> None:
+    def check() -> None:
         while not over.wait(SLOW_START_S):
             with suppress(Exception):  # the application is not known yet, or Ray is going down
                 for deployment, status in serve.status().applications[name].deployments.items():
                     if status.message:
-                        tell(f"waiting for {deployment}: {' '.join(status.message.split())}")
+                        log(f"waiting for {deployment}: {' '.join(status.message.split())}")
 
-    thread = threading.Thread(target=look, daemon=True)
+    thread = threading.Thread(target=check, daemon=True)
     thread.start()
     try:
         yield
@@ -110,7 +110,7 @@ def telling_what_waits(name: str, tell: Tell) -> Iterator[None]:
 
 
 def failed_replica(name: str) -> str | None:
-    """What the first unhealthy deployment says of itself, as one line: the last error of its traceback."""
+    """The first unhealthy deployment and the last error of its traceback, as one line."""
     application = serve.status().applications.get(name)
     for deployment, status in (application.deployments if application else {}).items():
         if raised := re.findall(r"^(?:ray\.\S+: )?((?:[\w.]+(?:Error|Exception)): .+)$", status.message, re.M):
@@ -119,16 +119,16 @@ def failed_replica(name: str) -> str | None:
 
 
 def drain(name: str, ingress: str, timeout_s: float) -> None:
-    """Let no new work in, and wait until what is in hand is answered."""
+    """Accept no new requests, and wait until those in progress are answered."""
     handle = serve.get_deployment_handle(ingress, name)
     until = time.monotonic() + timeout_s
-    with suppress(RayError, RayServeException, TimeoutError):  # no ingress answers: nobody is waiting for it
+    with suppress(RayError, RayServeException, TimeoutError):  # no ingress answers: no requests to wait for
         while any(handle.broadcast("drain").results(timeout_s=10)) and time.monotonic() < until:
             time.sleep(POLL_S)
 
 
 def metrics_addresses() -> list[str]:
-    """Where each node tells Prometheus what it counts."""
+    """Addresses at which the nodes export their metrics to Prometheus."""
     return [
         f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
         for node in ray.nodes()
@@ -137,25 +137,25 @@ def metrics_addresses() -> list[str]:
 
 
 class Signals:
-    """SIGINT and SIGTERM: the first one while `serving` ends `wait`; any other one is a KeyboardInterrupt."""
+    """Handles SIGINT and SIGTERM: the first one while `serving` ends `wait`; any other raises KeyboardInterrupt."""
 
     def __init__(self) -> None:
-        self.told = self.serving = False
+        self.received = self.serving = False
 
     def wait(self) -> None:
-        """Until a signal comes."""
-        while not self.told:
-            time.sleep(POLL_S)  # an event's lock could be held where the handler wants it
+        """Wait until a signal comes."""
+        while not self.received:
+            time.sleep(POLL_S)  # no threading.Event: the handler could need a lock that this thread holds
 
     def handle(self, number: int, frame: FrameType | None) -> None:
-        if not self.serving or self.told:
+        if not self.serving or self.received:
             raise KeyboardInterrupt
-        self.told = True
+        self.received = True
 
 
 @contextmanager
 def signals() -> Iterator[Signals]:
-    """To be entered after `ray.init`, which puts its own handlers in place."""
+    """Context manager that installs the handlers. Enter it after `ray.init`, which installs its own."""
     mine = Signals()
     kept = {number: signal.signal(number, mine.handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

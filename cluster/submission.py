@@ -1,4 +1,4 @@
-"""Jobs on a cluster that has Ray and our dependencies, but none of our code: send both, follow, learn the outcome."""
+"""Submits jobs to a cluster that has Ray and our dependencies but not our code, and follows them to their outcome."""
 
 from __future__ import annotations
 
@@ -25,35 +25,35 @@ from tandem.errors import InputError, JobError, PlacementError
 
 PACKAGES = ("tandem", "workers", "jobs", "cluster")
 NOT_SENT = ["__pycache__", "*.pyc"]
-CHATTY = (  # loggers that tell of every package, its size and the socket it went through
+CHATTY = (  # loggers that report every package, its size and the socket
     "ray.dashboard.modules.dashboard_sdk",
     "ray.dashboard.modules.job.sdk",
     "ray._private.runtime_env.packaging",
 )
 LOOK_EVERY_S = 0.5
 ANSWER_S = 60.0
-LOST_S = 60.0  # how long a cluster may be out of reach before it counts as lost
-LAST_LINES_S = 5.0  # a job's log may lag behind its end
+LOST_S = 60.0  # a cluster that is unreachable for longer counts as lost
+LAST_LINES_S = 5.0  # the end of a job's log may arrive after the job's end
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a job ended."""
+    """The end of a job."""
 
     status: str  # SUCCEEDED, FAILED or STOPPED
-    exit_code: int | None  # of the driver, None where it was killed or never started
+    exit_code: int | None  # of the driver, None if it was killed or never started
     message: str
 
 
 def runtime_env(
     variables: Mapping[str, str], base: Mapping[str, Any] | None = None, working_dir: str | None = None
 ) -> dict[str, Any]:
-    """A Ray runtime environment with the code that runs here, however it was installed.
+    """A Ray runtime environment with a copy of the code that runs here, whether installed or not.
 
     Args:
-        variables: environment of the job. Raises InputError for names of secrets: Ray shows these values.
+        variables: environment variables of the job. Secrets raise InputError, because Ray shows the values.
         base: a runtime environment to add to, such as one with `pip`.
-        working_dir: folder whose files the job finds where it runs.
+        working_dir: folder that is copied to the job's working directory.
     """
     env = dict(base or {})
     ours = [str(package_folder(name)) for name in PACKAGES]
@@ -67,7 +67,7 @@ def runtime_env(
 
 
 def check_secrets(env: Mapping[str, Any]) -> None:
-    """Raise InputError for what looks like a secret: a variable's name, an address with user or password."""
+    """Raise InputError for anything that looks like a secret: a variable's name, an address with user or password."""
     found = [name for name in env["env_vars"] if SECRET.search(name) or has_user(env["env_vars"][name])]
     found += [name for name, value in env.items() if name != "env_vars" and has_user(value)]
     if found:
@@ -84,7 +84,7 @@ def package_folder(name: str) -> Path:
 
 
 class Client(JobSubmissionClient):
-    """Ray's client, that does not wait for ever for an answer."""
+    """Ray's client with a time-out."""
 
     def _do_request(self, method: str, endpoint: str, **options: Any) -> requests.Response:
         return super()._do_request(method, endpoint, **{"timeout": ANSWER_S, **options})
@@ -92,8 +92,7 @@ class Client(JobSubmissionClient):
 
 @contextmanager
 def asking(what: str) -> Iterator[None]:
-    """Within, what goes wrong on the way to the cluster or in it raises JobError, and what is wrong with the request
-    InputError."""
+    """Context manager: turns connection and server errors into JobError, and errors of the request into InputError."""
     try:
         yield
     except (requests.exceptions.RequestException, AuthenticationError) as error:
@@ -104,13 +103,13 @@ def asking(what: str) -> Iterator[None]:
 
 
 def connect(address: str | None) -> Client:
-    """A client of the cluster at an http:// address of its dashboard, or what RAY_ADDRESS or this machine has.
+    """A client of the cluster at the http:// address of its dashboard, else at RAY_ADDRESS, else on this machine.
 
-    Raises PlacementError where no cluster answers, or where it refuses us.
+    Raises PlacementError if no cluster answers, or if it refuses us.
     """
     for name in CHATTY:
         logging.getLogger(name).setLevel(logging.WARNING)
-    if address is not None:  # Ray would let the environment win over what was asked for
+    if address is not None:  # in Ray the environment would override the argument
         for name in ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS"):
             os.environ.pop(name, None)
         if not address.startswith(("http://", "https://", "ray://")):
@@ -123,7 +122,7 @@ def connect(address: str | None) -> Client:
             f"the Ray cluster at {where} refuses: {first_line(error)}",
             "set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH unless ~/.ray/auth_token has the token",
         ) from error
-    except Exception as error:  # Ray has many for what is not there, some of them bare
+    except Exception as error:  # Ray raises many types for a missing cluster, some of them bare
         raise PlacementError(
             f"no Ray cluster answers at {where}: {first_line(error)}",
             "expected the address of its dashboard, such as http://127.0.0.1:8265",
@@ -137,13 +136,13 @@ def submit(
     metadata: dict[str, str],
     submission_id: str | None,
 ) -> str:
-    """Upload what the job needs and start it; its submission id. Raises InputError or JobError as Ray tells it."""
+    """Upload the job's files and start it. Returns its submission id. Raises InputError or JobError."""
     with asking("submit the job"):
         return client.submit_job(entrypoint=entrypoint, runtime_env=env, metadata=metadata, submission_id=submission_id)
 
 
 def reason(error: Exception) -> str:
-    """The last line of the traceback that Ray's server sends, or all of it in one line."""
+    """The last line of the traceback from Ray's server, or the whole message in one line."""
     lines = [line.strip() for line in str(error).replace("\\n", "\n").splitlines() if line.strip(' ".')]
     return lines[-1].rstrip('".') if len(lines) > 1 else first_line(error)
 
@@ -155,7 +154,7 @@ def first_line(error: Exception) -> str:
 def follow(log: LogTail, show: Callable[[str], None], changed: Callable[[str], None]) -> Outcome:
     """Wait for the end of a job. `show` gets each line of its log, `changed` each new status.
 
-    A cluster that is out of reach for less than a minute is waited for. Raises JobError when it is lost.
+    Waits up to a minute for an unreachable cluster, then raises JobError.
     """
     status, reached = None, time.monotonic()
     while True:
@@ -168,8 +167,8 @@ def follow(log: LogTail, show: Callable[[str], None], changed: Callable[[str], N
                 raise JobError(f"the cluster at {log.client.get_address()} does not know job {log.job}") from error
             if time.monotonic() - reached > LOST_S:
                 raise JobError(
-                    f"the cluster is out of reach for {LOST_S:.0f} s: {first_line(error)}",
-                    "the job may go on there; submitted again it goes on from what was committed",
+                    f"the cluster has been unreachable for {LOST_S:.0f} s: {first_line(error)}",
+                    "the job may still be running there; submitted again, it resumes from the committed shards",
                 ) from error
         else:
             if details.status != status:
@@ -200,11 +199,11 @@ class LogTail(threading.Thread):
             try:
                 asyncio.run(self.read())
                 return
-            except Exception:  # a connection that broke: whether the cluster is lost is for others to say
+            except Exception:  # the connection broke; `follow` decides whether the cluster is lost
                 time.sleep(1)
 
     async def read(self) -> None:
-        """The log from its start."""
+        """Read the log from its start."""
         count, rest = 0, ""
         async for chunk in self.client.tail_job_logs(self.job):
             *whole, rest = (rest + chunk).split("\n")
@@ -223,6 +222,6 @@ class LogTail(threading.Thread):
 
 def stop(client: JobSubmissionClient, job: str) -> None:
     """Ask a job to stop: SIGTERM, and three seconds later SIGKILL."""
-    with asking(f"stop job {job}, which may go on"):
+    with asking(f"stop job {job}, which may still be running"):
         if not client.get_job_status(job).is_terminal():
             client.stop_job(job)

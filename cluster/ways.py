@@ -1,4 +1,4 @@
-"""What the GPUs of one kind can be used for: every way to share them out to drafting, refining and both."""
+"""All uses of the GPUs of one kind: every division among drafting, refining and both."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-MOST_BY_FOUR = 200  # GPUs of a kind that are shared out one by one to three uses and idleness: 1.4 million ways
+MOST_BY_FOUR = 200  # up to here, GPUs with three uses and idleness are divided one by one: 1.4 million ways
 Use = Literal["draft", "refine", "both"]
 USES: tuple[Use, ...] = ("draft", "refine", "both")
 Array = NDArray[np.float64]
@@ -19,7 +19,7 @@ Whole = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Cards:
-    """`count` GPUs of a kind: images a second of one GPU in each role (0: it cannot take it), and its price an hour."""
+    """`count` GPUs of a kind: images a second of one GPU in each role (0: not possible), and its price per hour."""
 
     kind: str
     count: int
@@ -31,9 +31,9 @@ class Cards:
 
 @lru_cache(maxsize=16)
 def all_counts(count: int, able: tuple[bool, ...], may_idle: bool, step: int = 1) -> Whole:
-    """How many of equal GPUs draft, refine and do both, in multiples of `step`: int64 [n, 3]."""
+    """Numbers of equal GPUs that draft, refine and do both, in multiples of `step`: int64 [n, 3]."""
     uses = [use for use, can in enumerate(able) if can]
-    free = len(uses) if may_idle or not uses else len(uses) - 1  # the last use has what is left
+    free = len(uses) if may_idle or not uses else len(uses) - 1  # the last use gets the rest
     most = count // step
     total, first = np.tril_indices(most + 1)  # sorted by their sum
     pairs = np.column_stack([first, total - first])
@@ -53,7 +53,7 @@ def all_counts(count: int, able: tuple[bool, ...], may_idle: bool, step: int = 1
 
 @dataclass(frozen=True)
 class Ways:
-    """Uses of all GPUs of one kind: `counts` and their `points`."""
+    """Ways to use all GPUs of one kind: `counts` and their `points`."""
 
     counts: Whole
     points: Array
@@ -64,7 +64,7 @@ class Ways:
 
 @dataclass(frozen=True)
 class Kind:
-    """The GPUs of one kind and what they may be used for."""
+    """The GPUs of one kind and their possible uses."""
 
     cards: Cards
     uses: Sequence[Use]
@@ -84,12 +84,12 @@ class Kind:
 
     @property
     def step(self) -> int:
-        """All GPUs are counted one by one, but for four shares (three uses, and idle) of very many."""
+        """Step in which GPUs are counted: 1, except for very many GPUs with three uses and idleness."""
         return -(-self.cards.count // MOST_BY_FOUR) if self.may_idle and all(self.able) else 1
 
     @cached_property
     def ends(self) -> Array:
-        """The points of all GPUs in one use, and idle: all ways lie between them."""
+        """The points of all GPUs in one use, and of idleness: all ways lie between them."""
         return np.array([*self.one[list(self.able)] * self.cards.count, np.zeros(3)])
 
     @cached_property

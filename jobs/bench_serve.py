@@ -124,7 +124,7 @@ def serving(spec: BenchServeSpec, session: Session, port: int) -> Iterator[tuple
     say(placement.describe())
     tokens = sum(n * n for n in about.patch_nums[: about.draft_steps])
     nothing = make_app(spec, session, Parts(partial(NoopDraft, tokens), NoopRefine, noop_file))[0]
-    with deployed(app, APP, HOST, port, tell=say), deployed(nothing, NOOP, HOST, port, route=f"/{NOOP}", tell=say):
+    with deployed(app, APP, HOST, port, log=say), deployed(nothing, NOOP, HOST, port, route=f"/{NOOP}", log=say):
         yield f"http://{HOST}:{port}", f"http://{HOST}:{port}/{NOOP}"
 
 

@@ -17,7 +17,7 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from cluster.plan import how_many
+from cluster.plan import format_range
 from jobs.fallbacks import describe_fallback
 from jobs.flow import Flow, StageState
 from jobs.throughput import Throughput, show_speed
@@ -122,7 +122,7 @@ class RunProgress:
         if self.started or not any(stage.is_elastic for stage in stages) or any(stage.short for stage in stages):
             return
         self.started = True
-        counts = (f"{stage.ready} of {how_many(stage.needed, stage.replicas)} {stage.name}" for stage in stages)
+        counts = (f"{stage.ready} of {format_range(stage.needed, stage.replicas)} {stage.name}" for stage in stages)
         say(f"started with {', '.join(counts)} replicas; more are taken as they come")
 
     def ask_why_lacking(self, stage: StageState, now: float) -> None:

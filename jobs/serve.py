@@ -166,17 +166,17 @@ def run(spec: ServeSpec) -> None:
     check_gpus_here(spec, spec.address, spec.placement == "cpu")
     port = choose_port(spec)
     replicas = (spec.drafters or 1) + (spec.refiners or 1)
-    with open_session(spec.address, spec.logical_gpus, 2 + replicas * spec.threads) as session, signals() as told:
+    with open_session(spec.address, spec.logical_gpus, 2 + replicas * spec.threads) as session, signals() as stop:
         began = time.monotonic()
         bound, placement, about = make_app(spec, session)
         say(session.describe())
         say(placement.describe())
         say(f"{about.model_id}: {about.size} px, {len(about.class_names)} classes, N = {about.draft_steps}; loading")
-        with deployed(bound, APP, spec.host, port, spec.access_log, tell=say):
-            told.serving = True
+        with deployed(bound, APP, spec.host, port, spec.access_log, log=say):
+            stop.serving = True
             say(f"loaded in {time.monotonic() - began:.0f} s; metrics for Prometheus: {' '.join(metrics_addresses())}")
             say(f"serving {url_of(spec.host, port)}/ and the API below /v1; ctrl-C lets running requests finish")
-            told.wait()
+            stop.wait()
             say("draining: running requests finish, new ones are refused")
             drain(APP, INGRESS, spec.timeout_s)
     say("stopped")

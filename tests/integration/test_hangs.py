@@ -124,9 +124,7 @@ def test_a_part_of_ray_that_is_killed_ends_the_run_with_a_line_and_the_same_comm
         running.kill()
     lines = [line for line in log.read_text().splitlines() if line.startswith(("error: ", "hint: ", "Traceback"))]
     assert lines[0] == f"error: Ray's {part} on this machine (process {pid}) has ended"
-    assert lines[1].startswith(
-        "hint: what a job has committed is kept, the same command goes on from there; Ray's logs"
-    )
+    assert lines[1].startswith("hint: committed shards are kept, and the same command resumes from them; Ray's logs")
     assert len(lines) == 2
     assert main(argv) == 0
     assert digests(out) == undisturbed

@@ -141,7 +141,7 @@ def test_what_is_kept_on_the_device_adds_up():
 
 def test_the_memory_that_is_given_needs_no_answer_of_the_nodes(decoding, monkeypatch):
     def no_answer(address):
-        raise PlacementError("the nodes did not tell their memory")
+        raise PlacementError("the nodes did not report their memory")
 
     monkeypatch.setattr(auto, "memory_of_cluster", no_answer)
     room = auto.find_room(options(device_memory_gb=3), decoding)

@@ -29,13 +29,13 @@ def wait_for(pid: int, state: str) -> None:
 
 def test_a_part_that_has_ended_loses_the_session_also_before_it_is_reaped(process):
     session = Health({"raylet": process.pid}, lambda: True)
-    assert session.look() == (None, [])
+    assert session.check() == (None, [])
     process.kill()
     wait_for(process.pid, "Z")
     line = f"Ray's raylet on this machine (process {process.pid}) has ended"
-    assert session.look() == (line, [])
+    assert session.check() == (line, [])
     process.wait()
-    assert session.look() == (line, [])
+    assert session.check() == (line, [])
 
 
 def test_a_stopped_part_is_named_once_each_time(process):
@@ -44,15 +44,17 @@ def test_a_stopped_part_is_named_once_each_time(process):
         os.kill(process.pid, signal.SIGSTOP)
         wait_for(process.pid, "T")
         line = f"warning: Ray's raylet on this machine (process {process.pid}) is stopped: kill -CONT {process.pid}"
-        assert session.look() == (None, [line])
-        assert session.look() == (None, [])
+        assert session.check() == (None, [line])
+        assert session.check() == (None, [])
         os.kill(process.pid, signal.SIGCONT)
         wait_for(process.pid, "RS")
-        assert session.look() == (None, [])
+        assert session.check() == (None, [])
 
 
 def test_a_machine_that_ray_has_given_up_loses_the_session():
-    assert Health({}, lambda: False).look()[0] == "Ray has given this machine up: its raylet did not answer in time"
+    assert (
+        Health({}, lambda: False).check()[0] == "Ray has declared this machine dead: its raylet did not answer in time"
+    )
 
 
 def test_silence_of_the_gcs_is_waited_out_for_less_time_than_ray_itself_waits(monkeypatch):
@@ -66,18 +68,18 @@ def test_silence_of_the_gcs_is_waited_out_for_less_time_than_ray_itself_waits(mo
     monkeypatch.setattr(health.time, "monotonic", lambda: now[0])
     session = Health({}, node_is_alive)
     assert GCS_SILENCE_S + 2 * (REPLY_TIMEOUT_S + LOOK_EVERY_S) < 60
-    assert session.look() == (None, [])
+    assert session.check() == (None, [])
     now[0] += GCS_SILENCE_S
-    assert session.look() == (None, [])
+    assert session.check() == (None, [])
     answers[0] = True
-    assert session.look() == (None, [])
+    assert session.check() == (None, [])
     answers[0] = False
     now[0] += 600
-    assert session.look() == (None, []), "this process may have been stopped since"
+    assert session.check() == (None, []), "this process may have been stopped since"
     now[0] += GCS_SILENCE_S
-    assert session.look() == (None, [])
+    assert session.check() == (None, [])
     now[0] += 1
-    assert session.look() == ("Ray's GCS has not answered for 41 s", [])
+    assert session.check() == ("Ray's GCS has not answered for 41 s", [])
 
 
 def test_another_error_of_rays_client_ends_neither_the_watch_nor_the_job(monkeypatch):
@@ -90,4 +92,4 @@ def test_another_error_of_rays_client_ends_neither_the_watch_nor_the_job(monkeyp
     session = Health({}, node_is_alive)
     for _ in range(3):
         now[0] += GCS_SILENCE_S
-        assert session.look() == (None, [])
+        assert session.check() == (None, [])

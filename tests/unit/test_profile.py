@@ -96,7 +96,7 @@ def test_models_that_do_not_fit_together_are_not_colocated():
     tight = card("tight", 8 * 10**9, (6 * 10**9, 5 * 10**9, 4 * 10**9), (4 * 10**9, 2 * 10**9, 10**9), **seconds)
     plan = make_plan([tight], Request({"tight": 2}, 1e4))
     assert plan.best.mode == "split" and plan.runners_up == ()
-    assert plan.best.limits == ("tight (profile tight-1) cannot hold both models: needs 9.00 GB, there are 8.00 GB",)
+    assert plan.best.limits == ("tight (profile tight-1) cannot hold both models: needs 9.00 GB, has 8.00 GB",)
 
 
 def test_a_role_without_room_goes_to_the_other_kind():
@@ -105,7 +105,7 @@ def test_a_role_without_room_goes_to_the_other_kind():
     big = card("big", draft=1.0, refine=0.9, decode=0.1)
     best = make_plan([small, big], Request({"small": 1, "big": 1}, 1e4)).best
     assert (best.drafters, best.refiners) == ({"big": 1}, {"small": 1})
-    assert best.limits == ("small (profile small-1) cannot draft: needs 5.00 GB, there are 4.00 GB",)
+    assert best.limits == ("small (profile small-1) cannot draft: needs 5.00 GB, has 4.00 GB",)
 
 
 def test_batches_at_which_a_kind_was_merely_not_measured_are_left_out():
@@ -115,7 +115,7 @@ def test_batches_at_which_a_kind_was_merely_not_measured_are_left_out():
     for stage in data["stages"]:
         stage["batch"] = 16
     other = Profile.model_validate(data)
-    with pytest.raises(InputError, match="no N and batch in the profiles that fit the wishes"):
+    with pytest.raises(InputError, match="no N and batch in the profiles meet the request"):
         make_plan([one, other], Request({"one": 1, "two": 1}, 1e4))
 
 

@@ -27,7 +27,7 @@ def broken(change: Any) -> str:
     ("text", "line"),
     [
         ("", "not JSON: EOF"),
-        ("[1]", "the whole: expected an object, got [1]"),
+        ("[1]", "the whole file: expected an object, got [1]"),
         (broken(lambda p: p.pop("best")), "best: expected a value, got none"),
         (broken(lambda p: p.pop("request")), "request: expected a value, got none"),
         (broken(lambda p: p["best"].update(mode="x")), "best.mode: expected 'split', 'colocated' or 'mixed', got 'x'"),

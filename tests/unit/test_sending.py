@@ -273,5 +273,5 @@ def test_a_cluster_that_fails_is_told_from_a_wrong_request(error, raised, said):
 
 
 def test_a_job_that_cannot_be_stopped_is_said_to_go_on():
-    with pytest.raises(JobError, match="cannot stop job a, which may go on: gone"):
+    with pytest.raises(JobError, match="cannot stop job a, which may still be running: gone"):
         submission.stop(Refusing(requests.exceptions.ConnectionError("gone")), "a")
