@@ -3,19 +3,31 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
 
-from tandem.collaborative import draft
+from tandem.collaborative import begin_draft
 from workers.decode_settings import DecodeSettings
+from workers.device_queue import LaunchedDecode, queue_of, tokens_of
 from workers.halving import Halving
 from workers.models import DTYPES, ModelSet, device_name, load_tokenizer, load_transformer, pick_device
 from workers.ran import Ran
 from workers.row_settings import draft_steps_of
 from workers.shard_batches import Batch, fixed_batches
 from workers.shards import PrefixShard, ShardRows
+
+
+@dataclass(frozen=True)
+class DraftedBatch:
+    """A batch whose prefixes have been launched."""
+
+    batch: Batch
+    decodes: list[LaunchedDecode]
+    done: Any
 
 
 class Drafter:
@@ -30,15 +42,16 @@ class Drafter:
         self.drafter = load_transformer(models.drafter, dtype, self.device, settings.how)
         patch_nums = models.drafter_config.patch_nums
         self.quantizer = load_tokenizer(models.vqvae, patch_nums, dtype, self.device, settings.how).quantize
-        self.halving = Halving(self.name, settings.batch)
+        self.halving, self.queue = Halving(self.name, settings.batch), queue_of(self.device)
 
     def __call__(self, shard: ShardRows) -> PrefixShard:
         began = time.perf_counter()
         pyramid = self.drafter.config.pyramid
         most = int(draft_steps_of(shard, self.settings).max(initial=1))
         prefix = np.zeros((len(shard), pyramid.offsets[most]), np.uint16)  # rows of a smaller N end in zeros
-        for batch in fixed_batches(shard, self.settings, pyramid.num_tokens, self.device):
-            tokens = np.concatenate(self.halving(partial(self.draft, batch), self.settings.batch))
+        batches = fixed_batches(shard, self.settings, self.drafter.config, self.device)
+        for drafted in self.queue.run(self.launch, batches):
+            batch, tokens = drafted.batch, tokens_of(drafted.decodes)
             prefix[batch.counted, : tokens.shape[1]] = tokens[: batch.num_rows]
         seconds = {**shard.seconds, self.name: time.perf_counter() - began}
         return PrefixShard.of(
@@ -51,8 +64,13 @@ class Drafter:
         var, name = self.drafter, device_name(self.device)
         return Ran.of(name, var.dtype, [var.fused, self.quantizer.fused], var.graphs, self.halving.size)
 
-    def draft(self, batch: Batch, some: slice) -> np.ndarray:
-        """Prefixes of some rows of a batch: uint16 [b, P]."""
-        labels_B, uniforms_BL = batch.labels_B[some], batch.uniforms_BL[some]
-        prefix = draft(self.drafter, self.quantizer, labels_B, uniforms_BL, batch.draft_steps, batch.sampling[some])
-        return prefix.tokens
+    def launch(self, batch: Batch) -> DraftedBatch:
+        decodes = self.halving(partial(self.draft, batch), self.settings.batch)
+        return DraftedBatch(batch, decodes, self.queue.mark())
+
+    def draft(self, batch: Batch, some: slice) -> LaunchedDecode:
+        """Launch the draft of some rows of a batch."""
+        labels_B, uniforms_BL, sampling = batch.labels_B[some], batch.uniforms_BL[some], batch.sampling[some]
+        steps = batch.draft_steps
+        decode = begin_draft(self.drafter, self.quantizer, labels_B, uniforms_BL, steps, sampling, read_values=False)
+        return LaunchedDecode.of(decode, self.queue)

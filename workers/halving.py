@@ -46,8 +46,11 @@ class Halving:
                 continue
             # only here is the error gone, and with it the tensors that its traceback held
             self.size = (some.stop - start + 1) // 2
+            on_gpu = torch.cuda.is_initialized()
+            if on_gpu:
+                torch.cuda.synchronize()  # a graph that is given up may be at work on the batch before
             release_graphs()
-            if torch.cuda.is_available():
+            if on_gpu:
                 torch.cuda.empty_cache()
             warnings.warn(
                 f"{self.what}: out of memory with {some.stop - start} images at once, now {self.size}; images of a "

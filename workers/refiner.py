@@ -2,21 +2,50 @@
 
 from __future__ import annotations
 
-import time
+from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
 
-from tandem.collaborative import decode, refine
+from tandem.collaborative import begin_refine, decode
 from tandem.errors import JobError
-from tandem.prefix import Prefix, to_tokens
+from tandem.prefix import Prefix
 from workers.decode_settings import DecodeSettings
+from workers.device_queue import LaunchedDecode, queue_of, tokens_of
 from workers.halving import Halving
 from workers.models import DTYPES, ModelSet, device_name, load_tokenizer, load_transformer, pick_device
 from workers.ran import Ran
-from workers.shard_batches import Batch, fixed_batches, in_row_order
+from workers.shard_batches import Batch, RowsOfShard, fixed_batches
 from workers.shards import PixelShard, PrefixShard
+
+
+@dataclass(frozen=True)
+class LaunchedPixels:
+    """Of some rows, in host memory: uint8 [b, H, W, 3], and whether all were finite."""
+
+    host_bHW3: torch.Tensor
+    finite: torch.Tensor
+
+    @property
+    def checked(self) -> np.ndarray:
+        """Once they are there. JobError for pixels that are not finite."""
+        if not self.finite:
+            raise JobError("the decoder made pixels that are not finite")
+        return self.host_bHW3.numpy()
+
+
+@dataclass(frozen=True)
+class RefinedBatch:
+    """A batch whose ids and pixels have been launched, and moments of its work."""
+
+    batch: Batch
+    decodes: list[LaunchedDecode]
+    pixels: list[LaunchedPixels]
+    began: Any
+    refined: Any
+    done: Any
 
 
 class Refiner:
@@ -31,27 +60,21 @@ class Refiner:
         self.refiner = load_transformer(models.ref("refiner"), dtype, self.device, settings.how)
         self.vqvae = load_tokenizer(models.vqvae, models.drafter_config.patch_nums, dtype, self.device, settings.how)
         self.refining, self.decoding = Halving("refine", settings.batch), Halving("decode", settings.batch)
+        self.queue = queue_of(self.device)
 
     def __call__(self, shard: PrefixShard) -> PixelShard:
         seconds = dict.fromkeys(("refine", "decode"), 0.0)
-        batches, pixels, tokens = [], [], []
-        pyramid = self.refiner.config.pyramid
-        for batch in fixed_batches(shard, self.settings, pyramid.num_tokens, self.device):
-            began = time.perf_counter()
-            prefix_BP = shard.prefix[batch.rows_B, : pyramid.offsets[batch.draft_steps]]
-            work = partial(self.refine, batch, prefix_BP)
-            batches.append(batch)
-            ids_BL = torch.cat(self.refining(work, self.settings.batch))
-            tokens.append(to_tokens(ids_BL)[: batch.num_rows])
-            refined = time.perf_counter()
-            images = np.concatenate(self.decoding(partial(self.decode, ids_BL), self.settings.batch))
-            pixels.append(images[: batch.num_rows])
-            seconds["refine"] += refined - began
-            seconds["decode"] += time.perf_counter() - refined
+        pixels, tokens = RowsOfShard(len(shard)), RowsOfShard(len(shard))
+        cuts = fixed_batches(shard, self.settings, self.refiner.config, self.device)
+        for made in self.queue.run(partial(self.launch, shard.prefix), cuts):
+            tokens.put(made.batch, tokens_of(made.decodes))
+            pixels.put(made.batch, np.concatenate([part.checked for part in made.pixels]))
+            seconds["refine"] += self.queue.seconds(made.began, made.refined)
+            seconds["decode"] += self.queue.seconds(made.refined, made.done)
         return PixelShard.of(
             shard,
-            pixels=in_row_order(pixels, batches),
-            tokens=in_row_order(tokens, batches) if self.keep_tokens else None,
+            pixels=pixels.array,
+            tokens=tokens.array if self.keep_tokens else None,
             seconds={**shard.seconds, **seconds},
             ran={**shard.ran, **self.ran},
         )
@@ -66,20 +89,36 @@ class Refiner:
             "decode": Ran.of(name, dtype, [vqvae.fused, vqvae.quantize.fused], vqvae.graphs, self.decoding.size),
         }
 
-    def refine(self, batch: Batch, prefix_BP: np.ndarray, some: slice) -> torch.Tensor:
-        """Token ids of some rows of a batch: int64 [b, L]."""
-        prefix = Prefix(prefix_BP[some], batch.draft_steps)
-        labels_B, uniforms_BL = batch.labels_B[some], batch.uniforms_BL[some]
-        return refine(self.refiner, self.vqvae.quantize, labels_B, uniforms_BL, prefix, batch.sampling[some])
+    def launch(self, prefix_nP: np.ndarray, batch: Batch) -> RefinedBatch:
+        """`prefix_nP` is that of the whole shard."""
+        began = self.queue.mark()
+        prefix_BP = prefix_nP[batch.rows_B, : self.refiner.config.pyramid.offsets[batch.draft_steps]]
+        decodes = self.refining(partial(self.refine, batch, prefix_BP), self.settings.batch)
+        refined = self.queue.mark()
+        ids_BL = torch.cat([part.ids_bL for part in decodes])
+        pixels = self.decoding(partial(self.decode, ids_BL), self.settings.batch)
+        return RefinedBatch(batch, decodes, pixels, began, refined, self.queue.mark())
 
-    def decode(self, ids_BL: torch.Tensor, some: slice) -> np.ndarray:
-        """Pixels of some rows: uint8 [b, H, W, 3]."""
-        pixels_B3HW = decode(self.vqvae, ids_BL[some])
-        if not torch.isfinite(pixels_B3HW).all():
-            raise JobError("the decoder made pixels that are not finite")
-        return to_uint8(pixels_B3HW)
+    def refine(self, batch: Batch, prefix_BP: np.ndarray, some: slice) -> LaunchedDecode:
+        """Launch the refinement of some rows of a batch."""
+        prefix = Prefix(prefix_BP[some], batch.draft_steps)
+        labels_B, uniforms_BL, sampling = batch.labels_B[some], batch.uniforms_BL[some], batch.sampling[some]
+        quantizer = self.vqvae.quantize
+        found = begin_refine(self.refiner, quantizer, labels_B, uniforms_BL, prefix, sampling, read_values=False)
+        return LaunchedDecode.of(found, self.queue)
+
+    def decode(self, ids_BL: torch.Tensor, some: slice) -> LaunchedPixels:
+        """Launch the pixels of some rows."""
+        pixels_b3HW = decode(self.vqvae, ids_BL[some])
+        finite = torch.isfinite(pixels_b3HW).all()
+        return LaunchedPixels(self.queue.to_host(rounded(pixels_b3HW)), self.queue.to_host(finite))
+
+
+def rounded(pixels_B3HW: torch.Tensor) -> torch.Tensor:
+    """Pixels float [B, 3, H, W] in [0, 1] -> uint8 [B, H, W, 3], rounded to nearest."""
+    return pixels_B3HW.mul(255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous()
 
 
 def to_uint8(pixels_B3HW: torch.Tensor) -> np.ndarray:
-    """Pixels float [B, 3, H, W] in [0, 1] -> uint8 [B, H, W, 3], rounded to nearest."""
-    return pixels_B3HW.mul(255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous().cpu().numpy()
+    """The same in host memory."""
+    return rounded(pixels_B3HW).cpu().numpy()

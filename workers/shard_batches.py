@@ -10,8 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tandem.config import SamplingConfig
+from tandem.checks import check_values
+from tandem.config import SamplingConfig, VarConfig
 from tandem.sampling import uniforms
+from tandem.transfers import upload
 from workers.row_settings import draft_steps_of, sampling_of, seeds_of
 from workers.shards import ShardRows
 
@@ -36,10 +38,12 @@ class Batch:
         return self.rows_B[: self.num_rows]
 
 
-def fixed_batches(shard: ShardRows, settings: DecodeSettings, num_tokens: int, device: torch.device) -> Iterator[Batch]:
+def fixed_batches(
+    shard: ShardRows, settings: DecodeSettings, config: VarConfig, device: torch.device
+) -> Iterator[Batch]:
     """Cut a shard into batches of one shape: rows of one N after the other, the smallest N first, each in their order.
     A short batch is padded with its last row, so an image always stands in the same row beside the same company, and
-    its bytes do not depend on replicas or placement."""
+    its bytes do not depend on replicas or placement. InputError for a label that the model does not have."""
     steps, sampling = draft_steps_of(shard, settings), sampling_of(shard, settings)
     seed, index = seeds_of(shard, settings)
     for n in np.unique(steps).tolist():
@@ -47,19 +51,28 @@ def fixed_batches(shard: ShardRows, settings: DecodeSettings, num_tokens: int, d
         for start in range(0, len(rows), settings.batch):
             some = rows[start : start + settings.batch]
             rows_B = np.pad(some, (0, settings.batch - len(some)), mode="edge")
+            labels_B = torch.from_numpy(shard.label[rows_B].astype(np.int64))
+            uniforms_BL = uniforms(seed[rows_B], index[rows_B], config.pyramid.num_tokens)
+            check_values(config.num_classes, labels_B, uniforms_BL)  # here, where no device has to be waited for
             yield Batch(
                 rows_B,
                 len(some),
-                torch.from_numpy(shard.label[rows_B].astype(np.int64)).to(device),
-                uniforms(seed[rows_B], index[rows_B], num_tokens).to(device),
+                upload(labels_B, device),
+                upload(uniforms_BL, device),
                 n,
                 [sampling[row] for row in rows_B],
             )
 
 
-def in_row_order(parts: Sequence[np.ndarray], batches: Sequence[Batch]) -> np.ndarray:
-    """What batches gave for the rows that count, as rows of the shard."""
-    whole = np.empty((sum(map(len, parts)), *parts[0].shape[1:]), parts[0].dtype)
-    for part, batch in zip(parts, batches, strict=True):
-        whole[batch.counted] = part
-    return whole
+class RowsOfShard:
+    """An array of the rows of a shard, filled batch by batch: a device works on the next one meanwhile."""
+
+    def __init__(self, num_rows: int) -> None:
+        self.num_rows = num_rows
+        self.array: np.ndarray | None = None
+
+    def put(self, batch: Batch, values_B: np.ndarray) -> None:
+        """What a batch gave, in the place of those rows that count."""
+        if self.array is None:
+            self.array = np.empty((self.num_rows, *values_B.shape[1:]), values_B.dtype)
+        self.array[batch.counted] = values_B[: batch.num_rows]

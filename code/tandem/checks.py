@@ -50,7 +50,7 @@ def check_batch(
     stop: int,
     sampling: SamplingConfig | Sequence[SamplingConfig],
 ) -> None:
-    """What `decode_scales` takes: labels [B], uniforms [B, L], ids [B, L'] of whole scales below `stop`, sampling."""
+    """Types and shapes for `decode_scales`: labels [B], uniforms [B, L], ids [B, L'] of whole scales below `stop`."""
     pyramid = config.pyramid
     check_whole("stop", stop, 1, pyramid.num_scales)
     if not isinstance(labels_B, Tensor) or labels_B.ndim != 1 or labels_B.dtype not in INTEGERS or not len(labels_B):
@@ -70,7 +70,6 @@ def check_batch(
     if not isinstance(configs, Sequence) or len(configs) != batch:
         count = len(configs) if isinstance(configs, Sequence) else describe(configs)
         raise InputError(f"sampling: expected one SamplingConfig, or one for each of {batch} images, got {count}")
-    check_values(config.num_classes, labels_B, uniforms_BL)
 
 
 def check_values(num_classes: int, labels_B: Tensor, uniforms_BL: Tensor) -> None:

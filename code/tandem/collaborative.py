@@ -41,10 +41,23 @@ def draft(
 
     Raises InputError for arguments that do not fit, JobError for logits that are not finite.
     """
+    ids_BL = begin_draft(drafter, quantizer, labels_B, uniforms_BL, draft_steps, sampling).tokens()
+    return Prefix.from_ids(ids_BL, draft_steps)
+
+
+def begin_draft(
+    drafter: Var,
+    quantizer: Quantizer,
+    labels_B: Tensor,
+    uniforms_BL: Tensor,
+    draft_steps: int,
+    sampling: SamplingConfig | Sequence[SamplingConfig],
+    read_values: bool = True,
+) -> Decode:
+    """The decode of `draft`, to be launched. See `Decode.of` for `read_values`."""
     drafter.config.pyramid.check_draft_steps(draft_steps)
     none_B0 = no_tokens(uniforms_BL)
-    ids_BL = Decode.of(drafter, quantizer, labels_B, uniforms_BL, none_B0, draft_steps, sampling).tokens()
-    return Prefix.from_ids(ids_BL, draft_steps)
+    return Decode.of(drafter, quantizer, labels_B, uniforms_BL, none_B0, draft_steps, sampling, read_values)
 
 
 def refine(
@@ -67,11 +80,24 @@ def refine(
 
     Raises InputError for arguments that do not fit, JobError for logits that are not finite.
     """
+    return begin_refine(refiner, quantizer, labels_B, uniforms_BL, prefix, sampling).tokens()
+
+
+def begin_refine(
+    refiner: Var,
+    quantizer: Quantizer,
+    labels_B: Tensor,
+    uniforms_BL: Tensor,
+    prefix: Prefix,
+    sampling: SamplingConfig | Sequence[SamplingConfig],
+    read_values: bool = True,
+) -> Decode:
+    """The decode of `refine`, to be launched. See `Decode.of` for `read_values`."""
     pyramid = refiner.config.pyramid
     if not isinstance(prefix, Prefix):
         raise InputError(f"prefix: expected a Prefix, got {describe(prefix)}")
     ids_BL = prefix.check(pyramid, refiner.config.vocab_size).ids(getattr(labels_B, "device", None))
-    return Decode.of(refiner, quantizer, labels_B, uniforms_BL, ids_BL, pyramid.num_scales, sampling).tokens()
+    return Decode.of(refiner, quantizer, labels_B, uniforms_BL, ids_BL, pyramid.num_scales, sampling, read_values)
 
 
 def generate(

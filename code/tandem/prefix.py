@@ -10,6 +10,7 @@ from torch import Tensor
 
 from tandem.config import Pyramid
 from tandem.errors import InputError
+from tandem.transfers import upload
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Prefix:
 
     def ids(self, device: torch.device | None = None) -> Tensor:
         """Token ids as the models take them: int64 [B, L']."""
-        return torch.from_numpy(self.tokens.astype(np.int64)).to(device)
+        return upload(torch.from_numpy(self.tokens.astype(np.int64)), device)
 
     @classmethod
     def from_ids(cls, ids_BL: Tensor, draft_steps: int) -> Prefix:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from tandem.checks import UNIFORM_BITS, check_stream
 from tandem.config import SamplingConfig
+from tandem.transfers import upload
 
 WEIGHT_BITS = 30
 HEAD_SHARE = 8  # of all codes that top-p looks at first on a CPU, where sorting them all takes longest
@@ -57,7 +58,7 @@ class RowGroups:
         for row, config in enumerate(sampling):
             self.groups.setdefault(config, []).append(row)
         several = self.groups.values() if len(self.groups) > 1 else ()
-        self.tensors = tuple(torch.tensor(mine, device=device) for mine in several)
+        self.tensors = tuple(upload(torch.tensor(mine), device) for mine in several)
 
     def at(self, tensors: Sequence[Tensor]) -> RowGroups:
         """The same groups, their rows in these tensors."""

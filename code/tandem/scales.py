@@ -18,13 +18,14 @@ import torch
 from torch import Tensor
 
 from tandem.attention import KVCache
-from tandem.checks import check_batch, check_pair
+from tandem.checks import check_batch, check_pair, check_values
 from tandem.conditioning import Conditioning
 from tandem.config import SamplingConfig, VarConfig
 from tandem.errors import JobError
 from tandem.limits import limits
 from tandem.quantizer import Quantizer
 from tandem.sampling import RowGroups, guidance, sample
+from tandem.transfers import upload
 from tandem.var import Var
 
 
@@ -95,16 +96,20 @@ class Decode:
         prefix_BL: Tensor,
         stop: int,
         sampling: SamplingConfig | Sequence[SamplingConfig],
+        read_values: bool = True,
     ) -> Decode:
-        """Raises InputError."""
+        """Raises InputError. Values of labels and uniforms are not read where the caller has: on a GPU the host would
+        wait for all that was launched before."""
         check_pair(var.config, quantizer)
         check_batch(var.config, labels_B, uniforms_BL, prefix_BL, stop, sampling)
+        if read_values:
+            check_values(var.config.num_classes, labels_B, uniforms_BL)
         batch, device = len(labels_B), labels_B.device
         configs = [sampling] * batch if isinstance(sampling, SamplingConfig) else list(sampling)
         guided = any(config.cfg > 0 for config in configs)
         none_B = torch.full_like(labels_B, var.config.num_classes)
         labels_R = torch.cat([labels_B, none_B]) if guided else labels_B
-        strength_B = torch.tensor([config.cfg for config in configs], device=device)
+        strength_B = upload(torch.tensor([config.cfg for config in configs]), device)
         return cls(
             var,
             quantizer,
@@ -122,11 +127,17 @@ class Decode:
     def tokens(self) -> Tensor:
         """Ids int64 [B, L'] of scales 1..stop, as `decode_scales` gives them in the end. With CUDA graphs it is one
         launch for shapes that come again. Raises JobError for logits that are not finite."""
+        ids_BL, total = self.launch()
+        self.check(total)
+        return ids_BL
+
+    @torch.inference_mode()
+    def launch(self) -> tuple[Tensor, Tensor]:
+        """The same ids, and the sum of all logits, which the caller has to `check`. A GPU has yet to compute them."""
         graphs = self.var.graphs
         made = graphs.whole(self.key, self.work, self.tensors) if graphs is not None else None
         ids_BL, total = made or last(self.scales(by_graphs=True))
-        self.check(total)
-        return ids_BL
+        return ids_BL, total
 
     @property
     def key(self) -> Hashable:
@@ -187,10 +198,13 @@ class Decode:
 
     def check(self, total: Tensor) -> None:
         """JobError where the sum of all logits is no number."""
-        if not total.is_meta and not torch.isfinite(total):
-            raise JobError(
-                f"logits of scales {self.start + 1} to {self.stop} are not finite: weights or dtype are unfit"
-            )
+        check_logits(total, self.start, self.stop)
+
+
+def check_logits(total: Tensor, start: int, stop: int) -> None:
+    """JobError where the sum of all logits of a decode from `start` scales to `stop` is no number."""
+    if not total.is_meta and not torch.isfinite(total):
+        raise JobError(f"logits of scales {start + 1} to {stop} are not finite: weights or dtype are unfit")
 
 
 def new_cache(config: VarConfig, rows: int, start: int, stop: int, dtype: torch.dtype, device: torch.device) -> KVCache:

@@ -79,11 +79,11 @@ def test_other_errors_are_not_hidden():
 def with_room_for(room: int, work):
     """A step of decoding whose first tensor by number of rows is too large for the device."""
 
-    def limited(*arguments):
+    def limited(*arguments, **more):
         tensors = [a for a in arguments if isinstance(a, torch.Tensor)]
         if len(tensors[0]) > room:
             raise torch.OutOfMemoryError("made up")
-        return work(*arguments)
+        return work(*arguments, **more)
 
     return limited
 
@@ -92,7 +92,7 @@ def test_stages_make_the_same_images_in_halves(models, monkeypatch):  # noqa: F8
     """The tiny models in float32 give the same tokens in batches of any size."""
     prefixes = Drafter(models, settings(batch=4))(rows(0, 7))
     expected = Refiner(models, settings(batch=4), keep_tokens=True)(prefixes)
-    for module, name in ((drafter, "draft"), (refiner, "refine"), (refiner, "decode")):
+    for module, name in ((drafter, "begin_draft"), (refiner, "begin_refine"), (refiner, "decode")):
         monkeypatch.setattr(module, name, with_room_for(2, getattr(collaborative, name)))
     with pytest.warns(TandemWarning, match="draft: out of memory with 4 images at once, now 2"):
         halved = Drafter(models, settings(batch=4))(rows(0, 7))

@@ -83,9 +83,10 @@ def made(models) -> PixelShard:
     return run(models, rows(*NAMES), settings(NAMES))
 
 
-def test_batches_are_of_one_n_each_and_rows_keep_their_order_in_them():
+def test_batches_are_of_one_n_each_and_rows_keep_their_order_in_them(models):
     how, device = settings(("draft_steps",)), torch.device("cpu")
-    cuts = [(b.draft_steps, b.rows_B.tolist(), b.num_rows) for b in fixed_batches(rows("draft_steps"), how, 30, device)]
+    batches = fixed_batches(rows("draft_steps"), how, models.drafter_config, device)
+    cuts = [(b.draft_steps, b.rows_B.tolist(), b.num_rows) for b in batches]
     assert cuts == [(1, [1, 3, 3], 2), (2, [0, 4, 6], 3), (3, [2, 5, 5], 2)]
 
 

@@ -51,8 +51,8 @@ def threads():
     torch.set_num_threads(before)
 
 
-def test_every_batch_has_one_shape_and_the_last_is_padded_with_its_last_row():
-    batches = list(fixed_batches(rows(10, 7), settings(), 30, torch.device("cpu")))
+def test_every_batch_has_one_shape_and_the_last_is_padded_with_its_last_row(models):
+    batches = list(fixed_batches(rows(10, 7), settings(), models.drafter_config, torch.device("cpu")))
     assert [(b.rows_B.tolist(), b.num_rows, len(b.labels_B), len(b.uniforms_BL)) for b in batches] == [
         ([0, 1, 2], 3, 3, 3),
         ([3, 4, 5], 3, 3, 3),
