@@ -18,7 +18,7 @@ from cluster.session import Session, describe_cluster, open_session
 from jobs.progress import say
 from jobs.running import software
 from jobs.serve_options import AppSpec, ServeSpec
-from jobs.serve_placement import choose_placement, scales
+from jobs.serve_placement import choose_placement, replica_ranges
 from jobs.settings import (
     check_gpus_here,
     check_preparation,
@@ -31,7 +31,7 @@ from jobs.spec import check
 from tandem.errors import InputError
 from tandem.images import Provenance
 from workers.api_models import About
-from workers.decoding import DraftWork, RefineWork
+from workers.decoding import DraftDecoder, RefineDecoder
 from workers.endpoint import INGRESS, Parts, Publisher, build_app
 from workers.endpoint_types import ImageRequest
 from workers.gateway import GatewaySettings
@@ -100,13 +100,13 @@ def make_app(spec: AppSpec, session: Session, parts: Parts | None = None) -> tup
     sha256 = models.hashes
     provenance = Provenance(software(), sha256["drafter"], sha256["refiner"], sha256["vqvae"], 0, about.draft_steps)
     real = Parts(
-        partial(DraftWork, models, dtype, spec.threads, how, on_gpu),
-        partial(RefineWork, models, dtype, spec.threads, how, on_gpu),
+        partial(DraftDecoder, models, dtype, spec.threads, how, on_gpu),
+        partial(RefineDecoder, models, dtype, spec.threads, how, on_gpu),
         FileEncoder(provenance, about.class_names.names),
     )
     warm_prefix = models.drafter_config.pyramid.offsets[about.draft_steps]
     replica = ReplicaSettings(spec.batch, spec.batch_wait_ms / 1000, warm_up, warm_prefix, on_real_gpus)
-    drafters, refiners = scales(spec, placement)
+    drafters, refiners = replica_ranges(spec, placement)
     if parts is not None:  # they ask for nothing, and stand beside the real ones
         drafters, refiners = drafters.anywhere(), refiners and refiners.anywhere()
     bound = build_app(parts or real, about, gateway, replica, drafters, refiners, spec.ingresses)

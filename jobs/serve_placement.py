@@ -12,7 +12,7 @@ from cluster.profile import read_profile
 from cluster.session import Session, living_nodes
 from jobs.serve_options import AppSpec
 from tandem.errors import PlacementError
-from workers.endpoint import Scale
+from workers.endpoint import ReplicaRange
 
 
 def choose_placement(spec: AppSpec, session: Session, draft_steps: int) -> Placement:
@@ -42,7 +42,7 @@ def place_by_profiles(profiles: Sequence[str], mode: str, draft_steps: int) -> P
     raise PlacementError("--profile: no good plan has one kind of GPU a role; give --drafters and --refiners")
 
 
-def scales(spec: AppSpec, placement: Placement) -> tuple[Scale, Scale | None]:
+def replica_ranges(spec: AppSpec, placement: Placement) -> tuple[ReplicaRange, ReplicaRange | None]:
     """Replicas of both deployments, or of the one that holds both models, and how each follows the load.
 
     A request is in hand at a drafter until its refiner has answered, so a drafter has 1 + R / D times the requests
@@ -54,7 +54,7 @@ def scales(spec: AppSpec, placement: Placement) -> tuple[Scale, Scale | None]:
     least = (1, 1) if spec.autoscale else (drafters, refiners)
     at_once = float(spec.batch)
     draft_nodes, refine_nodes = (next(iter(nodes), {}) for nodes in (placement.drafter_nodes, placement.refiner_nodes))
-    draft = Scale(least[0], drafters, cpus, gpus, at_once * (1 + refiners / drafters), draft_nodes)
+    draft = ReplicaRange(least[0], drafters, cpus, gpus, at_once * (1 + refiners / drafters), draft_nodes)
     if placement.mode == "colocated":
         return draft, None
-    return draft, Scale(least[1], refiners, cpus, gpus, at_once, refine_nodes)
+    return draft, ReplicaRange(least[1], refiners, cpus, gpus, at_once, refine_nodes)

@@ -58,8 +58,8 @@ class Unanswered(Exception):
 
 
 class EventStream(StreamingResponse):
-    """Server-sent events of one request. Takes its place in the queue before the answer begins, so that a full
-    queue is a status and no event."""
+    """Server-sent events of one request. It is admitted before the response begins, so that a full queue is an HTTP
+    status, not an event."""
 
     def __init__(self, gateway: Gateway, request: ImageRequest, by_url: bool):
         self.gateway, self.request, self.by_url = gateway, request, by_url
@@ -84,7 +84,7 @@ class EventStream(StreamingResponse):
 
 
 class PageFiles(StaticFiles):
-    """The page's own files, with headers that keep it to itself."""
+    """The page's files, with headers that keep other sites out."""
 
     def file_response(self, *args: Any, **kwargs: Any) -> Any:
         response = super().file_response(*args, **kwargs)
@@ -165,7 +165,7 @@ def create_api(gateway: Gateway) -> FastAPI:
 
     @app.get("/v1/models/{model_id:path}", dependencies=guards, responses=declared(401, 404))
     async def show_model(model_id: str) -> Model:
-        """The same by its id."""
+        """One model by its id."""
         if model_id != model.id:
             raise wrong_value("model", repr(model.id), model_id, "model_not_found", status=404)
         return model
@@ -175,7 +175,7 @@ def create_api(gateway: Gateway) -> FastAPI:
         query: Annotated[str, Query(max_length=MAX_PROMPT, description="part of a name, an id, or a number")] = "",
         limit: Annotated[int, Query(ge=1, le=MAX_CLASSES)] = 100,
     ) -> ClassList:
-        """Classes by name, synonym or WordNet id, those that the query names first; all of them without a query."""
+        """Classes by name, synonym or WordNet id, best matches first; without a query all of them."""
         names = about.class_names
         found = names.matching(query)
         return ClassList(data=[describe_class(label, names) for label in found[:limit]], total=len(found))
@@ -183,13 +183,13 @@ def create_api(gateway: Gateway) -> FastAPI:
     @app.head("/healthz", include_in_schema=False)
     @app.get("/healthz", responses=declared())
     async def is_alive() -> Health:
-        """Whether the server answers at all."""
+        """Whether the server is running."""
         return Health()
 
     @app.head("/readyz", include_in_schema=False)
     @app.get("/readyz", responses=declared(503))
     async def is_ready() -> Health:
-        """Whether it would make images now."""
+        """Whether the server can make images now."""
         await gateway.check_ready()
         return Health()
 
@@ -208,7 +208,7 @@ def describe_class(label: int, names: ClassNames) -> ClassName:
 
 
 def drop_422(app: FastAPI) -> None:
-    """Take out of the OpenAPI document the status by which FastAPI would refuse a value; here that is 400."""
+    """Remove status 422 from the OpenAPI document: this server answers 400 to a wrong value."""
     document = app.openapi()
     for path in document["paths"].values():
         for operation in path.values():

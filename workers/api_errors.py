@@ -1,4 +1,4 @@
-"""Errors of the HTTP API, in the form of the OpenAI API: what was expected, what came, and when to ask again."""
+"""Errors of the HTTP API, in the form of the OpenAI API: expected and actual value, and when to retry."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ MAX_SHOWN = 80  # characters of a wrong value that are shown
 CODES = {"missing": "missing_required_parameter", "extra_forbidden": "unknown_parameter"}
 TYPES = {401: "authentication_error", 429: "rate_limit_error"}
 WHAT = {
-    400: "a value that cannot be taken; the message names field, expected and actual",
+    400: "an invalid value; the message names field, expected and actual value",
     401: "an API key is needed",
-    404: "no such thing",
-    405: "no such method here",
+    404: "not found",
+    405: "method not allowed",
     408: "the body did not come in time",
     413: "the body is too large",
-    429: "too many images are asked for at once; Retry-After says when to ask again",
-    500: "the server's own fault",
-    503: "loading, draining, or too slow; Retry-After says when to ask again",
+    429: "too many images in flight; Retry-After says when to retry",
+    500: "an error of the server",
+    503: "loading, draining, or too slow; Retry-After says when to retry",
 }
 
 
 class ApiError(Exception):
-    """An answer that is an error. `retry_after_s` becomes a header."""
+    """An error that is sent to the client. `retry_after_s` becomes a header."""
 
     def __init__(
         self,
@@ -63,10 +63,10 @@ def wrong_value(param: str, expected: str, actual: Any, code: str = "invalid_val
 
 
 def as_api_error(error: Exception) -> ApiError:
-    """What a client is told of an error: all of ours, and nothing of what was not foreseen."""
+    """The error as the client sees it: our own errors in full, no details of unexpected ones."""
     if isinstance(error, ApiError):
         return error
-    if isinstance(error, OutputError):  # its place is the server's, and nobody else's business
+    if isinstance(error, OutputError):  # clients should not learn the address of the store
         log.error("the object store failed", exc_info=error)
         return ApiError(503, "the object store did not take the image", code="store_failed", retry_after_s=5)
     if isinstance(error, InputError):
@@ -84,7 +84,7 @@ def shown(value: Any) -> str:
 
 
 def explain(errors: Sequence[Any]) -> ApiError:
-    """Of all that is wrong with a request, in one message; `param` is the first field."""
+    """All validation errors of a request in one message; `param` is the first field."""
     messages, params = [], []
     for error in errors:
         where = [str(part) for part in error["loc"][1:]]

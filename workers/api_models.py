@@ -1,4 +1,4 @@
-"""Requests and answers of the HTTP API: those of the OpenAI images API, with the settings of CoDe as further fields.
+"""Requests and answers of the HTTP API: those of the OpenAI images API, plus fields for the settings of CoDe.
 
 Fields are declared here; `workers.gateway` reads those of requests and fills those of answers.
 Source: the OpenAI API reference, "Images", and the types of its Python client.
@@ -15,9 +15,9 @@ from tandem.class_names import ClassNames
 from tandem.config import MIN_TEMPERATURE, SamplingConfig
 from tandem.images import LOSSY, Codec
 
-MAX_SEED = 2**53 - 1  # what JSON numbers of any client hold exactly
+MAX_SEED = 2**53 - 1  # the largest integer that every JSON client holds exactly
 MAX_PROMPT = 200
-PURPOSE = "What to make. Fields of the OpenAI API that mean nothing here are taken and have no effect."
+PURPOSE = "An image request. Fields of the OpenAI API that do not apply here are accepted and have no effect."
 
 Temperature = Annotated[float, Field(ge=MIN_TEMPERATURE, le=10, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
@@ -25,7 +25,7 @@ Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 
 @dataclass(frozen=True)
 class About:
-    """The models behind the endpoint, as far as the API has to know them."""
+    """The facts about the models that the API needs."""
 
     model_id: str
     image_size: int
@@ -52,9 +52,9 @@ class About:
 
 
 class ImageBody(BaseModel):
-    """What to make. Fields without limits here get those of the models from `body_of`."""
+    """An image request. Fields without limits here get the limits of the models from `body_of`."""
 
-    # strict: "3" is no number and 1 is no truth value, as in the API that this one follows
+    # strict, as in the OpenAI API: "3" is not a number and 1 is not a boolean
     model_config = ConfigDict(extra="forbid", strict=True)
 
     prompt: str = Field(
@@ -157,7 +157,7 @@ class Settings(BaseModel):
     top_p: float
     temperatures: list[float]
     deterministic: bool
-    seconds: dict[str, float] = Field(description="of each stage; wait: for company, replicas and the way there")
+    seconds: dict[str, float] = Field(description="of each stage; wait: for a full batch, for replicas and in transit")
 
 
 class ImageData(BaseModel):
@@ -176,7 +176,7 @@ class ImagesResponse(BaseModel):
 
 
 class PartialImageEvent(BaseModel):
-    """An image after `scale` scales, really decoded from what was there."""
+    """A preview decoded from the first `scale` scales."""
 
     type: Literal["image_generation.partial_image"] = "image_generation.partial_image"
     b64_json: str
@@ -193,7 +193,7 @@ class PartialImageEvent(BaseModel):
 
 
 class CompletedEvent(BaseModel):
-    """A finished image; one for each of the n."""
+    """A finished image; there is one event for each of the n images."""
 
     type: Literal["image_generation.completed"] = "image_generation.completed"
     b64_json: str | None = None
@@ -242,7 +242,7 @@ class ClassName(BaseModel):
     id: int
     object: Literal["class"] = "class"
     name: str
-    synonyms: list[str] = Field(description="what the class is called as well as by its whole name")
+    synonyms: list[str] = Field(description="other names of the class")
     wnid: str | None = Field(None, description="WordNet id, where it is known")
 
 
@@ -264,6 +264,6 @@ class ErrorDetail(BaseModel):
 
 
 class ErrorBody(BaseModel):
-    """The form in which every error comes."""
+    """The body of every error."""
 
     error: ErrorDetail

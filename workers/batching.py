@@ -1,8 +1,8 @@
-"""Dynamic batching: rows of many requests meet in one forward.
+"""Dynamic batching: rows of many requests share one forward.
 
-A batch is cut when the model is free, never before, so that whatever has arrived by then goes together. (Ray Serve's
-own decorator cuts batches while the model works, which makes small ones of a steady stream, and knows neither keys
-nor requests that have to run alone.) Rows of one batch share a key; the oldest row decides which. Pure asyncio.
+A batch is formed when the model is free, never before, from all rows that have arrived by then. (Ray Serve's own
+decorator forms batches while the model is busy, so that a steady stream makes small ones, and it supports neither keys
+nor requests that must run alone.) Rows of one batch share a key, that of the oldest row. Pure asyncio.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ InT = TypeVar("InT", contravariant=True)
 OutT = TypeVar("OutT", covariant=True)
 
 
-class Work(Protocol[InT, OutT]):
-    """What is done to a batch: yields (position in the batch, value), as often for each row as it likes."""
+class BatchWork(Protocol[InT, OutT]):
+    """The work on a batch: yields (position in the batch, value), any number of times for each row."""
 
     def __call__(self, rows: Sequence[InT], size: int) -> Iterator[tuple[int, OutT]]:
         """`size` >= len(rows) is the padded batch size."""
@@ -31,7 +31,7 @@ class Work(Protocol[InT, OutT]):
 
 @dataclass(frozen=True)
 class BatchReport:
-    """One batch: rows, the size they were padded to, seconds waited by the oldest and worked, and what went wrong."""
+    """One batch: rows, padded size, seconds that the oldest row waited, seconds of work, and the error if it failed."""
 
     rows: int
     size: int
@@ -66,19 +66,19 @@ class Batcher(Generic[RowT, ValueT]):
     """Runs `work` in a thread of its own on batches of at most `most` rows, padded to a power of two.
 
     Args:
-        wait_s: so long an incomplete batch waits for company before it starts, counted from its oldest row.
-        elsewhere: requests that others work on meanwhile. Where load is that high more will come soon: the wait is up
-            to 1 + MORE_PATIENCE times as long, in full for as many as a batch has rows.
-        observe: told of every batch.
-        initializer: called in the model's thread before it works.
-        turn: held while the model works. Batchers whose models are on one device share it and work by turns; a batch
-            is cut when its turn comes.
+        wait_s: longest wait to fill a batch, counted from its oldest row.
+        elsewhere: number of requests that other replicas work on. Under load more rows will come soon, so the wait
+            grows up to 1 + MORE_PATIENCE times, its maximum once there are as many requests as rows in a batch.
+        observe: called with the report of every batch.
+        initializer: called once in the model's thread before the first batch.
+        turn: lock held while the model works. Batchers whose models share a device share it and take turns; a batch
+            is formed when its turn comes.
 
-    A request that is `alone` shares no batch with others, and its batches all have the size `most`: what comes out
-    then depends on the request alone. To be used within one event loop.
+    A request that is `alone` shares no batch with others, and all its batches have the size `most`: its results then
+    depend only on the request. Use it within one event loop.
     """
 
-    work: Work[RowT, ValueT]
+    work: BatchWork[RowT, ValueT]
     most: int
     wait_s: float
     observe: Callable[[BatchReport], None] = lambda report: None
@@ -94,13 +94,13 @@ class Batcher(Generic[RowT, ValueT]):
 
     @property
     def waiting(self) -> int:
-        """Rows that are in no batch yet."""
+        """Number of rows that are in no batch yet."""
         return sum(ticket.waiting for ticket in self.queue)
 
     async def run(self, rows: Sequence[RowT], key: Hashable, alone: bool = False) -> AsyncIterator[tuple[int, ValueT]]:
-        """Yields (position in `rows`, value) as the work makes them. Raises what the work raises.
+        """Yield (position in `rows`, value) as the work produces them. Errors of the work are raised.
 
-        If the consumer goes away, rows that wait leave the queue, and values of rows under way are dropped.
+        If the consumer goes away, its waiting rows leave the queue, and values of its running rows are dropped.
         """
         ticket: Ticket[RowT] = Ticket(rows, key, alone, time.monotonic(), asyncio.Queue(), left=len(rows))
         self.queue.append(ticket)
@@ -120,15 +120,15 @@ class Batcher(Generic[RowT, ValueT]):
             self.tidy()
 
     async def serve(self) -> None:
-        """Cuts batches and works on them, one after the other, for ever."""
+        """Form batches and work on them one by one, forever."""
         while True:
             await self.wait_for_batch()
             async with self.turn:
-                if chosen := self.next_batch():  # else those who asked have left meanwhile
+                if chosen := self.next_batch():  # none if all waiting requests were cancelled
                     await self.make(chosen)
 
     async def make(self, batch: list[tuple[Ticket[RowT], int]]) -> None:
-        """Takes a batch out of the queue, works on it, and tells its requests when they are finished."""
+        """Take a batch out of the queue, work on it, and mark requests that are finished."""
         for ticket, _ in batch:
             ticket.next += 1
         self.tidy()
@@ -144,21 +144,21 @@ class Batcher(Generic[RowT, ValueT]):
         for ticket, _ in batch:
             ticket.left -= 1
             if fault is not None:
-                ticket.next = len(ticket.rows)  # its other rows are of no use any more
+                ticket.next = len(ticket.rows)  # its other rows are no longer needed
             if fault is not None or ticket.left == 0:
                 ticket.events.put_nowait((FINISHED, fault))
         self.tidy()
         self.observe(BatchReport(len(batch), size, wait_s, time.monotonic() - began, fault))
 
     def work_on(self, batch: list[tuple[Ticket[RowT], int]], size: int, loop: asyncio.AbstractEventLoop) -> None:
-        """In the model's thread: hands every value to its request as soon as it is there."""
+        """In the model's thread: pass every value to its request as soon as it is computed."""
         rows = [ticket.rows[position] for ticket, position in batch]
         for place, value in self.work(rows, size):
             ticket, position = batch[place]
             loop.call_soon_threadsafe(ticket.events.put_nowait, (position, value))
 
     async def wait_for_batch(self) -> None:
-        """Until there is a full batch, or an incomplete one that has waited long enough."""
+        """Wait until there is a full batch, or an incomplete one that has waited long enough."""
         while True:
             self.changed.clear()
             if self.next_batch():
@@ -168,14 +168,14 @@ class Batcher(Generic[RowT, ValueT]):
                 await asyncio.wait_for(self.changed.wait(), patience)
 
     def next_batch(self) -> list[tuple[Ticket[RowT], int]]:
-        """The rows to take now, none while company is waited for."""
+        """The rows to take now; none while waiting to fill a batch."""
         if not self.queue:
             return []
         oldest = self.queue[0]
         return self.choose(oldest) if oldest.alone or self.patience(oldest) <= 0 else self.full_batch()
 
     def patience(self, oldest: Ticket[RowT]) -> float:
-        """Seconds that an incomplete batch still waits for company."""
+        """Seconds that an incomplete batch may still wait."""
         return oldest.arrived + self.wait_s * self.stretch() - time.monotonic()
 
     def full_batch(self) -> list[tuple[Ticket[RowT], int]]:
@@ -185,11 +185,11 @@ class Batcher(Generic[RowT, ValueT]):
         return next(full, [])
 
     def stretch(self) -> float:
-        """By how much the load makes waiting for company longer."""
+        """Factor by which load lengthens the wait."""
         return 1 + MORE_PATIENCE * min(1.0, self.elsewhere() / self.most)
 
     def tidy(self) -> None:
-        """Requests without a waiting row leave the queue."""
+        """Remove requests without a waiting row from the queue."""
         self.queue = deque(ticket for ticket in self.queue if ticket.waiting)
 
     def choose(self, oldest: Ticket[RowT]) -> list[tuple[Ticket[RowT], int]]:
@@ -200,7 +200,7 @@ class Batcher(Generic[RowT, ValueT]):
 
 
 def padded(rows: int, most: int) -> int:
-    """Batch size for so many rows: the next power of two, at most `most`. Few shapes, to be captured."""
+    """Batch size for a number of rows: the next power of two, at most `most`. Few shapes, so that graphs are reused."""
     return min(most, 1 << (rows - 1).bit_length())
 
 

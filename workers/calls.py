@@ -1,6 +1,6 @@
-"""Calls between deployments that outlive the loss of a replica.
+"""Calls between deployments that are retried when a replica is lost.
 
-Decoding has no side effects, so a request whose replica is lost is simply asked again of another one.
+Decoding has no side effects, so a request whose replica is lost can be sent to another one.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ ATTEMPTS = 4
 
 
 def is_final(error: Exception, attempt: int) -> bool:
-    """Whether to give up. What a replica raised itself, as it lost one of its own, it has tried often enough."""
+    """Whether to give up. An error that a replica raised because it lost the next one was retried there already."""
     return isinstance(error, RayTaskError) or attempt + 1 == ATTEMPTS
 
 
@@ -42,7 +42,7 @@ async def ask(call: Callable[[], Any]) -> Any:
 
 
 async def ask_stream(call: Callable[[], Any]) -> AsyncGenerator[Any, None]:
-    """The events of `call()`, a streaming Serve response. A preview that a lost replica had sent is not sent again."""
+    """The events of `call()`, a streaming Serve response. A retry does not repeat previews that were already sent."""
     seen: set[tuple[int, int]] = set()
     for attempt in range(ATTEMPTS):
         response, complete = call(), False
@@ -65,7 +65,7 @@ async def ask_stream(call: Callable[[], Any]) -> AsyncGenerator[Any, None]:
 
 @dataclass(frozen=True)
 class RemoteRefiners:
-    """The refiners of another deployment, with the methods of one in the same process."""
+    """The refiners of another deployment, with the same methods as a refiner in this process."""
 
     handle: DeploymentHandle[Any]
 

@@ -1,4 +1,4 @@
-"""What a person sees of a finished dataset: its card, its contact sheet and the table of an image folder.
+"""Files for readers of a finished dataset: its card, its contact sheet and the table of an image folder.
 
 All of it is made from the committed shards, so it is the same after any number of resumes.
 """
@@ -80,7 +80,7 @@ label = int(folder.classes[target])""",
 
 @dataclass(frozen=True)
 class CardInfo:
-    """What the card says beside what the manifest knows.
+    """Contents of the card that do not come from the manifest.
 
     Attributes:
         models: (file or preset, SHA-256) of each role, such as "drafter".
@@ -205,7 +205,7 @@ def render_contact_sheet(store: Store, entries: Sequence[ManifestEntry], fmt: Da
 
 @contextmanager
 def naming_damage(store: Store, path: str) -> Iterator[None]:
-    """A file that cannot be read, of whatever kind the reader's error is, is a JobError with the remedy."""
+    """Context manager: turns any error of reading a file into a JobError with the remedy."""
     try:
         yield
     except TandemError:

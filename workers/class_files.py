@@ -16,7 +16,7 @@ from tandem.user_files import check_spelling, parse_json, read_text, shown
 from workers.fetch import is_remote
 from workers.sources import local_file
 
-NUMBERS, IMAGENET = "numbers", "imagenet"  # what --class-names takes beside files
+NUMBERS, IMAGENET = "numbers", "imagenet"  # values of --class-names other than files
 FLAG = "--class-names"
 WNID = re.compile(r"n\d{8}")
 MAX_NAME = 200  # characters: what the endpoint takes as a prompt
@@ -45,7 +45,7 @@ def choose_class_names(own: tuple[str, ...] | None, asked: str | None, num_class
         return ClassNames.numbered(num_classes)
     if asked == IMAGENET:
         if num_classes != IMAGENET_CLASSES:
-            raise LabelError(f"{FLAG}: expected {IMAGENET_CLASSES} classes beside 'imagenet', got {num_classes}")
+            raise LabelError(f"{FLAG}: 'imagenet' needs a model of {IMAGENET_CLASSES} classes, got {num_classes}")
         return imagenet_names()
     if asked is not None:
         return read_class_names(asked, num_classes)
@@ -140,7 +140,7 @@ READERS: dict[str, Callable[[str], Iterator[NamedClass]]] = {".csv": from_csv, "
 
 
 def check_classes(classes: list[NamedClass], num_classes: int) -> None:
-    """LabelError unless there is a name of its own for each class, and a WordNet id of its own for each or for none."""
+    """Raise LabelError unless names are distinct, one for each class, and WordNet ids too, if there are any."""
     if len(classes) != num_classes:
         raise LabelError(f": expected {num_classes} names, one for each class of the model, got {len(classes)}")
     names: dict[str, str] = {}

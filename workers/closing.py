@@ -1,9 +1,9 @@
 """Closing a dataset: card, contact sheet and `_SUCCESS`, by whoever finds every shard committed.
 
-Several jobs may close at once, know of different shards, or have lost the place to another job meanwhile. All that is
-put can come late, and nothing but a put of a new name can be made to depend on what is there. So who closes looks again
-after its own writes, until what stands is what it would write; committed shards only become more, so that all agree in
-the end. `_SUCCESS` is put, or removed and put, and never replaced: a late put changes nothing where one stands.
+Several jobs may close at once, know of different shards, or have lost the place to another job. Any write can arrive
+late, and only the put of a new name can be conditional. So a job that closes reads back after its own writes, until it
+finds what it would write; committed shards only grow in number, so that all jobs agree in the end. `_SUCCESS` is put,
+or removed and put, and never replaced: a late put changes nothing if the file exists.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Render = Callable[[Sequence[ManifestEntry], Mapping[int, str]], Mapping[str, byt
 
 
 def no_files(*_: object) -> dict[str, bytes]:
-    """Nothing stands beside `_SUCCESS`."""
+    """For a dataset without files other than `_SUCCESS`."""
     return {}
 
 
@@ -40,12 +40,12 @@ def close_dataset(
     render: Render = no_files,
     beside: Collection[str] = (),
 ) -> None:
-    """Write what closes a dataset, unless it stands already. Repeatable, and by any number of jobs.
+    """Write the closing files of a dataset unless they exist. Any number of jobs may do it, any number of times.
 
     Args:
         manifest: of the job's own epoch.
-        failed: shards that could not be made, and why; those that others have made since do not count.
-        render: the files beside `_SUCCESS`, of all entries and of what has failed. Equal ones give equal bytes.
+        failed: shards that could not be made, and why; those that other jobs have made since are ignored.
+        render: makes the other closing files from all entries and failed shards. Equal inputs give equal bytes.
         beside: see `is_closed`.
 
     Raises:
@@ -69,7 +69,7 @@ def _close(
     beside: Collection[str],
     files: dict[str, bytes],
 ) -> None:
-    """`close_dataset`; `files` is filled with what may have been put beside `_SUCCESS`."""
+    """`close_dataset`; also fills `files` with the closing files that may have been put."""
     store, epoch = manifest.store, manifest.epoch
     written: frozenset[int] | None = None
     for _ in range(LOOKS):
@@ -118,7 +118,7 @@ def is_closed(manifest: Manifest, num_shards: int, committed: Collection[int], b
 
 
 def read_closing(store: Store) -> dict[str, Any] | None:
-    """What `_SUCCESS` says, see `parse_closing`; None where there is none, or no sense."""
+    """The content of `_SUCCESS`, see `parse_closing`; None if it is missing or invalid."""
     try:
         return parse_closing(store.read(layout.SUCCESS))
     except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
@@ -158,8 +158,8 @@ def _take_back(manifest: Manifest) -> None:
 
 
 def _keep_changed(manifest: Manifest) -> None:
-    """Copy what stands beside `_SUCCESS` and is not what it names, before it is written anew: a card that a person has
-    edited is nowhere else."""
+    """Copy closing files that differ from their hash in `_SUCCESS` before they are rewritten, such as a card that was
+    edited by hand."""
     closing = read_closing(manifest.store)
     if closing is None or closing["epoch"] != manifest.epoch:
         return
@@ -169,8 +169,8 @@ def _keep_changed(manifest: Manifest) -> None:
 
 
 def sweep(manifest: Manifest, entries: Sequence[ManifestEntry]) -> None:
-    """Remove what is no part of the dataset and never can be: files of dead epochs, and of committed shards those
-    that their entries do not name. Their writers died before they removed them, and patterns of readers match them.
+    """Remove files that can never belong to the dataset: those of dead epochs, and those of committed shards that the
+    entries do not name. Their writers died before removing them, and readers' glob patterns would match them.
     """
     store, epoch = manifest.store, manifest.epoch
     paths = store.list_files()
@@ -214,7 +214,7 @@ def _write(
 
 
 def _withdraw(manifest: Manifest, files: Mapping[str, bytes]) -> None:
-    """Remove what a job has put while another took the place: it came after the other had looked for it."""
+    """Remove files that a job put after another job had taken the place and cleaned it."""
     store, closing = manifest.store, read_closing(manifest.store)
     if closing and closing["epoch"] == manifest.epoch:
         store.remove(layout.SUCCESS)

@@ -19,11 +19,11 @@ from workers.shards import ShardPlan, ShardRows
 from workers.store import Store, Stored
 
 File = tuple[str, bytes]  # path in the dataset, content
-NAMES = 4  # that are tried for a shard whose names are taken by damaged files
+NAMES = 4  # names tried for a shard whose own are taken by damaged files
 
 
 class Format(Protocol):
-    """How a shard becomes files. Equal rows have to give equal bytes."""
+    """Turns a shard into files. Equal rows must give equal bytes."""
 
     def files(self, shard: Any, tag: str = "") -> list[File]:
         """(path in the dataset, bytes) of every file of a shard; `tag` is part of each name."""
@@ -56,11 +56,11 @@ def store_shard(store: Store, manifest: Manifest, shard: ShardRows, fmt: Format,
 
 
 def put_shard(store: Store, epoch: int, shard: ShardRows, fmt: Format, tried: list[str]) -> list[Stored]:
-    """Put the files of a shard; what stands afterwards is a whole shard of this job. `tried` gains all names.
+    """Put the files of a shard, so that a whole shard of this job is stored. Adds all names that it used to `tried`.
 
-    Files of ours that stand already may hold other bytes, of another GPU or a halved batch; so they are read. Damaged
-    ones stay, and the shard is put under names of its own content: a file that is removed and put again could be hit
-    by the removal of another writer. Raises OutputError.
+    Files that exist already may hold other valid bytes, from another GPU or a halved batch, so they are read. Damaged
+    files stay, and the shard is put under names with its content's hash: if a file were removed and put again, another
+    writer's removal could hit the new one. Raises OutputError.
     """
     content = reason = ""
     for attempt in range(NAMES):
@@ -77,7 +77,7 @@ def put_shard(store: Store, epoch: int, shard: ShardRows, fmt: Format, tried: li
 
 
 def why_not_ours(store: Store, stored: Sequence[Stored], ours: Sequence[File], shard: ShardRows, files: Any) -> str:
-    """Why what stands is not a whole shard of this job; "" where it is."""
+    """Why the stored files are not a whole shard of this job; "" if they are."""
     both = list(zip(stored, ours, strict=True))
     if all(there.created or there.sha256 == hash_of(data).hex() for there, (_, data) in both):
         return ""

@@ -1,7 +1,7 @@
-"""What the replicas of the endpoint compute: batches of rows from many requests, through drafter or refiner.
+"""Decoding for the endpoint: batches of rows from many requests, through drafter or refiner.
 
 The models are those of a job (`workers.drafter`, `workers.refiner`); here each row has its own seed and sampling,
-and what has been decoded so far is given out after the scales that somebody wants to see.
+and previews are decoded after the scales that a request asks for.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from workers.refiner import to_uint8
 
 @dataclass(frozen=True)
 class Row:
-    """One image of a request, and the ids of the scales that are there already: uint16 [L']."""
+    """One image of a request, and the ids of its scales so far: uint16 [L']."""
 
     request: ImageRequest
     index: int
@@ -43,8 +43,8 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Look:
-    """Pixels uint8 [H, W, 3] after `scale` scales."""
+class PreviewPixels:
+    """A preview: pixels uint8 [H, W, 3] after `scale` scales."""
 
     scale: int
     pixels: NDArray[np.uint8]
@@ -52,7 +52,7 @@ class Look:
 
 @dataclass(frozen=True)
 class Tokens:
-    """What the drafter made of a row: uint16 [L'], and the seconds its batch took."""
+    """The drafter's ids of a row, uint16 [L'], and the seconds of its batch."""
 
     ids: NDArray[np.uint16]
     seconds: dict[str, float]
@@ -68,7 +68,7 @@ class Pixels:
 
 @dataclass(frozen=True)
 class RowBatch:
-    """Rows as the models take them."""
+    """Rows as tensors for the models."""
 
     rows: Sequence[Row]
     labels_B: Tensor
@@ -87,7 +87,7 @@ class RowBatch:
         )
 
 
-class Decoding(ABC):
+class BatchDecoder(ABC):
     """One transformer and the VQVAE on one device."""
 
     def __init__(self, models: ModelSet, role: str, dtype: str, threads: int, how: Preparation, on_gpu: bool | None):
@@ -101,19 +101,18 @@ class Decoding(ABC):
         self.halving = Halving(role, sys.maxsize)  # until memory runs out
 
     def __call__(self, rows: Sequence[Row], size: int) -> Iterator[tuple[int, Any]]:
-        """What is made of the rows, by their places, in a batch that is padded to `size` with the last of them; in
-        halves of it where memory runs out."""
+        """Yield (row, value) for a batch padded to `size` with its last row; halve the batch when memory runs out."""
         padded = [*rows, *[rows[-1]] * (size - len(rows))]
-        shown: set[tuple[int, int]] = set()  # a half begins anew, and nobody is shown the same twice
+        shown: set[tuple[int, int]] = set()  # a half starts over, but no preview is sent twice
         for place, value in self.halving.run(partial(self.work_on, padded, len(rows)), size):
-            if isinstance(value, Look):
+            if isinstance(value, PreviewPixels):
                 if (place, value.scale) in shown:
                     continue
                 shown.add((place, value.scale))
             yield place, value
 
     def work_on(self, padded: Sequence[Row], num_rows: int, some: slice) -> Iterator[tuple[int, Any]]:
-        """Those of the first `num_rows` that are among some of the rows."""
+        """Decode the rows of a slice, and yield the results of those among the first `num_rows`."""
         count = min(some.stop, num_rows) - some.start
         if count > 0:
             batch = RowBatch.of(padded[some], self.pyramid.num_tokens, self.device)
@@ -121,10 +120,10 @@ class Decoding(ABC):
 
     @abstractmethod
     def work(self, batch: RowBatch, num_rows: int) -> Iterator[tuple[int, Any]]:
-        """Looks, and in the end one result for each of the first `num_rows` of a batch."""
+        """Yield previews, then one result for each of the first `num_rows` rows of a batch."""
 
-    def scales(self, batch: RowBatch, num_rows: int, stop: int) -> Iterator[tuple[int, Look] | Tensor]:
-        """Decode up to scale `stop`: looks at the rows that want them, and the ids [B, L'] in the end."""
+    def scales(self, batch: RowBatch, num_rows: int, stop: int) -> Iterator[tuple[int, PreviewPixels] | Tensor]:
+        """Decode up to scale `stop`. Yields previews of the rows that asked for them, then the ids [B, L']."""
         start = len(self.vqvae.quantize.split(batch.prefix_BL))
         sampling = [row.request.sampling for row in batch.rows]
         ids_BL = batch.prefix_BL
@@ -135,17 +134,17 @@ class Decoding(ABC):
         for scale, ids_BL in enumerate(decode_scales(*decoding) if stop > start else (), start + 1):
             if wanted := [i for i in range(num_rows) if scale in batch.rows[i].request.preview_scales]:
                 pixels = to_uint8(self.preview(ids_BL[wanted]))
-                yield from ((i, Look(scale, image)) for i, image in zip(wanted, pixels, strict=True))
+                yield from ((i, PreviewPixels(scale, image)) for i, image in zip(wanted, pixels, strict=True))
         yield ids_BL
 
     @torch.inference_mode()
     def preview(self, ids_BL: Tensor) -> Tensor:
-        """Pixels of what there is, without CUDA graphs: so many shapes would take the room of whole batches, and
-        capturing them takes longer than a client waits."""
+        """Pixels of a partial decode, without CUDA graphs: its many shapes would need the memory of whole batches, and
+        capturing them would take longer than a client waits."""
         return self.vqvae.decode_ids(ids_BL)[0]
 
 
-class DraftWork(Decoding):
+class DraftDecoder(BatchDecoder):
     """Scales 1..N. All rows of a batch have the same N."""
 
     def __init__(
@@ -153,7 +152,7 @@ class DraftWork(Decoding):
     ):
         super().__init__(models, "drafter", dtype, threads, how, on_gpu)
 
-    def work(self, batch: RowBatch, num_rows: int) -> Iterator[tuple[int, Look | Tokens]]:
+    def work(self, batch: RowBatch, num_rows: int) -> Iterator[tuple[int, PreviewPixels | Tokens]]:
         began = time.perf_counter()
         for made in self.scales(batch, num_rows, batch.rows[0].request.draft_steps):
             if isinstance(made, Tensor):
@@ -164,7 +163,7 @@ class DraftWork(Decoding):
                 yield made
 
 
-class RefineWork(Decoding):
+class RefineDecoder(BatchDecoder):
     """Scales N+1..K behind the rows' prefixes, and pixels."""
 
     def __init__(
@@ -172,7 +171,7 @@ class RefineWork(Decoding):
     ):
         super().__init__(models, "refiner", dtype, threads, how, on_gpu)
 
-    def work(self, batch: RowBatch, num_rows: int) -> Iterator[tuple[int, Look | Pixels]]:
+    def work(self, batch: RowBatch, num_rows: int) -> Iterator[tuple[int, PreviewPixels | Pixels]]:
         began = time.perf_counter()
         for made in self.scales(batch, num_rows, self.pyramid.num_scales):
             if isinstance(made, Tensor):

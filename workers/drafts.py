@@ -57,7 +57,7 @@ class DraftFormat:
 
 @dataclass(frozen=True)
 class Drafts:
-    """A finished dataset of drafts, as a job of refiners sees it. Small enough to send anywhere."""
+    """A finished dataset of drafts, as `tandem refine` reads it. Small enough to pickle to every worker."""
 
     store: Store
     plan: ShardPlan
@@ -85,9 +85,9 @@ class Drafts:
         return tuple(self.identity["decoding"].get("row_settings", ()))
 
     def extra_schema(self) -> pa.Schema:
-        """The columns carried along, as `read` gives them, from the first shard that can be read.
+        """Schema of the carried columns as `read` returns them, from the first readable shard.
 
-        JobError where none can; InputError for columns that are the dataset's own.
+        Raises JobError if no shard is readable; InputError for columns that have names of the dataset's own.
         """
         for shard in range(self.plan.num_shards):
             try:
@@ -119,7 +119,7 @@ class Drafts:
         )
 
     def _table(self, shard: int) -> pa.Table:
-        """A shard's file, held against its manifest entry and the plan. OutputError where drafts were replaced."""
+        """A shard's file, checked against its manifest entry and the plan. OutputError if drafts were replaced."""
         entry = Manifest(self.store, self.epoch).entry(shard)
         if entry is None:
             self._check_place()
@@ -135,7 +135,7 @@ class Drafts:
         return table
 
     def _check_place(self) -> None:
-        """OutputError where other drafts have taken the place of these."""
+        """Raise OutputError if other drafts have replaced these."""
         if is_taken(self.store, self.epoch):
             raise OutputError(
                 f"drafts in {self.store.uri}: another job has taken this place (--overwrite), these are gone",
@@ -143,8 +143,8 @@ class Drafts:
             )
 
     def _check(self, table: pa.Table, entry: ManifestEntry) -> None:
-        """DamagedError for a file that is as it was written and not one of drafts: older versions let columns of the
-        label file stand in for those of the drafts."""
+        """Raise DamagedError for an intact file with wrong columns: older versions let columns of the label file
+        replace those of the drafts."""
         tokens = pa.list_(pa.uint16(), self._length(self.draft_steps))
         expected = list(zip(COLUMNS, (pa.int64(), pa.int32(), tokens), strict=True))
         found = [(field.name, field.type) for field in table.schema if field.name in COLUMNS]
@@ -162,7 +162,7 @@ class Drafts:
 
 
 def open_drafts(store: Store) -> Drafts:
-    """Find out what drafts a place holds. InputError if there are none, or not all of them."""
+    """Open the drafts at a place. Raises InputError if there are none, or if shards are missing."""
     try:
         drafts = _describe(store, read_job(store))
     except FileNotFoundError:
@@ -181,7 +181,7 @@ def open_drafts(store: Store) -> Drafts:
 
 
 def _describe(store: Store, job: dict[str, Any]) -> Drafts:
-    """Drafts by their job. Raises whatever wrong values make of it."""
+    """Drafts as their job.json describes them. Wrong values raise errors of any type."""
     identity, about = job["identity"], job["info"]["drafter"]
     if identity.get("kind") != KIND:
         raise InputError(f"--drafts: {store.uri} holds a job of another kind", "made by: tandem draft")

@@ -30,9 +30,9 @@ from workers.store import Store
 
 INGRESS = "Ingress"
 UNAVAILABLE = (*LOST, DeploymentUnavailableError)
-UPSCALE_DELAY_S = 5.0  # of more load than the replicas there are should take, before one is added
-# Requests that a replica may hold: for each row of a batch one under way and the rest to choose from, and twice of what
-# keeps it and the refiners behind it busy
+UPSCALE_DELAY_S = 5.0  # of overload, before a replica is added
+# Requests that a replica may hold, per row of a batch: one in progress and the rest to form the next batch from; twice
+# that for a drafter, to keep the refiners behind it busy as well
 QUEUE_PER_ROW, QUEUE_PER_TARGET = 4, 2
 # Beside the requests for images that it admits, one ingress answers so many others and refusals at a time; as many
 # may wait for it. Beyond that the proxy refuses, which costs a fraction.
@@ -41,7 +41,7 @@ OTHER_REQUESTS = 16
 
 @dataclass(frozen=True)
 class Publisher:
-    """Puts image files under the hash of their bytes, and tells an address that expires."""
+    """Puts image files under the hash of their bytes, and returns a link that expires."""
 
     store: Store
     seconds: int
@@ -54,7 +54,7 @@ class Publisher:
 
 
 class ServeEngine:
-    """Drafters by their handle. What Ray says of errors far away becomes an answer of the API."""
+    """Calls drafters by their handle, and turns Ray's errors into errors of the API."""
 
     def __init__(self, drafter: DeploymentHandle[Any]):
         self.drafter = drafter
@@ -80,7 +80,7 @@ class ServeEngine:
 
 @contextmanager
 def as_answers() -> Iterator[None]:
-    """Within, lost replicas are an ApiError 503, and an error of a replica is raised as it was there."""
+    """Context manager: lost replicas raise ApiError 503; an error in a replica is raised as its original type."""
     try:
         yield
     except (RayTaskError, *UNAVAILABLE) as error:
@@ -92,7 +92,7 @@ def as_answers() -> Iterator[None]:
 
 
 def origin(error: BaseException) -> BaseException:
-    """What was raised where it began: Ray wraps an error once for each call that it passes."""
+    """The original error: Ray wraps it once for each call that it passes through."""
     while isinstance(error, RayTaskError) and isinstance(error.cause, BaseException):
         error = error.cause
     return error
@@ -116,17 +116,17 @@ class Ingress:
         return create_api(self.gateway)
 
     def drain(self) -> int:
-        """Take no more requests for images; how many are in flight."""
+        """Accept no more image requests. Returns the number in flight."""
         self.gateway.admission.draining = True
         return self.gateway.admission.in_flight
 
 
 @dataclass(frozen=True)
-class Scale:
-    """Replicas of one deployment, and what each asks of Ray.
+class ReplicaRange:
+    """Number of replicas of one deployment, and the resources that each requests from Ray.
 
-    With `least` < `most` Ray Serve scales between them by requests in hand: one replica for each `target_requests`.
-    `nodes`: Ray labels of the nodes that it belongs on; none: anywhere.
+    With `least` < `most` Ray Serve scales by ongoing requests: one replica for each `target_requests`.
+    `nodes`: Ray labels of the nodes to run on; none: any node.
     """
 
     least: int
@@ -136,12 +136,12 @@ class Scale:
     target_requests: float
     nodes: Mapping[str, str] = field(default_factory=dict)
 
-    def anywhere(self) -> Scale:
-        """The same replicas, which ask for no device and no node."""
+    def anywhere(self) -> ReplicaRange:
+        """The same replicas without a request for a device or node."""
         return replace(self, num_cpus=0.0, num_gpus=0.0, nodes={})
 
     def options(self, batch: int) -> dict[str, Any]:
-        """As Ray Serve's deployments take them."""
+        """Options of a Ray Serve deployment."""
         asked: dict[str, Any] = {
             "ray_actor_options": {"num_cpus": self.num_cpus, "num_gpus": self.num_gpus},
             "max_ongoing_requests": max(QUEUE_PER_ROW * batch, round(QUEUE_PER_TARGET * self.target_requests)),
@@ -161,7 +161,7 @@ class Scale:
 
 @dataclass(frozen=True)
 class Parts:
-    """What the deployments are made of: works are built on the replicas, where the models are loaded."""
+    """Constructor arguments of the deployments. Models are loaded on the replicas."""
 
     draft: Callable[[], Any]
     refine: Callable[[], Any]
@@ -173,8 +173,8 @@ def build_app(
     about: About,
     gateway: GatewaySettings,
     replica: ReplicaSettings,
-    drafters: Scale,
-    refiners: Scale | None,
+    drafters: ReplicaRange,
+    refiners: ReplicaRange | None,
     ingresses: int = 1,
 ) -> Application:
     """Bind the deployments to each other. Without `refiners`, each drafter has one in its own process."""

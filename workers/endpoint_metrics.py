@@ -1,4 +1,4 @@
-"""What the endpoint counts, for Prometheus through Ray: names begin with `ray_tandem_serve_`.
+"""Metrics of the endpoint, exported to Prometheus by Ray: names begin with `ray_tandem_serve_`.
 
 Ray Serve adds the tags deployment, replica and application.
 """
@@ -13,16 +13,16 @@ SECONDS = [0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0]
 SIZES = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0]
 
 
-class StageMetrics:
-    """Of one replica of a drafter or refiner. Means come from the counters: the sums that Ray tells of its histograms
-    are made of the middles of their buckets."""
+class BatchMetrics:
+    """Metrics of one drafter or refiner replica. Take means from the counters: Ray estimates the sums of histograms
+    from bucket midpoints."""
 
     def __init__(self, stage: str) -> None:
         tags = ("stage",)
         self.tags = {"stage": stage}
         self.batches = Counter("tandem_serve_batches", "Batches of a stage", tags)
         self.rows = Counter("tandem_serve_rows", "Images in the batches of a stage", tags)
-        self.padding = Counter("tandem_serve_padded_rows", "Rows that only fill a batch up", tags)
+        self.padding = Counter("tandem_serve_padded_rows", "Padding rows in batches", tags)
         self.busy = Counter("tandem_serve_busy_seconds", "Seconds that a stage worked on batches", tags)
         self.waited = Counter("tandem_serve_waited_seconds", "Seconds that the oldest image of each batch waited", tags)
         self.batch_size = Histogram("tandem_serve_batch_size", "Images of a batch", SIZES, tags)
@@ -31,7 +31,7 @@ class StageMetrics:
         self.images = Counter("tandem_serve_images", "Images made")
 
     def observe(self, report: BatchReport, waiting: int) -> None:
-        """One batch, and the rows that wait after it."""
+        """Record one batch, and the number of rows still waiting."""
         counts = (
             (self.batches, 1),
             (self.rows, report.rows),
@@ -48,10 +48,10 @@ class StageMetrics:
 
 
 class RequestMetrics:
-    """Of one replica of the ingress."""
+    """Metrics of one replica of the ingress."""
 
     def __init__(self) -> None:
         self.requests = Counter("tandem_serve_requests", "Requests answered", ("endpoint", "status"))  # type: ignore[arg-type]
         self.seconds = Histogram("tandem_serve_request_seconds", "Seconds of a request for images", SECONDS)
         self.first = Histogram("tandem_serve_first_preview_seconds", "Seconds to the first preview", SECONDS)
-        self.in_flight = Gauge("tandem_serve_images_in_flight", "Images that are asked for and not answered yet")
+        self.in_flight = Gauge("tandem_serve_images_in_flight", "Images requested and not yet answered")

@@ -1,4 +1,4 @@
-"""What travels between the deployments of the endpoint. No torch here: the ingress does without."""
+"""Messages between the deployments of the endpoint. No torch here: the ingress does not import it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class ImageRequest:
 
     Attributes:
         draft_steps: N, 0 to K: 0 is the refiner alone, K the drafter alone.
-        preview_scales: how many scales are decoded at each preview, 1 to K - 1.
+        preview_scales: numbers of scales after which a preview is sent, 1 to K - 1 each.
         deterministic: decoded alone, in batches of one fixed shape.
     """
 
@@ -43,7 +43,7 @@ class Drafted:
 
 @dataclass(frozen=True)
 class Preview:
-    """An image file of what is decoded after `scale` scales."""
+    """A preview as an image file, decoded from the first `scale` scales."""
 
     image: int
     scale: int
@@ -53,7 +53,7 @@ class Preview:
 
 @dataclass(frozen=True)
 class Pictures:
-    """The n image files of a request, and the seconds that each stage took, waiting for company apart."""
+    """The n image files of a request, and the seconds of each stage; time spent waiting for a batch is separate."""
 
     files: list[bytes]
     seconds: dict[str, float] = field(default_factory=dict)

@@ -25,15 +25,15 @@ def cache_folder() -> Path:
 
 
 def fetch(address: str, patient: bool = False) -> Path:
-    """Local copy of s3://bucket/key. Processes that ask at once wait for one download.
+    """Local copy of s3://bucket/key. Concurrent processes share one download.
 
-    Where it is a node's turn, when all nodes fetch at once, be `patient`: a server that throttles is asked again for
-    more than a minute. Without, what is wrong with an address is said soon.
+    `patient=True` retries throttling for over a minute (workers, when all nodes fetch at once); False fails fast
+    (driver).
 
-    A file in the cache is used as long as the object's ETag is the same and the file is as it came: its hash stands
-    beside it, and a damaged file is fetched again. An object that is replaced meanwhile is fetched anew, so that a copy
-    is of one version. Credentials, region, endpoint, proxy and certificates come from the standard AWS chain.
-    Raises InputError naming bucket, key, cause and remedy.
+    A file in the cache is used as long as the object's ETag and the file's hash, stored next to it, are unchanged. An
+    object that is replaced during the download is fetched again, so that a copy is of one version. Credentials, region,
+    endpoint, proxy and certificates come from the standard AWS chain. Raises InputError that names bucket, key, cause
+    and remedy.
     """
     bucket, key = split_object(address)
     # boto3 takes a second to import
@@ -50,7 +50,7 @@ def fetch(address: str, patient: bool = False) -> Path:
 
 
 def _fetch_version(client: Any, address: str, bucket: str, key: str) -> Path:
-    """The copy of the version that is there now. ObjectChangedError where it is replaced meanwhile."""
+    """A copy of the current version. Raises ObjectChangedError if it is replaced during the download."""
     from workers.s3_read import download, head
 
     version = head(client, bucket, key)
@@ -78,12 +78,12 @@ def file_name(key: str) -> str:
 
 
 def hash_file(path: Path) -> Path:
-    """Where the hash of a fetched file stands."""
+    """Path of the file that holds the hash of a fetched file."""
     return path.with_name(path.name + ".sha256")
 
 
 def fetched_sha256(path: Path) -> str:
-    """Hex sha256 that a file in the cache had when it came."""
+    """Hex sha256 of a cached file at the time of its download."""
     return hash_file(path).read_text()
 
 

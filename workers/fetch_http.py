@@ -1,4 +1,4 @@
-"""Files by https://HOST/FILE#sha256=HEX: the hash says what is wanted, so that any server may hold it."""
+"""Files by https://HOST/FILE#sha256=HEX: the hash identifies the content, so that any server may hold it."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from workers.waiting import say_waiting
 EXPECTED = "https://HOST/FILE#sha256=HEX, the hash of the file in 64 hexadecimal digits"
 CHUNK_BYTES = 1 << 20
 TIMEOUT_S = 15
-# Attempts that end without a byte more than before: a silent server is given up after 46 and 153 s
+# Attempts without progress before giving up: 46 and 153 s for a silent server
 ATTEMPTS, PATIENT_ATTEMPTS = 3, 8
 SECRET = re.compile(r"sig|token|secret|password|credential|auth|key", re.IGNORECASE)
 
 
 def fetch_from_http(address: str, cache: Path, patient: bool) -> tuple[Path, str]:
-    """Local file and its hash. What arrives is hashed on the way; a broken connection goes on where it broke.
+    """Local file and its hash. Data is hashed as it arrives; a broken download resumes where it broke.
 
     A file in the cache needs no server. Raises InputError: one line, and what to do.
     """
@@ -45,7 +45,7 @@ def fetch_from_http(address: str, cache: Path, patient: bool) -> tuple[Path, str
 
 
 def split_address(address: str) -> tuple[str, str]:
-    """URL and hash. Raises InputError, also for secrets, which would stand in the job's record."""
+    """URL and hash. Raises InputError, also for an address with secrets, because job.json keeps it."""
     url, _, fragment = address.partition("#")
     match = re.fullmatch(r"sha256=([0-9a-fA-F]{64})", fragment)
     try:
@@ -56,7 +56,7 @@ def split_address(address: str) -> tuple[str, str]:
         parts.port  # noqa: B018 (ValueError for one out of range)
     except ValueError:
         usable = False
-    if not match or not usable:  # no more of it is shown than is no secret
+    if not match or not usable:  # shows no part that may be secret
         shown = re.sub(r"//[^/]*@|[?#].*", "", url)
         hexadecimal = re.fullmatch(r"sha256=([0-9a-fA-F]+)", fragment)
         got = f"with {len(hexadecimal[1])} of them" if hexadecimal else "without a hash"
@@ -70,7 +70,7 @@ def split_address(address: str) -> tuple[str, str]:
 
 
 class Partial:
-    """What has arrived so far of a file, on disk, and its hash."""
+    """A partly downloaded file on disk, and the hash of what has arrived."""
 
     def __init__(self, path: Path) -> None:
         self.path, self.digest = path, hashlib.sha256()
@@ -88,7 +88,7 @@ class Partial:
         self.digest = hashlib.sha256()
 
     def add_rest(self, url: str) -> None:
-        """Append what is missing. Starts anew where the server sends all of it."""
+        """Append the missing part. Starts over if the server sends the whole file."""
         start = self.size
         headers = {"User-Agent": f"tandem/{__version__}"} | ({"Range": f"bytes={start}-"} if start else {})
         with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=TIMEOUT_S) as response:
@@ -103,7 +103,7 @@ class Partial:
 
 
 def receive(url: str, path: Path, expected: str, attempts: int) -> None:
-    """Complete a partial file. Where what was there before turns out wrong, it is fetched anew, once."""
+    """Complete a partial file. If the earlier part turns out to be wrong, the file is fetched again, once."""
     partial, failures = Partial(path), 0
     resumed = partial.size > 0
     came_at = time.monotonic()
@@ -134,7 +134,7 @@ def receive(url: str, path: Path, expected: str, attempts: int) -> None:
 
 
 def fail_for_good(url: str, error: Exception, exhausted: bool) -> None:
-    """Raise InputError where asking again would not help, or has been tried often enough."""
+    """Raise InputError if a retry would not help, or if there were enough."""
     if isinstance(error, urllib.error.HTTPError):
         error.close()
         if error.code in (401, 403):

@@ -62,7 +62,7 @@ def download(address: str, repo: str, revision: str, name: str, again: bool) -> 
     except errors.HfHubHTTPError as error:
         hint = "HF_TOKEN may be wrong or lack the right to read" if status_of(error) in (401, 403) else None
         raise InputError(f"{address}: the hub answered {status_of(error) or cause_of(error)}", hint) from error
-    except Exception as error:  # its HTTP library differs from version to version, and so do its errors
+    except Exception as error:  # errors differ between versions, as the HTTP library does
         raise InputError(f"{address}: cannot be fetched: {cause_of(error)}") from error
 
 
@@ -71,7 +71,7 @@ def status_of(error: Exception) -> int | None:
 
 
 def cause_of(error: BaseException) -> str:
-    """The innermost cause in a line, without what a server may repeat of the request."""
+    """The innermost cause in one line, without parts of the request that a server may echo."""
     while error.__cause__ is not None:
         error = error.__cause__
     return LOGIN.sub("//", (str(error).splitlines() or [""])[0][:200]) or type(error).__name__

@@ -35,7 +35,7 @@ ROWS_PER_GROUP = 100  # what Hugging Face advises for images: one group is read 
 
 @dataclass(frozen=True)
 class DatasetFormat:
-    """What is the same for all shards of a dataset. `class_names` names every label, in label order."""
+    """The format of a dataset. `class_names` has the name of every label, in label order."""
 
     name: FormatName
     codec: Codec
@@ -103,8 +103,8 @@ def read_images(
 
 
 def unique_class_names(class_names: Sequence[str]) -> list[str]:
-    """Names as ClassLabel wants them: one that stands twice (ImageNet's "crane") gets its label appended, and again
-    where another class is called just so."""
+    """Unique names, as ClassLabel requires: duplicates (ImageNet's "crane") get their label appended, repeatedly if the
+    result is another class's name."""
     names = list(class_names)
     while twice := {name for name, count in Counter(names).items() if count > 1}:
         names = [f"{name} ({label})" if name in twice else name for label, name in enumerate(names)]

@@ -41,7 +41,7 @@ READY_FOR_S = 10.0  # after images were made
 
 
 class Engine(Protocol):
-    """What makes the images."""
+    """The models that make the images."""
 
     async def generate(self, request: ImageRequest) -> Pictures: ...
 
@@ -52,15 +52,15 @@ class Engine(Protocol):
 
 @dataclass(frozen=True)
 class GatewaySettings:
-    """Limits and doors.
+    """Limits, keys and addresses.
 
     Attributes:
-        batch: what a replica decodes at once; told to clients.
+        batch: rows that a replica decodes at once; shown to clients.
         max_requests, max_images: in flight before more are refused.
         max_n: images of one request.
-        key_digests: SHA-256 of the API keys; none: nobody is asked for one.
-        origins: of other sites whose pages may call.
-        publish: puts an image file (name, data) and tells its address; None: there is no object store.
+        key_digests: SHA-256 of the API keys; empty: no key is required.
+        origins: other sites whose pages may call (CORS).
+        publish: puts an image file (name, data) and returns its link; None: there is no object store.
     """
 
     batch: int = 8
@@ -76,7 +76,7 @@ class GatewaySettings:
 
 @dataclass
 class Watcher:
-    """What wants to know of requests; the metrics of Ray in a cluster."""
+    """Observer of requests; in a cluster, Ray's metrics."""
 
     answered: Callable[[str, int], None] = lambda path, status: None
     took: Callable[[float], None] = lambda seconds: None
@@ -86,7 +86,7 @@ class Watcher:
 
 @dataclass
 class Gateway:
-    """One ingress: settings, models, and what is under way."""
+    """One ingress: checks requests, admits them and makes the API's answers (`api_models`)."""
 
     engine: Engine
     about: About
@@ -98,7 +98,7 @@ class Gateway:
         self.admission = Admission(self.settings.max_requests, self.settings.max_images, self.watcher.in_flight)
 
     async def answer(self, request: ImageRequest, by_url: bool) -> ImagesResponse:
-        """All images at once. To be called within `admission`."""
+        """All images in one answer. Call it inside `admission`."""
         began = time.monotonic()
         pictures = await self.in_time(self.engine.generate(request), began)
         images = await self.in_time(self.all_data(request, pictures.files, by_url), began)
@@ -113,7 +113,7 @@ class Gateway:
         )
 
     async def events(self, request: ImageRequest, by_url: bool) -> AsyncGenerator[Event, None]:
-        """Previews, then the images one by one. To be consumed within `admission`."""
+        """Previews, then the images one by one. Consume it inside `admission`."""
         began, count = time.monotonic(), 0
         async with aclosing(self.engine.stream(request)) as stream:  # closed at once if the client goes away
             while not isinstance(event := await self.in_time(anext(stream), began), Pictures):
@@ -136,7 +136,7 @@ class Gateway:
             )
 
     async def check_ready(self) -> None:
-        """ApiError 503 unless images would be made now."""
+        """Raise ApiError 503 unless the server can make images now."""
         if self.admission.draining or not (self.has_just_made() or await self.engine_answers()):
             raise ApiError(503, "models are loading, or the server drains", code="not_ready", retry_after_s=2)
 
@@ -145,7 +145,7 @@ class Gateway:
         self.watcher.took(seconds)
 
     def has_just_made(self) -> bool:
-        """Whether images came of late: then the models are there, however long their queue is."""
+        """Whether images were made recently: then the models are up, however long their queue."""
         return time.monotonic() - self.made_at_s < READY_FOR_S
 
     async def engine_answers(self) -> bool:
@@ -155,7 +155,7 @@ class Gateway:
             return False
 
     async def in_time(self, work: Awaitable[Any], began: float) -> Any:
-        """ApiError 503 if it is not there within the time limit of a request."""
+        """Await `work`; raise ApiError 503 after the time limit of a request."""
         left = began + self.settings.timeout_s - time.monotonic()
         try:
             return await asyncio.wait_for(work, left)
@@ -207,14 +207,14 @@ class Gateway:
         )
 
     def check(self, body: ImageBody) -> ImageRequest:
-        """The request in our own terms. ApiError for what the schema cannot tell."""
+        """Convert the request. Raises ApiError for errors that the schema cannot express."""
         if body.model not in (None, self.about.model_id):
             raise wrong_value("model", repr(self.about.model_id), body.model, "model_not_found")
         if body.response_format == "url" and self.settings.publish is None:
             expected = "b64_json, as this server has no object store (tandem serve --store s3://bucket/prefix)"
             raise wrong_value("response_format", expected, "url")
         if body.preview_scales and not body.stream:
-            raise wrong_value("preview_scales", "stream: true beside it", body.preview_scales)
+            raise wrong_value("preview_scales", "stream: true with it", body.preview_scales)
         if body.preview_scales is not None and body.partial_images is not None:
             raise wrong_value("preview_scales", "either it or partial_images", body.preview_scales)
         given = {name: getattr(body, name) for name in ("cfg", "top_k", "top_p") if getattr(body, name) is not None}

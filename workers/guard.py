@@ -1,4 +1,4 @@
-"""What stands before the models: API keys, a limit of images in flight, a limit of body size."""
+"""Protection of the endpoint: API keys, a limit of images in flight, a limit of body size."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from workers.api_errors import ApiError
 
 RATE_WINDOW_S = 30.0
-FIRST_GUESS_S = 2.0  # to wait, while nothing is known of the speed
+FIRST_GUESS_S = 2.0  # Retry-After while the speed is unknown
 LONGEST_S = 60.0
 BODY_TIMEOUT_S = 10.0
-GONE = 499  # the status that is counted where the client went away before there was an answer
+GONE = 499  # status in the metrics if the client went away before the answer
 
 
 def digest(key: str) -> str:
-    """What a server keeps of an API key: enough to recognise it, of no use to anybody else."""
+    """Hash of an API key, by which the server recognises it without storing it."""
     return hashlib.sha256(key.encode()).hexdigest()
 
 
@@ -30,12 +30,12 @@ def is_known(authorization: str | None, digests: tuple[str, ...]) -> bool:
     """Whether a header 'Bearer KEY' holds one of the keys. Takes as long for a wrong key as for a right one."""
     scheme, _, key = (authorization or "").partition(" ")
     found = digest(key.strip())
-    matches = [hmac.compare_digest(found, known) for known in digests]  # all of them, whatever the first ones say
+    matches = [hmac.compare_digest(found, known) for known in digests]  # always all of them, for constant time
     return scheme.lower() == "bearer" and any(matches)
 
 
 class Admission:
-    """Requests that are not answered yet and their images, at most `max_requests` and `max_images` of them."""
+    """Counts requests in flight and their images, at most `max_requests` and `max_images`."""
 
     def __init__(self, max_requests: int, max_images: int, report: Callable[[int], None] = lambda in_flight: None):
         self.max_requests, self.max_images, self.report = max_requests, max_images, report
@@ -45,7 +45,7 @@ class Admission:
 
     @contextmanager
     def admit(self, images: int) -> Iterator[None]:
-        """Within, the images count. ApiError 429 if they are too many, 503 while the server drains."""
+        """Context manager: counts the images as in flight. ApiError 429 if too many, 503 while the server drains."""
         if self.draining:
             raise ApiError(503, "the server is shutting down", code="draining", retry_after_s=5)
         if self.requests == self.max_requests or self.in_flight + images > self.max_images:
@@ -65,7 +65,7 @@ class Admission:
             self.report(self.in_flight)
 
     def wait_s(self, images: int) -> float:
-        """How long so many images take at the speed of late: by then there is room for them."""
+        """Seconds that this many images take at the recent rate: by then there is room for them."""
         self.forget()
         made = sum(count for _, count in self.done)
         if not made:
@@ -79,8 +79,8 @@ class Admission:
 
 
 class LimitBody:
-    """ASGI middleware: 413 for a body of more than `max_bytes`, before it is read as a whole; 408 for one that does
-    not come."""
+    """ASGI middleware: 413 for a body above `max_bytes`, before it is read as a whole; 408 for one that does not
+    arrive in time."""
 
     def __init__(self, app: ASGIApp, max_bytes: int):
         self.app, self.max_bytes = app, max_bytes
@@ -115,7 +115,7 @@ class LimitBody:
 
 
 class CountRequests:
-    """ASGI middleware: tells `count` method, path and status of every answer."""
+    """ASGI middleware: calls `count` with the method, path and status of every answer."""
 
     def __init__(self, app: ASGIApp, count: Callable[[str, int], None]):
         self.app, self.count = app, count
@@ -138,5 +138,5 @@ class CountRequests:
             status = 500 if status == GONE else status
             raise
         finally:
-            route = scope.get("route")  # known paths only: a scanner's would fill the memory of the metrics
+            route = scope.get("route")  # known paths only: arbitrary ones would fill the metrics' memory
             self.count(getattr(route, "path", "other"), status)

@@ -1,9 +1,9 @@
-"""Whose place a dataset's place is. The first job there has epoch 0 and `job.json`; each job that replaces another
+"""Records of the jobs that own a place. The first job has epoch 0 and `job.json`; each job that replaces another
 (`--overwrite`) has the next number, and `overwrites/00001.json` and so on.
 
-Epochs follow each other without gaps and their records are put once and never removed, so that the highest is found by
-asking for one after the other. It needs no listing, which may lag. Whatever an epoch writes has its number in the name:
-a writer of a dead epoch can do nothing to the living one.
+Epochs have no gaps and their records are put once and never removed, so the highest is found by probing them in order,
+without a listing, which may lag. All files of an epoch have its number in their names, so a writer of a dead epoch
+cannot touch the current one.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class NoJobError(OutputError):
 def read_job(store: Store) -> dict[str, Any]:
     """Identity, info and epoch of the job that a place belongs to. FileNotFoundError where no job has begun.
 
-    `job.json` of a replaced job may have come late: what it says of the epoch is where the search begins.
+    A late write may have restored `job.json` of a replaced job, so its epoch is only where the search begins.
     """
     try:
         job = read_record(store, layout.JOB)
@@ -39,7 +39,7 @@ def read_job(store: Store) -> dict[str, Any]:
 
 
 def find_epoch(store: Store, start: int) -> int:
-    """The highest epoch that has begun, from one that has on."""
+    """The highest epoch that has begun; the search begins at `start`."""
     epoch = start
     while is_taken(store, epoch):
         epoch += 1
@@ -66,7 +66,7 @@ def taken(store: Store) -> OutputError:
 
 
 def publish_job(store: Store, epoch: int) -> None:
-    """Make `job.json`, which people read, that of this epoch, where it is of an older one, which may have come late."""
+    """Rewrite `job.json`, which people read, if it is of an older epoch, perhaps by a late write."""
     if not epoch:
         return
     try:

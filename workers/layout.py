@@ -1,4 +1,4 @@
-"""Where everything stands in a dataset: the only place that spells its names.
+"""File names of a dataset: the only place that spells them.
 
 OUT/
   job.json                      identity and versions of the job
@@ -47,7 +47,7 @@ _OVERWRITE = re.compile(rf"{OVERWRITES}/\d{{5,9}}\.json")
 
 
 def tag(epoch: int, content: str = "") -> str:
-    """What names of an epoch have before their extension. `content`: eight hex digits of what is in the files."""
+    """The tag before the extension of an epoch's files. `content`: eight hex digits of their content's hash."""
     return f"-{epoch}-{content}" if content else f"-{epoch}" if epoch else ""
 
 

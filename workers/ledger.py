@@ -1,8 +1,8 @@
-"""Who works on which shard, as entries in the key-value store of Ray's GCS.
+"""Which process works on which shard, as entries in the key-value store of Ray's GCS.
 
-An entry stands while a process is at a task: a shard, or the loading of an actor's models. The watchdog of a run sees
-how long that lasts. An entry that still stands when the task begins again is that of a process that died at it. Ray
-starts actors again and repeats tasks without end, so whoever takes up a task counts those deaths.
+An entry exists while a process works on a task: a shard, or the loading of an actor's models. The watchdog of a run
+sees its age. An entry that exists when its task is started again is of a process that died. Ray restarts actors and
+retries tasks without limit, so each start of a task counts those deaths.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from ray.experimental import internal_kv
 
 NAMESPACE = b"tandem.ledger"
 REPLY_TIMEOUT_S = 10.0
-MOST_DEATHS = 3  # of processes at one task
-TAIL_LINES, TAIL_BYTES = 5, 4096  # of what a process that died had printed
+MOST_DEATHS = 3  # of processes that worked on one task
+TAIL_LINES, TAIL_BYTES = 5, 4096  # of the output of a process that died
 LOADING = "loading"  # in place of a stage, while an actor starts
-WORKER = "worker"  # in place of a task: an entry that stands as long as the run, for each process that has worked on it
+WORKER = "worker"  # in place of a task: an entry for the whole run, one for each process that has worked on it
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A process at work. `node` is the id of its node, `deaths` are the nodes of those that died at the same task."""
+    """A process and its task. `node` is its node's id, `deaths` the nodes of processes that died on this task."""
 
     pool: str
     task: str
@@ -49,9 +49,9 @@ def store() -> Any:
 
 
 class Turn:
-    """A process at a task. Tasks matter more than entries: a GCS in trouble fails none.
+    """One attempt of a process at a task. Errors of the GCS are ignored: a task must not fail for its entry.
 
-    `given_up` says why the task must not be tried once more, where too many processes have died at it.
+    `given_up` is the reason not to try the task again, if too many processes have died on it.
     """
 
     def __init__(self, run: str, entry: Entry) -> None:
@@ -63,7 +63,7 @@ class Turn:
                 self.given_up = why_given_up(before, len(self.entry.deaths), entry.node)
 
     def died_before(self) -> Entry | None:
-        """The entry of a process that did not come to the end of this task."""
+        """The entry of a process that died before it finished this task."""
         with suppress(RayError):
             if store() and (value := store().internal_kv_get(self.key, NAMESPACE, timeout=REPLY_TIMEOUT_S)):
                 before = read_entry(value)
@@ -93,7 +93,7 @@ class Ledger:
 
     @contextmanager
     def turn(self, task: str, replica: str) -> Iterator[Turn]:
-        """A context in which this process is at the task."""
+        """Context manager: records that this process works on the task."""
         turn = Turn(self.run, Entry(self.pool, task, "", replica, this_node(), os.getpid()))
         if self not in registered:
             registered.add(self)
@@ -104,7 +104,7 @@ class Ledger:
             turn.end()
 
     def loading(self, replica: str) -> AbstractContextManager[Turn]:
-        """The same while an actor starts. Started again, it is the same actor."""
+        """`turn` for the start of an actor, which keeps its id when it is restarted."""
         return self.turn(f"{LOADING} {actor_id()}", replica)
 
 
@@ -131,7 +131,7 @@ def read_entry(value: bytes) -> Entry:
 
 
 def on_living_nodes(deaths: tuple[str, ...]) -> tuple[str, ...]:
-    """Without the processes that died with their node: that was not the task's fault."""
+    """Only deaths on nodes that are alive: a process that died with its node was not killed by the task."""
     try:
         nodes = store().get_all_node_info(timeout=REPLY_TIMEOUT_S).values()
     except RayError:
@@ -162,7 +162,7 @@ def last_lines(logs: Path, pid: int) -> list[str]:
 
 
 def read_entries(client: Any, run: str) -> dict[bytes, Entry]:
-    """Those of all pools of a run, by key. RayError where the GCS does not answer."""
+    """Entries of all pools of a run, by key. Raises RayError if the GCS does not answer."""
     keys = client.internal_kv_keys(f"{run}:".encode(), NAMESPACE, timeout=REPLY_TIMEOUT_S)
     values = client.internal_kv_multi_get(keys, NAMESPACE, timeout=REPLY_TIMEOUT_S) if keys else {}
     return {key: read_entry(value) for key, value in values.items()}
@@ -175,7 +175,7 @@ def clear(client: Any, run: str) -> None:
 
 
 def end_process(pid: int) -> bool:
-    """Kill a worker of this node. Whether there was one: the id may be that of another process by now."""
+    """Kill a worker of this node. Returns whether it was one: the id may be another process's by now."""
     with suppress(OSError):
         if Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"ray::"):
             os.kill(pid, signal.SIGKILL)

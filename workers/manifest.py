@@ -1,4 +1,4 @@
-"""Which shards of a dataset are done.
+"""The manifest: which shards of a dataset are committed.
 
 A shard is done when its manifest entry exists; the entry is put once, after the shard's files, and never removed.
 """
@@ -24,9 +24,9 @@ PUTS = 3  # of an entry that is there when it is put, and gone when it is read
 
 
 class Manifest:
-    """The commit markers of one epoch of a store. Knows nothing by heart: every question looks at the store.
+    """The commit markers of one epoch of a store. Nothing is cached: every call reads the store.
 
-    Readers leave `epoch` out: that of the job to which the place belongs when they ask first. Writers give theirs.
+    Writers give their `epoch`. For readers it defaults to the epoch of the current job, at the first use.
     """
 
     def __init__(self, store: Store, epoch: int | None = None) -> None:
@@ -43,14 +43,14 @@ class Manifest:
         return self._epoch
 
     def path(self, shard: int) -> str:
-        """Of the entry of a shard."""
+        """Path of a shard's entry."""
         return layout.manifest_path(shard, self.epoch)
 
     def committed(self, expected: Iterable[int] = (), failed: Collection[int] = ()) -> frozenset[int]:
         """Ids of the shards that are done, from the names alone.
 
-        A listing may lag behind. What it lacks of `failed` is asked for by name, and of `expected` until one is really
-        not there: of a dataset that others still make, most are not.
+        A listing may lag. Missing `failed` shards are probed by name, and `expected` ones until the first that does not
+        exist: in a dataset that is still being made, most do not.
         """
         epoch = self.epoch
         shards = (layout.manifest_shard(path, epoch) for path in self.store.list_files(layout.MANIFEST))
@@ -89,7 +89,7 @@ class Manifest:
     def commit_shard(
         self, shard_id: int, files: Sequence[Stored], rows: ShardRows, seconds: Mapping[str, float]
     ) -> ManifestEntry:
-        """Declare a shard done whose files are stored. Returns what stands, maybe another writer's entry."""
+        """Commit a shard whose files are stored. Returns the stored entry, perhaps another writer's."""
         entry = ManifestEntry(
             shard=shard_id,
             rows=len(rows),
@@ -110,11 +110,11 @@ class Manifest:
         raise OutputError(f"{path} in {self.store.uri} was removed while it was put", hint="run the same command again")
 
     def totals(self, failed: Mapping[int, str] | None = None) -> Totals:
-        """Sums over the shards that are done, beside those that have failed."""
+        """Sums over the committed shards, with the failed ones listed."""
         return add_up(self.entries(), failed)
 
     def _standing(self, shards: Sequence[int], to_the_end: bool = False) -> frozenset[int]:
-        """Those of the shards that have an entry, asked one by one, up to where one has none."""
+        """Shards that have an entry, probed one by one up to the first that has none."""
         found: set[int] = set()
         with ThreadPoolExecutor(READS_AT_ONCE) as pool:
             for start in range(0, len(shards), READS_AT_ONCE):

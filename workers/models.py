@@ -51,9 +51,9 @@ class ModelRef:
 
     @contextmanager
     def opened(self) -> Iterator[Path]:
-        """The weights as a file on this machine, within which they are to be loaded. Remote ones are fetched once per
-        machine. The hash of gigabytes takes as long as loading them, so a thread takes it meanwhile: CheckpointError in
-        the end where it is another one, whatever became of the loading."""
+        """Context manager: the weights as a local file, to be loaded inside. Remote ones are fetched once per machine.
+        Hashing takes as long as loading, so a thread does it meanwhile; on exit a wrong hash raises CheckpointError,
+        in place of any error of loading."""
         if self.source == EMBEDDED:
             yield weights_path(self.role)
             return
@@ -77,14 +77,14 @@ class ModelRef:
                     self.check_hash(hashing.result())
 
     def check_hash(self, found: str) -> None:
-        """CheckpointError for that of another file."""
+        """Raise CheckpointError if this is the hash of another file."""
         if found != self.sha256:
             raise CheckpointError(f"{self.source}: expected sha256 {self.sha256[:12]}…, got {found[:12]}… on this node")
 
 
 @dataclass(frozen=True)
 class ModelSet:
-    """The models of a job and what follows from them. A job that only drafts has no refiner."""
+    """The models of a job and values derived from them. A job that only drafts has no refiner."""
 
     drafter: ModelRef
     refiner: ModelRef | None
@@ -93,7 +93,7 @@ class ModelSet:
     refiner_config: VarConfig | None
     vqvae_config: VqvaeConfig
     class_names: ClassNames
-    names_sha256: str | None  # of the class names where they do not follow from the weights
+    names_sha256: str | None  # of the class names, if they are not those of the weights
     sampling: SamplingConfig  # the embedded drafter's own, else the published settings
 
     @property
@@ -106,12 +106,12 @@ class ModelSet:
         return tuple(ref for ref in (self.drafter, self.refiner, self.vqvae) if ref)
 
     def ref(self, role: Role) -> ModelRef:
-        """The model of a role that the job is known to have."""
+        """The model of a role, which the job must have."""
         return next(ref for ref in self.refs if ref.role == role)
 
     @property
     def names_identity(self) -> dict[str, str]:
-        """What of a job's identity the class names are: they stand in columns and images."""
+        """The class names' part of the job's identity, as columns and images contain them."""
         return {"class_names_sha256": self.names_sha256} if self.names_sha256 else {}
 
     @property
@@ -126,7 +126,7 @@ class ModelSet:
 
 @dataclass(frozen=True)
 class Resolved:
-    """One model, looked at and not loaded. Class names where its file knows them."""
+    """One model whose file was inspected, not loaded. Has class names if the file does."""
 
     ref: ModelRef
     config: VarConfig | VqvaeConfig
@@ -164,10 +164,10 @@ def preset(role: Role, source: str) -> VarConfig | VqvaeConfig | None:
 def resolve_models(
     drafter: str | Resolved, refiner: str | None, vqvae: str, random_weights: bool, class_names: str | None = None
 ) -> ModelSet:
-    """Look at all and check that they fit each other. Raises CheckpointError naming what does not.
+    """Resolve all models and check that they are compatible. Raises CheckpointError that says what is not.
 
-    A drafter that is already resolved need not be on this machine: its drafts are. `class_names` is a file of names,
-    or "numbers", where those of the weights are not wanted.
+    A drafter that is already resolved need not be on this machine: its drafts are. `class_names` is a file of names or
+    "numbers", to replace those of the weights.
     """
     drafts = drafter if isinstance(drafter, Resolved) else resolve("drafter", drafter, random_weights)
     fine = resolve("refiner", refiner, random_weights) if refiner is not None else None
@@ -248,10 +248,10 @@ def device_name(device: torch.device) -> str:
 
 @timed("device")
 def pick_device(on_gpu: bool | None = None) -> torch.device:
-    """The GPU that Ray gave to this process, or the CPU, as the job has it; None: whichever there is.
+    """The GPU that Ray assigned to this process, or the CPU, as the job requires; None: a GPU if there is one.
 
-    What CUDA finds does not decide it in an actor: Ray hides no card from those that asked for none, and a job that
-    counts on cards must not go on with a CPU. JobError where the card is missing.
+    CUDA alone cannot decide in an actor: Ray hides no card from actors without a GPU, and a job on GPUs must not
+    silently fall back to the CPU. Raises JobError if the card is missing.
     """
     if on_gpu is False:
         return torch.device("cpu")

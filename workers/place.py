@@ -1,4 +1,4 @@
-"""Taking a place for a job: a new one, one where the same job has begun, or one that another job gives up.
+"""Opens a place for a job: a new place, one where the same job has begun, or another job's place to overwrite.
 
 `job.json` says which job a place belongs to: the same job resumes there, any other is refused. `--overwrite` begins a
 new epoch (see `workers.job_record`), and whatever older ones have written is removed.
@@ -30,7 +30,7 @@ OTHER = "choose another --out, or replace that job with --overwrite"
 
 @dataclass(frozen=True)
 class JobRecord:
-    """A job's hold on a place. `committed` are the shards that need not be made again."""
+    """A job that owns a place. `committed` are the shards that need not be made again."""
 
     identity: dict[str, Any]
     info: dict[str, Any]
@@ -39,7 +39,7 @@ class JobRecord:
 
     @property
     def path(self) -> str:
-        """The file that says so."""
+        """Path of the job's record."""
         return layout.overwrite_path(self.epoch) if self.epoch else layout.JOB
 
 
@@ -85,7 +85,7 @@ def open_job(
 
 
 def hint_for(differences: Sequence[tuple[str, Any, Any]]) -> str:
-    """What to do about a job that differs from ours in these fields."""
+    """Remedy for a job that differs from ours in these fields."""
     there = [(field, value) for field, value, _ in differences]
     if there == [("class_names_sha256", None)]:
         return RENAMED
@@ -93,7 +93,7 @@ def hint_for(differences: Sequence[tuple[str, Any, Any]]) -> str:
 
 
 def as_json(identity: Mapping[str, Any]) -> dict[str, Any]:
-    """An identity as `job.json` gives it back."""
+    """An identity after a round trip through JSON, to compare with `job.json`."""
     return dict(json.loads(json.dumps(dict(identity))))
 
 
@@ -131,7 +131,7 @@ def remove_older(store: Store, paths: Iterable[str], epoch: int) -> None:
 
 
 def _begin_epoch(store: Store, content: Mapping[str, Any]) -> None:
-    """Take the place over from the job that is there, whichever it is."""
+    """Begin the next epoch, whichever job owns the place."""
     epoch = read_job(store)["epoch"] + 1
     while True:
         record = seal({**content, "epoch": epoch})

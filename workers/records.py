@@ -1,7 +1,7 @@
 """The adapter between our stages and Ray Data: a shard as one row, and actors and tasks that run stages on it.
 
-Ray Data merges and splits blocks to suit itself, so a shard is a single row and every batch is one row.
-Only this file knows how a shard looks as columns.
+Ray Data may merge and split blocks, so a shard is a single row and every batch is one row. Only this file knows the
+columns of a shard.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Span:
 
 
 def to_row(shard: ShardRows, spans: Sequence[Span]) -> Row:
-    """One row of a Ray Data block: arrays keep their shape behind a leading 1, the rest travels as bytes."""
+    """One row of a Ray Data block: arrays get a leading dimension of 1, everything else is bytes."""
     row: Row = {"shard": np.array([shard.shard], dtype=np.int64)}
     for name in ARRAYS:
         if (array := getattr(shard, name, None)) is not None:
@@ -76,7 +76,7 @@ def to_row(shard: ShardRows, spans: Sequence[Span]) -> Row:
 
 
 def from_row(row: Row, kind: type[ShardT]) -> tuple[ShardT, list[Span]]:
-    """The shard of a row, and what was done to it so far. Arrays are copies: Ray's are read-only."""
+    """The shard of a row, and the spans so far. Arrays are copies: Ray's are read-only."""
     notes = json.loads(row["notes"][0])
     if notes["type"] != kind.__name__:
         raise TypeError(f"expected a row that holds a {kind.__name__}, got a {notes['type']}")
@@ -105,7 +105,7 @@ def failed_row(
 
 
 def is_failed(row: Row) -> bool:
-    """Whether a stage before has given this shard up."""
+    """Whether an earlier stage failed on this shard."""
     return holds(row, FailedShard)
 
 
@@ -142,12 +142,12 @@ def replica_name() -> str:
 
 @cache
 def stage_metrics() -> StageMetrics:
-    """Those of this process."""
+    """The metrics of this process."""
     return StageMetrics()
 
 
 class StageMetrics:
-    """What Ray exports for Prometheus: `ray_tandem_images`, `_busy_seconds` and `_shard_seconds`, by stage."""
+    """Metrics that Ray exports for Prometheus: `ray_tandem_images`, `_busy_seconds`, `_shard_seconds`, by stage."""
 
     def __init__(self) -> None:
         tags = ("stage",)
@@ -255,18 +255,18 @@ class StageActor:
 
 
 def has_lost_its_device(error: BaseException) -> bool:
-    """Whether nothing works any more on the GPU of this process: so it is after every error of CUDA but want of memory.
-    Without torch, which processes that only write have not imported."""
+    """Whether the GPU is unusable in this process, as after every CUDA error except out of memory. Does not use torch,
+    which processes that only write have not imported."""
     text = str(error)
     return "CUDA error" in text and "out of memory" not in text and "ALLOC_FAILED" not in text
 
 
 def end_with(error: BaseException) -> NoReturn:
-    """End this process, so that Ray starts another and gives it the shard again. Its last lines say why."""
+    """Exit this process, so that Ray restarts it and retries the shard. Its last lines are the cause."""
     print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
     os._exit(1)
 
 
 def empty_shard(shard: int) -> ShardRows:
-    """A shard of which nothing is known but its number."""
+    """A shard without rows, of which only the number is known."""
     return ShardRows(shard=shard, index=np.zeros(0, np.int64), label=np.zeros(0, np.int32))

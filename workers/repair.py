@@ -1,4 +1,4 @@
-"""Healing a dataset: what is damaged is moved to `damaged/`, so that the same command makes it again."""
+"""Repairs a dataset: moves damaged files to `damaged/`, so that the same command makes them again."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from workers.verify import Verdict
 
 @dataclass
 class Repair:
-    """What was done. Nothing is lost: files that were moved are `damaged/HASH/PATH`."""
+    """The result of a repair. No data is lost: moved files are at `damaged/HASH/PATH`."""
 
     aside: list[str] = field(default_factory=list)
     removed: list[str] = field(default_factory=list)
@@ -24,9 +24,9 @@ class Repair:
 def repair(store: Store, verdict: Verdict) -> Repair:
     """Move damaged files out of the way and remove those of dead epochs. No job may write to the place meanwhile.
 
-    Files that no entry names go as well, as nothing says whether they are whole. `_SUCCESS` goes first, entries before
-    their files: cut short, it leaves a dataset that is incomplete, not one that seems complete. Records of the job are
-    left to `heal_job`.
+    Files that no entry names are moved too, because nothing tells whether they are whole. `_SUCCESS` is moved first,
+    and entries before their files, so that an interrupted repair leaves an incomplete dataset, never one that seems
+    complete. `heal_job` repairs the records of the job.
     """
     done = Repair()
     aside = {path for problem in verdict.problems for path in problem.aside if not layout.is_record(path)}
@@ -78,7 +78,7 @@ class _Record:
 
 
 def _find_record(store: Store, path: str) -> _Record | None:
-    """A record as it stands, or as its hash says that it was."""
+    """A record as stored, or restored by its hash."""
     try:
         data = store.read(path)
         with suppress(DamagedError):

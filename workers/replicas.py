@@ -1,4 +1,4 @@
-"""The model deployments of the endpoint: a drafter hands its prefix straight on to a refiner, elsewhere or its own."""
+"""The model deployments of the endpoint: a drafter sends its prefix to a refiner, in another replica or its own."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from ray.serve.handle import DeploymentHandle
 
 from tandem.errors import TandemError
 from tandem.images import Provenance, encode_image
-from workers.batching import Batcher, BatchReport, Work, sizes_of_batches
+from workers.batching import Batcher, BatchReport, BatchWork, sizes_of_batches
 from workers.calls import RemoteRefiners
-from workers.decoding import Look, Pixels, Row, Tokens
-from workers.endpoint_metrics import StageMetrics
+from workers.decoding import Pixels, PreviewPixels, Row, Tokens
+from workers.endpoint_metrics import BatchMetrics
 from workers.endpoint_types import Drafted, ImageRequest, Pictures, Preview
 
 LOWEST = 19  # priority
-ENCODERS = 2  # threads; encoders of images let go of the interpreter's lock
+ENCODERS = 2  # threads; image encoders release the GIL
 
 
 @dataclass(frozen=True)
@@ -41,14 +41,14 @@ class FileEncoder:
 
 @dataclass(frozen=True)
 class ReplicaSettings:
-    """How batches are cut.
+    """Settings of batching.
 
     Attributes:
         batch: most rows of a batch, and the fixed size of deterministic ones.
-        batch_wait_s: so long an incomplete batch waits for company.
+        batch_wait_s: longest wait to fill a batch.
         warm_up: a request that every new replica decodes before it takes others.
         warm_prefix: tokens of its drafted scales.
-        on_gpu: its models are on a GPU, which sets itself up for every size of batch at its first.
+        on_gpu: the models are on a GPU, where the first batch of every size needs extra set-up.
     """
 
     batch: int
@@ -64,22 +64,22 @@ class ReplicaSettings:
 
 
 def give_way() -> None:
-    """The thread that computes gives way to those that answer: on a busy CPU, requests come in and fill batches."""
+    """Lower the priority of the computing thread: on a busy CPU, requests must still arrive and fill batches."""
     os.nice(LOWEST - os.nice(0))  # Linux: of this thread alone, and of those that it starts
 
 
 class Replica:
-    """What drafters and refiners have in common: a model behind a batcher, encoders of files, health."""
+    """Base of drafters and refiners: a model behind a batcher, encoders of files, health."""
 
     name: str
 
     def warm_prefix(self) -> NDArray[np.uint16]:
-        """What a row brings along to this stage."""
+        """The prefix of a warm-up row at this stage."""
         return np.zeros(self.settings.warm_prefix if self.name == "refiner" else 0, np.uint16)
 
     def __init__(
         self,
-        work: Callable[[], Work[Row, Any]],
+        work: Callable[[], BatchWork[Row, Any]],
         encode: Callable[[NDArray[np.uint8], ImageRequest, int], bytes],
         settings: ReplicaSettings,
         turn: asyncio.Lock | None = None,
@@ -88,7 +88,7 @@ class Replica:
         turn = turn or asyncio.Lock()
         self.encode, self.settings = encode, settings
         self.handed_on = 0  # requests that the next stage works on
-        self.metrics = StageMetrics(self.name)
+        self.metrics = BatchMetrics(self.name)
         model = work()
         self.batcher: Batcher[Row, Any] = Batcher(
             model,
@@ -99,24 +99,24 @@ class Replica:
             (lambda: None) if settings.on_gpu else give_way,
             turn,
         )
-        # in the thread that will decode: what cuDNN and torch keep from a first call they keep for its thread
+        # in the thread that will decode: cuDNN and torch cache the set-up of a first call per thread
         self.batcher.pool.submit(self.warm, model).result()
         self.encoders = ThreadPoolExecutor(ENCODERS, thread_name_prefix="encode")
         self.fault: Exception | None = None
 
-    def warm(self, model: Work[Row, Any]) -> None:
+    def warm(self, model: BatchWork[Row, Any]) -> None:
         for size in self.settings.warm_sizes:
             for _ in model([Row(self.settings.warm_up, 0, self.warm_prefix())], size):
                 pass
 
     def observe(self, report: BatchReport) -> None:
         self.metrics.observe(report, self.batcher.waiting)
-        # a wrong input is refused before it comes here, so anything else is the process's or the device's fault
+        # wrong inputs were refused before, so any error here is of the process or the device
         if report.error is not None and not isinstance(report.error, TandemError):
             self.fault = report.error
 
     def check_health(self) -> None:
-        """Asked by Ray Serve, which replaces a replica that raises: after a CUDA error nothing works any more."""
+        """Called by Ray Serve, which replaces a replica that raises: after a CUDA error the process is unusable."""
         if self.fault is not None:
             raise RuntimeError(f"{self.name}: {self.fault!r}")
 
@@ -126,10 +126,10 @@ class Replica:
     async def decode(
         self, request: ImageRequest, prefix: NDArray[np.uint16], results: list[Any]
     ) -> AsyncIterator[Preview]:
-        """Runs the rows of a request through the model: gives previews out, and fills `results`, one a row."""
+        """Run the rows of a request through the model: yields previews and fills `results`, one per row."""
         rows = [Row(request, index, tokens) for index, tokens in enumerate(prefix)]
         async for index, value in self.batcher.run(rows, key=request.draft_steps, alone=request.deterministic):
-            if isinstance(value, Look):
+            if isinstance(value, PreviewPixels):
                 data = await self.file(value.pixels, request, index)
                 yield Preview(index, value.scale, self.name, data)
             else:
@@ -143,7 +143,7 @@ def seconds_of(results: Sequence[Tokens] | Sequence[Pixels]) -> dict[str, float]
 
 
 class Refiners(Protocol):
-    """Who takes over from a drafter: refiners elsewhere, or the one in its own process."""
+    """The next stage of a drafter: refiners in other replicas, or the one in its own process."""
 
     async def ready(self) -> bool: ...
 
@@ -153,7 +153,7 @@ class Refiners(Protocol):
 
 
 class DraftReplica(Replica):
-    """Makes scales 1..N, hands them to a refiner, and passes on what that makes."""
+    """Makes scales 1..N, sends them to a refiner, and passes on its results."""
 
     name = "drafter"
 
@@ -173,7 +173,7 @@ class DraftReplica(Replica):
             return await self.refiner.generate(drafted)
 
     async def stream(self, request: ImageRequest) -> AsyncIterator[Preview | Pictures]:
-        """Previews as they come, and in the end the images."""
+        """Previews as they are made, then the images."""
         async for event in self.draft(request):
             if isinstance(event, Drafted):
                 drafted = event
@@ -205,7 +205,7 @@ class DraftReplica(Replica):
 
 
 class RefineReplica(Replica):
-    """Makes the other scales, pixels and files."""
+    """Makes the remaining scales, pixels and files."""
 
     name = "refiner"
 
@@ -219,7 +219,7 @@ class RefineReplica(Replica):
         return pictures
 
     async def stream(self, drafted: Drafted) -> AsyncGenerator[Preview | Pictures, None]:
-        """Previews as they come, and in the end the images."""
+        """Previews as they are made, then the images."""
         request = drafted.request
         results: list[Pixels] = [Pixels(np.zeros((0, 0, 3), np.uint8), {})] * request.n
         async for preview in self.decode(request, drafted.tokens, results):

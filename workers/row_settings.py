@@ -1,7 +1,7 @@
-"""Settings that rows of a shard have of their own, in place of the job's.
+"""Settings of single rows of a shard, in place of the job's.
 
-They are columns of the shard, of which `DecodeSettings.row_settings` has the names; no value is missing there. A row's
-seed comes with `seed_index`: its image is the one with that index of a job with that seed, and of the endpoint.
+They are columns of the shard, named in `DecodeSettings.row_settings`, without missing values. A row's seed comes with
+`seed_index`: its image is the one with that index in a job, or in an endpoint's answer, with that seed.
 """
 
 from __future__ import annotations

@@ -41,18 +41,18 @@ DEFAULT_HINT = "credentials, region and endpoint come from the standard AWS vari
 
 
 class AnswerError(Exception):
-    """The store answered something else than was asked for."""
+    """The store's answer does not fit the request."""
 
 
 class SettingsError(Exception):
-    """The endpoint or the region of the AWS settings is none."""
+    """The endpoint or the region in the AWS settings is invalid."""
 
 
 FAILURES = (ClientError, BotoCoreError, AnswerError, SettingsError, ConnectionError)
 
 
 def make_client(patience: Patience, **more: Any) -> Any:
-    """A boto3 client that waits for answers and tries again as `patience` says.
+    """A boto3 client with the time-outs and retries of `patience`.
 
     `more` are settings of botocore's Config, or `region_name`.
     """
@@ -88,7 +88,7 @@ def code_of(error: ClientError) -> str:
 
 @contextmanager
 def one_line(kind: type[TandemError], verb: str, bucket: str, key: str) -> Iterator[None]:
-    """Raise errors of the store and of the way to it as one `kind`: what was asked, the answer, and what to do."""
+    """Raise errors of the store or the connection as one `kind`: the request, the answer, and the remedy."""
     try:
         yield
     except FAILURES as error:

@@ -1,4 +1,4 @@
-"""Requests to S3 that run side by side."""
+"""Concurrent requests to S3."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ Result = TypeVar("Result")
 
 
 def in_parallel(action: Callable[[Item], Result], items: Iterable[Item], threads: int) -> list[Result]:
-    """`action` of each item, in their order. The first error is raised, and what has not begun does not begin.
+    """Results of `action` for each item, in order. The first error is raised and cancels items not yet begun.
 
-    Otherwise each thread would go on with another request to a store that does not answer, and wait as long again.
+    Otherwise each thread would send another request to a store that does not answer, and wait as long again.
     """
     with ThreadPoolExecutor(threads) as pool:
         calls = [pool.submit(action, item) for item in items]

@@ -17,7 +17,7 @@ from workers.s3_parallel import in_parallel
 PART_BYTES = 64 << 20
 PARTS_AT_ONCE = 4
 CLAIM_LIFE_S = 10.0  # a completion takes less than a second
-# Answers to a put that came too late; NoSuchUpload: our own attempt to complete it was heard and the answer lost, or
+# Error codes for a write that lost the race; NoSuchUpload: our own completion succeeded but its answer was lost, or
 # the dataset was closed meanwhile
 TAKEN = ("PreconditionFailed", "412", "NoSuchUpload")
 
@@ -32,7 +32,7 @@ def checked(data: bytes, found: bytes) -> dict[str, Any]:
 
 
 def put_parts(client: Any, described: Mapping[str, Any], claim_key: str, data: bytes) -> None:
-    """Put a file unless there is one. ClientError of a code in TAKEN where there is; nothing is left half-written."""
+    """Put a file unless it exists, else raise ClientError with a code in TAKEN. Leaves nothing half-written."""
     place = {name: described[name] for name in ("Bucket", "Key")}
     upload = client.create_multipart_upload(**described)["UploadId"]
 
@@ -56,10 +56,10 @@ def put_parts(client: Any, described: Mapping[str, Any], claim_key: str, data: b
 
 @contextmanager
 def _alone(client: Any, bucket: str, key: str) -> Iterator[None]:
-    """Let writers complete one path one after the other.
+    """Context manager: only one writer at a time completes a path.
 
-    Not every server decides between two completions under way at once (SeaweedFS 4.48 lets both in), but all
-    decide between two plain puts. A claim whose writer died counts for nothing after CLAIM_LIFE_S.
+    Not every server decides between two concurrent completions (SeaweedFS 4.48 accepts both), but all decide between
+    two plain puts. The claim of a writer that died expires after CLAIM_LIFE_S.
     """
     until = time.monotonic() + CLAIM_LIFE_S
     while time.monotonic() < until:

@@ -1,4 +1,4 @@
-"""Reading S3 objects: whole, by ranges, or into a file. Never half of one version and half of another.
+"""Reads S3 objects: whole, by ranges, or into a file. Never mixes two versions of an object.
 
 Every request after the first names the ETag that it continues (`If-Match`). A body that breaks off is continued where
 it broke.
@@ -40,7 +40,7 @@ class ObjectChangedError(AnswerError):
 
 
 def head(client: Any, bucket: str, key: str) -> dict[str, Any]:
-    """The answer to a HEAD. Where it is an error, a GET of one byte asks for the cause, which a HEAD cannot name."""
+    """The answer to a HEAD. After an error a GET of one byte finds the cause, which a HEAD cannot carry."""
     try:
         return dict(client.head_object(Bucket=bucket, Key=key))
     except ClientError as error:
@@ -50,7 +50,7 @@ def head(client: Any, bucket: str, key: str) -> dict[str, Any]:
 
 
 def of_one_version(read: Callable[[], T]) -> T:
-    """What `read` returns, begun anew where the object was replaced meanwhile. ObjectChangedError in the end."""
+    """Return `read()`, repeated if the object was replaced meanwhile. ObjectChangedError after several times."""
     for _ in range(VERSIONS - 1):
         with suppress(ObjectChangedError):
             return read()
@@ -137,7 +137,7 @@ class ObjectReader(io.RawIOBase):
         return len(data)
 
     def readall(self) -> bytes:
-        """The rest by one request; io's own would ask for every 8 KiB."""
+        """The rest by one request; the inherited method would send one for every 8 KiB."""
         return self._take(self.size)
 
     def _take(self, length: int) -> bytes:
@@ -150,7 +150,7 @@ class ObjectReader(io.RawIOBase):
 
 
 def _receive(bucket: str, key: str, body: Any, data: bytearray) -> Exception | None:
-    """Add what comes of a body. The error where it broke off, else None."""
+    """Append the data of a body. Returns the error if it broke off, else None."""
     came_at = time.monotonic()
     try:
         while chunk := body.read(CHUNK_BYTES):

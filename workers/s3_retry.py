@@ -1,7 +1,7 @@
-"""How long a request to S3 is tried again, and the line that says so meanwhile.
+"""Retries of requests to S3, limited by time, and the line that reports them.
 
 botocore's own modes count retries, and all requests of a client share some 35 of them: sixteen writers use those up
-within a second of an outage. Here time counts, for each request from its first failure on.
+within a second of an outage. Here the limit is time, for each request from its first failure on.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ BEGAN, FAILING_SINCE = "tandem_began", "tandem_failing_since"  # in a request's 
 
 @dataclass(frozen=True)
 class Patience:
-    """A request ends `read_timeout_s + seconds + read_timeout_s` after its last byte was sent, or earlier.
+    """Limits of a request: it ends at most `read_timeout_s + seconds + read_timeout_s` after its last byte was sent.
 
     Attributes:
-        seconds: from its first failure on it is tried again for so long.
-        attempts: so many at most.
-        read_timeout_s: for so long a store may send nothing.
+        seconds: how long it is retried from its first failure on.
+        attempts: most attempts.
+        read_timeout_s: how long a store may send nothing.
     """
 
     seconds: float
@@ -80,7 +80,7 @@ class Retries:
 
 
 def retry_code(operation: str, response: Any, error: Exception | None) -> str | None:
-    """Why a request may succeed if it is sent again, in a word or a sentence; None where it may not."""
+    """Why a retry may succeed, in a word or a sentence; None if it cannot."""
     if response is None:
         return failure(error) if isinstance(error, (NoConnection, HTTPClientError)) else None
     http, parsed = response
@@ -91,12 +91,12 @@ def retry_code(operation: str, response: Any, error: Exception | None) -> str | 
 
 
 def failure(error: Exception | None) -> str:
-    """What went wrong on the way, in one line."""
+    """An error of the connection in one line."""
     return "no answer" if isinstance(error, ReadTimeoutError) else " ".join(str(error).split())
 
 
 def end_redirects(response: Any, request_dict: Any) -> None:
-    """Keep botocore from asking where a bucket is for ever.
+    """Keep botocore from looking for a bucket's region forever.
 
     It follows a redirect that names no region by a HEAD of the bucket, and the redirect of that HEAD by another.
     """
@@ -106,7 +106,7 @@ def end_redirects(response: Any, request_dict: Any) -> None:
 
 
 def asked(operation: str, request: Mapping[str, Any]) -> str:
-    """What a request is about, as a person reads it."""
+    """A request in words: operation, bucket and key."""
     return (
         f"S3: {operation} of bucket {request.get('Bucket')}, key {request.get('Key') or request.get('Prefix') or '-'}"
     )

@@ -1,7 +1,7 @@
 """Small JSON files that carry a hash of themselves: manifest entries, `job.json`, `_SUCCESS`.
 
-The last value of the object is `sha256`, of all bytes before its line. A changed bit anywhere in the file shows. Files
-of older versions have no seal and are read as they are.
+The last value of the object is `sha256`, of all bytes before its line, so that any changed bit is detected. Files of
+older versions have no seal and are read as they are.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 KEY = "sha256"
-MAX_BYTEWISE = 4096  # a file of which every other value of every byte is tried takes some seconds
+MAX_BYTEWISE = 4096  # trying every value of every byte of such a file takes some seconds
 _END = re.compile(rb',\n  "sha256": "([0-9a-f]{64})"\n\}\n\Z')
 
 
 class DamagedError(ValueError):
-    """A sealed file is not what was written, or is no JSON object. The message goes on after the file's name."""
+    """A sealed file was changed, or is not a JSON object. The message continues after the file's name."""
 
 
 def seal(values: Mapping[str, Any]) -> bytes:

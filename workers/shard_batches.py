@@ -1,4 +1,4 @@
-"""Batches of one shape, cut from a shard: the same cuts whatever replica works on it."""
+"""Cuts a shard into batches of one shape; the cuts are the same on every replica."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Batch:
-    """Rows `rows_B` of a shard, of which the first `num_rows` count; the others fill it up. All have one N."""
+    """Rows `rows_B` of a shard, all with one N. The first `num_rows` count; the others are padding."""
 
     rows_B: np.ndarray
     num_rows: int
@@ -34,7 +34,7 @@ class Batch:
 
     @property
     def counted(self) -> np.ndarray:
-        """The rows of the shard that it is about."""
+        """The rows of the shard without padding."""
         return self.rows_B[: self.num_rows]
 
 
@@ -42,8 +42,8 @@ def fixed_batches(
     shard: ShardRows, settings: DecodeSettings, config: VarConfig, device: torch.device
 ) -> Iterator[Batch]:
     """Cut a shard into batches of one shape: rows of one N after the other, the smallest N first, each in their order.
-    A short batch is padded with its last row, so an image always stands in the same row beside the same company, and
-    its bytes do not depend on replicas or placement. InputError for a label that the model does not have."""
+    A short batch is padded with its last row, so an image always has the same position in the same batch, and its
+    bytes do not depend on replicas or placement. InputError for a label that the model does not have."""
     steps, sampling = draft_steps_of(shard, settings), sampling_of(shard, settings)
     seed, index = seeds_of(shard, settings)
     for n in np.unique(steps).tolist():
@@ -65,14 +65,14 @@ def fixed_batches(
 
 
 class RowsOfShard:
-    """An array of the rows of a shard, filled batch by batch: a device works on the next one meanwhile."""
+    """An array of the rows of a shard, filled batch by batch while the device works on the next batch."""
 
     def __init__(self, num_rows: int) -> None:
         self.num_rows = num_rows
         self.array: np.ndarray | None = None
 
     def put(self, batch: Batch, values_B: np.ndarray) -> None:
-        """What a batch gave, in the place of those rows that count."""
+        """Store the results of a batch at its rows, without padding."""
         if self.array is None:
             self.array = np.empty((self.num_rows, *values_B.shape[1:]), values_B.dtype)
         self.array[batch.counted] = values_B[: batch.num_rows]

@@ -1,4 +1,4 @@
-"""How a reader names all shards of a dataset at once: by a pattern, a range, or a list where neither holds."""
+"""Names all shards of a dataset at once, for its card: by a pattern, a range, or a list if neither fits."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ PATTERNS = {"webdataset": "shards/*{}.tar", "parquet": "shards/*{}.parquet", "fo
 
 @dataclass(frozen=True)
 class ShardNames:
-    """What the names of shards end with: `tag`, and otherwise where a damaged file had the plain name."""
+    """Endings of shard names: `tag`, and others for shards whose plain name a damaged file had."""
 
     tag: str = ""
     others: Mapping[int, str] = field(default_factory=dict)  # by shard

@@ -1,7 +1,7 @@
-"""Reads the files of a shard back: which rows they hold, and whether they may stand in place of others.
+"""Reads the files of a shard back: which rows they hold, and whether they are valid in place of ours.
 
-Two writers of one shard can make different pictures (another GPU, a halved batch), so a file that stands under the
-name of ours is no error by itself. What decides is its content.
+Two writers of one shard can make different images (another GPU, a halved batch), so an existing file with our name is
+not an error by itself. Its content decides.
 """
 
 from __future__ import annotations
@@ -29,16 +29,15 @@ SUFFIXES = tuple(f".{extension}" for extension in EXTENSIONS.values())
 
 
 def check_shard_files(found: Sequence[File], shard: ShardRows, files: Callable[[Any], list[File]]) -> str | None:
-    """Why the files that stand are not a whole, readable shard of this job, in one line; None where they are.
+    """Why existing files are not a whole, readable shard of this job, in one line; None if they are.
 
     Args:
-        found: the files that stand, in the order of `files(shard)`.
+        found: the existing files, in the order of `files(shard)`.
         shard: the same shard, as this job has made it.
         files: makes files of a shard, equal ones of equal rows: `Format.files`.
 
-    Pictures may differ where they are PNG, whose checksums tell another picture from a damaged one; all else has to be
-    what `files` makes of our rows and these pictures. JPEG, WebP and token ids have no checksums, so that different
-    ones do not pass.
+    Images may differ if they are PNG, whose checksums tell a different image from a damaged one; all else must be what
+    `files` makes of our rows and these images. JPEG, WebP and token ids have no checksums, so they must not differ.
     """
     try:
         if [data for _, data in found] == [data for _, data in files(shard)]:
@@ -59,7 +58,7 @@ def check_shard_files(found: Sequence[File], shard: ShardRows, files: Callable[[
 
 
 def wrong_image(found: bytes, ours: bytes) -> str | None:
-    """What keeps an image from standing in place of ours: neither equal nor a whole PNG of its size and provenance."""
+    """Why an image is not valid in place of ours; None if it is equal, or a whole PNG of its size and provenance."""
     if found == ours:
         return None
     try:

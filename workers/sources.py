@@ -20,7 +20,7 @@ from workers.fetch_hub import fetch_from_hub
 
 @dataclass(frozen=True)
 class LocalFile:
-    """A weights file on this machine, and the address that always names these bytes, where its kind can."""
+    """A weights file on this machine, and its address, pinned to these bytes if its kind allows."""
 
     source: str
     path: Path
@@ -29,7 +29,7 @@ class LocalFile:
 
 @dataclass(frozen=True)
 class Published:
-    """A weights file that its authors publish. Tandem neither holds nor passes it on."""
+    """A weights file that its authors publish. Tandem does not redistribute it."""
 
     address: str
     role: str
@@ -64,9 +64,9 @@ def address_of(source: str) -> str:
 
 
 def local_file(source: str, patient: bool = False) -> LocalFile:
-    """A file, fetched once per machine where it lies elsewhere. Raises InputError: one line, and what to do.
+    """A weights file; remote ones are fetched once per machine. Raises InputError: one line, and what to do.
 
-    `patient` servers that are busy are asked again for more than a minute: where all nodes fetch at once.
+    `patient` retries busy servers for more than a minute, for when all nodes fetch at once.
     """
     source = address_of(source)
     if not is_remote(source):

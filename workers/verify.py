@@ -1,4 +1,4 @@
-"""Whether a dataset is what its records say: every file with its size and hash, every row once, every sum."""
+"""Verifies a dataset against its records: size and hash of every file, every row once, every sum."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ RENEW = "run the same command with --overwrite, which makes everything again"
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong, and how it is healed. A repair moves the files of `aside` out of the way, and removes
-    the `leftovers`, which belong to no dataset."""
+    """One problem and its remedy. A repair moves the files of `aside` to `damaged/`, and removes the `leftovers`, which
+    belong to no dataset."""
 
     text: str
     remedy: str = REPAIR
@@ -49,7 +49,7 @@ class Problem:
 
 @dataclass
 class Verdict:
-    """What was found."""
+    """The findings of a verification."""
 
     shards: int = 0
     rows: int = 0
@@ -63,7 +63,7 @@ class Verdict:
 
 
 def plan_of(store: Store) -> ShardPlan:
-    """How the dataset of a place is cut. OutputError where there is none; NoJobError where its record is damaged."""
+    """The shard plan of a dataset. Raises OutputError if there is none, NoJobError if its record is damaged."""
     try:
         return ShardPlan.of(read_job(store)["identity"])
     except FileNotFoundError:
@@ -115,7 +115,7 @@ def verify(store: Store, progress: Callable[[int], None] = lambda rows: None) ->
 
 
 def check_records(manifest: Manifest, verdict: Verdict) -> None:
-    """Whether `job.json`, and the record of the epoch, can be read and say the same."""
+    """Check that `job.json` and the record of the epoch are readable and agree."""
     store, epoch = manifest.store, manifest.epoch
     for path in [layout.JOB, *([layout.overwrite_path(epoch)] if epoch else [])]:
         try:
@@ -129,7 +129,7 @@ def check_records(manifest: Manifest, verdict: Verdict) -> None:
 
 
 def read_entry(manifest: Manifest, shard: int) -> tuple[ManifestEntry | None, bool, list[Problem]]:
-    """The entry of a shard that is listed, whether it lacks a hash of its own, and what keeps it from being read."""
+    """The entry of a listed shard, whether it lacks a hash of its own, and problems of reading it."""
     path = manifest.path(shard)
     try:
         data = manifest.store.read(path)
@@ -142,7 +142,7 @@ def read_entry(manifest: Manifest, shard: int) -> tuple[ManifestEntry | None, bo
 
 
 def examine(manifest: Manifest, plan: ShardPlan, shard: int) -> tuple[ManifestEntry | None, bool, list[Problem]]:
-    """As `read_entry`, and what is wrong with the files of the shard."""
+    """`read_entry`, and also problems of the shard's files."""
     entry, unsealed, problems = read_entry(manifest, shard)
     if entry is None:
         return None, unsealed, problems
@@ -167,7 +167,7 @@ def examine(manifest: Manifest, plan: ShardPlan, shard: int) -> tuple[ManifestEn
 
 
 def wrong_rows(entry: ManifestEntry, found: list[tuple[int, int]], expected: list[int]) -> Iterator[str]:
-    """What is wrong with (index, label) of the rows in a shard's files, and with what its entry says of them."""
+    """Errors in (index, label) of the rows in a shard's files, and in the counts of its entry."""
     indices = [index for index, _ in found]
     if sorted(indices) != expected:
         surplus, lost = sorted(set(indices) - set(expected)), sorted(set(expected) - set(indices))
@@ -182,7 +182,7 @@ def wrong_rows(entry: ManifestEntry, found: list[tuple[int, int]], expected: lis
 
 
 def difference(one: dict[int, int], other: dict[int, int]) -> tuple[int, int, int] | None:
-    """The first label of which there are not as many, and both counts."""
+    """The first label whose counts differ, and both counts; None if all are equal."""
     labels = sorted({*one, *other})
     return next(((n, one.get(n, 0), other.get(n, 0)) for n in labels if one.get(n, 0) != other.get(n, 0)), None)
 
@@ -190,7 +190,7 @@ def difference(one: dict[int, int], other: dict[int, int]) -> tuple[int, int, in
 def check_closing(
     manifest: Manifest, verdict: Verdict, plan: ShardPlan, committed: Collection[int]
 ) -> dict[str, Any] | None:
-    """Compare `_SUCCESS` with the shards that are there, and what stands beside it with its hashes. Returns it."""
+    """Compare `_SUCCESS` with the committed shards, and the closing files with its hashes. Returns its content."""
     store, closing, aside = manifest.store, None, (layout.SUCCESS,)
     try:
         data = store.read(layout.SUCCESS)
@@ -224,7 +224,7 @@ def check_closing(
 
 
 def wrong_totals(closing: dict[str, Any], expected: dict[str, int], labels: dict[int, int]) -> Iterator[str]:
-    """What `_SUCCESS` says otherwise than the manifest entries."""
+    """Differences between `_SUCCESS` and the manifest entries."""
     for name, value in expected.items():
         if closing.get(name) not in (None, value):
             yield f"_SUCCESS: {name} is {closing[name]!r:.40}, by the manifest entries {value}"
@@ -238,7 +238,7 @@ def wrong_totals(closing: dict[str, Any], expected: dict[str, int], labels: dict
 
 
 def wrong_file(store: Store, path: str, sha256: str) -> str | None:
-    """What is wrong with a file that stands beside `_SUCCESS`."""
+    """What is wrong with a file that `_SUCCESS` names; None if nothing."""
     if path not in layout.BESIDE_SUCCESS:
         return f"_SUCCESS names {path!r:.80}, which no dataset has"
     try:
@@ -253,7 +253,7 @@ def check_leftovers(
 ) -> None:
     """Find files of dead epochs, and those that no entry names. `known`: files of each shard whose entry was read.
 
-    Where a shard has its entry, other files of the shard are a problem: patterns of readers would take them along.
+    Surplus files of a committed shard are a problem: readers' glob patterns would match them.
     """
     dead: list[str] = []
     later: list[str] = []

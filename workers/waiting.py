@@ -1,4 +1,4 @@
-"""The line that says that a server is waited for."""
+"""Reports waits for a server."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ _lock = threading.Lock()
 
 
 def say_waiting(whom: str, cause: str, since: float, left_s: float | None = None) -> None:
-    """One line on stderr, for all that waits in this process no more often than every SAY_EVERY_S.
+    """Print one line to stderr, at most every SAY_EVERY_S for the whole process.
 
-    `since` is when the wait began, by the monotonic clock: short ones need no line. An actor's stderr is seen by
-    nobody: there `jobs.store_watch` asks for those who wait.
+    `since` is when the wait began, by the monotonic clock: short waits are not reported. Nobody sees an actor's
+    stderr: there `jobs.store_watch` asks for the waits.
     """
     now = time.monotonic()
     with _lock:

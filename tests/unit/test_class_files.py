@@ -87,5 +87,5 @@ def test_a_file_that_is_not_there_is_named(tmp_path):
     with pytest.raises(LabelError, match=r"--class-names: cannot read .*gone\.txt: No such file") as caught:
         choose_class_names(None, str(tmp_path / "gone.txt"), 3)
     assert "'imagenet' or 'numbers'" in caught.value.hint
-    with pytest.raises(LabelError, match="--class-names: expected 1000 classes beside 'imagenet', got 3"):
+    with pytest.raises(LabelError, match="--class-names: 'imagenet' needs a model of 1000 classes, got 3"):
         choose_class_names(None, "imagenet", 3)

@@ -19,7 +19,7 @@ from rendering import AMI, DATASET, check, no_variables, option, plan_file, rend
 from cluster.launcher import AMI_PARAMETER
 from cluster.session import Session
 from jobs.cli import main
-from jobs.serve_placement import choose_placement, scales
+from jobs.serve_placement import choose_placement, replica_ranges
 from tandem.assembly import Preparation
 
 __all__ = ["no_variables"]  # for all tests
@@ -167,5 +167,5 @@ def test_the_endpoint_of_a_colocated_plan_has_both_models_on_every_gpu(tmp_path)
         assert (spec.drafters_on, spec.refiners_on) == ("tandem/role=both",) * 2
         group = groups_of(ray_document(files["rayservice.yaml"]))["both-l4"]
         assert (group["minReplicas"], group["maxReplicas"], group["labels"]["tandem/role"]) == (least, 3, "both")
-        replicas, none = scales(spec, choose_placement(spec, EMPTY, 5))
+        replicas, none = replica_ranges(spec, choose_placement(spec, EMPTY, 5))
         assert none is None and (replicas.least, replicas.most) == (least, 3)

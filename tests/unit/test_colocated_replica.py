@@ -11,7 +11,7 @@ import pytest
 import torch
 from test_replicas import REQUEST, SETTINGS, FakeRefiner, FakeWork, collect, encode, no_metrics  # noqa: F401
 
-from workers.decoding import DraftWork, RefineWork
+from workers.decoding import DraftDecoder, RefineDecoder
 from workers.endpoint_types import Drafted, Pictures, Preview
 from workers.models import resolve_models
 from workers.replicas import ColocatedReplica, DraftReplica, RefineReplica, ReplicaSettings
@@ -51,7 +51,7 @@ def test_colocated_images_have_the_bytes_of_the_split(tiny_models):
     label = replace(REQUEST, draft_steps=1, n=5, deterministic=True, preview_scales=frozenset())
     prefix = models.drafter_config.pyramid.offsets[1]
     settings = ReplicaSettings(batch=4, batch_wait_s=0.0, warm_up=replace(label, n=1), warm_prefix=prefix)
-    works = partial(DraftWork, models, "float32", 1), partial(RefineWork, models, "float32", 1)
+    works = partial(DraftDecoder, models, "float32", 1), partial(RefineDecoder, models, "float32", 1)
     requests = [replace(label, seed=seed) for seed in range(4)]
 
     def pixels(values, request, index):

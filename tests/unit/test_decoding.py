@@ -19,7 +19,7 @@ from tandem.sampling import uniforms
 from tandem.scales import decode_scales
 from tandem.weights import save_checkpoint
 from workers.decode_settings import DecodeSettings
-from workers.decoding import DraftWork, Look, Pixels, RefineWork, Row, Tokens
+from workers.decoding import DraftDecoder, Pixels, PreviewPixels, RefineDecoder, Row, Tokens
 from workers.drafter import Drafter
 from workers.endpoint_types import ImageRequest
 from workers.models import ModelSet, resolve_models
@@ -41,9 +41,9 @@ def models(tiny_models) -> ModelSet:
 
 
 @pytest.fixture(scope="module")
-def works(models) -> Iterator[tuple[DraftWork, RefineWork]]:
+def works(models) -> Iterator[tuple[DraftDecoder, RefineDecoder]]:
     before = torch.get_num_threads()
-    yield DraftWork(models, "float32", 1), RefineWork(models, "float32", 1)
+    yield DraftDecoder(models, "float32", 1), RefineDecoder(models, "float32", 1)
     torch.set_num_threads(before)
 
 
@@ -55,12 +55,12 @@ def rows_of(*requests: ImageRequest) -> list[Row]:
     return [Row(request, index, NOTHING) for request in requests for index in range(request.n)]
 
 
-def sort_out(made, count: int) -> tuple[list, list[list[Look]]]:
+def sort_out(made, count: int) -> tuple[list, list[list[PreviewPixels]]]:
     """Of each row its one result, and its looks in order."""
     results: list = [None] * count
-    looks: list[list[Look]] = [[] for _ in range(count)]
+    looks: list[list[PreviewPixels]] = [[] for _ in range(count)]
     for place, value in made:
-        if isinstance(value, Look):
+        if isinstance(value, PreviewPixels):
             looks[place].append(value)
         else:
             assert results[place] is None, "a row came twice"
@@ -70,7 +70,7 @@ def sort_out(made, count: int) -> tuple[list, list[list[Look]]]:
 
 def make(
     works, rows: Sequence[Row], size: int
-) -> tuple[list[Tokens | None], list[Pixels], list[list[Look]], list[list[Look]]]:
+) -> tuple[list[Tokens | None], list[Pixels], list[list[PreviewPixels]], list[list[PreviewPixels]]]:
     """Draft where there is something to draft, then refine: (tokens, pixels, looks of each stage)."""
     drafted, first = sort_out([], len(rows))
     if rows[0].request.draft_steps:
@@ -189,7 +189,7 @@ def test_memory_that_runs_out_halves_the_batch_and_nothing_comes_twice(models, w
             yield ids
 
     monkeypatch.setattr("workers.decoding.decode_scales", limited)
-    smaller = DraftWork(models, "float32", 1), RefineWork(models, "float32", 1)
+    smaller = DraftDecoder(models, "float32", 1), RefineDecoder(models, "float32", 1)
     with pytest.warns(TandemWarning, match="out of memory with . images at once") as warned:
         found = make(smaller, rows, 8)
     sizes = [str(warning.message).partition(";")[0] for warning in warned]
@@ -212,7 +212,7 @@ def test_logits_that_are_no_numbers_are_an_error_and_no_image(tiny_models, tmp_p
     drafter.class_emb.weight[0] = torch.nan
     save_checkpoint(tmp_path / "poisoned.safetensors", drafter, {"classes": list(CLASS_NAMES)}, torch.float32)
     models = resolve_models(str(tmp_path / "poisoned.safetensors"), tiny_models["refiner"], tiny_models["vqvae"], False)
-    work = DraftWork(models, "float32", 1)
+    work = DraftDecoder(models, "float32", 1)
     with pytest.raises(JobError, match="not finite"):
         list(work(rows_of(ask(0, 1)), 1))
     assert [value.ids.shape for _, value in work(rows_of(ask(1, 1)), 1)] == [(OFFSETS[2],)]
@@ -225,7 +225,7 @@ def test_pixels_that_are_no_numbers_are_an_error_and_no_image(works, monkeypatch
 
 
 def test_the_endpoint_prepares_its_models_as_it_is_told(models, works):
-    for work in (kind(models, "float32", 1, Preparation(fold_adaln=True)) for kind in (DraftWork, RefineWork)):
+    for work in (kind(models, "float32", 1, Preparation(fold_adaln=True)) for kind in (DraftDecoder, RefineDecoder)):
         assert work.var.table is not None
     assert works[0].var.table is works[1].var.table is None
 

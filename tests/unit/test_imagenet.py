@@ -19,7 +19,7 @@ from tandem.config import SamplingConfig
 from tandem.errors import LabelError
 from tandem.images import Provenance, read_provenance
 from workers.decode_settings import DecodeSettings
-from workers.decoding import DraftWork, RefineWork, Row
+from workers.decoding import DraftDecoder, RefineDecoder, Row
 from workers.drafter import Drafter
 from workers.encoder import Encoder
 from workers.endpoint_types import ImageRequest
@@ -91,7 +91,7 @@ def test_every_way_to_name_a_class_gives_the_same_bytes(models, api, engine, tmp
     settings = DecodeSettings(SEED, STEPS, SAMPLING, batch=1, dtype="float32", threads=1)
     before = torch.get_num_threads()
     drafter, refiner = Drafter(models, settings), Refiner(models, settings)
-    works = DraftWork(models, "float32", 1), RefineWork(models, "float32", 1)
+    works = DraftDecoder(models, "float32", 1), RefineDecoder(models, "float32", 1)
 
     def by_job(label: int) -> bytes:
         shard = ShardRows(shard=0, index=np.arange(1), label=np.array([label], np.int32))

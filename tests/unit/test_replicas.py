@@ -15,7 +15,7 @@ from ray.exceptions import RayActorError
 from tandem.config import SamplingConfig
 from tandem.errors import JobError
 from workers.calls import ATTEMPTS
-from workers.decoding import Look, Pixels, Tokens
+from workers.decoding import Pixels, PreviewPixels, Tokens
 from workers.endpoint_types import Drafted, ImageRequest, Pictures, Preview
 from workers.replicas import DraftReplica, RefineReplica, ReplicaSettings
 
@@ -34,7 +34,7 @@ def no_metrics(monkeypatch):
 
         def __call__(self, *of: Any) -> None: ...
 
-    monkeypatch.setattr("workers.replicas.StageMetrics", Silent)
+    monkeypatch.setattr("workers.replicas.BatchMetrics", Silent)
 
 
 class FakeWork:
@@ -50,7 +50,7 @@ class FakeWork:
         seconds = {"refine": 0.2, "decode": 0.1} if self.refines else {"draft": 0.3}
         for i, row in enumerate(rows):
             assert len(row.prefix) == (5 if self.refines else 0)
-            yield i, Look(3 if self.refines else 1, np.zeros((2, 2, 3), np.uint8))
+            yield i, PreviewPixels(3 if self.refines else 1, np.zeros((2, 2, 3), np.uint8))
             if self.refines:
                 yield i, Pixels(np.full((2, 2, 3), row.index, np.uint8), seconds)
             else:

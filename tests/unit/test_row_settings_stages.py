@@ -26,7 +26,7 @@ from tandem.images import Provenance, read_provenance
 from workers.card import CardInfo, render_card
 from workers.commit import store_shard
 from workers.decode_settings import DecodeSettings
-from workers.decoding import DraftWork, RefineWork, Row
+from workers.decoding import DraftDecoder, RefineDecoder, Row
 from workers.drafter import Drafter
 from workers.drafts import DraftFormat, Drafts
 from workers.encoder import Encoder
@@ -118,9 +118,9 @@ def test_an_image_with_a_seed_is_that_of_the_endpoint(models, made):
     sampling = SamplingConfig(own["cfg"], own["top_k"], OWN.top_p, tuple(own["temperatures"]))
     request = ImageRequest(row % NUM_CLASSES, own["seed"], 2, own["draft_steps"], sampling, deterministic=True)
     asked = [Row(request, index, np.zeros(0, np.uint16)) for index in range(2)]
-    drafted = dict(DraftWork(models, "float32", 1)(asked, BATCH))
+    drafted = dict(DraftDecoder(models, "float32", 1)(asked, BATCH))
     handed = [Row(request, index, drafted[index].ids) for index in range(2)]
-    pixels = dict(RefineWork(models, "float32", 1)(handed, BATCH))[own["seed_index"]].pixels
+    pixels = dict(RefineDecoder(models, "float32", 1)(handed, BATCH))[own["seed_index"]].pixels
     assert np.abs(made.pixels[row].astype(int) - pixels.astype(int)).max() <= 1
 
 

@@ -15,7 +15,7 @@ from cluster.server import find_port
 from cluster.session import Session
 from jobs.serve import MIN_KEY, api_keys, app, describe, make_app, run
 from jobs.serve_options import ServeSpec
-from jobs.serve_placement import choose_placement, scales
+from jobs.serve_placement import choose_placement, replica_ranges
 from jobs.spec import parse
 from tandem.errors import InputError, OutputError, PlacementError
 from workers.models import resolve_models
@@ -152,7 +152,7 @@ def test_a_colocated_replica_takes_a_whole_gpu_of_its_nodes_though_none_is_there
     numbers = (*COLOCATED, "--drafters", "3", "--refiners", "3", *(("--autoscale",) if autoscale else ()))
     spec = spec_of(*numbers, "--drafters-on", "tandem/role=both", "--refiners-on", "tandem/role=both", "--batch", "8")
     placement = choose_placement(spec, empty, 5)
-    both, none = scales(spec, placement)
+    both, none = replica_ranges(spec, placement)
     assert none is None
     assert (both.least, both.most, both.target_requests) == (1 if autoscale else 3, 3, 16.0)
     options = both.options(8)["ray_actor_options"]
@@ -253,7 +253,7 @@ def test_the_planner_gives_each_role_one_kind_of_gpu_and_its_nodes(tmp_path, mon
     profiles = f"{profile('h100', 0.1, 0.1)},{profile('l4', 1.0, 0.2)}"
     spec = spec_of("--profile", profiles, "--autoscale")
     placement = choose_placement(spec, Session(2, 8, 3, False, "here"), 5)
-    draft, refine = scales(spec, placement)
+    draft, refine = replica_ranges(spec, placement)
     asked = [scale.options(8)["ray_actor_options"] for scale in (draft, refine)]
     assert asked == [
         {"num_cpus": 0.0, "num_gpus": 1.0, "label_selector": {ACCELERATOR_LABEL: kind}} for kind in ("H100", "L4")
@@ -281,13 +281,13 @@ def test_replicas_get_their_devices_and_grow_in_the_ratio_of_the_placement(
     """A request is in hand at its drafter while a refiner works on it: drafters hold D + R where refiners hold R."""
     spec = spec_of("--batch", "8", "--threads", "3")
     placement = Placement(mode, drafters, refiners, "as asked")
-    draft, refine = scales(spec, placement)
+    draft, refine = replica_ranges(spec, placement)
     assert (draft.target_requests, refine.target_requests) == targets
     assert draft.target_requests * drafters / (refine.target_requests * refiners) == (drafters + refiners) / refiners
     for scale, count in ((draft, drafters), (refine, refiners)):
         assert (scale.num_gpus, scale.num_cpus, scale.least, scale.most) == (gpus, cpus, count, count)
         assert scale.options(8)["num_replicas"] == count
-    grows = scales(spec_of("--autoscale"), placement)
+    grows = replica_ranges(spec_of("--autoscale"), placement)
     assert [(scale.least, scale.most) for scale in grows] == [(1, drafters), (1, refiners)]
     if drafters > 1:
         options = grows[0].options(8)
@@ -303,6 +303,6 @@ def test_labels_send_each_role_to_its_nodes_though_none_of_them_is_there_yet():
     spec = spec_of(*numbers, "--drafters-on", "tandem/role=drafter", "--refiners-on", "tandem/role=refiner")
     placement = choose_placement(spec, empty, 5)
     assert (placement.mode, placement.num_drafters, placement.num_refiners) == ("split", 3, 2)
-    drafters, refiners = scales(spec, placement)
+    drafters, refiners = replica_ranges(spec, placement)
     assert (drafters.nodes, refiners.nodes) == ({"tandem/role": "drafter"}, {"tandem/role": "refiner"})
     assert (drafters.num_gpus, refiners.num_gpus) == (1, 1)
