@@ -49,13 +49,13 @@ class BenchCardSpec(Spec):
     """Check and measure one GPU: right ids, images a second beside its own roofline, memory, the whole pipeline."""
 
     size: Literal["published", "tiny"] = Field(
-        "published", description="published: d30, d16 and their VQVAE; tiny: to see the check itself run"
+        "published", description="published: d30, d16 and their VQVAE; tiny: for a quick test of the check itself"
     )
-    only: tuple[Section, ...] | None = Field(None, description="these sections alone")
+    only: tuple[Section, ...] | None = Field(None, description="run only these sections")
     published: Path | None = Field(None, description="a checkout of the published CoDe code, to measure it in turn")
     repeats: PositiveInt = Field(3, description="timed runs; medians are reported")
-    images: PositiveInt = Field(3072, description="of `generate`, the last section")
-    budget_s: PositiveFloat = Field(360.0, description="seconds after which no other section begins")
+    images: PositiveInt = Field(3072, description="images of `generate`, the last section")
+    budget_s: PositiveFloat = Field(360.0, description="seconds after which no further section begins")
     out: Path | None = Field(None, description="folder for card.json")
 
 

@@ -35,8 +35,8 @@ class BenchManifestSpec(Spec):
 
     out: str | None = Field(None, description="s3://bucket/prefix or a folder; default: a temporary folder")
     shards: PositiveInt = Field(10_000, description="shards of the dataset")
-    shard_size: PositiveInt = Field(1024, description="images that each would have")
-    labels: PositiveInt = Field(1000, description="classes that are counted in each entry, at most its images")
+    shard_size: PositiveInt = Field(1024, description="images per shard")
+    labels: PositiveInt = Field(1000, description="classes in each entry, at most its images")
 
 
 def run(spec: BenchManifestSpec) -> dict[str, Any]:

@@ -49,7 +49,7 @@ SHARED = (  # options that generate has too
     *("batch", "dtype", "threads", "placement", "drafters", "refiners"),
 )
 DECLARED = (200, 429, 503)
-SKIP_S = 3.0  # of every load, until queues and batches are as they will be
+SKIP_S = 3.0  # seconds of every load, until queues and batches are as they will be
 RECOVERED_WITHIN_S = 5.0
 
 
@@ -57,12 +57,12 @@ class BenchServeSpec(AppSpec):
     """Throughput, added latency and overload of the endpoint, beside its models and its HTTP path alone."""
 
     clients: PositiveInt = Field(32, description="requests under way at once")
-    counts: tuple[PositiveInt, ...] = Field((1, 8), description="images of a request, one load after the other")
-    seconds: PositiveFloat = Field(20.0, gt=SKIP_S, description="of every load")
+    counts: tuple[PositiveInt, ...] = Field((1, 8), description="images per request; one load for each value")
+    seconds: PositiveFloat = Field(20.0, gt=SKIP_S, description="seconds of every load")
     rounds: PositiveInt = Field(3, description="the median of the rounds counts")
-    images: PositiveInt = Field(512, description="that generate makes in each round")
-    overload: PositiveFloat = Field(10.0, description="times the measured throughput, at a steady rate")
-    overload_s: PositiveFloat = Field(10.0, description="seconds of it")
+    images: PositiveInt = Field(512, description="images that generate makes in each round")
+    overload: PositiveFloat = Field(10.0, description="load of the overload test, in measured throughputs")
+    overload_s: PositiveFloat = Field(10.0, description="seconds of overload")
     logical_gpus: NonNegativeInt = Field(4, description="simulated GPUs offered where the machine has none")
     address: str | None = Field(None, description="Ray cluster to join (also RAY_ADDRESS); default: start Ray here")
 

@@ -46,7 +46,7 @@ class BenchStoreSpec(Spec):
     """Encode throughput per core and codec, and write throughput beside a raw upload or ShardWriter."""
 
     out: str | None = Field(None, description="s3://bucket/prefix or a folder; default: a temporary folder")
-    images: PositiveInt = Field(512, description="images of a shard")
+    images: PositiveInt = Field(512, description="images per shard")
     shards: PositiveInt = Field(8, description="shards that each way writes in a round")
     image_size: PositiveInt = Field(256, description="pixels a side")
     codec: Codec = Field("png", description="codec of the images that are written")

@@ -62,7 +62,7 @@ class RenderSpec(Ec2Options, BesideOptions, KubernetesOptions, NodeOptions, Prep
     plan: Path = Field(description="what tandem plan printed: tandem plan ... > plan.json")
     out: Path = Field(description="folder for the files")
     mode: Literal["plan", "split", "colocated", "mixed"] = Field(
-        "plan", description="plan: its best option; or its best one of a placement"
+        "plan", description="plan: the best option of all; otherwise the best of this placement"
     )
     image: str = Field(
         f"tandem:{tandem.__version__}", description="made from cluster/Dockerfile, as nodes pull it: HOST/NAME:TAG"
@@ -78,7 +78,7 @@ class RenderSpec(Ec2Options, BesideOptions, KubernetesOptions, NodeOptions, Prep
     class_names: str | None = Field(
         None, description="names of the classes: an s3:// address, a file of the image, 'imagenet' or 'numbers'"
     )
-    name: str = Field("tandem", description="of the cluster; the job is NAME-job, the endpoint NAME-endpoint")
+    name: str = Field("tandem", description="name of the cluster; the job is NAME-job, the endpoint NAME-endpoint")
     overwrite: bool = Field(False, description="replace files that are there and differ")
 
     @model_validator(mode="before")

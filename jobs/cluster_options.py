@@ -26,13 +26,13 @@ SET_ALREADY |= {"RAY_ADDRESS", "RAY_IP", "RAY_CLUSTER_NAME", "RAY_enable_autosca
 class NodeOptions(Spec):
     """Nodes: sizes, and how many of them come and go."""
 
-    spot: Spot = Field("refiners", description="who runs on nodes that may be taken back: refiners, all, none")
-    cpus: PositiveInt = Field(8, description="CPU cores beside each GPU: they encode and store")
-    memory_gib: PositiveInt = Field(32, description="memory beside each GPU; a quarter is the object store")
+    spot: Spot = Field("refiners", description="which replicas run on spot nodes: refiners, all, none")
+    cpus: PositiveInt = Field(8, description="CPU cores for each GPU: they encode and store")
+    memory_gib: PositiveInt = Field(32, description="memory for each GPU; a quarter is the object store")
     disk_gib: PositiveInt = Field(100, description="disk of a node: half for weights, half for objects without room")
-    idle_minutes: PositiveInt = Field(10, description="after so long the autoscaler takes idle nodes away")
+    idle_minutes: PositiveInt = Field(10, description="minutes after which the autoscaler removes idle nodes")
     min_drafters: PositiveInt | None = Field(
-        None, description="drafters that the job starts with and its cluster keeps; default beside --max-drafters: 1"
+        None, description="drafters that the job starts with and its cluster keeps; default with --max-drafters: 1"
     )
     max_drafters: PositiveInt | None = Field(
         None, description="drafters that the job may grow to by Ray's autoscaler; default: the plan's"
@@ -40,7 +40,7 @@ class NodeOptions(Spec):
     min_refiners: PositiveInt | None = Field(None, description="the same for refiners")
     max_refiners: PositiveInt | None = Field(None, description="the same for refiners")
     release_refiners: bool = Field(
-        False, description="let a cluster that stays give idle spot nodes back; jobs want theirs there when they start"
+        False, description="let a permanent cluster scale down idle spot nodes; jobs need theirs when they start"
     )
     autoscale: bool = Field(
         False, description="the endpoint starts with one replica of each role and follows the load up to the plan"
@@ -56,7 +56,7 @@ class NodeOptions(Spec):
 class KubernetesOptions(Spec):
     """Kubernetes: what its cluster asks of objects and pods."""
 
-    namespace: str | None = Field(None, description="of all objects; default: kubectl's")
+    namespace: str | None = Field(None, description="namespace of all objects; default: kubectl's")
     object_labels: tuple[str, ...] = Field(
         (), description=f"labels of objects and pods, NAME=VALUE; {QUEUE}=QUEUE puts cluster and job in Kueue's queue"
     )
@@ -64,7 +64,7 @@ class KubernetesOptions(Spec):
     priority_class: str | None = Field(None, description="PriorityClass of all pods")
     env: tuple[str, ...] = Field((), description="more variables of all nodes, NAME=VALUE; no secrets")
     env_from_secret: tuple[str, ...] = Field((), description="secrets whose keys become variables of all nodes")
-    suspend: bool = Field(False, description="job and cluster start suspended, until somebody or a queue resumes them")
+    suspend: bool = Field(False, description="job and cluster start suspended, until a person or a queue resumes them")
     deadline: str | None = Field(None, description="longest time of a try of the job: 90m, 24h, 2d")
     role_arn: str | None = Field(None, description="IAM role of the pods on EKS; without it Pod Identity or a secret")
 
@@ -116,14 +116,15 @@ class BesideOptions(Spec):
     """Optional parts on Kubernetes: Redis, metrics, disruption budgets, ingress."""
 
     gcs_redis: str | None = Field(
-        None, description="HOST:PORT where cluster and endpoint keep their state, so that they outlive their head"
+        None,
+        description="HOST:PORT of a Redis that keeps the cluster's state, so that it outlives its head",
     )
     gcs_redis_secret: str | None = Field(None, description="secret whose key 'password' is that of --gcs-redis")
     pod_monitor: bool = Field(False, description="a PodMonitor of all nodes for the Prometheus operator")
     disruption_budgets: bool = Field(
         False, description="budgets that keep heads from being evicted, and the endpoint's replicas but one at a time"
     )
-    ingress_host: str | None = Field(None, description="name under which an Ingress makes the endpoint known")
+    ingress_host: str | None = Field(None, description="host name of an Ingress for the endpoint")
     ingress_class: str | None = Field(None, description="IngressClass; default: the cluster's")
     ingress_tls_secret: str | None = Field(None, description="secret with the certificate of --ingress-host")
 
@@ -151,18 +152,19 @@ class BesideOptions(Spec):
 class Ec2Options(Spec):
     """EC2: for Ray's cluster launcher."""
 
-    region: str = Field("us-west-2", description="of EC2")
+    region: str = Field("us-west-2", description="EC2 region")
     instances: Annotated[str | None, COMMAS] = Field(
         None, description="EC2 instances of kinds of GPU: KIND=TYPE, with more than one GPU KIND=TYPE:GPUS"
     )
     ami: str | None = Field(
         None,
-        description="of all nodes on EC2, with NVIDIA's driver: ami-..., or resolve:ssm:PARAMETER; without it no "
+        description="image of EC2 nodes, with NVIDIA's driver: ami-..., or resolve:ssm:PARAMETER; without it no "
         "launcher.yaml",
     )
-    instance_profile: str | None = Field(None, description="of the workers on EC2: what lets them reach the dataset")
+    instance_profile: str | None = Field(None, description="of the EC2 workers, with access to the dataset")
     head_instance_profile: str | None = Field(
-        None, description="of the head on EC2, which starts the workers: EC2, iam:PassRole, and ssm:GetParameters"
+        None,
+        description="of the EC2 head, which starts the workers: EC2, iam:PassRole and ssm:GetParameters",
     )
 
     @field_validator("ami")

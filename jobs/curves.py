@@ -23,7 +23,7 @@ class CurvesSpec(Spec):
     """Draw what training runs have logged: losses and held-out figures over steps (needs matplotlib)."""
 
     runs: Annotated[list[Path], POSITIONAL] = Field(description="folders of training runs")
-    out: Path = Field(Path("curves.png"), description="the picture")
+    out: Path = Field(Path("curves.png"), description="image file to write")
 
 
 def run(spec: CurvesSpec) -> Path:

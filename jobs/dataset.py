@@ -46,7 +46,7 @@ class LsSpec(Spec):
 
     out: Annotated[str, POSITIONAL] = Field(description="folder or s3://bucket/prefix of the dataset")
     json_lines: bool = Field(False, description="one JSON object a line")
-    presign: PositiveInt | None = Field(None, le=604_800, description="seconds for which the addresses work (S3)")
+    presign: PositiveInt | None = Field(None, le=604_800, description="seconds until presigned addresses expire (S3)")
 
 
 class VerifySpec(Spec):
@@ -54,7 +54,8 @@ class VerifySpec(Spec):
 
     out: Annotated[str, POSITIONAL] = Field(description="folder or s3://bucket/prefix of the dataset")
     repair: bool = Field(
-        False, description="move what is damaged to damaged/, so that the same command makes it again; no job may write"
+        False,
+        description="move damaged files to damaged/, to be made again by the same command; no job may write meanwhile",
     )
 
 

@@ -39,12 +39,12 @@ class BenchDecodeSpec(MeasuredOptions):
     """Seconds, work, share of the matrix peak and bytes of decoding, beside plain VAR of the same drafter."""
 
     draft_steps: tuple[PositiveInt, ...] | None = Field(None, description="values of N; default: about 0.7 K")
-    batches: tuple[PositiveInt, ...] = Field((8,), description="images of a batch")
+    batches: tuple[PositiveInt, ...] = Field((8,), description="images per batch")
     threads: NonNegativeInt = Field(0, description="CPU threads; 0: one a core")
     repeats: PositiveInt = Field(3, description="timed runs of each setting; medians are reported")
-    plain_var: bool = Field(True, description="run plain VAR of the drafter as well, the yardstick of the speed-up")
+    plain_var: bool = Field(True, description="also run plain VAR with the drafter, the baseline of the speed-up")
     paper_table: Literal["1", "3"] | None = Field(
-        None, description="print the paper's Table 1 (speed) or 3 (memory; counted, nothing is run) beside ours"
+        None, description="print the paper's Table 1 (speed) or 3 (memory; counted, nothing is run) next to ours"
     )
     out: Path | None = Field(None, description="folder for decode.json and decode.png (the plot needs matplotlib)")
 

@@ -63,11 +63,11 @@ class EvaluateSpec(Spec):
     top_p: Share | None = Field(None, description="default: the model's own")
     temperatures: tuple[float, ...] | None = Field(None, description="default: the model's own")
     dtype: Literal["float32", "bfloat16"] = Field(
-        "float32", description="of drafter and refiner; the VQVAE stays float32, whose pixels are measured"
+        "float32", description="dtype of drafter and refiner; the VQVAE, whose pixels are measured, stays float32"
     )
     int8: bool = Field(False, description="int8 weights and activations in the transformers' blocks; not exact")
     seed: int = Field(1, ge=0, description="job seed of the images")
-    batch: PositiveInt = Field(64, description="images of one forward")
+    batch: PositiveInt = Field(64, description="images per forward")
     threads: PositiveInt = Field(2, description="CPU threads")
     classifier_steps: PositiveInt = Field(1500, description="training steps of the classifier, batch 64")
     rounds: PositiveInt = Field(200, description="resamples of each bootstrap interval")

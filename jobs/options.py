@@ -57,7 +57,7 @@ class RowOptions(Spec):
     )
     seed: NonNegativeInt = Field(0, description="the same seed and job give the same images")
     shard_size: Images | None = Field(
-        None, description="images a shard; default: from --batch and the number of images"
+        None, description="images per shard; default: from --batch and the number of images"
     )
 
     @model_validator(mode="after")
@@ -168,7 +168,7 @@ class DecodingOptions(PreparationOptions):
     )
     top_p: Share | None = Field(None, description="keep codes up to this probability; default: the model's own")
     temperatures: tuple[float, ...] | None = Field(
-        None, description="one a scale, the last repeats: 1.1,1.0; default: the model's own"
+        None, description="one per scale, the last repeats: 1.1,1.0; default: the model's own"
     )
     dtype: Dtype = Field("auto", description="of weights and activations; auto: bfloat16 on GPUs, float32 on CPUs")
     threads: Threads = Field(1, description="CPU threads of each replica; part of the job, as rounding depends on it")
@@ -184,10 +184,10 @@ class PlaceOptions(Spec):
     )
     address: str | None = Field(None, description="Ray cluster to join (also RAY_ADDRESS); default: start Ray here")
     max_failed_shards: NonNegativeInt = Field(
-        0, description="go on without up to so many shards that cannot be made, and list them at the end"
+        0, description="continue without up to this many shards that cannot be made, and list them at the end"
     )
     out: str = Field(description="folder or s3://bucket/prefix of the dataset; the same command resumes there")
-    overwrite: bool = Field(False, description="replace a job that stands in --out")
+    overwrite: bool = Field(False, description="replace the job in --out")
     shards: str | None = Field(
         None,
         description="make only these shards, FIRST-LAST/ALL such as 0-9/40: several jobs share one dataset, and "
@@ -215,11 +215,11 @@ class JobOptions(PlaceOptions, DecodingOptions):
 
     batch: BatchSize = Field(
         32,
-        description="images of one forward; short batches are padded, so it is part of the job; auto: the largest "
+        description="images per forward; short batches are padded, so it is part of the job; auto: the largest "
         "that fits the smallest device, from counted bytes, and leaves 32 shards",
     )
     device_memory_gb: float | None = Field(
-        None, gt=0, description="for --batch auto: gigabytes that a replica may fill; default: asked of the nodes"
+        None, gt=0, description="for --batch auto: gigabytes that a replica may fill; default: measured on the nodes"
     )
 
     @model_validator(mode="after")
@@ -237,4 +237,4 @@ class ImageOptions(Spec):
     format: FormatName = Field("webdataset", description="layout of the output")
     codec: Codec = Field("png", description="image files; png is exact")
     quality: int = Field(92, ge=1, le=100, description=f"of {LOSSY}")
-    keep_tokens: bool = Field(False, description="write the token ids of every image as well")
+    keep_tokens: bool = Field(False, description="also write the token ids of every image")

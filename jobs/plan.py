@@ -39,15 +39,15 @@ class PlanSpec(Spec):
     """Choose a placement: how many drafters and refiners on which GPUs, from measured stage times."""
 
     profile: tuple[str, ...] = Field(description="profile of each kind of GPU: files, or built-in names")
-    gpus: Annotated[str, COMMAS] = Field(description="what there is: KIND:COUNT,KIND:COUNT")
+    gpus: Annotated[str, COMMAS] = Field(description="available GPUs: KIND:COUNT,KIND:COUNT")
     images: PositiveFloat = Field(description="images to make, such as 1.3e6")
     draft_steps: PositiveInt | Literal["auto"] = Field(
         "auto", description="N; auto: the fastest N within --max-fid, else about 0.7 K"
     )
-    max_fid: PositiveFloat | None = Field(None, description="worst FID that is good enough, where profiles know it")
-    batch: PositiveInt | None = Field(None, description="images of one forward; default: the best that was measured")
-    deadline: str | None = Field(None, description="time there is: 90m, 24h, 2d")
-    price: Annotated[str | None, COMMAS] = Field(None, description="price of a GPU and hour: KIND=PRICE,KIND=PRICE")
+    max_fid: PositiveFloat | None = Field(None, description="highest acceptable FID, for profiles that have it")
+    batch: PositiveInt | None = Field(None, description="images per forward; default: the best measured one")
+    deadline: str | None = Field(None, description="deadline: 90m, 24h, 2d")
+    price: Annotated[str | None, COMMAS] = Field(None, description="price per GPU hour: KIND=PRICE,KIND=PRICE")
 
 
 def run(spec: PlanSpec) -> dict[str, Any]:

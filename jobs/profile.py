@@ -41,11 +41,11 @@ Run it once on each kind of machine, then: tandem plan --profile ... --gpus ..."
 class ProfileSpec(MeasuredOptions):
     """Measure seconds per batch of draft, refine, decode, encode and store, and load times, into a JSON file."""
 
-    out: Path = Field(description="the profile")
+    out: Path = Field(description="file to write")
     kind: str | None = Field(None, description="name of this kind of device for --gpus; default: the device's own name")
     draft_steps: tuple[PositiveInt, ...] | None = Field(None, description="values of N; default: all")
     batches: tuple[PositiveInt, ...] = Field((32,), description="batch sizes")
-    repeats: PositiveInt = Field(3, description="timed runs of each stage after one that is not; the median counts")
+    repeats: PositiveInt = Field(3, description="timed runs of each stage after a warm-up; the median counts")
     roles: tuple[RoleName, ...] = Field(
         ("draft", "refine"),
         description="what to measure: draft, refine (with VQVAE decode); others count as impossible",
@@ -56,7 +56,7 @@ class ProfileSpec(MeasuredOptions):
     threads: PositiveInt = Field(1, description="CPU threads of a replica")
     codec: Codec = Field("png", description="image files")
     quality: int = Field(92, ge=1, le=100, description=f"of {LOSSY}")
-    seed: NonNegativeInt = Field(0, description="of the images made meanwhile")
+    seed: NonNegativeInt = Field(0, description="seed of the images")
 
 
 def run(spec: ProfileSpec) -> Profile:

@@ -19,10 +19,10 @@ class AppSpec(DecodingOptions):
         "embedded", description="'embedded', a file, an address (hf://, https://, s3://), or a name (tandem models)"
     )
     refiner: str = Field("embedded", description="like --drafter; the smaller model")
-    model_id: str = Field("", description="what clients call the pair; default: tandem-embedded, or from its files")
-    batch: PositiveInt = Field(8, description="most images of one forward, and the size of deterministic ones")
+    model_id: str = Field("", description="the models' name for clients; default: tandem-embedded, or from the files")
+    batch: PositiveInt = Field(8, description="most images per forward, and the size of deterministic ones")
     batch_wait_ms: float = Field(
-        5.0, ge=0, le=1000, description="so long an incomplete batch waits for company; up to 6 x under load"
+        5.0, ge=0, le=1000, description="longest wait to fill a batch; up to 6 times longer under load"
     )
     placement: Literal["auto", "split", "colocated", "cpu"] = Field(
         "auto",
@@ -46,13 +46,13 @@ class AppSpec(DecodingOptions):
     )
     max_requests: PositiveInt | None = Field(
         None,
-        description="requests in flight of one ingress; more are answered 429; default: 2.5 x --batch a replica",
+        description="requests in flight per ingress; more get status 429; default: 2.5 x --batch a replica",
     )
     max_images: PositiveInt | None = Field(None, description="the same for their images; default: 8 x --max-requests")
-    max_n: PositiveInt = Field(10, description="images of one request")
+    max_n: PositiveInt = Field(10, description="most images per request")
     timeout_s: PositiveFloat = Field(120.0, description="time limit of a request, then 503")
     store: str | None = Field(None, description="s3://bucket/prefix for response_format url")
-    url_seconds: PositiveInt = Field(3600, le=7 * 24 * 3600, description="how long such a link is good")
+    url_seconds: PositiveInt = Field(3600, le=7 * 24 * 3600, description="seconds until such a link expires")
     cors_origins: tuple[str, ...] = Field((), description="other sites whose pages may call: https://a.example")
 
     @model_validator(mode="after")

@@ -50,9 +50,9 @@ class SubmitSpec(Spec):
         None,
         description="dashboard of the cluster: http://head:8265; default: RAY_ADDRESS, or the cluster of this machine",
     )
-    wait: bool = Field(False, description="wait for the end, with a line of progress now and then")
+    wait: bool = Field(False, description="wait for the end, with a line of progress from time to time")
     follow: bool = Field(False, description="wait for the end and show the job's whole log")
-    stop_on_interrupt: bool = Field(False, description="ctrl-C here stops the job; without it the job goes on")
+    stop_on_interrupt: bool = Field(False, description="ctrl-C stops the job; without this option it keeps running")
     env: tuple[str, ...] | None = Field(
         None,
         description="environment of the job: NAME (its value here) or NAME=VALUE; no secrets, which Ray would show",

@@ -62,7 +62,7 @@ class TrainVqvaeSpec(TrainSpec):
     base_channels: PositiveInt = Field(128, description="channels at full resolution, a multiple of 32")
     channel_mult: tuple[PositiveInt, ...] = Field((1, 1), description="channels of each level, in base channels")
     num_res_blocks: PositiveInt = Field(1, description="residual blocks a level")
-    stem_patch: PositiveInt = Field(4, description="fold so many pixels a side into channels first")
+    stem_patch: PositiveInt = Field(4, description="pixels per side that are first folded into channels")
     patch_nums: tuple[PositiveInt, ...] = Field((1, 2, 3, 4, 5, 6, 8), description="sides of the token maps")
     continuous_steps: int = Field(100, ge=0, description="first steps without quantisation")
 

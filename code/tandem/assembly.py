@@ -64,7 +64,7 @@ class Preparation:
                 "int8: expected a CPU, got a GPU, where bfloat16 is 2.4 times as fast", "leave it out there"
             )
 
-    def in_vain(self, device: torch.device) -> list[str]:
+    def unavailable(self, device: torch.device) -> list[str]:
         """What of it cannot be had on a device, in a sentence each. The rest is done all the same."""
         if device.type != "cpu":
             return []
@@ -105,7 +105,7 @@ def assemble_var(
     assert isinstance(var, Var)
     if how is not None:
         how.check(device)
-        for sentence in how.in_vain(device):
+        for sentence in how.unavailable(device):
             warnings.warn(sentence, FallbackWarning, stacklevel=2)
     if how is not None and how.fold_adaln:
         if config.shared_adaln:

@@ -20,8 +20,8 @@ from tandem.limits import limits, rows_together
 class KVCache:
     """Keys and values of all layers, allocated once: the `length` tokens that later scales read again.
 
-    The last scale is read by no later one. It attends to the cache and to itself in a scratch that all layers share,
-    `widest` tokens long, for the rows that are worked on together. Both hold K and V in the compute dtype.
+    No later scale reads the last one, so it is not cached: it attends to the cache and to itself in a scratch buffer
+    that all layers share, `widest` tokens long, for the rows of one group. Both hold K and V in the compute dtype.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class KVCache:
 
     @property
     def num_bytes(self) -> int:
-        """Cache and scratch."""
+        """Bytes of cache and scratch."""
         return sum(t.numel() * t.element_size() for t in (self.store, self.scratch))
 
     def extend(self, layer: int, rows: slice, k_RHlc: Tensor, v_RHlc: Tensor) -> tuple[Tensor, Tensor]:
@@ -68,7 +68,7 @@ class KVCache:
         return place
 
     def advance(self, num_tokens: int) -> None:
-        """To be called once all layers have taken the new tokens."""
+        """Count the new tokens. Call it after all layers have added them."""
         self.filled += num_tokens
 
 
@@ -85,7 +85,7 @@ def attend_by_scale(q_RHlc: Tensor, k_RHLc: Tensor, v_RHLc: Tensor, sizes: Seque
 
 
 def attention(q_RHlc: Tensor, k_RHLc: Tensor, v_RHLc: Tensor) -> Tensor:
-    """Every query sees every key: [R, H, l, c]. Inference only on a CPU, where torch's fused kernel is the slower."""
+    """Full attention [R, H, l, c]. On a CPU for inference only: torch's fused kernel is slower there."""
     at_once = limits(q_RHlc.device).scores
     if at_once is None:
         if q_RHlc.is_meta:  # has no fused kernel

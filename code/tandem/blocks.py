@@ -19,7 +19,7 @@ from tandem.linear import Linear
 MAX_SCALE_MUL = math.log(100)
 MIN_NORM = 1e-12
 
-# What attention does with q, k, v [R, H, L, c] of new tokens: out [R, H, l, c] for the last l of them
+# Attention on q, k, v [R, H, L, c] of new tokens: returns out [R, H, l, c] for the last l of them
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
@@ -58,7 +58,7 @@ class SelfAttention(nn.Module):
         return q_RHlc, k_RHLc.to(x_RLC.dtype), qkv[:, :, 2].transpose(1, 2)
 
     def merge(self, out_RHlc: Tensor) -> Tensor:
-        """Output [R, l, C] of what the heads have found."""
+        """Merge the heads' outputs and project them: [R, l, C]."""
         return self.proj(out_RHlc.transpose(1, 2).flatten(2))
 
 
@@ -101,7 +101,7 @@ class Block(nn.Module):
         return self.attn.project(torch.addcmul(shift1, layer_norm(x_RLC), scale1 + 1), wanted)
 
     def after(self, x_RlC: Tensor, out_RHlc: Tensor, modulation_R6C: Tensor) -> Tensor:
-        """New hidden states [R, l, C] from those before and what attention gave."""
+        """New hidden states [R, l, C] from the old ones and the attention output."""
         gate1, gate2, _, scale2, _, shift2 = modulation_R6C.unsqueeze(2).unbind(1)
         x_RlC = torch.addcmul(x_RlC, self.attn.merge(out_RHlc), gate1)
         h_RlC = torch.addcmul(shift2, layer_norm(x_RlC), scale2 + 1)

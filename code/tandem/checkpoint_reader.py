@@ -1,7 +1,7 @@
-"""Weights files as they lie on disk: what a file is by its first bytes, and its contents, of which nothing is run.
+"""Reads weights files: detects the type by the first bytes, and loads the content without running any code in it.
 
 torch files are read with `weights_only=True` and an explicit list of harmless classes, safetensors by their library.
-Both are memory-mapped. A file that is something else is named as what it is.
+Both are memory-mapped. The error for any other file says what it is.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ METADATA_KEY = "tandem"
 MAX_HEADER_BYTES = 100_000_000  # of a safetensors file, as its library has it
 DOWNLOAD_AGAIN = "download the file again and compare its size with that at the source"
 
-# What a server may have sent in place of the file: how it begins, what that is, and what to do
+# What a server may have sent instead of the file: its first bytes, its type, and the remedy
 STAND_INS = (
     (rb"version https://git-lfs", "a git-LFS pointer, not the weights", "git lfs pull fetches the file it points to"),
     (rb"(?i)\s*<(!doctype html|html|head|body)", "a web page", "download the file itself, not the page that shows it"),
@@ -41,7 +41,7 @@ STAND_INS = (
 
 
 def _numpy_globals() -> list[Any]:
-    """What numpy scalars and arrays are pickled as, by numpy 1 and 2. They hold data and call nothing."""
+    """Classes by which numpy 1 and 2 pickle scalars and arrays. They hold data and run no code."""
     kinds = {type(np.dtype(code)) for code in np.typecodes["All"] if code != "O"}  # of all dtypes but objects
     rebuilders: list[Any] = [np.float64(0).__reduce__()[0], np.empty(0).__reduce__()[0]]
     modules = ("numpy.core.multiarray", "numpy._core.multiarray")
@@ -119,7 +119,7 @@ def read_state(path: Path, keys: Iterable[str]) -> dict[str, Any]:
 
 
 def read_torch(path: Path, mapped: bool) -> Any:
-    """What torch.save wrote. Its own messages are not repeated where they advise to load without any check."""
+    """Load a file of torch.save. Hides torch's messages that advise to load without checks."""
     try:
         with safe_globals(HARMLESS), warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)

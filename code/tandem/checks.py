@@ -1,8 +1,7 @@
-"""What the library's calls expect of their arguments, checked before the models compute.
+"""Checks the arguments of the library's functions before the models compute.
 
-Raises InputError, which is a ValueError, with what was expected and what came. Types and shapes cost nothing. Values
-of labels and uniforms are read once at the entry, which on a GPU waits for what was queued before; tensors without
-values (device meta) are not read.
+Raises InputError, which is a ValueError, with expected and actual value. Checks of types and shapes cost nothing.
+Values of labels and uniforms are read once, which on a GPU waits for queued work; meta tensors have none to read.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ def describe(value: Any) -> str:
 
 
 def check_whole(name: str, value: Any, least: int, most: int) -> int:
-    """A whole number within bounds; not a truth value, and no float."""
+    """Check for an integer within bounds; booleans and floats are refused."""
     if not isinstance(value, Integral) or isinstance(value, bool):
         raise InputError(f"{name}: expected a whole number from {least} to {most}, got {value!r}")
     if not least <= int(value) <= most:
@@ -73,7 +72,7 @@ def check_batch(
 
 
 def check_values(num_classes: int, labels_B: Tensor, uniforms_BL: Tensor) -> None:
-    """Labels below the number of classes, uniforms in [0, 2^31)."""
+    """Check values: labels below the number of classes, uniforms in [0, 2^31)."""
     if labels_B.is_meta:
         return
     found = torch.stack([*labels_B.long().aminmax(), *uniforms_BL.aminmax()]).tolist()
@@ -86,7 +85,7 @@ def check_values(num_classes: int, labels_B: Tensor, uniforms_BL: Tensor) -> Non
 
 
 def check_pair(config: VarConfig, quantizer: Quantizer) -> None:
-    """A transformer and the tokenizer whose ids it predicts."""
+    """Check that a transformer predicts the ids of this tokenizer."""
     ours, theirs = (config.patch_nums, config.vocab_size), (quantizer.pyramid.patch_nums, quantizer.vocab_size)
     if ours != theirs:
         raise InputError(
@@ -96,7 +95,7 @@ def check_pair(config: VarConfig, quantizer: Quantizer) -> None:
 
 
 def check_ids(pyramid: Pyramid, vocab_size: int, ids_BL: Tensor) -> None:
-    """Token ids of the first scales: int64 [B, L']. Values are read on a CPU alone."""
+    """Check token ids of the first scales: int64 [B, L']. Values are checked only on a CPU."""
     right = isinstance(ids_BL, Tensor) and ids_BL.dtype == torch.int64 and ids_BL.ndim == 2 and len(ids_BL)
     if not right or ids_BL.shape[1] not in pyramid.offsets[1:]:
         lengths = list(pyramid.offsets[1:])
@@ -108,7 +107,7 @@ def check_ids(pyramid: Pyramid, vocab_size: int, ids_BL: Tensor) -> None:
 
 
 def check_stream(seed: int | np.ndarray, index_B: np.ndarray, num_tokens: int) -> np.ndarray:
-    """Arguments of `uniforms`; returns the indices as an array."""
+    """Check the arguments of `uniforms`; returns the indices as an array."""
     check_whole("num_tokens", num_tokens, 1, 2**31 - 1)
     index_B = np.asarray(index_B)
     if not isinstance(seed, np.ndarray):

@@ -1,8 +1,8 @@
-"""Names of classes: what each label is called, and which label a text means.
+"""Names of classes, and the search for a class by name.
 
 In a name, commas separate synonyms, as in the published names of ImageNet: "tench, Tinca tinca". Case, runs of spaces
-and underscores make no difference. A whole name goes before a synonym of another class; a text that names two classes
-names neither.
+and underscores make no difference. A whole name takes precedence over a synonym of another class; a text that names two
+classes is ambiguous and refused.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ class ClassNames(Sequence[str]):
     """The classes of a model in label order.
 
     Attributes:
-        names: what columns, cards and images call a class.
-        wnids: of each the WordNet id (n02099601), where they are known.
-        more: further synonyms of each, beside those within its name.
+        names: the name of each class in columns, cards and images.
+        wnids: the WordNet id of each class (n02099601), if known.
+        more: further synonyms of each class, not in its name.
     """
 
     names: tuple[str, ...]
@@ -46,7 +46,7 @@ class ClassNames(Sequence[str]):
 
     @classmethod
     def numbered(cls, count: int) -> ClassNames:
-        """Classes of which nothing but the number is known."""
+        """Classes with numbers as names."""
         return cls(tuple(map(str, range(count))))
 
     @overload
@@ -64,7 +64,7 @@ class ClassNames(Sequence[str]):
 
     @property
     def are_numbers(self) -> bool:
-        """Whether the names say no more than the labels."""
+        """Whether the names are just the label numbers."""
         return self.names == tuple(map(str, range(len(self))))
 
     @property
@@ -73,7 +73,7 @@ class ClassNames(Sequence[str]):
         return hashlib.sha256(json.dumps(self.names).encode()).hexdigest()
 
     def synonyms(self, label: int) -> tuple[str, ...]:
-        """What a class is called, the most usual first; not its WordNet id."""
+        """Synonyms of a class, the most usual first, without its WordNet id."""
         name = self.names[label].removesuffix(f" ({self.wnids[label]})") if self.wnids else self.names[label]
         parts = (part.strip() for part in name.split(","))
         return tuple(dict.fromkeys((*filter(None, parts), *(self.more[label] if self.more else ()))))
@@ -94,14 +94,14 @@ class ClassNames(Sequence[str]):
         raise LabelError(f"{expected}, got {got}", self.near(text[:MAX_SHOWN]))
 
     def named(self, text: str) -> tuple[int, ...]:
-        """The labels that go by a text, ascending: as their whole names, else as usual names, else as synonyms."""
+        """Labels with this text as whole name, else as usual name, else as synonym; ascending."""
         if labels := self.whole.get(text.strip()):
             return labels
         key = normalised(text)
         return self.usual.get(key) or self.others.get(key, ())
 
     def goes_by(self, label: int, text: str) -> bool:
-        """Whether a class may be called so; others may be too."""
+        """Whether the text is one of the names of a class."""
         return normalised(text) in self.spellings[label] or self.number(text) == label
 
     def near(self, text: str) -> str:
@@ -113,7 +113,7 @@ class ClassNames(Sequence[str]):
         return f"classes are {', '.join(first)}{', ...' if len(self) > NUM_LISTED else ''}"
 
     def matching(self, query: str) -> list[int]:
-        """Labels of the classes that a query names, then of those that go by what begins with it or contains it."""
+        """Labels of classes that the query names, then of those with a name that begins with it, then contains it."""
         key = normalised(query)
         found = [label for label, spellings in enumerate(self.spellings) if any(key in text for text in spellings)]
         found.sort(key=lambda label: not any(text.startswith(key) for text in self.spellings[label]))
@@ -121,7 +121,7 @@ class ClassNames(Sequence[str]):
         return list(dict.fromkeys((*number, *self.named(query), *found)))
 
     def number(self, text: str) -> int | None:
-        """The label that is written in digits, if there is such a class."""
+        """The label of a text of digits, None if there is no such class."""
         digits = text.strip()
         is_number = digits.isascii() and digits.isdigit() and len(digits) <= MAX_DIGITS
         return int(digits) if is_number and int(digits) < len(self) else None
@@ -148,7 +148,7 @@ class ClassNames(Sequence[str]):
 
     @cached_property
     def spellings(self) -> list[tuple[str, ...]]:
-        """Of each class all that it goes by, normalised."""
+        """All normalised names of each class."""
         found = []
         for label, name in enumerate(self.names):
             wnid = (self.wnids[label],) if self.wnids else ()
@@ -163,7 +163,7 @@ class ClassNames(Sequence[str]):
 
 
 def normalised(text: str) -> str:
-    """What two spellings of one name have in common."""
+    """A name in its normal form, equal for all its spellings."""
     words = " ".join(unicodedata.normalize("NFC", text).replace("_", " ").split())
     return re.sub(" ?, ?", ", ", words).casefold()
 

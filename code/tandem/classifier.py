@@ -1,4 +1,4 @@
-"""A small classifier of real pictures, whose opinion and features measure generated ones.
+"""A small classifier of real pictures; its labels and features are used to measure generated ones.
 
 Shapes: B batch, C channels, h w grid, F features, n pictures. Pixels are float [B, 3, H, W] in [-1, 1].
 """

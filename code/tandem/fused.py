@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from tandem.attention import KVCache, attend_by_scale
 from tandem.blocks import MAX_SCALE_MUL, MIN_NORM, Block, layer_norm
 from tandem.conditioning import Conditioning
-from tandem.limits import meant
+from tandem.limits import effective_device
 from tandem.triton_kernels import gated_norm, head_norm, split_heads
 from tandem.var import Var
 
@@ -160,7 +160,7 @@ class FusedVar:
 def feed_forward(block: Block, h_RlC: Tensor) -> Tensor:
     """The MLP [R, l, C], with GELU in the epilogue of its first product where cuBLAS has it."""
     first = block.ffn.fc1
-    if first.packed is not None or meant(h_RlC.device).type != "cuda":
+    if first.packed is not None or effective_device(h_RlC.device).type != "cuda":
         return block.ffn(h_RlC)
     hidden_NX = torch._addmm_activation(first.bias, h_RlC.flatten(0, 1), first.weight.t(), use_gelu=True)
     return block.ffn.fc2(hidden_NX).view(h_RlC.shape)
@@ -168,6 +168,6 @@ def feed_forward(block: Block, h_RlC: Tensor) -> Tensor:
 
 def product(h_NC: Tensor, weight_VC: Tensor, bias_V: Tensor) -> Tensor:
     """h W + bias with float32 sums, which are what it returns: [N, V]."""
-    if h_NC.dtype == torch.float32 or meant(h_NC.device).type != "cuda":
+    if h_NC.dtype == torch.float32 or effective_device(h_NC.device).type != "cuda":
         return F.linear(h_NC.float(), weight_VC.float(), bias_V.float())
     return torch.mm(h_NC, weight_VC.t(), out_dtype=torch.float32).add_(bias_V)

@@ -42,12 +42,12 @@ _pretended: ContextVar[torch.device | None] = ContextVar("device", default=None)
 
 
 def limits(device: torch.device) -> Limits:
-    """Those of a device; on meta tensors, those of the device that is pretended."""
-    return CPU if meant(device).type == "cpu" else GPU
+    """The limits of a device; for meta tensors, those of the device that they stand for."""
+    return CPU if effective_device(device).type == "cpu" else GPU
 
 
-def meant(device: torch.device) -> torch.device:
-    """The device itself; of meta tensors, the one that is pretended."""
+def effective_device(device: torch.device) -> torch.device:
+    """The device itself; for meta tensors, the device that they stand for."""
     return (_pretended.get() or device) if device.type == "meta" else device
 
 
@@ -56,7 +56,7 @@ def rows_together(config: VarConfig, rows: int, tokens: int, dtype: torch.dtype,
     bound = limits(device)
     if bound.tokens is None or bound.hidden_bytes is None:
         return rows
-    token_bytes = config.mlp_ratio * config.width * compute_dtype(dtype, meant(device)).itemsize
+    token_bytes = config.mlp_ratio * config.width * compute_dtype(dtype, effective_device(device)).itemsize
     most = max(1, min(bound.tokens, bound.hidden_bytes // token_bytes) // tokens)
     return -(-rows // -(-rows // most))  # groups alike
 
