@@ -1,4 +1,4 @@
-"""`tandem inspect FILE` tells what a checkpoint is; `tandem convert FILE OUT.safetensors` writes it in our own form."""
+"""`tandem inspect FILE` identifies a checkpoint; `tandem convert FILE OUT.safetensors` writes it in our own form."""
 
 from __future__ import annotations
 

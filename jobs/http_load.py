@@ -1,4 +1,4 @@
-"""A load generator for the endpoint: so many clients one request after the other, or so many requests a second."""
+"""A load generator for the endpoint: a number of clients that send requests in turn, or a rate of requests."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Answer:
 
 
 def closed_loop(url: str, body: Body, clients: int, seconds: float) -> list[Answer]:
-    """`clients` that each send the next request when the last one is answered, for so long."""
+    """`clients` that each send the next request when the last one is answered, for a given time."""
 
     async def work(session: aiohttp.ClientSession) -> list[Answer]:
         answers: list[Answer] = []

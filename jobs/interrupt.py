@@ -18,7 +18,7 @@ EXIT_CODE = 130
 
 @contextmanager
 def stop_in_time(resume: str) -> Iterator[None]:
-    """Within, the first SIGINT or SIGTERM says how to resume and raises KeyboardInterrupt.
+    """Context manager: the first SIGINT or SIGTERM says how to resume and raises KeyboardInterrupt.
 
     Shards in hand are dropped: what is not committed is made again, alike. If Ray has not let go after GRACE_S, or
     at a second signal, the process ends at once, which is safe for the same reason. A thread sees to that, since the

@@ -17,7 +17,7 @@ Forward = Callable[[Tensor, Sequence[int]], Tensor]
 
 @dataclass(frozen=True)
 class Conditioning:
-    """All that a batch needs to know of its classes, computed once and used at every scale."""
+    """The conditioning of a batch on its classes, computed once and used at every scale."""
 
     class_RC: Tensor
     blocks: list[Tensor]  # [R, 6, C] each

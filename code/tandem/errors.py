@@ -49,7 +49,7 @@ class PlacementError(InputError):
 class OutputError(TandemError):
     """The place of a dataset holds another job, or cannot be read or written.
 
-    No ValueError: whoever parses what a place holds must not take a place that fails for content that is wrong.
+    Not a ValueError: code that parses stored content must not mistake a failing place for wrong content.
     """
 
     exit_code = 2
@@ -60,13 +60,13 @@ class JobError(TandemError, RuntimeError):
 
 
 class StoppedError(TandemError):
-    """A job that was followed has been stopped by somebody; what it had committed is kept."""
+    """A followed job was stopped by someone else; its committed shards are kept."""
 
     exit_code = 3
 
 
 class TandemWarning(UserWarning):
-    """Something did not go as asked, and the work went on. Actors hand it to whoever started the job."""
+    """Something did not go as asked, but work continued. Actors pass it on to the driver of the job."""
 
 
 class FallbackWarning(TandemWarning):

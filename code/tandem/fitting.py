@@ -1,4 +1,4 @@
-"""The largest batch that a device has room for, by counting bytes instead of trying."""
+"""The largest batch that fits a device's memory, by counting bytes instead of trying."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from tandem.costs import Bytes
 
-# What a stage takes on its device with a batch of so many images
+# Bytes of a stage on its device at a given batch size
 Stage = Callable[[int], Bytes]
 MAX_GUESSES = 6
 
@@ -24,10 +24,10 @@ def device_bytes(stages: Sequence[Stage], batch: int, on_host: bool = False, all
 
 
 def largest_batch(bytes_of: Callable[[int], int], budget: int, most: int) -> int:
-    """The largest batch of 1 to `most` images whose bytes fit into `budget`, or 0 where a single image does not.
+    """The largest batch of 1 to `most` images whose bytes fit into `budget`, or 0 if not even one image fits.
 
-    Bytes have to grow with the batch. They do so almost in a straight line, so that a few counts lead there; should
-    they not, halving the interval does.
+    Bytes must grow with the batch. They grow almost linearly, so interpolation needs only a few counts; otherwise
+    bisection finds the batch.
     """
     counts: dict[int, int] = {}
 

@@ -1,4 +1,4 @@
-"""CUDA graphs of decoding: kernels that were captured once are launched at once, instead of one after the other.
+"""CUDA graphs of decoding: captured kernels are launched together instead of one by one.
 
 A graph works on the addresses that it was captured with, so it has inputs of its own, into which new values are copied.
 `whole` captures a decode from labels to ids, or from ids to pixels: one launch. `forwards` captures each scale's way
@@ -28,28 +28,28 @@ from tandem.timing import timed
 
 Tensors = tuple[Tensor, ...]
 Replay = Callable[[], Tensors]
-# Captures some work; what it returns does that work again and gives the same tensors with new values
+# Captures some work and returns a replay, which repeats the work and writes new values into the same tensors
 Capture = Callable[[Callable[[], Tensors]], Replay]
 T = TypeVar("T")
 WARM_UPS = 2
 KNOWN: WeakSet[Graphs] = WeakSet()
 MOST_SHAPES = 8  # of each kind; each keeps memory
-IDLE_DECODES = 64  # after so many decodes of other shapes one makes room: capturing costs a second or two
-MOST_SEEN = 1024  # shapes that are remembered for having come; each row of a batch may be sampled in a way of its own
-FIRST_CAPTURED = 2  # times that a shape has come: one that comes once is not worth it
+IDLE_DECODES = 64  # decodes of other shapes after which a shape is evicted; capturing it again costs a second or two
+MOST_SEEN = 1024  # shapes whose uses are counted; there are many, as each row of a batch may have its own sampling
+FIRST_CAPTURED = 2  # a shape is captured at its second use: once is not worth it
 
 
 class Kept(Generic[T]):
-    """What is kept for shapes that come again, and which of them are worth it."""
+    """A cache of captured work by shape, for shapes that are used repeatedly."""
 
     def __init__(self) -> None:
         self.items: dict[Hashable, T] = {}
         self.used_at: dict[Hashable, int] = {}
-        self.seen: Counter[Hashable] = Counter()  # shapes of which nothing is kept
+        self.seen: Counter[Hashable] = Counter()  # uses of shapes that are not cached
         self.decodes = 0
 
     def get(self, shape: Hashable, make: Callable[[], T | None]) -> T | None:
-        """What is kept for a shape; made now if the shape has come before and there is room, or something idle."""
+        """The cached value of a shape. Made now if the shape was used before and there is room, or an idle entry."""
         self.decodes += 1
         if shape not in self.items:
             if not self.is_worth_it(shape) or (made := make()) is None:
@@ -76,7 +76,7 @@ class Kept(Generic[T]):
 
 @dataclass
 class Place:
-    """What decodes of one shape share.
+    """State that decodes of one shape share.
 
     Attributes:
         captured: input [R, L, C] and graph of each scale, by the tokens in the cache before it.
@@ -89,14 +89,14 @@ class Place:
     taken: bool = False
 
     def begin(self, condition: Conditioning) -> None:
-        """Make ready for a batch of other classes."""
+        """Prepare for a batch with other classes."""
         for kept_R6C, new_R6C in zip(self.condition.blocks, condition.blocks, strict=True):
             kept_R6C.copy_(new_R6C)
         self.cache.filled = 0
 
 
 class Graphs:
-    """The graphs of one model. A kind that cannot be captured once, with a warning, is captured no more."""
+    """The graphs of one model. A kind whose capture fails is given up, with a warning."""
 
     def __init__(self, capture: Capture):
         self.capture = capture
@@ -106,16 +106,16 @@ class Graphs:
 
     @property
     def in_use(self) -> bool:
-        """Whether no kind of them was given up."""
+        """Whether no kind of graph was given up."""
         return self.captures_whole and self.captures_scales
 
     def release(self) -> None:
-        """Give up graphs and caches, to make room. They are captured again when they are needed."""
+        """Free graphs and caches. They are captured again when needed."""
         self.places: Kept[Place] = Kept()
         self.calls: Kept[tuple[Sequence[Tensor], Replay]] = Kept()
 
     def whole(self, key: Hashable, work: Callable[..., Tensors], inputs: Sequence[Tensor]) -> Tensors | None:
-        """`work(*inputs)` by one graph, or None where there is none: for a shape that is new, or comes too seldom.
+        """`work(*inputs)` by one graph, or None if the shape is new or too rare to have one.
 
         `key` is what the work depends on besides; the work must not make the host wait for the device.
         """
@@ -140,9 +140,10 @@ class Graphs:
     def forwards(
         self, hidden: Hidden, condition: Conditioning, make_cache: Callable[[], KVCache], shape: tuple[int, ...]
     ) -> Iterator[Forward]:
-        """How the scales of one decode go through all blocks. `shape` is what its tensors' sizes follow from.
+        """The function that runs the scales of one decode through all blocks.
 
-        The tensor that a scale gives is good until the next scale. A decode beside another of its shape runs plainly.
+        `shape` is the cache key: everything that determines tensor sizes. The tensor of a scale is valid until the next
+        scale. A concurrent decode of the same shape runs without graphs.
         """
 
         def make() -> Place | None:
@@ -181,7 +182,7 @@ class Graphs:
         return replay()[0]
 
     def try_capture(self, work: Callable[[], Tensors]) -> Replay | None:
-        """The work as a graph, once a replay has given the bits of the work itself. None, with a warning, if not."""
+        """The work as a graph, if a replay gives the same bits as the work itself; else None, with a warning."""
         try:
             expected = tuple(tensor.clone() for tensor in work())
             replay = self.capture(work)
@@ -197,19 +198,19 @@ class Graphs:
 
 
 def same_bits(expected: Tensor, found: Tensor) -> bool:
-    """Whether two tensors are equal, NaN to NaN."""
+    """Whether two tensors are equal, counting NaN as equal to NaN."""
     return bool(((expected == found) | (expected.isnan() & found.isnan())).all())
 
 
 def release_graphs() -> None:
-    """Give up graphs and caches of all models of this process."""
+    """Free graphs and caches of all models of this process."""
     for graphs in KNOWN:
         graphs.release()
 
 
 class CudaCapture:
-    """Captures work on a CUDA device. All graphs take their memory from one pool: none runs beside another,
-    and none reads what another has left there."""
+    """Captures work on a CUDA device. All graphs share one memory pool: no two run concurrently, and none
+    reads what another has left there."""
 
     def __init__(self, device: torch.device) -> None:
         self.device, self.pool = device, torch.cuda.graph_pool_handle()

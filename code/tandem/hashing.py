@@ -1,4 +1,4 @@
-"""Hashes of files: what weights are known by. Without torch."""
+"""Hashes of files, which identify weights. Does not import torch."""
 
 from __future__ import annotations
 

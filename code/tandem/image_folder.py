@@ -2,7 +2,7 @@
 
 The layout is that of torchvision's ImageFolder, ROOT/<class>/.../<image>, and so are the rules: classes are the sorted
 folder names, files are found in nested folders too, and a class without images is an error, as leaving it out would
-shift the labels behind it. Whoever reads images of people's own reads them here.
+shift the labels behind it. All code that reads users' images uses this module.
 
 Hidden and system files are left out, and named in `notes`. Pixels are uint8 [H, W, 3], RGB: transparency on white,
 16-bit grey scaled to 8, CMYK converted, EXIF orientation applied, of an animation the first frame. Colour profiles

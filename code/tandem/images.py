@@ -24,18 +24,18 @@ from PIL import Image, ImageDraw, ImageFont, PngImagePlugin, UnidentifiedImageEr
 
 from tandem.errors import InputError
 
-# All that the project knows of codecs, with `encode_image`: a new one is added here and nowhere else
+# The only list of codecs, with `encode_image`: add a new codec here and nowhere else
 Codec = Literal["png", "jpeg", "webp"]
 EXTENSIONS: dict[Codec, str] = {"png": "png", "jpeg": "jpg", "webp": "webp"}
 TITLES: dict[Codec, str] = {"png": "PNG", "jpeg": "JPEG", "webp": "WebP"}
-EXACT: frozenset[Codec] = frozenset({"png"})  # they have no quality
+EXACT: frozenset[Codec] = frozenset({"png"})  # lossless: without a quality
 LOSSY = " and ".join(codec for codec in EXTENSIONS if codec not in EXACT)
 DIGITAL_SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
 
 # Level 4 gives the size of level 6 in half the time: 1.05 ms against 1.19 ms at 64 px, 18 ms against 39 ms at
 # 256 px (one core, zlib-ng). Level 2 halves the time once more for files 15 % larger.
 PNG_COMPRESS_LEVEL = 4
-LETTERS_PER_PIXEL = 4  # more than any caption shows: marks that are drawn over a letter have no width of their own
+LETTERS_PER_PIXEL = 4  # more than any caption shows: combining marks have no width
 
 _TEXT_KEY = "tandem"
 _TANDEM_NS = "urn:x-tandem:provenance/1.0/"
@@ -55,7 +55,7 @@ _XMP = (
 
 @dataclass(frozen=True)
 class Provenance:
-    """What made an image. A job builds one without the last four fields; `for_image` fills them in."""
+    """Provenance of an image. A job builds one without the last four fields; `for_image` fills them in."""
 
     software: str  # name and version, such as "tandem 0.1.0"
     drafter_sha256: str
@@ -66,10 +66,10 @@ class Provenance:
     index: int | None = None
     label: int | None = None
     class_name: str | None = None
-    settings: Mapping[str, Any] | None = None  # of this image alone, where a job has rows with settings of their own
+    settings: Mapping[str, Any] | None = None  # of this image, if the job has settings per row
 
     def for_image(self, index: int, label: int, class_name: str, own: Mapping[str, Any] | None = None) -> Provenance:
-        """The same job, one image of it; `own` are settings of this image in place of the job's."""
+        """The provenance of one image of the job; `own` are its settings in place of the job's."""
         own = own or {}
         known = {name: own[name] for name in ("seed", "draft_steps") if name in own}
         others = {name: value for name, value in own.items() if name not in known}

@@ -53,7 +53,7 @@ def check_classes(header: dict[str, Any], num_classes: int | None) -> None:
 
 
 def count_prefixed(tensors: dict[str, Tensor], pattern: str) -> int:
-    """How many different numbers stand at the place of the group in `pattern`."""
+    """Number of distinct values of the group in `pattern` among the names."""
     return len({m[1] for name in tensors if (m := re.match(pattern, name))})
 
 

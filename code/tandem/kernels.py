@@ -1,5 +1,5 @@
-"""What this CPU multiplies by itself. For the rest there is torch's own code, which is correct and many times slower
-than going through float32, or oneDNN's for int8 without VNNI, which overflows."""
+"""Dtypes that this CPU multiplies natively. For others torch has its own code, which is correct but many times slower
+than converting to float32, or oneDNN's int8 code without VNNI, which overflows."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def ask_onednn(question: str) -> bool:
-    """What oneDNN says of this CPU; no, where this torch is built without it."""
+    """Whether oneDNN supports a feature on this CPU; false if torch was built without oneDNN."""
     return torch.backends.mkldnn.is_available() and bool(getattr(torch.ops.mkldnn, question)())
 
 
@@ -36,7 +36,7 @@ def multiplies_int8() -> bool:
 
 
 def compute_dtype(dtype: torch.dtype, device: torch.device) -> torch.dtype:
-    """In which matrices of a dtype are multiplied on a device: float32 on a CPU that lacks it, else as they are."""
+    """Dtype in which a device multiplies matrices of `dtype`: float32 on a CPU without support, else `dtype`."""
     return torch.float32 if device.type == "cpu" and not multiplies(dtype) else dtype
 
 

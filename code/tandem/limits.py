@@ -1,8 +1,8 @@
-"""How much of a batch is worked on at once, on a CPU and on other devices.
+"""Limits on how much of a batch is computed at once, on a CPU and on other devices.
 
-On a CPU what is in between two steps should stay in its cache, and below the 32 MiB from which glibc takes pages for
-every tensor and gives them back; its matrix kernels are as fast with so few rows as with more. Elsewhere the parts
-are large, and only bound what a batch takes beside weights and KV cache.
+On a CPU intermediate tensors should stay in its cache, and below 32 MiB, where glibc maps and unmaps pages for every
+tensor; its matrix kernels are as fast with few rows as with many. On other devices the groups are large, and only bound
+the memory that a batch needs in addition to weights and KV cache.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from tandem.kernels import compute_dtype
 class Limits:
     """
     Attributes:
-        tokens: of all rows that go through a layer together. None: all.
-        hidden_bytes: of their hidden layer, the widest there is.
-        scores: attention weights at once. None: a fused kernel keeps none.
-        logits: tokens whose logits are there at once.
-        map_bytes: bytes of the widest feature map of the images that are decoded together.
+        tokens: most tokens of all rows that go through a layer together. None: all.
+        hidden_bytes: most bytes of their hidden layer, the widest tensor.
+        scores: most attention weights at once. None: the fused kernel stores none.
+        logits: most tokens whose logits are in memory at once.
+        map_bytes: most bytes of the widest feature map of images that are decoded together.
     """
 
     tokens: int | None
@@ -52,18 +52,18 @@ def effective_device(device: torch.device) -> torch.device:
 
 
 def rows_together(config: VarConfig, rows: int, tokens: int, dtype: torch.dtype, device: torch.device) -> int:
-    """How many of `rows` rows of `tokens` tokens each go through a layer together: all groups but the last."""
+    """Group size in which `rows` rows of `tokens` tokens each go through a layer; the last group may be smaller."""
     bound = limits(device)
     if bound.tokens is None or bound.hidden_bytes is None:
         return rows
     token_bytes = config.mlp_ratio * config.width * compute_dtype(dtype, effective_device(device)).itemsize
     most = max(1, min(bound.tokens, bound.hidden_bytes // token_bytes) // tokens)
-    return -(-rows // -(-rows // most))  # groups alike
+    return -(-rows // -(-rows // most))  # groups of equal size
 
 
 @contextmanager
 def pretend(device: torch.device) -> Iterator[None]:
-    """Inside, meta tensors are worked on as they would be on `device`."""
+    """Context manager: meta tensors are processed as if they were on `device`."""
     token = _pretended.set(device)
     try:
         yield

@@ -1,4 +1,4 @@
-"""What tokenizer and transformer are trained to minimise, and the upkeep of the codebook.
+"""Losses of tokenizer and transformer, and replacement of unused codes in the codebook.
 
 Shapes: B batch, L tokens, C channels, D latent channels, h w latent grid, N vectors, V codes.
 Source: VAR (arXiv 2404.02905) and its published code.

@@ -1,10 +1,10 @@
-"""Errors that mean that a device has no memory left."""
+"""Recognises out-of-memory errors."""
 
 from __future__ import annotations
 
 import torch
 
-# What comes as other errors than torch's own: from its allocator on the CPU, from cuBLAS, cuDNN (which finds no kernel
+# Messages of errors other than torch's OutOfMemoryError: of its CPU allocator, cuBLAS, cuDNN (which finds no kernel
 # whose workspace fits), CUDA itself and Triton
 MESSAGES = (
     "DefaultCPUAllocator",
@@ -16,7 +16,7 @@ MESSAGES = (
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether less work at once could have gone well."""
+    """Whether an error means out of memory, so that a smaller batch might fit."""
     if isinstance(error, torch.cuda.OutOfMemoryError | MemoryError):
         return True
     return isinstance(error, RuntimeError) and any(message in str(error) for message in MESSAGES)

@@ -1,4 +1,4 @@
-"""Numbers about sets of images, each with its 95 % interval.
+"""Metrics of sets of images, each with its 95 % interval.
 
 Shapes: n images, F features. Source of the Fréchet distance: Heusel et al., 2017 (FID), here on other features.
 """

@@ -33,7 +33,7 @@ class ModulationTable:
         """Vectors of a batch on the device of its labels: [R, 6 x depth + 2, C]."""
         if self.vectors.is_meta:
             return self.vectors.index_select(0, labels_R)
-        # half of the rows of a batch under guidance are of no class, and a dataset's shard has few: each goes once
+        # under guidance half of the rows have no class, and a shard has few classes: copy each vector once
         classes_K, place_R = labels_R.to(self.vectors.device).unique(return_inverse=True)
         chosen = self.gather(classes_K).to(labels_R.device, non_blocking=True)
         return chosen.index_select(0, place_R.to(labels_R.device))

@@ -1,4 +1,4 @@
-"""What a drafter hands to a refiner: the token ids of the first N scales, 2 bytes a token."""
+"""The prefix that a drafter passes to a refiner: token ids of the first N scales, 2 bytes per token."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from tandem.transfers import upload
 
 @dataclass(frozen=True)
 class Prefix:
-    """Token maps of scales 1..draft_steps of some images. f_hat is rebuilt from the ids by whoever needs it.
+    """Token maps of scales 1..draft_steps of B images. f_hat is rebuilt from the ids where it is needed.
 
     Attributes:
         tokens: uint16 [B, L'], L' = tokens of the first draft_steps scales, small scale to large.
-        draft_steps: N, the scales that are there.
+        draft_steps: N, the number of scales.
     """
 
     tokens: np.ndarray

@@ -56,7 +56,7 @@ class Quantizer(nn.Module):
         self.vocab_size, self.channels = vocab_size, channels
         self.embedding = nn.Embedding(vocab_size, channels)
         self.quant_resi = SharedPhi(channels, quant_resi, num_phi)
-        self.fused: FusedQuantizer | None = None  # what a GPU computes in place of `residual`
+        self.fused: FusedQuantizer | None = None  # replaces `residual` on a GPU
 
     def nearest_code(self, x_NC: Tensor) -> Tensor:
         """Id of the nearest code (squared distance) of every row: int64 [N]."""
@@ -65,7 +65,7 @@ class Quantizer(nn.Module):
         return torch.addmm(distance_NV, x_NC, codes_VC.T, alpha=-2).argmin(1)
 
     def residual(self, ids_Bl: Tensor, scale: int) -> Tensor:
-        """What the token map of `scale` (0-based) adds to f_hat: float [B, C, h, w]."""
+        """Contribution of the token map of `scale` (0-based) to f_hat: float [B, C, h, w]."""
         if self.fused is not None:
             return self.fused.residual(ids_Bl, scale)
         size, grid = self.pyramid.patch_nums[scale], self.pyramid.grid
@@ -110,7 +110,7 @@ class Quantizer(nn.Module):
         return f_hat_BChw, torch.cat([empty, *inputs], dim=1)
 
     def encode(self, f_BChw: Tensor) -> Tensor:
-        """Latents -> token ids of all scales: int64 [B, L]. Each scale codes what the former ones left."""
+        """Latents -> token ids of all scales: int64 [B, L]. Each scale codes the residual of the previous ones."""
         rest_BChw, ids = f_BChw, []
         for scale, size in enumerate(self.pyramid.patch_nums):
             last = scale == self.pyramid.num_scales - 1

@@ -1,4 +1,4 @@
-"""From logits to token ids: CFG, top-k, top-p, temperature, and draws that depend on the image alone.
+"""From logits to token ids: CFG, top-k, top-p, temperature, and draws that depend only on the image.
 
 Shapes: B batch, l tokens of one scale, L tokens of all scales, V codes.
 Source: VAR (arXiv 2404.02905) and the published CoDe code, which divides by temperature after both masks.
@@ -19,7 +19,7 @@ from tandem.config import SamplingConfig
 from tandem.transfers import upload
 
 WEIGHT_BITS = 30
-HEAD_SHARE = 8  # of all codes that top-p looks at first on a CPU, where sorting them all takes longest
+HEAD_SHARE = 8  # 1 / share of the codes that top-p sorts first on a CPU, where a full sort is slow
 
 
 def uniforms(seed: int | np.ndarray, index_B: np.ndarray, num_tokens: int) -> Tensor:
@@ -45,12 +45,12 @@ def uniforms(seed: int | np.ndarray, index_B: np.ndarray, num_tokens: int) -> Te
 
 
 class RowGroups:
-    """The images of a batch that are sampled alike. Their row numbers go to the device once a decode, as a copy at
-    every scale would make the host wait for it.
+    """Groups of images in a batch with the same sampling settings. Their row numbers are copied to the device once per
+    decode, because a copy at every scale would block the host.
 
     Attributes:
         groups: each setting with the rows that have it.
-        tensors: those rows on the device, int64 [b] each; none where all rows are sampled alike.
+        tensors: these rows on the device, int64 [b] each; empty if all rows have the same settings.
     """
 
     def __init__(self, sampling: Sequence[SamplingConfig], device: torch.device):
@@ -68,11 +68,11 @@ class RowGroups:
 
     @property
     def key(self) -> Hashable:
-        """Equal for batches whose rows are sampled alike in the same way."""
+        """Cache key: equal for batches with the same settings in the same rows."""
         return tuple((config, tuple(mine) if self.tensors else None) for config, mine in self.groups.items())
 
     def among(self, start: int, stop: int) -> Iterator[tuple[SamplingConfig, Tensor | slice]]:
-        """Of the rows start..stop each setting with the rows int64 [b] that have it, counted from `start`."""
+        """For rows start..stop: each setting with the rows int64 [b] that have it, counted from `start`."""
         if not self.tensors:
             yield next(iter(self.groups)), slice(None)
             return
@@ -131,8 +131,8 @@ def fixed_point(probability_BlV: Tensor) -> Tensor:
 def draw(probability_BlV: Tensor, uniform_Bl: Tensor) -> Tensor:
     """Inverse-CDF draw with the given integers in [0, 2^31): int64 [B, l].
 
-    A code of weight zero is never drawn; the result is exact for the rounded weights. Of probabilities that are
-    NaN some code is drawn, so that the caller comes to report them.
+    A code of weight zero is never drawn; the result is exact for the rounded weights. For NaN
+    probabilities some code is drawn, and the caller reports them later.
     """
     cdf_BlV = fixed_point(probability_BlV).cumsum(dim=-1)
     target_Bl1 = (uniform_Bl[..., None] * cdf_BlV[..., -1:]) >> UNIFORM_BITS
@@ -153,8 +153,8 @@ def sample(logits_BlV: Tensor, uniform_Bl: Tensor, sampling: SamplingConfig, sca
 def sample_head_first(
     logits_BlV: Tensor, uniform_Bl: Tensor, sampling: SamplingConfig, temperature: float, few: int
 ) -> Tensor:
-    """Ids int64 [B, l] under top-p alone, without sorting all codes: those that it keeps are nearly always among the
-    `few` largest. Tokens for which they are not are sampled in full. Which way a token goes depends on it alone."""
+    """Ids int64 [B, l] under top-p without top-k, without a full sort: the kept codes are nearly always among the
+    `few` largest. Other tokens are sampled in full. A token's path depends only on its own logits."""
     head_BlW, order_BlW = logits_BlV.topk(few, dim=-1)
     probability_BlW = logits_BlV.softmax(dim=-1).gather(-1, order_BlW)
     least_Bl1, found_Bl1 = nucleus(head_BlW, probability_BlW, sampling.top_p)

@@ -38,7 +38,7 @@ def learning_rate(step: int, total: int, peak: float, warmup: int) -> float:
 
 @dataclass(frozen=True)
 class LoopConfig:
-    """Length and pace of a training run. A run that was cut off goes on from its last checkpoint."""
+    """Length and pace of a training run. An interrupted run resumes from its last checkpoint."""
 
     steps: int
     peak_lr: float
@@ -180,7 +180,7 @@ class TrainingLoop:
 
 @contextmanager
 def finish_step_on_interrupt() -> Iterator[list[int]]:
-    """Until the end of the block, the first ctrl-C fills the list instead of breaking off in mid-step.
+    """Context manager: the first ctrl-C is recorded in the list instead of interrupting a step.
 
     A second one interrupts at once.
     """

@@ -23,7 +23,7 @@ WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_
 AVERAGE = re.compile(r"(^|[_.])(ema|swa|avg|averaged?|shadow)\d*([_.]|$)", re.IGNORECASE)
 SCALE_MUL = re.compile(r"(blocks\.\d+\.attn\.)scale_mul\w*")
 DEEPEST = 8  # levels of dictionaries
-MAX_PARTS = 64  # models in one dictionary: each tensor is held against each
+MAX_PARTS = 64  # models in one dictionary: each tensor is compared with each
 
 
 @dataclass(frozen=True)
@@ -31,9 +31,9 @@ class Part:
     """One model inside a file."""
 
     kind: str  # "vqvae" or "var"
-    name: str  # dotted keys and prefix that lead to it; "" where the file holds just its tensors
+    name: str  # dotted keys and prefix that lead to it; "" if the file holds only its tensors
     tensors: dict[str, Tensor] = field(repr=False)
-    left_out: int = 0  # tensors beside it that belong to no model
+    left_out: int = 0  # other tensors, which belong to no model
 
     @property
     def is_average(self) -> bool:
@@ -106,9 +106,9 @@ def in_layout(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def choose_part(parts: Sequence[Part], kind: str, name: str | None = None) -> Part:
-    """The part of a kind: the one of that name, else the averaged weights, else the only one.
+    """The part of a kind: the one with that name, else the averaged weights, else the only one.
 
-    Raises CheckpointError where several are as good, or none is there.
+    Raises CheckpointError if the choice is ambiguous, or if there is none.
     """
     fitting = [part for part in parts if part.kind == kind and name in (None, part.name)]
     if not fitting:
@@ -124,7 +124,7 @@ def choose_part(parts: Sequence[Part], kind: str, name: str | None = None) -> Pa
 
 
 def explain_choice(parts: Sequence[Part], chosen: Part) -> str | None:
-    """A sentence where there was a choice."""
+    """A sentence that says which part was chosen; None if there was only one."""
     others = [part.label for part in parts if part.kind == chosen.kind and part is not chosen]
     if not others:
         return None
@@ -133,7 +133,7 @@ def explain_choice(parts: Sequence[Part], chosen: Part) -> str | None:
 
 
 def entries(loaded: Any, limit: int = 5) -> str:
-    """What a file holds, for a message."""
+    """Contents of a file in words, for a message."""
     if not isinstance(loaded, Mapping):
         return f"a {type(loaded).__name__}"
     names = [repr(key) for key in loaded]

@@ -1,4 +1,4 @@
-"""Files that people give: text and JSON, read within bounds. Whatever is wrong with one is a sentence."""
+"""Reads users' text and JSON files with limits. Every error is one sentence."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 from tandem.errors import InputError
 
 MAX_TEXT_BYTES = 16 << 20
-MAX_DEPTH = 64  # of nested values: Arrow and parquet recurse into them, and end the process at some hundreds
+MAX_DEPTH = 64  # of nested values: Arrow and parquet recurse into them, and crash the process at some hundreds
 MAX_NAME_BYTES, MAX_PATH_BYTES = 255, 4096  # of Linux, the zero at the end included
 ADDRESS = re.compile(r"(s3[an]?|gs|gcs|hf|https?|ftp|file|hdfs|abfss?|wasbs?|az):", re.IGNORECASE)
 MAX_SHOWN = 200  # characters of a path in a message
@@ -36,7 +36,7 @@ def read_text(path: str | Path, most_bytes: int = MAX_TEXT_BYTES) -> str:
 
 
 def is_file(path: str | Path) -> bool:
-    """Whether a regular file is there. OSError, as of reading it, for names that the system cannot look up."""
+    """Whether there is a regular file. Raises OSError, as reading does, for names that the system refuses."""
     try:
         return Path(path).is_file()
     except ValueError as error:
@@ -44,7 +44,7 @@ def is_file(path: str | Path) -> bool:
 
 
 def check_local(text: str) -> None:
-    """ValueError unless a text can be a path on this machine: an address is none, nor is what no file can be called."""
+    """Raise ValueError unless a text can be a path on this machine: not an address, and not an impossible name."""
     if ADDRESS.match(text):
         raise ValueError(f"expected a path on this machine, got the address {shown(text)}")
     if any(len(name.encode()) > MAX_NAME_BYTES for name in text.split("/")) or len(text.encode()) >= MAX_PATH_BYTES:
@@ -52,7 +52,7 @@ def check_local(text: str) -> None:
 
 
 def check_spelling(address: str) -> None:
-    """InputError for an address with too few slashes, which would be taken for a path."""
+    """Raise InputError for an address with too few slashes, which would pass for a path."""
     if (scheme := ADDRESS.match(address)) and "://" not in address:
         raise InputError(f"expected {scheme[1].lower()}://..., got {shown(address)}", "a file of that name is ./NAME")
 
@@ -63,7 +63,7 @@ def cause_of(error: Exception) -> str:
 
 
 def shown(value: object, limit: int = MAX_SHOWN) -> str:
-    """A path or another value in a message: on one line, and of a long one both ends."""
+    """A path or another value for a message: on one line, with long ones cut in the middle."""
     text = str(value)
     if not text.isprintable():
         text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text[: 2 * limit])
@@ -106,7 +106,7 @@ def check_depth(value: Any) -> None:
 
 
 def repeated(names: Iterable[str], most: int = 5) -> str:
-    """The names that stand more than once, for a message; "" where none does."""
+    """Names that occur more than once, for a message; "" if there are none."""
     twice = [shown(repr(name), 60) for name, count in Counter(names).items() if count > 1]
     return ", ".join(twice[:most]) + (f" and {len(twice) - most} more" if len(twice) > most else "")
 

@@ -78,7 +78,7 @@ class Upsample(nn.Module):
         self.folded: nn.Conv2d | None = None
 
     def fold(self) -> None:
-        """For inference alone: trades the 3 x 3 weights for the 2 x 2 ones, summed in their dtype."""
+        """For inference only: replace the 3 x 3 weights by 2 x 2 ones, summed in their dtype."""
         if self.folded is not None:
             return
         weight, bias = self.conv.weight.detach(), self.conv.bias
@@ -219,7 +219,7 @@ class Vqvae(nn.Module):
         self.quantize = Quantizer(config.pyramid, config.vocab_size, channels, config.quant_resi, config.num_phi)
         self.quant_conv = nn.Conv2d(channels, channels, 3, padding=1)
         self.post_quant_conv = nn.Conv2d(channels, channels, 3, padding=1)
-        self.fused: FusedDecoder | None = None  # kernels of a GPU in place of the decoder's own steps
+        self.fused: FusedDecoder | None = None  # fused GPU kernels in place of the decoder's own steps
         self.graphs: Graphs | None = None
 
     def latents(self, pixels_B3HW: Tensor) -> Tensor:

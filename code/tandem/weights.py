@@ -1,4 +1,4 @@
-"""Checkpoints: published `.pth` files and safetensors, loaded strictly; what a file is.
+"""Checkpoints: identifies and strictly loads published `.pth` files and safetensors.
 
 A checkpoint of ours is safetensors with a JSON header (kind, config, classes). Others have no header, so their config
 is read off the shapes. Either way every tensor must be there, with the expected shape, and none besides.
@@ -26,7 +26,7 @@ from tandem.unwrapping import MARKERS, Part, choose_part, entries, explain_choic
 from tandem.var import Var
 from tandem.vqvae import Vqvae
 
-# Buffers of the published checkpoints that hold nothing learned: they follow from the config
+# Buffers of the published checkpoints that are not learned: they follow from the config
 DERIVED = re.compile(r"lvl_1L|attn_bias_for_masking|quantize\.ema_vocab_hit_SV|blocks\.\d+\.attn\.zero_k_bias")
 
 
@@ -39,8 +39,8 @@ class Checkpoint:
     config: VqvaeConfig | VarConfig
     tensors: dict[str, Tensor]
     header: dict[str, Any]  # ours alone: kind, config, classes
-    part: Part = field(repr=False)  # where in the file
-    choice: str | None = None  # what was chosen, where the file holds several of the kind
+    part: Part = field(repr=False)  # its place in the file
+    choice: str | None = None  # which part was chosen, if the file holds several of the kind
 
     @property
     def classes(self) -> tuple[str, ...] | None:
@@ -56,7 +56,7 @@ class Checkpoint:
         return sum(t.numel() * t.element_size() for t in self.tensors.values())
 
     def check(self) -> Checkpoint:
-        """Raise CheckpointError unless the tensors are just those of the config. Reads no values."""
+        """Raise CheckpointError unless the tensors are exactly those of the config. Reads no values."""
         check_tensors(build_empty(self.config), self)
         return self
 
@@ -66,7 +66,7 @@ class Checkpoint:
 
 
 def open_checkpoint(path: str | Path, kind: str | None = None, part: str | None = None) -> Checkpoint:
-    """Open a weights file, wrapped or not, and find out what it is.
+    """Open a weights file, wrapped or not, and identify its model.
 
     Args:
         path: .pth or .safetensors.
@@ -160,9 +160,9 @@ def load_var(
     Args:
         source: weights file, or a checkpoint that was opened.
         dtype: of weights and activations.
-        device: where it goes.
+        device: device of the model.
         expected: config (a preset, say) that the file must hold; None: any.
-        how: how it computes; None: plain parameters as in the file, to train on.
+        how: preparation for inference; None: plain parameters as in the file, for training.
 
     Raises CheckpointError, naming file and cause.
     """
@@ -187,7 +187,7 @@ def load_vqvae(
         dtype: of weights and activations.
         device: where it goes.
         patch_nums: pyramid of its transformers, which published files do not hold; None: the file's.
-        how: how it computes: kernels and graphs; None: plain float32 parameters as in the file, to train on.
+        how: preparation for inference: kernels and graphs; None: plain float32 parameters as in the file, for training.
 
     Raises CheckpointError, naming file and cause.
     """
@@ -253,5 +253,5 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], header: dict[str, Any]
 
 
 def aside(path: Path) -> Path:
-    """Where a file is written until it is whole."""
+    """Temporary path of a file until it is complete."""
     return path.with_name(f".{path.name}.tmp")
