@@ -70,7 +70,8 @@ class Bench:
             torch.set_num_threads(spec.threads)
         # the paper counts its table of memory in 16 bits
         self.dtype_name = choose_dtype(spec.dtype, self.on_gpu or spec.paper_table == "3")
-        self.dtype, self.how = DTYPES[self.dtype_name], choose_preparation(spec, self.on_gpu)
+        self.dtype = DTYPES[self.dtype_name]
+        self.how = choose_preparation(spec, self.on_gpu, self.dtype_name)
         models = resolve_models(spec.drafter, spec.refiner, spec.vqvae, spec.random_weights)
         self.pyramid, self.sampling = models.drafter_config.pyramid, models.sampling
         steps = spec.draft_steps or (self.pyramid.default_draft_steps,)

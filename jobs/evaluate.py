@@ -66,6 +66,7 @@ class EvaluateSpec(Spec):
         "float32", description="dtype of drafter and refiner; the VQVAE, whose pixels are measured, stays float32"
     )
     int8: bool = Field(False, description="int8 weights and activations in the transformers' blocks; not exact")
+    fp8: bool = Field(False, description="the same in FP8, as a GPU computes it with --fp8; not exact")
     seed: int = Field(1, ge=0, description="job seed of the images")
     batch: PositiveInt = Field(64, description="images per forward")
     threads: PositiveInt = Field(2, description="CPU threads")
@@ -104,6 +105,7 @@ def run(spec: EvaluateSpec) -> dict[str, Any]:
         "seed": spec.seed,
         "dtype": spec.dtype,
         "int8": spec.int8,
+        "fp8": spec.fp8,
         "sampling": to_dict(spec.sampling(models.sampling)),
         "weights_sha256": models.hashes,
         "heldout_psnr_db": mean_psnr(vqvae, heldout),
@@ -164,7 +166,7 @@ def make_ids(
     """Token ids uint16 [n, L] of every setting; those that OUT already has for the same job are read."""
     sampling = spec.sampling(models.sampling)
     job = job_key(spec, models)
-    cpu, dtype, how = torch.device("cpu"), DTYPES[spec.dtype], Preparation(int8=spec.int8)
+    cpu, dtype, how = torch.device("cpu"), DTYPES[spec.dtype], Preparation(int8=spec.int8, fp8=spec.fp8)
     drafter, refiner = (load_transformer(ref, dtype, cpu, how) for ref in (models.drafter, models.ref("refiner")))
     ids = {}
     for name in settings:
@@ -188,7 +190,7 @@ def make_ids(
 def job_key(spec: EvaluateSpec, models: ModelSet) -> str:
     """What token ids that are kept depend on. Ids of before --dtype and --int8 are those of the defaults."""
     key = [models.hashes, to_dict(spec.sampling(models.sampling)), spec.seed, spec.images, spec.batch, spec.threads]
-    numbers = {"dtype": spec.dtype, "int8": spec.int8}
+    numbers = {"dtype": spec.dtype, "int8": spec.int8} | ({"fp8": True} if spec.fp8 else {})
     return json.dumps(key if numbers == {"dtype": "float32", "int8": False} else [*key, numbers], sort_keys=True)
 
 

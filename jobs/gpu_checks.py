@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from jobs.gpu_models import SAMPLING, WAYS, Batch, GpuModels
+from jobs.gpu_models import SAMPLING, Batch, GpuModels
 from tandem.assembly import PLAIN, Preparation
 from tandem.costs import var_bytes
 from tandem.sampling import uniforms
@@ -34,6 +34,7 @@ def parity(models: GpuModels) -> dict[str, Any]:
         ("float32", torch.float32, PLAIN),
         ("float32_fused", torch.float32, Preparation(kernels="auto")),
         ("bfloat16", torch.bfloat16, PLAIN),
+        *([("bfloat16_fp8", torch.bfloat16, Preparation(fp8=True, kernels="auto"))] if "fp8" in models.ways else []),
     ):
         found[name] = same(embedded_ids(dtype, models.device, how), expected)
     low = [name for name in ("float32", "float32_fused") if found[name] < FLOAT32_SHARE]
@@ -58,7 +59,7 @@ def identity(models: GpuModels) -> dict[str, Any]:
     mixed = Batch(*(torch.cat([getattr(one, n)[:half], getattr(two, n)[half:]]) for n in ("labels_B", "uniforms_BL")))
     found: dict[str, Any] = {}
     first: dict[str, Tensor] = {}
-    for way in WAYS:
+    for way in models.ways:
         with models.way(way):
             first[way] = models.ids(one)
             for _ in range(2):  # by the second a graph is captured, by the third it is replayed
@@ -69,6 +70,7 @@ def identity(models: GpuModels) -> dict[str, Any]:
     found["graphs_of_mixed_rows"] = mixed_rows(models, one)
     wrong = [f"{name}: expected the same ids, got {share} of them" for name, share in found.items() if share < 1]
     found["fused_as_plain"] = same(first["fused"], first["plain"])  # other rounding, other draws
+    found |= {"fp8_as_graphs": same(first["fp8"], first["graphs"])} if "fp8" in first else {"fp8": models.without_fp8}
     return found | {"wrong": wrong}
 
 

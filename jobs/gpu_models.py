@@ -17,6 +17,8 @@ from torch import Tensor
 from tandem.assembly import PLAIN, Preparation, assemble_var, assemble_vqvae, build_empty
 from tandem.collaborative import decode, draft, generate_alone, refine
 from tandem.config import VAR_PRESETS, VQVAE_PRESET, SamplingConfig, VarConfig, VqvaeConfig
+from tandem.errors import InputError
+from tandem.fp8 import check_device
 from tandem.graphs import CudaCapture, Graphs
 from tandem.initial import initial_value
 from tandem.prefix import Prefix
@@ -24,8 +26,10 @@ from tandem.sampling import uniforms
 from tandem.var import Var
 from tandem.vqvae import Vqvae
 
-Way = Literal["plain", "fused", "graphs"]  # --kernels plain, fused kernels alone, and with CUDA graphs, the default
-WAYS: tuple[Way, ...] = ("plain", "fused", "graphs")
+# --kernels plain, fused kernels alone, with CUDA graphs as is the default, and with --fp8 besides
+Way = Literal["plain", "fused", "graphs", "fp8"]
+WAYS: tuple[Way, ...] = ("plain", "fused", "graphs", "fp8")
+GRAPHED: tuple[Way, ...] = ("graphs", "fp8")
 TINY_PATCH_NUMS = (1, 2, 3, 4)
 TINY = (
     VarConfig(2, 4, 64, 8, TINY_PATCH_NUMS),
@@ -71,13 +75,18 @@ class GpuModels:
     def __init__(self, size: Size, device: torch.device):
         self.size, self.device, self.on_gpu = size, device, device.type == "cuda"
         self.dtype = torch.bfloat16 if self.on_gpu else torch.float32
-        how = Preparation(kernels="auto" if self.on_gpu else "plain")
+        self.without_fp8 = reason_against_fp8(device)
+        self.ways = tuple(way for way in WAYS if way != "fp8" or self.without_fp8 is None)
+        how = Preparation(kernels="auto" if self.on_gpu else "plain", fp8=self.without_fp8 is None)
         self.drafter, self.refiner = (random_on(device, c, self.dtype, how) for c in (size.drafter, size.refiner))
         with torch.device(device):
             values = Vqvae(size.vqvae).state_dict()
         self.vqvae = assemble_vqvae(size.vqvae, values.__getitem__, self.dtype, device, how)
         parts: tuple[Any, ...] = (self.drafter, self.refiner, self.vqvae, self.vqvae.quantize)
         self.fused = [(part, part.fused) for part in parts]
+        products = [layer for var in (self.drafter, self.refiner) for block in var.layers for layer in block.products]
+        self.fp8 = [(layer, layer.fp8_OI) for layer in products]
+        self.use_fp8(False)
 
     @contextmanager
     def way(self, way: Way) -> Iterator[None]:
@@ -86,18 +95,25 @@ class GpuModels:
         try:
             for part, fused in self.fused:
                 part.fused = None if way == "plain" else fused
-            if way == "graphs" and self.on_gpu:
+            self.use_fp8(way == "fp8")
+            if way in GRAPHED and self.on_gpu:
                 for model in models:
                     model.graphs = Graphs(CudaCapture(self.device))
             yield
         finally:
             for part, fused in self.fused:
                 part.fused = fused
+            self.use_fp8(False)
             for model in models:
                 model.graphs = None
             gc.collect()
             if self.on_gpu:
                 torch.cuda.empty_cache()
+
+    def use_fp8(self, wanted: bool) -> None:
+        """Let the products take their weights in FP8, or none of them."""
+        for layer, fp8_OI in self.fp8:
+            layer.fp8_OI = fp8_OI if wanted else None
 
     def batch(self, size: int, first: int = 0) -> Batch:
         """Images first..first + size of all classes in turn."""
@@ -151,6 +167,16 @@ class GpuModels:
         end.record()
         end.synchronize()
         return float(begin.elapsed_time(end)) / times
+
+
+def reason_against_fp8(device: torch.device) -> str | None:
+    """Why a device does not multiply in FP8, if it does not."""
+    try:
+        if device.type == "cuda":
+            check_device(device)
+    except InputError as error:
+        return str(error)
+    return None
 
 
 def random_on(device: torch.device, config: VarConfig, dtype: torch.dtype, how: Preparation | None = PLAIN) -> Var:

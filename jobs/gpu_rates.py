@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from jobs.gpu_models import WAYS, GpuModels, Way
+from jobs.gpu_models import GRAPHED, WAYS, GpuModels, Way
 from tandem.graphs import FIRST_CAPTURED
 from tandem.roofline import Card, decode_work, scale_work, stage_roofline
 
@@ -66,10 +66,13 @@ def attention(models: GpuModels) -> dict[str, Any]:
 
 def speed(models: GpuModels, card: Card, repeats: int, left: Callable[[], float]) -> Iterator[dict[str, Any]]:
     """Milliseconds of stages and images a second to pixels, a row for each setting and way, the most telling first;
-    beside them what a roofline of the measured rates allows. Ends early when `left` seconds are few."""
+    beside them what a roofline of the measured rates in bfloat16 allows. Ends early when `left` seconds are few."""
     size = models.size
     cells: list[tuple[Way, int | None, int]] = [("graphs", size.draft_steps, batch) for batch in size.batches]
     cells += [("graphs", n, batch) for n in (*size.others, None) for batch in size.batches]
+    if "fp8" in models.ways:
+        cells += [("fp8", size.draft_steps, batch) for batch in size.batches]
+        cells += [("fp8", n, size.batches[0]) for n in (*size.others, None)]
     cells += [(way, size.draft_steps, batch) for way in WAYS[:2] for batch in size.batches]
     for way, draft_steps, batch in cells:
         if left() < 15:
@@ -85,7 +88,7 @@ def speed(models: GpuModels, card: Card, repeats: int, left: Callable[[], float]
 
 def stage_ms(models: GpuModels, way: Way, draft_steps: int | None, size: int, repeats: int) -> dict[str, float]:
     """Of one batch in one way."""
-    batch, warm = models.batch(size), FIRST_CAPTURED if way == "graphs" else 1
+    batch, warm = models.batch(size), FIRST_CAPTURED if way in GRAPHED else 1
     with models.way(way):
         if draft_steps is None:
             all_ms = models.median_ms(lambda: models.alone(batch), repeats, warm)

@@ -72,7 +72,7 @@ def run(spec: ProfileSpec) -> Profile:
     models = resolve_models(spec.drafter, spec.refiner, spec.vqvae, spec.random_weights)
     pyramid = models.drafter_config.pyramid
     steps = sorted({choose_draft_steps(n, pyramid) for n in spec.draft_steps or range(1, pyramid.num_scales)})
-    how = choose_preparation(spec, device.type == "cuda")
+    how = choose_preparation(spec, device.type == "cuda", dtype)
     settings = DecodeSettings(spec.seed, steps[-1], models.sampling, spec.batches[0], dtype, spec.threads, how)
     settings = replace(settings, on_gpu=device.type == "cuda")
     timer = Timer(device, spec.repeats)

@@ -41,7 +41,7 @@ EXPECTED = {
 }
 # Settings of the whole job that change what an image is or how it is stored
 JOB_SETTINGS = (
-    *("drafter", "refiner", "vqvae", "random_weights", "batch", "dtype", "threads", "fold_adaln", "int8"),
+    *("drafter", "refiner", "vqvae", "random_weights", "batch", "dtype", "threads", "fold_adaln", "int8", "fp8"),
     *("kernels", "format", "codec", "quality", "keep_tokens", "shard_size", SEED_INDEX),
 )
 

@@ -93,7 +93,7 @@ def make_app(spec: AppSpec, session: Session, parts: Parts | None = None) -> tup
     )
     on_real_gpus = placement.mode != "cpu" and not session.simulated
     dtype, on_gpu = choose_dtype(spec.dtype, on_real_gpus), session.device_of(on_real_gpus)
-    how = choose_preparation(spec, on_real_gpus)
+    how = choose_preparation(spec, on_real_gpus, dtype)
     for sentence in how.unavailable(torch.device("cuda" if on_real_gpus else "cpu")):
         say(f"warning: {sentence}")
     warm_up = ImageRequest(0, 0, 1, about.draft_steps, about.sampling)

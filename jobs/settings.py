@@ -16,8 +16,9 @@ from jobs.options import DecodingOptions, PreparationOptions
 from tandem.assembly import Preparation
 from tandem.config import Pyramid, SamplingConfig, VarConfig, to_dict
 from tandem.errors import InputError
+from tandem.fp8 import check_capability
 from workers.decode_settings import DecodeSettings
-from workers.models import ModelSet
+from workers.models import DTYPES, ModelSet
 
 
 @contextmanager
@@ -52,7 +53,8 @@ def choose_settings(
     on_real_gpus: bool,
     row_settings: tuple[str, ...] = (),
 ) -> DecodeSettings:
-    dtype, how = choose_dtype(options.dtype, on_real_gpus), choose_preparation(options, on_real_gpus)
+    dtype = choose_dtype(options.dtype, on_real_gpus)
+    how = choose_preparation(options, on_real_gpus, dtype)
     return DecodeSettings(seed, draft_steps, sampling, batch, dtype, options.threads, how, row_settings, on_real_gpus)
 
 
@@ -62,19 +64,22 @@ def choose_dtype(asked: str, on_real_gpus: bool) -> str:
     return "bfloat16" if on_real_gpus else "float32"
 
 
-def choose_preparation(options: PreparationOptions, on_gpu: bool) -> Preparation:
+def choose_preparation(options: PreparationOptions, on_gpu: bool, dtype: str) -> Preparation:
     """How models compute on a kind of device. InputError, naming the flag, for what is not done there."""
     how = Preparation.of(options, on_gpu)
     with as_flag():
-        how.check(torch.device("cuda" if on_gpu else "cpu"))
+        how.check(torch.device("cuda" if on_gpu else "cpu"), DTYPES[dtype])
     return how
 
 
 def check_gpus_here(options: DecodingOptions, address: str | None, on_cpus: bool) -> None:
     """InputError, before anything starts, for what the GPUs of this machine are not asked to do. Those of a cluster
     that is joined are known when it answers."""
-    if options.int8 and not on_cpus and not joins(address) and count_real_gpus():
-        choose_preparation(options, on_gpu=True)
+    if (options.int8 or options.fp8) and not on_cpus and not joins(address) and (gpus := count_real_gpus()):
+        choose_preparation(options, True, choose_dtype(options.dtype, True))
+        with as_flag():
+            for gpu in range(gpus):
+                check_capability(torch.device("cuda", gpu))
 
 
 def check_preparation(options: DecodingOptions, configs: Mapping[str, VarConfig | None]) -> None:

@@ -13,6 +13,7 @@ from torch.overrides import TorchFunctionMode
 
 from tandem.config import VarConfig, VqvaeConfig
 from tandem.errors import FallbackWarning, InputError
+from tandem.fp8 import check_device
 from tandem.fusing import fuse_var, fuse_vqvae
 from tandem.graphs import CudaCapture, Graphs
 from tandem.kernels import compute_dtype, multiplies_int8
@@ -27,17 +28,19 @@ Values = Callable[[str], Tensor]
 
 @dataclass(frozen=True)
 class Preparation:
-    """How a transformer computes, beyond its weights. All but graphs may change rounding, int8 more than that.
+    """How a transformer computes, beyond its weights. All but graphs may change rounding, int8 and FP8 more than that.
 
     Attributes:
         fold_adaln: keep modulation vectors of every class in host memory instead of the AdaLN weights on the device.
         int8: weights and activations of the blocks' matrices in int8 (W8A8), on CPUs. Not exact.
+        fp8: products of the blocks of many rows in FP8, on GPUs from compute capability 8.9 on. Not exact.
         cuda_graphs: the kernels of a whole decode are launched at once, on CUDA.
         kernels: "auto" merges the small steps between products into kernels of ours, on CUDA; "plain" does not.
     """
 
     fold_adaln: bool = False
     int8: bool = False
+    fp8: bool = False
     cuda_graphs: bool = False
     kernels: Literal["auto", "plain"] = "plain"
 
@@ -57,11 +60,15 @@ class Preparation:
         """What is asked for, by the names of its switches."""
         return [field.name for field in fields(self) if getattr(self, field.name) is True]
 
-    def check(self, device: torch.device) -> None:
-        """Raise InputError for what a kind of device is not asked to do."""
+    def check(self, device: torch.device, dtype: torch.dtype) -> None:
+        """Raise InputError for what a kind of device does not do, or not in this dtype."""
+        if self.int8 and self.fp8:
+            raise InputError("fp8: expected either int8 or fp8, got both")
+        if self.fp8 and device.type == "cuda" and dtype != torch.bfloat16:
+            raise InputError(f"fp8: expected dtype bfloat16 on a GPU, got {str(dtype).removeprefix('torch.')}")
         if self.int8 and device.type == "cuda":
             raise InputError(
-                "int8: expected a CPU, got a GPU, where bfloat16 is 2.4 times as fast", "leave it out there"
+                "int8: expected a CPU, got a GPU, where bfloat16 is 2.4 times as fast", "use fp8 there, or neither"
             )
 
     def unavailable(self, device: torch.device) -> list[str]:
@@ -70,6 +77,7 @@ class Preparation:
             return []
         sentences = {
             "int8: this CPU has no VNNI, so that it saves memory but no time": self.int8 and not multiplies_int8(),
+            "fp8: a CPU computes the same in float32, which shows quality and saves nothing": self.fp8,
             "cuda-graphs: expected a CUDA device, got cpu; going on without them": self.cuda_graphs,
         }
         return [sentence for sentence, holds in sentences.items() if holds]
@@ -104,7 +112,9 @@ def assemble_var(
     var = build_empty(config)
     assert isinstance(var, Var)
     if how is not None:
-        how.check(device)
+        how.check(device, dtype)
+        if how.fp8 and device.type == "cuda":
+            check_device(device)
         for sentence in how.unavailable(device):
             warnings.warn(sentence, FallbackWarning, stacklevel=2)
     if how is not None and how.fold_adaln:
@@ -122,8 +132,9 @@ def assemble_var(
         in_blocks = name.startswith("blocks.") and ".ada_lin." not in name
         if how.int8 and in_blocks:
             module.quantize()
-        else:
-            module.pack()
+        if how.fp8 and in_blocks:
+            module.add_fp8()
+        module.pack()
     var.to(device)
     if how is None:
         return var

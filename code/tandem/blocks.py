@@ -89,6 +89,11 @@ class Block(nn.Module):
         else:
             self.ada_lin = nn.Sequential(nn.SiLU(), Linear(width, 6 * width))
 
+    @property
+    def products(self) -> tuple[Linear, Linear, Linear, Linear]:
+        """Layers that every token goes through."""
+        return self.attn.mat_qkv, self.attn.proj, self.ffn.fc1, self.ffn.fc2
+
     def modulation(self, cond_RC: Tensor, shared_R6C: Tensor | None) -> Tensor:
         """Six vectors [R, 6, C]: gates, scales and shifts of attention and MLP. They depend on the class alone."""
         if shared_R6C is None:

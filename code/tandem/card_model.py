@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from tandem.assembly import PLAIN
+from tandem.assembly import Preparation
 from tandem.config import VarConfig
 from tandem.costs import META, empty_var
 from tandem.launches import Launch, counted
@@ -25,7 +25,7 @@ from tandem.quantizer import Quantizer
 from tandem.roofline import DRAFTER, REFINER, SAMPLING, SCALES, name_of, row, table
 from tandem.scales import decode_scales
 
-KINDS = ("step", "fused", "reduction", "product", "attention", "convolution", "bicubic")
+KINDS = ("step", "fused", "reduction", "product", "attention", "convolution", "bicubic", "fp8")
 CACHE_BYTES = 30e6  # of the tensors of a kernel that are found in the card's cache
 BF16, CUDA = torch.bfloat16, torch.device("cuda")
 
@@ -46,12 +46,18 @@ class Kernels:
     def are(self, kind: str) -> np.ndarray:
         return np.asarray(self.kind == KINDS.index(kind))
 
+    @property
+    def multiply(self) -> np.ndarray:
+        """Products and attention."""
+        return self.are("product") | self.are("fp8") | self.are("attention")
+
 
 @dataclass(frozen=True)
 class CardModel:
     """
     Attributes:
         peak_tflops, copy_gbps: what large products and copies were measured to reach.
+        fp8_tflops, fp8_half_rows: of products in FP8, as peak_tflops and half_rows.
         conv_tflops, bicubic_gbps: the same of the quantizer's float32 convolution and of torch's bicubic resizing.
         launch_us: of every kernel.
         cached: bandwidth of tensors in the card's cache over that of its memory.
@@ -63,6 +69,8 @@ class CardModel:
 
     peak_tflops: float
     copy_gbps: float
+    fp8_tflops: float
+    fp8_half_rows: float
     conv_tflops: float
     bicubic_gbps: float
     launch_us: float
@@ -75,12 +83,16 @@ class CardModel:
 
     def kernels_ms(self, kernels: Kernels) -> float:
         """Milliseconds of kernels one after the other."""
-        shares = np.array([self.step, self.step, self.reduction, 1.0, 1.0, self.step, 1.0])[kernels.kind]
-        in_cache = (kernels.bytes < CACHE_BYTES) & ~kernels.are("product") & ~kernels.are("attention")
+        shares = np.array([self.step, self.step, self.reduction, 1.0, 1.0, self.step, 1.0, 1.0])[kernels.kind]
+        in_cache = (kernels.bytes < CACHE_BYTES) & ~kernels.multiply
         bandwidth = self.copy_gbps * 1e9 * shares * np.where(in_cache, self.cached, 1.0)
         bandwidth = np.where(kernels.are("bicubic"), self.bicubic_gbps * 1e9, bandwidth)
         rate = np.full(len(kernels), self.peak_tflops * self.attention)
-        rate = np.where(kernels.are("product"), self.peak_tflops * kernels.rows / (kernels.rows + self.half_rows), rate)
+        for kind, peak, half in (
+            ("product", self.peak_tflops, self.half_rows),
+            ("fp8", self.fp8_tflops, self.fp8_half_rows),
+        ):
+            rate = np.where(kernels.are(kind), peak * kernels.rows / (kernels.rows + half), rate)
         rate = np.where(kernels.are("convolution"), self.conv_tflops, rate)
         work_s = np.divide(kernels.flops, rate * 1e12, out=np.zeros(len(kernels)), where=kernels.flops > 0)
         return 1e3 * float(np.sum(self.launch_us * 1e-6 + np.maximum(work_s, kernels.bytes / bandwidth)))
@@ -91,8 +103,10 @@ class CardModel:
         return [found[0] + self.host_ms, *found[1:]]
 
 
-# Measured alone on an H100 (RUN: `ceilings`, and in `parts` "residual" less "bicubic")
+# Measured alone on an H100 (RUN: `ceilings`, and in `parts` "residual" less "bicubic"). FP8 with a scale a row: by its
+# rates with 12,800 rows, and with 128
 MEASURED = {"peak_tflops": 770.0, "copy_gbps": 3000.0, "conv_tflops": 0.176, "bicubic_gbps": 3.75}
+MEASURED |= {"fp8_tflops": 1340.0, "fp8_half_rows": 590.0}
 # What is fitted: where the search begins, and bounds that make sense
 FITTED = {
     "launch_us": (3.0, 1.0, 8.0),
@@ -118,11 +132,11 @@ RUN = "h100_2026-11-26/plain.jsonl"  # below docs/runs/gpu: the times of each sc
 
 
 @lru_cache
-def trace(config: VarConfig, batch: int, start: int, stop: int, fused: bool) -> tuple[Kernels, ...]:
-    """The kernels of each of the scales start..stop of a batch under guidance, in bfloat16."""
+def trace(config: VarConfig, batch: int, start: int, stop: int, fused: bool, fp8: bool = False) -> tuple[Kernels, ...]:
+    """The kernels of each of the scales start..stop of a batch under guidance, in bfloat16; with `fp8`, in both."""
     offsets, scales, seen = config.pyramid.offsets, [], 0
     with pretend(CUDA), torch.inference_mode():
-        var = empty_var(config, BF16, PLAIN)
+        var = empty_var(config, BF16, Preparation(fp8=fp8))
         with torch.device(META):
             quantizer = Quantizer(config.pyramid, config.vocab_size, config.latent_channels, 0.5, 4)
             labels_B = torch.empty(batch, dtype=torch.int64)
@@ -187,11 +201,13 @@ def fit(known: Mapping[str, float], seen: Sequence[Seen], steps: int = 6000) -> 
     return model(best)
 
 
-def stage_ms(card: CardModel, draft_steps: int | None, batch: int, fused: bool, whole: bool) -> tuple[float, float]:
+def stage_ms(
+    card: CardModel, draft_steps: int | None, batch: int, fused: bool, whole: bool, fp8: bool = False
+) -> tuple[float, float]:
     """Milliseconds of draft and refine of a batch; `whole`: a graph a stage, without the host in between."""
     found = []
     for config, start, stop in ((DRAFTER, 0, draft_steps or SCALES), (REFINER, draft_steps or SCALES, SCALES)):
-        scales = trace(config, batch, start, stop, fused) if start < stop else ()
+        scales = trace(config, batch, start, stop, fused, fp8) if start < stop else ()
         found.append(sum(card.scale_ms(scales)) - (card.host_ms if whole else 0.0) if scales else 0.0)
     return found[0], found[1]
 
@@ -201,14 +217,15 @@ def counts(fused: bool) -> dict[str, tuple[int, float]]:
     found = {}
     for stage, (config, start, stop) in {"draft": (DRAFTER, 0, 8), "refine": (REFINER, 8, SCALES)}.items():
         scales = trace(config, 64, start, stop, fused)
-        others = sum(float(k.bytes[~k.are("product") & ~k.are("attention")].sum()) for k in scales)
+        others = sum(float(k.bytes[~k.multiply].sum()) for k in scales)
         found[stage] = sum(map(len, scales)), others / 1e9
     return found
 
 
 def speed_row(draft_steps: int | None, batch: int) -> str:
-    """Plainly, with fused kernels, and with a graph a stage."""
-    ways = [stage_ms(H100, draft_steps, batch, *how) for how in ((False, False), (True, False), (True, True))]
+    """Plainly, with fused kernels, with a graph a stage, and with FP8."""
+    hows = (False, False), (True, False), (True, True), (True, True, True)
+    ways = [stage_ms(H100, draft_steps, batch, *how) for how in hows]
     shown = [f"{draft:.1f} + {refine:.1f} ({1e3 * batch / (draft + refine):.0f})" for draft, refine in ways]
     return row([name_of(draft_steps), str(batch), *shown])
 
@@ -216,7 +233,14 @@ def speed_row(draft_steps: int | None, batch: int) -> str:
 def tables() -> str:
     """Predicted milliseconds and images a second, and what was counted, in Markdown."""
     speed = [speed_row(draft_steps, batch) for draft_steps in (6, 8, None) for batch in (64, 8, 1)]
-    columns = ["setting", "batch", "plain, a graph a scale", "fused, a graph a scale", "fused, a graph a stage"]
+    columns = [
+        "setting",
+        "batch",
+        "plain, a graph a scale",
+        "fused, a graph a scale",
+        "a graph a stage",
+        "the same with `--fp8`",
+    ]
     counted_rows = []
     before, after = counts(False), counts(True)
     for stage in before:

@@ -18,6 +18,9 @@ from torch.nn import functional as F
 from tandem.attention import KVCache, attend_by_scale
 from tandem.blocks import MAX_SCALE_MUL, MIN_NORM, Block, layer_norm
 from tandem.conditioning import Conditioning
+from tandem.fp8 import Fp8Rows
+from tandem.fused_fp8 import activated, empty_rows, merged_heads
+from tandem.kernels import power_of_two
 from tandem.limits import effective_device
 from tandem.triton_kernels import gated_norm, head_norm, split_heads
 from tandem.var import Var
@@ -26,26 +29,29 @@ EPS = 1e-6
 WARPS = 4
 
 
-def power_of_two(number: int) -> int:
-    """The least power of two that is not smaller."""
-    return 1 << max(0, number - 1).bit_length()
-
-
 def norm_modulated(
-    x_RLC: Tensor, branch_RLC: Tensor | None, gate_RC: Tensor | None, scale_RC: Tensor | None, shift_RC: Tensor | None
-) -> tuple[Tensor, Tensor]:
+    x_RLC: Tensor,
+    branch_RLC: Tensor | None,
+    gate_RC: Tensor | None,
+    scale_RC: Tensor | None,
+    shift_RC: Tensor | None,
+    in_fp8: bool = False,
+) -> tuple[Tensor, Tensor | Fp8Rows]:
     """(x + branch * gate, its layer norm scaled and shifted), both [R, L, C]; without scale and shift no norm, without
-    branch and gate x as it came."""
+    branch and gate x as it came. `in_fp8`: the latter as rows in FP8."""
     R, L, C = x_RLC.shape
     given = gate_RC if gate_RC is not None else scale_RC
     assert given is not None and x_RLC.stride()[1:] == (C, 1)
     new = x_RLC if branch_RLC is None else torch.empty(R, L, C, dtype=x_RLC.dtype, device=x_RLC.device)
-    out = new if scale_RC is None else torch.empty(R, L, C, dtype=x_RLC.dtype, device=x_RLC.device)
+    out = new if scale_RC is None or in_fp8 else torch.empty(R, L, C, dtype=x_RLC.dtype, device=x_RLC.device)
+    rows = empty_rows(R * L, C, x_RLC.device) if scale_RC is not None and in_fp8 else None
+    values, row_scale = rows or (out, None)
     gated_norm[(R * L,)](
-        x_RLC, branch_RLC, gate_RC, scale_RC, shift_RC, new, out, C, L, x_RLC.stride(0), given.stride(0), EPS,
-        HAS_BRANCH=branch_RLC is not None, HAS_OUT=scale_RC is not None, BLOCK=power_of_two(C), num_warps=WARPS,
+        x_RLC, branch_RLC, gate_RC, scale_RC, shift_RC, new, values, row_scale, C, L, x_RLC.stride(0), given.stride(0),
+        EPS, HAS_BRANCH=branch_RLC is not None, HAS_OUT=scale_RC is not None, QUANTISED=rows is not None,
+        BLOCK=power_of_two(C), num_warps=WARPS,
     )  # fmt: skip
-    return new, out
+    return new, rows or out
 
 
 def norm_modulated_plain(
@@ -124,31 +130,44 @@ class FusedVar:
 
     def hidden(self, x_RLC: Tensor, sizes: Sequence[int], condition: Conditioning, cache: KVCache) -> Tensor:
         """All blocks, as `Var.hidden`."""
-        layers, L = self.var.layers, x_RLC.shape[1]
+        layers, (R, L, _) = self.var.layers, x_RLC.shape
+        takes_fp8 = layers[0].attn.mat_qkv.takes_fp8  # as all products of the blocks
         modulations = [m_R6C.unbind(1) for m_R6C in condition.blocks]  # gates, scales, shifts: attention's, the MLP's
-        x_RLC, h_RLC = norm_modulated(x_RLC.contiguous(), None, None, modulations[0][2], modulations[0][4])
+        scale, shift = modulations[0][2], modulations[0][4]
+        x_RLC, h_RLC = norm_modulated(x_RLC.contiguous(), None, None, scale, shift, takes_fp8(R * L))
         for i, block in enumerate(layers):
             last = i == len(layers) - 1
             wanted, queries = (sizes[-1], sizes[-1:]) if last else (L, sizes)
             gate1, gate2, _, scale2, _, shift2 = modulations[i]
-            branch_RlC = self.attended(i, block, h_RLC, wanted, queries, cache)
-            x_RLC, h_RLC = norm_modulated(x_RLC[:, -wanted:], branch_RlC, gate1, scale2, shift2)
-            following = (None, None) if last else (modulations[i + 1][2], modulations[i + 1][4])
-            x_RLC, h_RLC = norm_modulated(x_RLC, feed_forward(block, h_RLC), gate2, *following)
+            branch_RlC = self.attended(i, block, h_RLC, x_RLC.shape, wanted, queries, cache)
+            x_RLC, h_RLC = norm_modulated(x_RLC[:, -wanted:], branch_RlC, gate1, scale2, shift2, takes_fp8(R * wanted))
+            next_scale, next_shift = (None, None) if last else (modulations[i + 1][2], modulations[i + 1][4])
+            branch_RlC = feed_forward(block, h_RLC, x_RLC)
+            x_RLC, h_RLC = norm_modulated(x_RLC, branch_RlC, gate2, next_scale, next_shift, takes_fp8(R * L))
         cache.advance(sum(sizes))
         return x_RLC
 
     def attended(
-        self, layer: int, block: Block, h_RLC: Tensor, wanted: int, queries: Sequence[int], cache: KVCache
+        self,
+        layer: int,
+        block: Block,
+        h_RLC: Tensor | Fp8Rows,
+        shape: tuple[int, ...],
+        wanted: int,
+        queries: Sequence[int],
+        cache: KVCache,
     ) -> Tensor:
-        """Attention of one layer: [R, l, C]."""
-        qkv_RLX = block.attn.mat_qkv(h_RLC, self.qkv_bias[layer])
-        stop = cache.filled + h_RLC.shape[1]
-        kept_2RHLc = cache.room(layer, slice(0, len(h_RLC)), stop)
-        q_RHlc = place_heads(qkv_RLX, self.head_scale[layer], wanted, kept_2RHLc, cache.filled)
-        return block.attn.merge(
-            attend_by_scale(q_RHlc, kept_2RHLc[0, :, :, :stop], kept_2RHLc[1, :, :, :stop], queries)
-        )
+        """Attention of one layer, [R, l, C], of h of `shape`."""
+        (R, L, C), attn, dtype = shape, block.attn, self.var.dtype
+        bias = self.qkv_bias[layer]
+        qkv = attn.mat_qkv.fp8(h_RLC, bias, dtype) if isinstance(h_RLC, Fp8Rows) else attn.mat_qkv(h_RLC, bias)
+        stop = cache.filled + L
+        kept_2RHLc = cache.room(layer, slice(0, R), stop)
+        q_RHlc = place_heads(qkv.view(R, L, 3 * C), self.head_scale[layer], wanted, kept_2RHLc, cache.filled)
+        out_RHlc = attend_by_scale(q_RHlc, kept_2RHLc[0, :, :, :stop], kept_2RHLc[1, :, :, :stop], queries)
+        if attn.proj.takes_fp8(R * wanted):
+            return attn.proj.fp8(merged_heads(out_RHlc), attn.proj.bias, dtype).view(R, wanted, C)
+        return attn.merge(out_RHlc)
 
     def logits(self, x_RlC: Tensor, modulation_R2C: Tensor, guidance_B11: Tensor | None, some: slice) -> Tensor:
         """Float32 [b, l, V] of the images `some`, as `Var.logits`."""
@@ -157,13 +176,16 @@ class FusedVar:
         return product(h_blC.flatten(0, 1), self.head_weight, self.var.head.bias).view(*h_blC.shape[:2], -1)
 
 
-def feed_forward(block: Block, h_RlC: Tensor) -> Tensor:
-    """The MLP [R, l, C], with GELU in the epilogue of its first product where cuBLAS has it."""
-    first = block.ffn.fc1
+def feed_forward(block: Block, h_RlC: Tensor | Fp8Rows, x_RlC: Tensor) -> Tensor:
+    """The MLP [R, l, C] of h, which is as x, with GELU in the epilogue of its first product where cuBLAS has it."""
+    first, second = block.ffn.fc1, block.ffn.fc2
+    if isinstance(h_RlC, Fp8Rows):
+        hidden_NX = first.fp8(h_RlC, first.bias, x_RlC.dtype)
+        return second.fp8(activated(hidden_NX), second.bias, x_RlC.dtype).view(x_RlC.shape)
     if first.packed is not None or effective_device(h_RlC.device).type != "cuda":
         return block.ffn(h_RlC)
     hidden_NX = torch._addmm_activation(first.bias, h_RlC.flatten(0, 1), first.weight.t(), use_gelu=True)
-    return block.ffn.fc2(hidden_NX).view(h_RlC.shape)
+    return second(hidden_NX).view(h_RlC.shape)
 
 
 def product(h_NC: Tensor, weight_VC: Tensor, bias_V: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tandem.fused import power_of_two
+from tandem.kernels import power_of_two
 from tandem.precision import full_precision
 from tandem.triton_kernels import add_and_measure, group_factors, scale_and_activate
 

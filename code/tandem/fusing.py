@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from tandem.errors import FallbackWarning, one_line
+from tandem.fp8 import LARGEST, Fp8Rows
 from tandem.memory import is_out_of_memory
 from tandem.precision import full_precision
 from tandem.quantizer import Quantizer
@@ -37,7 +38,10 @@ def fuse_var(var: Var) -> None:
     def attempt() -> None:
         from tandem.fused import FusedVar
 
-        prove_blocks(var.config.heads, var.config.head_dim, var.dtype, var.pos_1LC.device)
+        sizes = var.config.heads, var.config.head_dim, var.dtype, var.pos_1LC.device
+        prove_blocks(*sizes)
+        if var.layers[0].ffn.fc1.fp8_OI is not None:
+            prove_fp8(*sizes)
         var.fused = FusedVar(var)
 
     attempt_or_warn(attempt)
@@ -88,6 +92,7 @@ def prove_blocks(heads: int, size: int, dtype: torch.dtype, device: torch.device
     gate, _, scale, _, shift, _ = modulation_R6C.unbind(1)
     for given in ((None, None, scale, shift), (branch_RLC, gate, scale, shift), (branch_RLC, gate, None, None)):
         found_x, found_h = fused.norm_modulated(x_RLC, *given)
+        assert isinstance(found_h, Tensor)
         wanted_x, _ = fused.norm_modulated_plain(*upcast(x_RLC, *given[:2], None, None))
         _, wanted_h = fused.norm_modulated_plain(*upcast(found_x, None, None, *given[2:]))
         agree("norm", dtype, (found_x, found_h), (wanted_x, wanted_h))
@@ -104,6 +109,37 @@ def prove_blocks(heads: int, size: int, dtype: torch.dtype, device: torch.device
         some = slice(1, 2)
         wanted = fused.head_inputs_plain(x_RLC.float(), modulation_R2C.float(), strength_B, some)
         agree("head", dtype, (fused.head_inputs(x_RLC, modulation_R2C, strength_B, some),), (wanted,))
+
+
+def prove_fp8(heads: int, size: int, dtype: torch.dtype, device: torch.device) -> None:
+    """Raise ValueError unless the kernels that write rows in FP8 round to the nearest value that there is."""
+    from tandem import fused, fused_fp8
+
+    width, generator = heads * size, torch.Generator(device).manual_seed(0)
+
+    def random(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator, device=device).to(dtype)
+
+    x_RLC, scale_RC, shift_RC = random(ROWS, TOKENS, width), random(ROWS, width), random(ROWS, width)
+    _, found = fused.norm_modulated(x_RLC, None, None, scale_RC, shift_RC, in_fp8=True)
+    _, wanted = fused.norm_modulated_plain(x_RLC.float(), None, None, scale_RC.float(), shift_RC.float())
+    rounded("norm", found, wanted)
+    out_RHlc = random(ROWS, heads, TOKENS, size)
+    for each in (out_RHlc, random(ROWS, TOKENS, heads, size).transpose(1, 2)):
+        rounded("heads", fused_fp8.merged_heads(each), fused_fp8.merged_heads_plain(each))
+    hidden_NX = random(ROWS, 4 * width)
+    rounded("GELU", fused_fp8.activated(hidden_NX), fused_fp8.activated_plain(hidden_NX))
+
+
+def rounded(what: str, found: Tensor | Fp8Rows, wanted: Tensor) -> None:
+    """Raise ValueError unless rows in FP8 are the nearest to float32 values: half of a step of three bits away."""
+    assert isinstance(found, Fp8Rows)
+    wanted = wanted.reshape(found.values.shape)
+    largest = wanted.abs().amax(dim=1, keepdim=True)
+    agree(f"{what} in FP8", torch.float32, (found.scale * LARGEST / largest,), (torch.ones_like(largest),))
+    allowed = (2**-4 * wanted.abs()).maximum(2**-10 * found.scale) + 1e-5 * largest
+    if not (away := float(((found.float() - wanted).abs() / allowed).max())) <= 1:
+        raise ValueError(f"kernel {what} in FP8: expected the nearest values, got some {away:.2f} x half a step away")
 
 
 def prove_quantizer(plain: Quantizer, fused: FusedQuantizer) -> None:

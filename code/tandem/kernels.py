@@ -25,6 +25,11 @@ FUSED_GELU = torch.cpu._is_avx512_supported()
 INT8_SUMS = torch.backends.mkldnn.is_available() and torch.cpu._is_vnni_supported()
 
 
+def power_of_two(number: int) -> int:
+    """The least power of two that is not smaller."""
+    return 1 << max(0, number - 1).bit_length()
+
+
 def multiplies(dtype: torch.dtype) -> bool:
     """Whether this CPU has fast kernels for matrices of a float dtype."""
     return dtype not in SLOW

@@ -17,9 +17,10 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from tandem import attention, fused, fused_vqvae
+from tandem import attention, fused, fused_fp8, fused_vqvae
 
 PRODUCTS = {"linear", "mm", "addmm", "bmm", "baddbmm", "matmul", "_addmm_activation"}
+FP8_PRODUCTS = {"_scaled_mm"}
 CONVOLUTIONS = {"conv2d", "convolution", "_convolution"}
 # Whatever reads a tensor in another order than it lies, or in several passes: sums, norms, sorts, choices
 REDUCTIONS = {
@@ -38,14 +39,15 @@ REDUCTIONS = {
 NOTHING = {"empty", "empty_like", "new_empty", "empty_strided", "lift_fresh", "detach_", "flatten"}
 FUSED = (
     (fused, ("gated_norm", "split_heads", "head_norm")),
+    (fused_fp8, ("quantised_rows",)),
     (fused_vqvae, ("add_and_measure", "group_factors", "scale_and_activate")),
 )
 
 
 @dataclass(frozen=True)
 class Launch:
-    """One kernel: `kind` is product, convolution, attention, fused, reduction or step; operations count for the first
-    three alone, and `rows` are those that a product multiplies with a matrix."""
+    """One kernel: `kind` is product, fp8, convolution, attention, fused, reduction or step; operations count for the
+    first four alone, and `rows` are those that a product (fp8: one in FP8) multiplies with a matrix."""
 
     name: str
     kind: str
@@ -69,7 +71,7 @@ class Counter(TorchDispatchMode):
         is_view = not name.endswith("_") and all(tensor.untyped_storage()._cdata in places for tensor in made)
         if name not in NOTHING and made and not is_view:
             kind, flops = kind_of(name), flops_of(name, args, made)
-            rows = made[0].numel() // made[0].shape[-1] if kind == "product" else 0
+            rows = made[0].numel() // made[0].shape[-1] if kind in ("product", "fp8") else 0
             self.launches.append(Launch(name, kind, flops, bytes_of([*given, *made]), rows))
         return result
 
@@ -135,6 +137,8 @@ def counting_attention(launches: list[Launch]) -> Callable[[Tensor, Tensor, Tens
 def kind_of(name: str) -> str:
     if name in PRODUCTS:
         return "product"
+    if name in FP8_PRODUCTS:
+        return "fp8"
     if name in CONVOLUTIONS:
         return "convolution"
     return "reduction" if name in REDUCTIONS else "step"
@@ -145,7 +149,7 @@ def flops_of(name: str, args: Sequence[Any], made: Sequence[Tensor]) -> float:
     if name in CONVOLUTIONS:
         weight = args[1]
         return 2.0 * made[0].numel() * math.prod(weight.shape[1:])
-    if name not in PRODUCTS:
+    if name not in PRODUCTS | FP8_PRODUCTS:
         return 0.0
     first = args[1] if name in ("addmm", "baddbmm", "_addmm_activation") else args[0]
     return 2.0 * made[0].numel() * first.shape[-1]

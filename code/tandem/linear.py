@@ -1,4 +1,4 @@
-"""Linear layers whose weights can be laid out once for the kernels of this CPU, or quantised to int8.
+"""Linear layers whose weights can be laid out once for the kernels of this CPU, or quantised to int8 or FP8.
 
 Shapes: N rows, I inputs, O outputs.
 """
@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tandem.fp8 import LEAST_ROWS, SMALLEST, Fp8Rows, product, quantise
 from tandem.kernels import FUSED_GELU, compute_dtype, multiplies, multiplies_int8, to_compute
 
 INT8_ZERO = 128
 INT8_LARGEST = 126  # of an activation; in bfloat16 rounding takes 127 to 128, which int8 does not have
-SMALLEST = 1e-12  # largest value of a row that counts as more than nothing
 
 
 class Linear(nn.Linear):
@@ -24,6 +24,8 @@ class Linear(nn.Linear):
 
     packed: Tensor | None = None
     int8_scale_O: Tensor | None = None
+    fp8_OI: Tensor | None = None  # beside the weights, which products of few rows take
+    fp8_scale_O1: Tensor | None = None
 
     def __init__(self, in_features: int, out_features: int, bias: bool = True, gelu: bool = False):
         super().__init__(in_features, out_features, bias)
@@ -34,6 +36,8 @@ class Linear(nn.Linear):
         bias = self.bias if bias is None else bias
         if self.int8_scale_O is not None:
             return self.int8(x, bias)
+        if self.takes_fp8(x.numel() // x.shape[-1]):
+            return self.activated(self.fp8(quantise(x.flatten(0, -2)), bias, x.dtype)).view(*x.shape[:-1], -1)
         if self.packed is None:
             return self.activated(linear(x, self.weight, bias))
         if self.gelu and FUSED_GELU:
@@ -63,6 +67,19 @@ class Linear(nn.Linear):
         self.packed = torch.ops.onednn.qlinear_prepack(int8_OI, None) if by_onednn else int8_OI
         self.int8_scale_O = scale_O
         self.weight = None  # type: ignore[assignment]
+
+    def add_fp8(self) -> None:
+        """Weights in FP8 besides. To be called before `pack`."""
+        self.fp8_OI, self.fp8_scale_O1 = quantise(self.weight.detach())
+
+    def takes_fp8(self, rows: int) -> bool:
+        """Whether a product of so many rows is one in FP8."""
+        return self.fp8_OI is not None and rows >= LEAST_ROWS
+
+    def fp8(self, x_NI: Fp8Rows, bias: Tensor | None, dtype: torch.dtype) -> Tensor:
+        """Outputs [N, O] of rows in FP8, without GELU."""
+        assert self.fp8_OI is not None and self.fp8_scale_O1 is not None
+        return product(x_NI, Fp8Rows(self.fp8_OI, self.fp8_scale_O1), bias, dtype)
 
     def int8(self, x: Tensor, bias: Tensor | None) -> Tensor:
         """W8A8 on a CPU. Activations are scaled per row, except before GELU, where one scale serves all rows: oneDNN

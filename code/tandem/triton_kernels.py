@@ -14,14 +14,41 @@ import triton.language as tl
 
 
 @triton.jit
+def store_fp8(value, inside, out, row_scale):
+    """A row over its largest value as FP8 (e4m3, up to 448), and the float32 that it is to be multiplied with."""
+    largest = tl.max(tl.abs(tl.where(inside, value, 0.0)))
+    factor = tl.maximum(largest, 1e-12) / 448.0
+    tl.store(row_scale, factor)
+    tl.store(out, (value / factor).to(out.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def quantised_rows(
+    x, out, row_scale, width, tokens, row_stride, token_stride, head_stride,
+    GELU: tl.constexpr, SIZE: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Rows in FP8, `out` [R, L, C] contiguous with `row_scale` [R, L], of x [R, L, C / SIZE, SIZE] with the given
+    strides, or of its GELU (tanh approximation). One program a token."""
+    token = tl.program_id(0).to(tl.int64)
+    column = tl.arange(0, BLOCK)
+    inside = column < width
+    source = (token // tokens) * row_stride + (token % tokens) * token_stride
+    source += (column // SIZE) * head_stride + column % SIZE
+    value = tl.load(x + source, mask=inside, other=0.0).to(tl.float32)
+    if GELU:
+        value *= tl.sigmoid(1.5957691216057308 * (value + 0.044715 * value * value * value))
+    store_fp8(value, inside, out + token * width + column, row_scale + token)
+
+
+@triton.jit
 def gated_norm(
-    x, branch, gate, scale, shift, x_out, out, width, tokens, x_stride, modulation_stride, eps,
-    HAS_BRANCH: tl.constexpr, HAS_OUT: tl.constexpr, BLOCK: tl.constexpr,
+    x, branch, gate, scale, shift, x_out, out, row_scale, width, tokens, x_stride, modulation_stride, eps,
+    HAS_BRANCH: tl.constexpr, HAS_OUT: tl.constexpr, QUANTISED: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """x_out = x + branch * gate, out = layer_norm(x_out) * (1 + scale) + shift; one program a token.
 
     x [R, L, C] with stride `x_stride` between rows, branch, x_out and out [R, L, C] contiguous; gate, scale and shift
-    [R, C] with stride `modulation_stride`.
+    [R, C] with stride `modulation_stride`. QUANTISED: out is FP8, its rows scaled by `row_scale` float32 [R, L].
     """
     token = tl.program_id(0).to(tl.int64)
     row = token // tokens
@@ -40,7 +67,10 @@ def gated_norm(
         normed = centred / tl.sqrt(tl.sum(centred * centred) / width + eps)
         scaled = normed * (1 + tl.load(scale + modulation, mask=inside, other=0.0).to(tl.float32))
         shifted = scaled + tl.load(shift + modulation, mask=inside, other=0.0).to(tl.float32)
-        tl.store(out + token * width + column, shifted.to(out.dtype.element_ty), mask=inside)
+        if QUANTISED:
+            store_fp8(shifted, inside, out + token * width + column, row_scale + token)
+        else:
+            tl.store(out + token * width + column, shifted.to(out.dtype.element_ty), mask=inside)
 
 
 @triton.jit

@@ -1,4 +1,5 @@
-"""Every Triton kernel becomes machine code for the cards of four generations, without spilling registers to memory."""
+"""Every Triton kernel becomes machine code for the cards of four generations, without spilling registers to memory;
+those that write FP8 for the three that have it."""
 
 from __future__ import annotations
 
@@ -8,14 +9,17 @@ from typing import Any
 
 import pytest
 
-BF16, F32, INT = "*bf16", "*fp32", "i32"
+BF16, F32, FP8, INT = "*bf16", "*fp32", "*fp8e4nv", "i32"
 MODULATED = {"x": BF16, "scale": BF16, "shift": BF16, "out": BF16, "width": INT, "tokens": INT, "x_stride": INT}
 MODULATED |= {"modulation_stride": INT, "eps": "fp32"}
+GATED = MODULATED | {"branch": BF16, "gate": BF16, "x_out": BF16, "row_scale": F32}
+QUANTISED = {"x": BF16, "out": FP8, "row_scale": F32, "width": INT, "tokens": INT, "row_stride": INT}
+QUANTISED |= {"token_stride": INT, "head_stride": INT}
 # Arguments of each kernel in any order, and constants: those of d30 and of the widest map of the published VQVAE
 KERNELS: dict[str, tuple[dict[str, str], list[dict[str, Any]]]] = {
     "gated_norm": (
-        MODULATED | {"branch": BF16, "gate": BF16, "x_out": BF16},
-        [{"HAS_BRANCH": True, "HAS_OUT": True, "BLOCK": 2048}, {"HAS_BRANCH": True, "HAS_OUT": True, "BLOCK": 4096}],
+        GATED,
+        [{"HAS_BRANCH": True, "HAS_OUT": True, "QUANTISED": False, "BLOCK": block} for block in (2048, 4096)],
     ),
     "head_norm": (MODULATED | {"strength": F32, "unconditional": INT}, [{"GUIDED": True, "BLOCK": 2048}]),
     "split_heads": (
@@ -43,9 +47,28 @@ KERNELS: dict[str, tuple[dict[str, str], list[dict[str, Any]]]] = {
 }
 
 
+# Widths of d30 and d36, and of their hidden layers
+KERNELS_OF_FP8 = {
+    "gated_norm": (
+        GATED | {"out": FP8},
+        [{"HAS_BRANCH": True, "HAS_OUT": True, "QUANTISED": True, "BLOCK": block} for block in (2048, 4096)],
+    ),
+    "quantised_rows": (
+        QUANTISED,
+        [{"GELU": False, "SIZE": 64, "BLOCK": block} for block in (2048, 4096)]
+        + [{"GELU": True, "SIZE": block, "BLOCK": block, "num_warps": 16} for block in (8192, 16384)],
+    ),
+}
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("capability", [80, 89, 90, 100])
-def test_kernels_compile_without_spills(capability: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("capability", "kernels"),
+    [*((capability, KERNELS) for capability in (80, 89, 90, 100)), *((c, KERNELS_OF_FP8) for c in (89, 90, 100))],
+)
+def test_kernels_compile_without_spills(
+    capability: int, kernels: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     triton = pytest.importorskip("triton")
     if triton.knobs.runtime.interpret:
         pytest.skip("kernels that are interpreted cannot be compiled")
@@ -56,13 +79,15 @@ def test_kernels_compile_without_spills(capability: int, tmp_path: Path, monkeyp
 
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
-    for name, (types, variants) in KERNELS.items():
-        for constants in variants:
+    for name, (types, variants) in kernels.items():
+        for variant in variants:
+            constants = {key: value for key, value in variant.items() if key != "num_warps"}
+            options = {"num_warps": variant.get("num_warps", 4)}
             kernel = getattr(triton_kernels, name)
             signature = {arg: "constexpr" if arg in constants else types[arg] for arg in kernel.arg_names}
             source = ASTSource(kernel, signature, constexprs=constants)
-            made = triton.compile(source, target=GPUTarget("cuda", capability, 32), options={"num_warps": 4})
+            made = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
             (tmp_path / "kernel.cubin").write_bytes(made.asm["cubin"])
             command = [tool, "--dump-resource-usage", tmp_path / "kernel.cubin"]
             usage = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-            assert "STACK:0" in usage and "LOCAL:0" in usage, f"{name} {constants}: {usage}"
+            assert "STACK:0" in usage and "LOCAL:0" in usage, f"{name} {variant}: {usage}"

@@ -18,12 +18,14 @@ if os.environ.get("TRITON_INTERPRET") != "1":
 
 import torch
 from tiny_models import PATCH_NUMS, tiny_var, tiny_vqvae
+from triton.runtime import interpreter
 
-from tandem import fused, fused_vqvae, fusing
+from tandem import fused, fused_fp8, fused_vqvae, fusing
 from tandem.assembly import Preparation
 from tandem.collaborative import draft, refine
 from tandem.config import SamplingConfig
 from tandem.errors import TandemWarning
+from tandem.fp8 import FP8, Fp8Rows, quantise
 from tandem.sampling import uniforms
 from tandem.vqvae import Upsample, Vqvae
 
@@ -35,6 +37,53 @@ NUM_TOKENS = sum(n * n for n in PATCH_NUMS)
 @pytest.mark.parametrize("heads", [3, 16])
 def test_kernels_of_blocks_and_head_agree_with_their_plain_lines(dtype, heads):
     fusing.prove_blocks(heads, 64, dtype, CPU)
+
+
+@pytest.fixture(autouse=True)
+def fp8_as_on_a_card(monkeypatch):
+    """Triton 3.7's interpreter loses the carry when it rounds to FP8 (127.9 becomes 64); torch rounds as a card."""
+    plain = interpreter._convert_float
+
+    def convert(values, given, wanted, rounding):
+        if wanted.name != "fp8e4nv":
+            return plain(values, given, wanted, rounding)
+        assert given.name == "fp32"
+        return torch.from_numpy(values.copy()).to(FP8).view(torch.uint8).numpy()
+
+    monkeypatch.setattr(interpreter, "_convert_float", convert)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("heads", [3, 16, 36])
+def test_rows_in_fp8_are_the_nearest_to_the_plain_lines(dtype, heads):
+    fusing.prove_fp8(heads, 64, dtype, CPU)
+
+
+@pytest.mark.parametrize(("rows", "tokens", "heads"), [(1, 1, 36), (2, 127, 5), (1, 256, 16)])
+def test_rows_in_fp8_of_odd_lengths_and_widths(rows, tokens, heads):
+    torch.manual_seed(tokens)
+    x, branch = torch.randn(rows, tokens, 64 * heads), torch.randn(rows, tokens, 64 * heads)
+    gate, scale, shift = torch.randn(3, rows, 64 * heads)
+    x[0, 0] = shift[0] = 0.0  # a row of nothing, in which one value stands out
+    branch[0, 0], shift[0, 3] = 0.0, 1e-3
+    found_x, found = fused.norm_modulated(x, branch, gate, scale, shift, in_fp8=True)
+    expected_x, expected = fused.norm_modulated_plain(x, branch, gate, scale, shift)
+    torch.testing.assert_close(found_x, expected_x, rtol=1e-5, atol=1e-5)
+    fusing.rounded("norm", found, expected)
+    out = torch.randn(rows, tokens, 2, heads, 64).select(2, 1).transpose(1, 2)  # with gaps between tokens
+    fusing.rounded("heads", fused_fp8.merged_heads(out), fused_fp8.merged_heads_plain(out))
+    hidden = 3 * torch.randn(min(tokens, 40), 256 * heads)
+    fusing.rounded("GELU", fused_fp8.activated(hidden), fused_fp8.activated_plain(hidden))
+
+
+def test_rows_in_fp8_that_are_not_the_nearest_are_found():
+    wanted = torch.randn(8, 64)
+    rows = quantise(wanted)
+    fusing.rounded("norm", rows, wanted)
+    with pytest.raises(ValueError, match="kernel norm in FP8: expected the nearest values"):
+        fusing.rounded("norm", Fp8Rows(rows.values.view(torch.uint8).add(1).view(FP8), rows.scale), wanted)
+    with pytest.raises(ValueError, match="kernel norm in FP8: expected values within"):
+        fusing.rounded("norm", Fp8Rows(rows.values, 1.01 * rows.scale), wanted)
 
 
 @pytest.mark.parametrize(("tokens", "wanted"), [(1, 1), (127, 3)])
@@ -52,13 +101,16 @@ def test_odd_lengths_and_widths(tokens, wanted):
     torch.testing.assert_close(found_kv, expected_kv, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("cfg", [2.0, 0.0])
-def test_a_collaborative_decode_gives_the_ids_of_the_plain_one(cfg):
+@pytest.mark.parametrize(("cfg", "fp8"), [(2.0, False), (0.0, False), (0.0, True)])
+def test_a_collaborative_decode_gives_the_ids_of_the_plain_one(cfg, fp8, monkeypatch):
+    monkeypatch.setattr("tandem.linear.LEAST_ROWS", 8)  # two images at their last two scales
     sampling, labels = SamplingConfig(cfg=cfg, top_k=20, top_p=0.95), torch.tensor([1, 3])
     noise = uniforms(3, np.arange(2), NUM_TOKENS)
     ids = []
     for is_fused in (False, True):
         drafter, refiner, quantizer = tiny_var(2, seed=1), tiny_var(2, seed=2), tiny_vqvae().quantize
+        for layer in [layer for var in (drafter, refiner) for block in var.layers for layer in block.products if fp8]:
+            layer.add_fp8()
         if is_fused:
             drafter.fused, refiner.fused = fused.FusedVar(drafter), fused.FusedVar(refiner)
             quantizer.fused = fused_vqvae.FusedQuantizer(quantizer)

@@ -14,6 +14,7 @@ from jobs.bench_card import BenchCardSpec, CardCheck
 from jobs.gpu_models import SIZES, GpuModels
 from jobs.published_code import PublishedCode, compare
 from tandem.errors import InputError, JobError
+from tandem.fp8 import quantise
 from tandem.roofline import CARDS, DRAFTER, REFINER, VQVAE_PRESET, images_per_s
 
 CPU = torch.device("cpu")
@@ -42,11 +43,11 @@ def test_every_section_says_what_it_found(tmp_path, capsys):
         ("graphs", 1, 2),
         ("graphs", 1, 1),
     ]
-    assert {row["way"] for row in rows} == {"plain", "fused", "graphs"}
+    assert {row["way"] for row in rows} == {"plain", "fused", "graphs", "fp8"}
     assert all(row["images_per_s"] > 0 and row["roofline_images_per_s"] > 0 for row in rows)
     assert all(
         found["identity"][name] == 1
-        for name in ("plain_again", "graphs_company", "graphs_as_fused", "graphs_of_mixed_rows")
+        for name in ("plain_again", "graphs_company", "graphs_as_fused", "graphs_of_mixed_rows", "fp8_again")
     )
 
 
@@ -61,6 +62,25 @@ def test_a_card_that_gives_other_ids_is_an_error_and_the_rest_runs_all_the_same(
     said = capsys.readouterr()
     assert "identity: plain_again: expected the same ids" in said.err
     assert json.loads(said.out.splitlines()[-1])["environment"]["torch"] == torch.__version__
+
+
+def test_fp8_is_used_in_its_way_alone(models, monkeypatch):
+    monkeypatch.setattr("tandem.linear.LEAST_ROWS", 2)
+    rows = []
+    monkeypatch.setattr("tandem.linear.quantise", lambda x_NI: rows.append(len(x_NI)) or quantise(x_NI))
+    for way, layers in (("graphs", 0), ("fp8", 4 * 3), ("plain", 0)):
+        rows.clear()
+        with models.way(way):
+            models.ids(models.batch(2))
+        assert len(rows) == 2 * layers  # at two scales each
+
+
+def test_a_card_without_fp8_is_measured_without_it(monkeypatch):
+    monkeypatch.setattr("jobs.gpu_models.reason_against_fp8", lambda device: "fp8: expected another GPU")
+    models = GpuModels(SIZES["tiny"], CPU)
+    assert models.ways == ("plain", "fused", "graphs")
+    monkeypatch.setattr(gpu_rates, "stage_ms", lambda *given: {})
+    assert {row["way"] for row in gpu_rates.speed(models, CARDS[0], 1, lambda: 99.0)} == set(models.ways)
 
 
 def test_without_a_gpu_the_published_size_is_refused(monkeypatch):

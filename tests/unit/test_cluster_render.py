@@ -33,7 +33,7 @@ EMPTY = Session(num_nodes=1, num_cpus=0, num_gpus=0, simulated=False, address="n
 
 
 def test_how_models_compute_is_said_to_the_job_and_to_the_endpoint(tmp_path):
-    how = ("--fold-adaln", "--cuda-graphs")
+    how = ("--fold-adaln", "--fp8", "--cuda-graphs")
     plan = plan_file(tmp_path, option("split", {"l40s": 1}))
     for given in (how, how[:1], (), ("--no-cuda-graphs",)):
         files = render(plan, tmp_path / f"out-{len(given)}-{given[-1:]}", *DATASET, *given)

@@ -33,17 +33,21 @@ def evaluate(data, tiny_models, tmp_path, capsys):  # noqa: F811
     torch.set_num_threads(threads)
 
 
-def test_int8_and_bfloat16_are_other_images_of_the_same_settings(evaluate, tmp_path):
+def test_int8_fp8_and_bfloat16_are_other_images_of_the_same_settings(evaluate, tmp_path):
     plain, said = evaluate()
-    assert (plain["dtype"], plain["int8"]) == ("float32", False)
+    assert (plain["dtype"], plain["int8"], plain["fp8"]) == ("float32", False, False)
     assert set(plain["settings"]) == {"refiner", "drafter", "code-2"}
     assert said.count("6 images in") == 3
     again, said = evaluate()
     assert "6 images in" not in said  # the ids are there
     assert again == plain
-    for flags, numbers in ((["--int8"], ("float32", True)), (["--dtype", "bfloat16"], ("bfloat16", False))):
+    for flags, numbers in (
+        (["--int8"], ("float32", True, False)),
+        (["--fp8"], ("float32", False, True)),
+        (["--dtype", "bfloat16"], ("bfloat16", False, False)),
+    ):
         other, said = evaluate(*flags)
-        assert (other["dtype"], other["int8"]) == numbers
+        assert (other["dtype"], other["int8"], other["fp8"]) == numbers
         assert said.count("6 images in") == 3
     assert json.loads((tmp_path / "out" / "report.json").read_text()) == other
     assert (tmp_path / "out" / "samples.png").exists()
