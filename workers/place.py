@@ -89,7 +89,8 @@ def hint_for(differences: Sequence[tuple[str, Any, Any]]) -> str:
     there = [(field, value) for field, value, _ in differences]
     if there == [("class_names_sha256", None)]:
         return RENAMED
-    return COMPILED if ("how.compile", True) in there or ("how", {"compile": True}) in there else OTHER
+    compiled = ("decoding.how.compile", True), ("decoding.how", {"compile": True})
+    return COMPILED if any(one in there for one in compiled) else OTHER
 
 
 def as_json(identity: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,8 +6,11 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from sample_shards import PLAN, encoded_shard, sample_dataset, sample_format
 
+from jobs.settings import decoding_identity
+from tandem.config import SamplingConfig
 from tandem.errors import OutputError
 from workers.commit import store_shard
+from workers.decode_settings import DecodeSettings
 from workers.job_record import read_job
 from workers.manifest import Manifest
 from workers.place import diff_identity, open_job
@@ -55,9 +58,10 @@ def test_a_job_of_before_class_names_were_known_says_how_to_go_on(store):
     ("there", "here"), [({"compile": True}, {}), ({"compile": True, "int8": True}, {"int8": True})]
 )
 def test_a_job_with_an_option_that_was_removed_is_told_so(store, there, here):
-    open_job(store, {**IDENTITY, "how": there})
-    with pytest.raises(OutputError, match=r"how(\.compile)?: there .*, here nothing") as caught:
-        open_job(store, {**IDENTITY, **({"how": here} if here else {})})
+    plain = decoding_identity(DecodeSettings(0, 2, SamplingConfig(), 4, "float32", 1))
+    open_job(store, {**IDENTITY, "decoding": plain | {"how": there}})
+    with pytest.raises(OutputError, match=r"decoding\.how(\.compile)?: there .*, here nothing") as caught:
+        open_job(store, {**IDENTITY, "decoding": plain | ({"how": here} if here else {})})
     assert caught.value.hint.startswith("it was made with --compile, which was removed")
 
 
