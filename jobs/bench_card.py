@@ -1,4 +1,4 @@
-"""`tandem bench card`: what one GPU makes of decoding, in minutes: is it right, how fast, how much memory."""
+"""`tandem bench card`: checks and measures decoding on one GPU in minutes: correctness, speed, memory."""
 
 from __future__ import annotations
 
@@ -35,18 +35,18 @@ EXAMPLES = """examples:
   tandem bench card --size tiny --only identity,speed  what it does, without a GPU
 
 Models have random weights: times and memory are those of real ones. Every section is printed as it ends, so that a run
-which is cut short has told what it found; what is wrong is said again in the end, and the exit code is then 1."""
+which is cut short has reported its findings; errors are repeated at the end, and the exit code is then 1."""
 Section = Literal[
     "environment", "rates", "attention", "parity", "identity", "speed", "published", "memory", "halving", "generate"
 ]
 SECTIONS: tuple[Section, ...] = get_args(Section)
 
 
-GENERATE_S = 180.0  # that the last section has at the least: a minute until its first shard, and 3,072 images
+GENERATE_S = 180.0  # at least for the last section: a minute until its first shard, and 3,072 images
 
 
 class BenchCardSpec(Spec):
-    """Check and measure one GPU: right ids, images a second beside its own roofline, memory, the whole pipeline."""
+    """Check and measure one GPU: right ids, images a second against its own roofline, memory, the whole pipeline."""
 
     size: Literal["published", "tiny"] = Field(
         "published", description="published: d30, d16 and their VQVAE; tiny: for a quick test of the check itself"
@@ -83,7 +83,7 @@ class CardCheck:
         return self.spec.budget_s - (time.perf_counter() - self.began)
 
     def works(self) -> Iterator[tuple[Section, Callable[[], Any]]]:
-        """The sections that are wanted, in their order."""
+        """The selected sections, in order."""
         works: dict[Section, Callable[[], Any]] = {
             "environment": partial(environment, self.device),
             "rates": lambda: gpu_rates.ceilings(self.models),
@@ -101,7 +101,7 @@ class CardCheck:
                 yield name, works[name]
 
     def card(self) -> Card:
-        """This one, by what it was measured to reach."""
+        """This card with its measured rates."""
         rates = self.found.get("rates") or gpu_rates.ceilings(self.models)
         memory = torch.cuda.get_device_properties(self.device).total_memory if self.models.on_gpu else 0
         return gpu_rates.measured_card(name_of(self.device), rates, memory / 1e9)
@@ -124,7 +124,7 @@ class CardCheck:
         return found
 
     def generate(self) -> dict[str, Any]:
-        """In processes of its own: this one gives its memory back first."""
+        """Run `generate` in its own processes, after this one has freed its memory."""
         self.loaded = None
         gc.collect()
         if self.device.type == "cuda":
@@ -132,7 +132,7 @@ class CardCheck:
         return generate(SIZES[self.spec.size], self.device, self.spec.images, max(GENERATE_S, self.left()))
 
     def run(self) -> dict[str, Any]:
-        """All sections. One that fails says so and does not keep the others from running."""
+        """Run all sections. One that fails is reported and does not stop the others."""
         for name, work in self.works():
             if self.left() <= 0:
                 self.found[name] = {"left_out": f"{self.spec.budget_s:g} s are over (--budget-s)"}
@@ -205,7 +205,7 @@ def describe(row: dict[str, Any]) -> str:
 
 
 def rounded(value: Any) -> Any:
-    """Floats with four digits, all through."""
+    """Round all floats to four digits, recursively."""
     if isinstance(value, dict):
         return {key: rounded(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -1,4 +1,4 @@
-"""`tandem bench manifest`: what many shards cost beside their data: committing, listing, counting, verifying names."""
+"""`tandem bench manifest`: the cost of many shards apart from their data: commit, list, count, verify names."""
 
 from __future__ import annotations
 

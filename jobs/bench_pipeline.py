@@ -59,7 +59,7 @@ class BenchPipelineSpec(Spec):
 
 @dataclass
 class Simulated:
-    """A stage that takes its time and makes arrays of true size."""
+    """A stage that waits its simulated time and makes arrays of the real size."""
 
     name: str
     seconds: float
@@ -81,7 +81,7 @@ class Simulated:
 
 @dataclass(frozen=True)
 class Consume:
-    """The sink: looks at the pixels and drops them."""
+    """The sink: reads the pixels and drops them."""
 
     takes: type[ShardRows] = PixelShard
 
@@ -94,7 +94,7 @@ class Consume:
 
 @dataclass(frozen=True)
 class Rows:
-    """The head: indices alone."""
+    """The source: rows with indices only."""
 
     plan: ShardPlan
 

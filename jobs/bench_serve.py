@@ -1,4 +1,4 @@
-"""`tandem bench serve`: what the endpoint reaches, beside what its models and its HTTP path reach each on their own.
+"""`tandem bench serve`: throughput of the endpoint, compared with its models and its HTTP path on their own.
 
 g  images a second of `tandem generate` with the same models, replicas and batch
 f  images a second of the same two deployments whose stages do nothing, so HTTP, handles and batching alone
@@ -49,12 +49,12 @@ SHARED = (  # options that generate has too
     *("batch", "dtype", "threads", "placement", "drafters", "refiners"),
 )
 DECLARED = (200, 429, 503)
-SKIP_S = 3.0  # seconds of every load, until queues and batches are as they will be
+SKIP_S = 3.0  # warm-up of every load, until queues and batches are in a steady state
 RECOVERED_WITHIN_S = 5.0
 
 
 class BenchServeSpec(AppSpec):
-    """Throughput, added latency and overload of the endpoint, beside its models and its HTTP path alone."""
+    """Throughput, added latency and overload of the endpoint, compared with its models and its HTTP path alone."""
 
     clients: PositiveInt = Field(32, description="requests under way at once")
     counts: tuple[PositiveInt, ...] = Field((1, 8), description="images per request; one load for each value")
@@ -74,7 +74,7 @@ class BenchServeSpec(AppSpec):
 
 
 class NoopDraft:
-    """Ids at once."""
+    """A drafter that returns ids without work."""
 
     def __init__(self, tokens: int):
         self.ids = np.zeros(tokens, np.uint16)
@@ -84,7 +84,7 @@ class NoopDraft:
 
 
 class NoopRefine:
-    """Pixels at once."""
+    """A refiner that returns pixels without work."""
 
     def __call__(self, rows: Sequence[Row], size: int) -> Iterator[tuple[int, Pixels]]:
         black = np.zeros((1, 1, 3), np.uint8)
@@ -101,7 +101,7 @@ def run(spec: BenchServeSpec) -> dict[str, Any]:
     replicas = (spec.drafters or 1) + (spec.refiners or 1)
     with open_session(spec.address, spec.logical_gpus, 4 + 2 * replicas * spec.threads) as session:
         rounds: list[dict[str, Any]] = []
-        port = find_port(HOST, 0)  # Serve keeps to it
+        port = find_port(HOST, 0)  # Serve keeps using it
         for number in range(1, spec.rounds + 1):
             g = generated(spec)  # while nothing is served: it has all GPUs and cores
             with serving(spec, session, port) as (real, noop):
@@ -181,7 +181,7 @@ def latency(url: str) -> dict[str, Any]:
 
 
 def under_overload(spec: BenchServeSpec, url: str, images_per_s: float) -> dict[str, Any]:
-    """Many times more than the server can do; what becomes of it, and how soon a new request is answered again."""
+    """Send many times the server's capacity; measure the answers, and how soon a new request is answered again."""
     rate = spec.overload * images_per_s
     say(f"overload: {rate:.0f} requests/s for {spec.overload_s:.0f} s")
     answers, probes = overload(url, partial(body, 1), rate, spec.overload_s)

@@ -1,4 +1,4 @@
-"""`tandem bench store`: encoding per core and codec, and writing beside the plainest way to write the same bytes."""
+"""`tandem bench store`: encoding per core and codec, and writing compared with the plainest way to write."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ NAMES = ("one", "two")
 
 
 class BenchStoreSpec(Spec):
-    """Encode throughput per core and codec, and write throughput beside a raw upload or ShardWriter."""
+    """Encode throughput per core and codec, and write throughput compared with a raw upload or ShardWriter."""
 
     out: str | None = Field(None, description="s3://bucket/prefix or a folder; default: a temporary folder")
     images: PositiveInt = Field(512, description="images per shard")
@@ -140,7 +140,7 @@ def shard_of(spec: BenchStoreSpec, images: list[bytes], shard: int) -> EncodedSh
 
 @dataclass(frozen=True)
 class Packed:
-    """A format whose files are there already."""
+    """A format whose files were made before."""
 
     tar: bytes
 

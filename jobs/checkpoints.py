@@ -42,7 +42,7 @@ takes others, by the name that inspect prints."""
 
 
 class InspectSpec(Spec):
-    """Tell what a checkpoint is: kind, where in the file, config, types, hash. The whole is checked strictly."""
+    """Identify a checkpoint: kind, part of the file, config, types, hash. The whole file is checked strictly."""
 
     file: Annotated[str, POSITIONAL] = Field(
         description="weights file: a path, an address (hf://, https://, s3://), or a published name (tandem models)"
@@ -104,7 +104,7 @@ def describe(checkpoint: Checkpoint) -> dict[str, Any]:
 
 
 def run_convert(spec: ConvertSpec) -> Path:
-    """Write the file and say what was taken. Raises CheckpointError, or OutputError for a place that is not free."""
+    """Write the file and report its model. Raises CheckpointError, or OutputError if OUT exists."""
     if spec.out.suffix != ".safetensors" or is_remote(str(spec.out)):
         raise InputError(f"OUT: expected a local file *.safetensors, got {spec.out}")
     if not spec.out.parent.is_dir():

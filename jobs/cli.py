@@ -53,7 +53,7 @@ COMMANDS = {
     "ls": Command("jobs.dataset", "LsSpec", "run_ls", "list the files of a dataset, or presigned addresses"),
     "verify": Command("jobs.dataset", "VerifySpec", "run_verify", "check every file of a dataset"),
     "models": Command("jobs.models", "ModelsSpec", "run_models", "list the embedded and the published models"),
-    "inspect": Command("jobs.checkpoints", "InspectSpec", "run_inspect", "tell what a checkpoint file is"),
+    "inspect": Command("jobs.checkpoints", "InspectSpec", "run_inspect", "identify a checkpoint file"),
     "convert": Command("jobs.checkpoints", "ConvertSpec", "run_convert", "write a checkpoint as safetensors"),
     "pictures": Command("jobs.pictures", "PicturesSpec", "run", "make a folder of pictures to train on"),
     "train vqvae": Command("jobs.train", "TrainVqvaeSpec", "train_vqvae", "train an image tokenizer"),
@@ -94,7 +94,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run(args: list[str]) -> int:
-    """Do what a command line says; errors become lines on stderr. Returns the exit code."""
+    """Run a command line; errors become lines on stderr. Returns the exit code."""
     if args[:1] == ["help"]:
         args = [*args[1:], "--help"]
     if not args or args[0] in ("-h", "--help"):
@@ -156,7 +156,7 @@ def split_command(args: list[str]) -> tuple[str, list[str]]:
 
 
 def suggest(typed: str, names: Sequence[str]) -> str:
-    """What was probably meant, else where all commands are listed."""
+    """A hint with the most similar command, else with the list of commands."""
     close = difflib.get_close_matches(typed, names, 1, 0.7)
     return f"did you mean tandem {close[0]}?" if close else "tandem help lists all commands"
 

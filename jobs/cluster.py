@@ -84,7 +84,7 @@ class RenderSpec(Ec2Options, BesideOptions, KubernetesOptions, NodeOptions, Prep
     @model_validator(mode="before")
     @classmethod
     def check_logins(cls, given: dict[str, Any]) -> dict[str, Any]:
-        """First of all checks, as the others repeat what they got."""
+        """Runs before all other checks, because those repeat the values in messages."""
         for name, value in given.items():
             texts = [value] if isinstance(value, str) else value if isinstance(value, list | tuple) else []
             if any(LOGIN.search(text) for text in texts if isinstance(text, str)):
@@ -151,7 +151,7 @@ def check_no_secret(pairs: Iterable[str]) -> None:
 
 
 def run(spec: RenderSpec) -> dict[str, str]:
-    """Build everything, then write it. What a plan has no file for is said and left out."""
+    """Build all files, then write them. Files that cannot be made from these options are reported and left out."""
     deployment = read_deployment(spec)
     say(deployment.describe())
     files = documents(deployment)
@@ -178,7 +178,7 @@ def read_deployment(spec: RenderSpec) -> Deployment:
 
 
 def read_preparation(options: PreparationOptions) -> dict[str, bool | str]:
-    """Options of how the models compute that are not what they are by default."""
+    """Options of computation that differ from their defaults."""
     names = [name for name in PreparationOptions.model_fields if name not in Spec.model_fields]
     given = {name: getattr(options, name) for name in names}
     return {name: value for name, value in given.items() if value != PreparationOptions.model_fields[name].default}
@@ -230,13 +230,13 @@ def documents(deployment: Deployment) -> dict[str, str]:
 
 
 def names_registry(image: str) -> bool:
-    """As container runtimes tell HOST/NAME from a name on Docker Hub."""
+    """Whether an image name has a registry, by the rule of container runtimes."""
     host, slash, _ = image.partition("/")
     return bool(slash) and ("." in host or ":" in host or host == "localhost")
 
 
 def launcher_file(deployment: Deployment) -> dict[str, str]:
-    """`launcher.yaml`, or nothing, with what is missing said."""
+    """`launcher.yaml`, or nothing and a line that says what is missing."""
     settings = deployment.settings
     if settings.ami is None:
         say(f"left out: launcher.yaml, which needs --ami: AMIs differ by region, and Ray's own is too old; {AMI_HINT}")

@@ -27,7 +27,7 @@ class CurvesSpec(Spec):
 
 
 def run(spec: CurvesSpec) -> Path:
-    """Write the picture: a panel for each measure that any run has logged."""
+    """Write the plot: a panel for each measure that any run has logged."""
     try:
         import matplotlib as mpl
         from matplotlib.figure import Figure

@@ -42,7 +42,7 @@ MAX_SHOWN = 50
 
 
 class LsSpec(Spec):
-    """List the committed files of a dataset, or addresses by which anyone can fetch them."""
+    """List the committed files of a dataset, or presigned links to them."""
 
     out: Annotated[str, POSITIONAL] = Field(description="folder or s3://bucket/prefix of the dataset")
     json_lines: bool = Field(False, description="one JSON object a line")
@@ -114,7 +114,7 @@ def run_verify(spec: VerifySpec) -> dict[str, Any]:
 
 
 def command_of(store: Store) -> str:
-    """The command that makes the whole dataset, by its record."""
+    """The command that makes the whole dataset, from its job.json."""
     command = read_job(store)["info"].get("command")
     try:
         return whole_command(command) if isinstance(command, str) else AGAIN
@@ -123,7 +123,7 @@ def command_of(store: Store) -> str:
 
 
 def fail(store: Store, problems: Sequence[Problem]) -> None:
-    """JobError where there are problems."""
+    """Raise JobError if there are problems."""
     if problems:
         first, count = problems[0], len(problems)
         found = f"{count} problems, the first: {first.text}" if count > 1 else first.text

@@ -30,13 +30,13 @@ from workers.models import DTYPES, load_tokenizer, load_transformer, pick_device
 
 PEAK_SHAPE = (4096, 1920, 7680)
 PEAK_REPEATS = 8
-GPU_PRODUCTS = 100  # between two looks at the clock: one takes 0.2 ms, not much more than the look
-MOMENT_REPEATS = 2  # behind each scale that lasts long enough for the machine to have changed its speed meanwhile
+GPU_PRODUCTS = 100  # between two readings of the clock: one product takes 0.2 ms, not much more than a reading
+MOMENT_REPEATS = 2  # after each scale that is long enough for the machine's speed to have changed
 LONG_SCALE_S = 5.0
 
 
 class BenchDecodeSpec(MeasuredOptions):
-    """Seconds, work, share of the matrix peak and bytes of decoding, beside plain VAR of the same drafter."""
+    """Seconds, work, share of the matrix peak and bytes of decoding, compared with plain VAR of the same drafter."""
 
     draft_steps: tuple[PositiveInt, ...] | None = Field(None, description="values of N; default: about 0.7 K")
     batches: tuple[PositiveInt, ...] = Field((8,), description="images per batch")
@@ -126,7 +126,7 @@ class Bench:
         return 2.0 * rows * inner * outer / min(seconds)
 
     def gemm_peak(self) -> float:
-        """The rate of many repeats, which is remembered."""
+        """The rate over many repeats, cached."""
         self.peaks.append(self.gemm_rate(PEAK_REPEATS))
         return self.peaks[-1]
 
@@ -138,7 +138,7 @@ class Bench:
         return [("draft", 0, setting.draft_steps), ("refine", setting.draft_steps, scales)]
 
     def flops(self, setting: Setting) -> list[float]:
-        """Counted work of one batch, scale after scale, or stage after stage where that is one launch."""
+        """Counted work of one batch for each scale, or for each stage if a graph launches it as a whole."""
         rows = 2 if self.sampling.cfg > 0 else 1
         per_image = [scale_flops(self.configs[s], a, b, rows) for s, a, b in self.stages(setting)]
         if self.launches_stages:
@@ -152,7 +152,7 @@ class Bench:
         return max(kv_bytes(self.configs[s], rows, a, b, self.dtype, device) for s, a, b in self.stages(setting))
 
     def activation_bytes(self, setting: Setting) -> int:
-        """The most that is alive at once in any stage, beside weights and KV cache."""
+        """Peak bytes of activations in any stage, in addition to weights and KV cache."""
         batch, dtype, device = setting.batch, self.dtype, self.device
         found = [vqvae_bytes(self.vqvae_config, batch, dtype, device).activations]
         for stage, start, stop in self.stages(setting):
@@ -235,7 +235,7 @@ class Bench:
 
 
 def host_bytes(var: Var, device: torch.device) -> int:
-    """What a model keeps in host memory: its weights on a CPU, and its table of modulation vectors."""
+    """Bytes of a model in host memory: its weights on a CPU, and its table of modulation vectors."""
     weights = tensor_bytes(var) if device.type == "cpu" else 0
     return weights + (var.table.num_bytes if var.table is not None else 0)
 

@@ -1,4 +1,4 @@
-"""What `tandem bench decode` shows: a table, a plot, and the paper's tables beside ours."""
+"""Output of `tandem bench decode`: a table, a plot, and the paper's tables next to ours."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def print_table(result: dict[str, Any]) -> None:
 
 
 def print_speed(rows: list[dict[str, Any]]) -> None:
-    """The paper's Table 1 beside ours."""
+    """The paper's Table 1 next to ours."""
     table = Table("", "paper images/s", "ours", "paper speed-up", "ours", title="Table 1; the paper's on an L20")
     for row in rows:
         speed, gain = PAPER_SPEED.get(row["draft_steps"], ("", ""))
@@ -64,7 +64,7 @@ def print_speed(rows: list[dict[str, Any]]) -> None:
 
 
 def print_memory(kv_bytes: Callable[[int | None, int], int]) -> list[dict[str, Any]]:
-    """The KV cache of the paper's Table 3 beside ours, counted as on a GPU: all rows go through a layer together."""
+    """The KV cache of the paper's Table 3 next to ours, counted as on a GPU: all rows go through a layer together."""
     table = Table("", "batch", "paper MB", "ours MB", "ours / paper", title="Table 3: KV cache, N = 6")
     found: list[dict[str, Any]] = []
     for batch, (plain_mb, code_mb) in PAPER_CACHE_MB.items():

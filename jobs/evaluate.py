@@ -1,4 +1,4 @@
-"""`tandem evaluate`: how good drafter, refiner and CoDe at every N are, on images made with the same seeds.
+"""`tandem evaluate`: quality of drafter, refiner and CoDe at every N, on images made with the same seeds.
 
 A small classifier is trained on the real pictures. Its agreement with the label and a Fréchet distance on its
 features, to the real pictures, are measured for every setting, with 95 % intervals.
@@ -188,7 +188,7 @@ def make_ids(
 
 
 def job_key(spec: EvaluateSpec, models: ModelSet) -> str:
-    """What token ids that are kept depend on. Ids of before --dtype and --int8 are those of the defaults."""
+    """Everything that stored token ids depend on. Ids from before --dtype and --int8 count as made by the defaults."""
     key = [models.hashes, to_dict(spec.sampling(models.sampling)), spec.seed, spec.images, spec.batch, spec.threads]
     numbers = {"dtype": spec.dtype, "int8": spec.int8} | ({"fp8": True} if spec.fp8 else {})
     return json.dumps(key if numbers == {"dtype": "float32", "int8": False} else [*key, numbers], sort_keys=True)

@@ -48,7 +48,7 @@ def flag_of(name: str) -> str:
 
 
 def read_flags(parser: argparse.ArgumentParser, spec: type[BaseModel], argv: Sequence[str]) -> dict[str, Any]:
-    """What was typed, by the names of fields: text, lists of text, and booleans. Raises InputError."""
+    """Parsed flags by field name: text, lists of text, and booleans. Raises InputError."""
     help_hint = f"{parser.prog} --help shows every option"
     try:
         given, unknown = parser.parse_known_args(list(argv))
@@ -134,7 +134,7 @@ def leaves(annotation: Any, metadata: Sequence[Any] = ()) -> Iterator[tuple[Any,
 
 
 def metavar_of(field: FieldInfo) -> str:
-    """What to type: N, X, TEXT, PATH, {a,b}, N|auto, X,X."""
+    """Placeholder of a value in `--help`: N, X, TEXT, PATH, {a,b}, N|auto, X,X."""
     found = [kind for kind, _ in leaves(field.annotation)]
     if len(found) == 1 and isinstance(found[0], tuple):
         return "{" + ",".join(found[0]) + "}"

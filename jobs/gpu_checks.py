@@ -1,5 +1,5 @@
-"""Whether a card decodes what it should: the checking half of `tandem bench card`. Each check returns what it saw, and
-under `wrong` a sentence for each thing that is not as promised."""
+"""The checks of `tandem bench card`: whether a card decodes correctly. Each returns its findings, and under `wrong` a
+sentence for each violated promise."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ TOO_LARGE = 256  # images, which do not fit there
 
 
 def parity(models: GpuModels) -> dict[str, Any]:
-    """Ids of the embedded models on the card beside those of the CPU, from the same random numbers."""
+    """Compare ids of the embedded models on the card and on the CPU, from the same random numbers."""
     expected = embedded_ids(torch.float32, torch.device("cpu"), PLAIN)
     found: dict[str, Any] = {}
     for name, dtype, how in (
@@ -53,7 +53,7 @@ def embedded_ids(dtype: torch.dtype, device: torch.device, how: Preparation) -> 
 
 
 def identity(models: GpuModels) -> dict[str, Any]:
-    """Share of equal ids in each way: in a second run, in other company, with graphs beside without."""
+    """Share of equal ids for each way: in a second run, in another batch, with and without graphs."""
     most = models.size.batches[0]
     one, two, half = models.batch(most), models.batch(most, first=500), most // 2
     mixed = Batch(*(torch.cat([getattr(one, n)[:half], getattr(two, n)[half:]]) for n in ("labels_B", "uniforms_BL")))
@@ -75,7 +75,7 @@ def identity(models: GpuModels) -> dict[str, Any]:
 
 
 def mixed_rows(models: GpuModels, batch: Batch) -> float:
-    """Share of equal ids, graphs beside none, of batches whose rows are sampled in two ways. Two mixes in turn, so that
+    """Share of equal ids with and without graphs, of batches with two samplings of rows. Two mixes in turn, so that
     the memory of what a graph was captured with has been used for something else."""
     ways, rows = (SAMPLING, replace(SAMPLING, top_k=50)), len(batch.labels_B)
     mixes = [[ways[2 * row // rows] for row in range(rows)], [ways[row % 2] for row in range(rows)]]
@@ -119,7 +119,7 @@ def memory(models: GpuModels) -> dict[str, Any]:
 
 
 def out_of_memory(models: GpuModels) -> dict[str, Any]:
-    """A card that is made small: the batch is halved until it fits, and gives what that size gives."""
+    """On a card with limited memory, the batch is halved until it fits and gives the same ids as that size."""
     if not models.on_gpu:
         return {"left_out": "no GPU"}
     batch, n, total = models.batch(TOO_LARGE), models.size.draft_steps, torch.cuda.get_device_properties(0).total_memory

@@ -90,7 +90,7 @@ class GpuModels:
 
     @contextmanager
     def way(self, way: Way) -> Iterator[None]:
-        """Compute in one of the ways. Graphs of another time are given up first, and these after."""
+        """Context manager: compute in one of the ways. Frees graphs before and after."""
         models: tuple[Var | Vqvae, ...] = (self.drafter, self.refiner, self.vqvae)
         try:
             for part, fused in self.fused:

@@ -1,4 +1,4 @@
-"""What a card can do at all, and how fast it decodes: the measuring half of `tandem bench card`."""
+"""The measurements of `tandem bench card`: peak rates of a card, and its speed of decoding."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def speed(models: GpuModels, card: Card, repeats: int, left: Callable[[], float]
 
 
 def stage_ms(models: GpuModels, way: Way, draft_steps: int | None, size: int, repeats: int) -> dict[str, float]:
-    """Of one batch in one way."""
+    """Measurements of one batch in one way."""
     batch, warm = models.batch(size), FIRST_CAPTURED if way in GRAPHED else 1
     with models.way(way):
         if draft_steps is None:
@@ -114,7 +114,7 @@ def roofline_s(models: GpuModels, card: Card, draft_steps: int | None, batch: in
 
 
 def attempt(work: Callable[[], float]) -> float | str:
-    """What a piece of work gives, or why it cannot be done on this card."""
+    """The result of a piece of work, or the reason why this card cannot do it."""
     try:
         return work()
     except RuntimeError as error:

@@ -73,7 +73,7 @@ def collect(tables: Iterator[pa.Table], classes: ClassNames, where: str) -> Labe
 
 
 def carried_columns(names: Sequence[str]) -> list[str]:
-    """The columns that are data of the user and go into the dataset as they are."""
+    """The user's own columns, which are carried into the dataset unchanged."""
     return [name for name in names if name not in INTERPRETED]
 
 

@@ -1,4 +1,4 @@
-"""`tandem models` lists what there is."""
+"""`tandem models`: lists all models that have a name."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def run_models(spec: ModelsSpec) -> list[dict[str, Any]]:
 
 
 def published_row(name: str, file: Published) -> dict[str, Any]:
-    """What the hub shows of a file; where its size is not known, 4 bytes a parameter."""
+    """Size of a file as the hub shows it; if unknown, 4 bytes per parameter."""
     row = preset_row(file.role, name, file.config)
     size = file.size_bytes or 4 * row["parameters"]
     about = {"megabytes": size / 1e6, "counted": file.size_bytes is None, "licence": file.licence}

@@ -71,7 +71,7 @@ class RowOptions(Spec):
 
 
 class ReplicaOptions(Spec):
-    """How many replicas of each stage: a number, or what to start with and what to grow to."""
+    """Number of replicas of each stage: fixed, or a least and a most."""
 
     drafters: Replicas | None = Field(None, description="drafter replicas")
     refiners: Replicas | None = Field(None, description="refiner replicas")

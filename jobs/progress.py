@@ -1,4 +1,4 @@
-"""What a run shows while it lasts and at its end: bar and stages on a terminal, lines elsewhere, a closing table."""
+"""Progress of a run: bar and stages on a terminal, lines elsewhere, and a closing table."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from jobs.throughput import Throughput, show_speed
 from workers.records import Span
 
 LINE_EVERY_S = 2.0
-# Lines of a run that lasts hours: at most every so many seconds, and never more often than 1 % of the time so far
+# Interval of lines in long runs: at least this many seconds, and at least 1 % of the time so far
 LINE_SHARE = 0.01
-LACKING_S = 5.0  # so long replicas may be missing before anyone asks why
+LACKING_S = 5.0  # how long replicas may be missing before the reason is asked for
 REMIND_S = 60.0
 RECENT_S = 60.0
 
@@ -100,7 +100,7 @@ class RunProgress:
 
     @property
     def left_s(self) -> float:
-        """Seconds that are left at the speed of the last minute; of the whole time while that is one commit."""
+        """Seconds left at the rate of the last minute, or of the whole run if that minute has only one commit."""
         (first, before), (last, after) = self.recent[0], self.recent[-1]
         recent = (after - before) / (last - first) if last > first else after / max(1e-9, last - self.began)
         return (self.total - self.done) / recent
@@ -126,7 +126,7 @@ class RunProgress:
         say(f"started with {', '.join(counts)} replicas; more are taken as they come")
 
     def ask_why_lacking(self, stage: StageState, now: float) -> None:
-        """Say what is missing where the stage waits for it; that an elastic one could have more is no news."""
+        """Report missing replicas if the stage waits for them; not those that an elastic stage could still add."""
         if not stage.short:
             self.lacking_since.pop(stage.name, None)
         elif now - self.lacking_since.setdefault(stage.name, now) > LACKING_S:
@@ -137,7 +137,7 @@ class RunProgress:
 
     @property
     def status(self) -> str:
-        """What the run is at, in two words: before the first commit there are no images to count."""
+        """The phase of the run in two words: before the first commit there are no images to count."""
         if self.flow is None or self.throughput.images or self.done == self.total:
             return "images"
         return "loading models" if any(stage.short for stage in self.flow.stages) else "first shard"
@@ -178,7 +178,7 @@ class RunProgress:
 
 
 def readiness(stage: StageState) -> str:
-    """How many replicas of a stage there are. One that is done has given them back, which is no want of them."""
+    """Number of replicas of a stage. A stage that is done has released them, and none are missing."""
     if (stage.ending or stage.over) and not stage.ready:
         return f"{stage.name} done"
     return f"{stage.ready} of {stage.replicas} {stage.name}"
@@ -222,7 +222,7 @@ def busy_shares(spans: Sequence[Span]) -> dict[str, dict[str, Any]]:
 
 
 def overlap_s(first: Iterable[Span], second: Iterable[Span]) -> float:
-    """Seconds during which both groups had work in hand at once."""
+    """Seconds during which both groups were working."""
     edges = [(s.start_s, 0, 1) for s in first] + [(s.end_s, 0, -1) for s in first]
     edges += [(s.start_s, 1, 1) for s in second] + [(s.end_s, 1, -1) for s in second]
     running, since, total = [0, 0], 0.0, 0.0

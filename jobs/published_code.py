@@ -1,4 +1,4 @@
-"""The published CoDe code (github.com/czg1225/CoDe) as a yardstick: from a checkout of the user's, never ours.
+"""The published CoDe code (github.com/czg1225/CoDe) as a baseline: from the user's checkout, never shipped with ours.
 
 It runs with random weights in its own float16 autocast and with TF32, as its `demo` does; what it imports and decoding
 does not need (huggingface_hub) is stood in for.

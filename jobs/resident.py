@@ -1,4 +1,4 @@
-"""Memory that a piece of work took."""
+"""Peak memory of a piece of work."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 
 
 def reset_resident(device: torch.device) -> None:
-    """Forget the most memory so far."""
+    """Reset the peak."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     else:
@@ -24,11 +24,11 @@ def resident_bytes(device: torch.device, in_graphs: bool = False) -> int:
 
 
 def anonymous_bytes() -> int:
-    """Host memory of this process that no file stands behind."""
+    """Anonymous host memory of this process, without mapped files."""
     return status_bytes("RssAnon")
 
 
 def status_bytes(name: str) -> int:
-    """A value of what Linux tells of this process."""
+    """A value of /proc/self/status."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:"))

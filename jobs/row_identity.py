@@ -1,4 +1,4 @@
-"""What of its label rows makes a job the same job, also for datasets that an older version has begun."""
+"""The label rows' part of a job's identity, also for datasets of older versions."""
 
 from __future__ import annotations
 

@@ -149,6 +149,6 @@ def row_draft_steps(rows: LabelRows) -> tuple[int, ...]:
 
 
 def most_demanding(sampling: SamplingConfig, row_settings: tuple[str, ...]) -> SamplingConfig:
-    """Of all that rows may ask for, what takes most memory: guidance, and all codes sorted."""
+    """The row settings that need most memory: guidance, and a sort of all codes."""
     worst: dict[str, Any] = {"cfg": max(sampling.cfg, 1.0), "top_k": 0, "top_p": 0.5}
     return replace(sampling, **{name: value for name, value in worst.items() if name in row_settings})

@@ -1,4 +1,4 @@
-"""What travels with a submitted job: one command line that says it all, the files of this machine that it names."""
+"""What is sent with a submitted job: one complete command line, and the local files that it names."""
 
 from __future__ import annotations
 

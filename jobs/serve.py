@@ -70,7 +70,7 @@ def app(args: dict[str, Any]) -> Application:
 
 
 def make_app(spec: AppSpec, session: Session, parts: Parts | None = None) -> tuple[Application, Placement, About]:
-    """Check everything, choose the placement, and bind the deployments, of other parts if some are given."""
+    """Check everything, choose the placement, and bind the deployments; `parts` replaces their contents."""
     models = resolve_models(spec.drafter, spec.refiner, spec.vqvae, spec.random_weights, spec.class_names)
     check_preparation(spec, {"drafter": models.drafter_config, "refiner": models.refiner_config})
     about = describe(spec, models)
@@ -107,14 +107,14 @@ def make_app(spec: AppSpec, session: Session, parts: Parts | None = None) -> tup
     warm_prefix = models.drafter_config.pyramid.offsets[about.draft_steps]
     replica = ReplicaSettings(spec.batch, spec.batch_wait_ms / 1000, warm_up, warm_prefix, on_real_gpus)
     drafters, refiners = replica_ranges(spec, placement)
-    if parts is not None:  # they ask for nothing, and stand beside the real ones
+    if parts is not None:  # they request no resources and run next to the real ones
         drafters, refiners = drafters.anywhere(), refiners and refiners.anywhere()
     bound = build_app(parts or real, about, gateway, replica, drafters, refiners, spec.ingresses)
     return bound, placement, about
 
 
 def describe(spec: AppSpec, models: ModelSet) -> About:
-    """What the API tells of the models."""
+    """The facts about the models that the API shows."""
     draft_steps = choose_draft_steps(spec.draft_steps, models.drafter_config.pyramid)
     embedded = spec.drafter == spec.refiner == "embedded"
     name = "tandem-embedded" if embedded else f"tandem-{Path(spec.drafter).stem}-{Path(spec.refiner).stem}"
@@ -132,8 +132,8 @@ def describe(spec: AppSpec, models: ModelSet) -> About:
 
 
 def api_keys() -> list[str]:
-    """From the environment. InputError for keys that could be guessed, and for a variable that holds none: who sets
-    it wants a closed door."""
+    """Digests of the API keys in the environment. Raises InputError for keys that could be guessed, and for an empty
+    variable: whoever sets it wants keys to be required."""
     if KEYS not in os.environ:
         return []
     keys = [key.strip() for key in os.environ[KEYS].split(",") if key.strip()]

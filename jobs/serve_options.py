@@ -1,4 +1,4 @@
-"""Options of `tandem serve`: what the application is, and where it listens."""
+"""Options of `tandem serve`: the application, and its address."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from workers.s3_address import split_prefix
 
 
 class AppSpec(DecodingOptions):
-    """What the application is: models, batches, limits. Also the `args` of a Ray Serve config file."""
+    """The application: models, batches, limits. Also the `args` of a Ray Serve config file."""
 
     drafter: str = Field(
         "embedded", description="'embedded', a file, an address (hf://, https://, s3://), or a name (tandem models)"

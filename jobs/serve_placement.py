@@ -18,7 +18,7 @@ from workers.endpoint import ReplicaRange
 def choose_placement(spec: AppSpec, session: Session, draft_steps: int) -> Placement:
     """By profiles, labels, or number alone. One of each on CPUs and on simulated GPUs unless more are asked for."""
     if spec.drafters_on and spec.refiners_on and spec.drafters and spec.refiners:
-        # on a cluster that grows, nodes come when replicas ask for them: what is there now decides nothing
+        # on a cluster that grows, nodes come when replicas request them, so the present ones do not matter
         drafter_nodes = (parse_labels("--drafters-on", spec.drafters_on),) * spec.drafters
         refiner_nodes = (parse_labels("--refiners-on", spec.refiners_on),) * spec.refiners
         mode: Literal["split", "colocated"] = "colocated" if spec.placement == "colocated" else "split"

@@ -1,4 +1,4 @@
-"""Pictures for people who judge by eye: samples of each setting, nearest training pictures, coarse to fine."""
+"""Sheets for judging by eye: samples of each setting, nearest training pictures, coarse to fine."""
 
 from __future__ import annotations
 

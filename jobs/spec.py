@@ -1,4 +1,4 @@
-"""What a user may ask for: the one boundary where input is not trusted.
+"""Specs: validated options of commands, the one boundary where input is not trusted.
 
 Every option of a command is a field of one pydantic model, so a flag (--per-class), a key of a YAML file
 (per_class, given by --spec) and an environment variable (TANDEM_PER_CLASS) mean the same: each is the text that was
@@ -43,7 +43,7 @@ class Spec(BaseModel):
     @field_validator("*")
     @classmethod
     def check_size(cls, value: Any, info: ValidationInfo) -> Any:
-        """Numbers are finite, and none is above what a job can have of anything: 10^12 images would end the machine."""
+        """Numbers must be finite and not above the largest job: 10^12 images would exhaust the machine's memory."""
         most = 2**63 - 1 if info.field_name == "seed" else MAX_ROWS
         for number in value if isinstance(value, tuple) else (value,):
             if isinstance(number, int | float) and number > most:
@@ -131,7 +131,7 @@ def check(spec: type[SpecT], given: Mapping[str, Any], hint: str) -> SpecT:
 
 
 def as_value(field: FieldInfo, given: Any) -> Any:
-    """What pydantic is to check: text, or a list of texts. Raises ValueError."""
+    """The value for pydantic to check: text, or a list of texts. Raises ValueError."""
     if isinstance(given, dict):
         raise ValueError(f"expected {expected(field)}, got a mapping")
     several = isinstance(given, list | tuple)

@@ -102,7 +102,7 @@ class Timer:
 
 @dataclass(frozen=True)
 class Measuring:
-    """What is measured: the models, how they decode, and at which N."""
+    """Inputs of a measurement: the models, their decode settings, and values of N."""
 
     models: ModelSet
     settings: DecodeSettings  # of any batch

@@ -32,7 +32,7 @@ class StartUp:
         return time.time() - self.began
 
     def join(self) -> None:
-        """The cluster is there."""
+        """Record that the cluster is up."""
         self.joined = time.time()
 
     def add(self, shard: StoredShard) -> None:

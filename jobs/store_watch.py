@@ -1,4 +1,4 @@
-"""Asks an S3 store now and then whether it answers, so that a person hears what a run waits for."""
+"""Probes an S3 store from time to time, so that the terminal shows when a run waits for it."""
 
 from __future__ import annotations
 

@@ -139,7 +139,7 @@ def how_to_go_on(client: JobSubmissionClient, job: str) -> str:
 
 
 class JobLog:
-    """What a job prints, as far as it is shown, and what matters of it."""
+    """Filters the lines that a job prints, and keeps the important ones."""
 
     def __init__(self, whole: bool):
         self.whole = whole
@@ -189,7 +189,7 @@ def as_object(line: str) -> dict[str, Any] | None:
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Within, SIGTERM is what ctrl-C is."""
+    """Context manager: SIGTERM raises KeyboardInterrupt, like ctrl-C."""
     kept = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield

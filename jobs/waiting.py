@@ -1,4 +1,4 @@
-"""What a person at a terminal sees before a command has its own modules, which take seconds to import."""
+"""A line for the terminal while a command imports its modules, which takes seconds."""
 
 from __future__ import annotations
 

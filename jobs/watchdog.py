@@ -1,4 +1,4 @@
-"""Shards that take far too long, and processes that die: both are said while a run lasts, and what hangs is replaced.
+"""Watches a run for shards that take far too long and processes that die; reports both and replaces hung processes.
 
 A process that is stopped or waits for a device that never answers is alive to Ray. Each stage's own seconds, those of
 the shards that are committed, say what is too long.
@@ -30,7 +30,7 @@ AT_A_STORE = ("read", WRITE)
 
 @dataclass(frozen=True)
 class Limits:
-    """Seconds after which one process is too long at one stage of one shard.
+    """Time limits in seconds of one process at one stage of one shard.
 
     Attributes:
         warn, replace: (least seconds, times the longest of the shards that are committed).
@@ -46,7 +46,7 @@ class Limits:
     replace_store: float = 900.0
 
     def of(self, stage: str, longest: float | None, slowest: float) -> tuple[float, float]:
-        """To a warning, when a process that is stopped is replaced, and to the end of any other.
+        """(seconds to a warning, when a stopped process is replaced; seconds until any other process is ended).
 
         `longest` is of this stage; `slowest` of all that decode, as shards may differ in how many scales are drafted.
         """
@@ -69,7 +69,7 @@ class Sighting:
 
 @dataclass
 class Idle:
-    """How long a stage has shards in hand and works on none."""
+    """How long a stage has had shards without working on any."""
 
     done: int
     seconds: float = 0.0
@@ -78,7 +78,7 @@ class Idle:
 
 @dataclass
 class Watchdog:
-    """Compares what is under way with what is usual.
+    """Compares running tasks with usual times.
 
     Attributes:
         read: the entries of the run; RpcError where Ray does not answer.
@@ -112,8 +112,8 @@ class Watchdog:
         others = (*AT_A_STORE, *PARTS_OF_WRITE)
         return max((seconds for stage, seconds in self.longest.items() if stage not in others), default=0.0)
 
-    def look(self, passed_s: float) -> None:
-        """See what is under way, `passed_s` seconds after the last look."""
+    def check(self, passed_s: float) -> None:
+        """Check running tasks, `passed_s` seconds after the last check."""
         found = self.read()
         entries = {key: entry for key, entry in found.items() if not entry.task.startswith(WORKER)}
         workers = [entry for entry in found.values() if entry.task.startswith(WORKER)]
@@ -130,9 +130,9 @@ class Watchdog:
         at_work = {entry.pool for entry in entries.values()}
         for stage in self.stages:
             mine = [worker for worker in workers if worker.pool == stage.name]
-            self.look_at_idle(stage, stage.name in at_work, mine, passed_s)
+            self.check_idle(stage, stage.name in at_work, mine, passed_s)
 
-    def look_at_idle(self, stage: StageState, at_work: bool, workers: Sequence[Entry], passed_s: float) -> None:
+    def check_idle(self, stage: StageState, at_work: bool, workers: Sequence[Entry], passed_s: float) -> None:
         """Look for stopped workers where shards are in hand and none is worked on: between two they have no entry."""
         idle = self.idle.setdefault(stage.name, Idle(stage.done))
         if at_work or not stage.in_flight or stage.lacking or stage.done != idle.done:
@@ -176,7 +176,7 @@ def is_alive(node: str) -> bool:
 
 
 def on_node(function: Callable[..., Any], node: str, *args: object) -> ray.ObjectRef:
-    """A task there: Ray sees a worker die that it ends, starts its actor again and repeats what it had in hand."""
+    """A task on that node ends the worker: Ray notices the death, restarts its actor and retries its work."""
     there = NodeAffinitySchedulingStrategy(node, soft=False)
     return ray.remote(function).options(num_cpus=0, max_retries=0, scheduling_strategy=there).remote(*args)
 
@@ -202,7 +202,7 @@ class Sweeper:
 
 @contextmanager
 def watching(flow: Flow, limits: Limits) -> Iterator[Watchdog]:
-    """A context in which a watchdog looks after the shards of a run."""
+    """Context manager: a watchdog checks the shards of a run."""
     client, sweeper, over = GcsClient(ray.get_runtime_context().gcs_address), Sweeper(), threading.Event()
     watchdog = Watchdog(
         read=lambda: read_entries(client, flow.key),
@@ -218,7 +218,7 @@ def watching(flow: Flow, limits: Limits) -> Iterator[Watchdog]:
         while not over.wait(LOOK_EVERY_S):
             passed, looked = time.monotonic() - looked, time.monotonic()
             with suppress(RayError):
-                watchdog.look(min(passed, 2 * LOOK_EVERY_S))  # more: this process was stopped, and perhaps all were
+                watchdog.check(min(passed, 2 * LOOK_EVERY_S))  # more: this process was stopped, and perhaps all were
                 sweeper.tell()
 
     thread = threading.Thread(target=watch, name="watchdog", daemon=True)

@@ -20,7 +20,7 @@ TEXT_TAGS = ("tag:yaml.org,2002:str", "tag:yaml.org,2002:binary")
 
 
 class Refused(yaml.MarkedYAMLError):
-    """What YAML allows and Tandem does not."""
+    """Valid YAML that Tandem refuses."""
 
 
 class BoundedLoader(yaml.SafeLoader):

@@ -130,7 +130,7 @@ def generate(
 def generate_alone(
     var: Var, vqvae: Vqvae, labels_B: Tensor, uniforms_BL: Tensor, sampling: SamplingConfig
 ) -> tuple[Tensor, Tensor]:
-    """Plain VAR, one model for all scales: the yardstick of CoDe. Returns what `generate` returns.
+    """Plain VAR, one model for all scales: the baseline of CoDe. Returns what `generate` returns.
 
     Args:
         var: the transformer.

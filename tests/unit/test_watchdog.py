@@ -42,7 +42,7 @@ class Run:
         """Let this be under way for so long."""
         self.entries = {f"{entry.pool}:{entry.task}".encode(): entry for entry in entries}
         for _ in range(seconds):
-            self.watchdog.look(1.0)
+            self.watchdog.check(1.0)
 
 
 def spans(**seconds: float) -> list[Span]:
