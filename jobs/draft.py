@@ -7,30 +7,26 @@ from typing import Any, Literal
 import ray
 from pydantic import Field
 
-from cluster.plan import place_alone
+from cluster.plan import Placement, place_alone
 from cluster.session import Session
 from jobs.batch import DRAFTERS, Decoding, choose_batch
-from jobs.flow import wanted_object_store
+from jobs.job import Job
+from jobs.labels import LabelRows, ReadLabels
 from jobs.options import JobOptions, Replicas, RowOptions
-from jobs.pipeline import Pipeline, ReadLabels, Writer, draft_pool
+from jobs.pipeline import Pipeline, Writer, draft_pool
 from jobs.progress import say
 from jobs.row_identity import row_identity
 from jobs.row_settings import fill_settings
-from jobs.running import Job, Work, close, open_output, plan_shards, read_rows
+from jobs.running import open_output, plan_shards, read_rows
 from jobs.settings import (
     check_gpus_here,
     check_preparation,
     choose_draft_steps,
     choose_sampling,
-    choose_settings,
-    decoding_identity,
-    describe_models,
 )
 from tandem.config import to_dict
 from tandem.errors import LabelError
-from workers.closing import no_files
 from workers.columns import check_carried
-from workers.decode_settings import DecodeSettings
 from workers.drafts import KIND, DraftFormat
 from workers.models import resolve_models
 
@@ -54,16 +50,61 @@ class DraftSpec(JobOptions, RowOptions):
     drafters: Replicas | None = Field(None, description="drafter replicas; default: every GPU, or one on the CPU")
 
 
-def run(spec: DraftSpec) -> dict[str, Any]:
-    """Check everything, draft what is missing, and return the summary."""
-    say("checking models, rows and --out")
-    check_gpus_here(spec, spec.address, spec.placement == "cpu")
-    models = resolve_models(spec.drafter, None, spec.vqvae, spec.random_weights, spec.class_names)
-    check_preparation(spec, {"drafter": models.drafter_config})
-    draft_steps = choose_draft_steps(spec.draft_steps, models.drafter_config.pyramid)
-    sampling = choose_sampling(spec, models.sampling)
-    rows = read_rows(spec, models.class_names)
-    where = f"--labels: {spec.labels}"
+class DraftJob(Job):
+    """Label rows to prefixes of token ids, by drafters alone."""
+
+    result = "drafts"
+
+    def __init__(self, spec: DraftSpec) -> None:
+        say("checking models, rows and --out")
+        check_gpus_here(spec, spec.address, spec.placement == "cpu")
+        self.spec, self.seed = spec, spec.seed
+        self.models = resolve_models(spec.drafter, None, spec.vqvae, spec.random_weights, spec.class_names)
+        config = self.models.drafter_config
+        check_preparation(spec, {"drafter": config})
+        self.draft_steps = choose_draft_steps(spec.draft_steps, config.pyramid)
+        self.sampling = choose_sampling(spec, self.models.sampling)
+        rows, where = read_rows(spec, self.models.class_names), f"--labels: {spec.labels}"
+        check_columns(rows, where)
+        self.rows = fill_settings(rows, self.sampling, self.draft_steps, spec.seed, config.pyramid, where)
+        self.row_settings = self.rows.row_settings
+        store = open_output(spec)
+        replicas = spec.drafters or (spec.logical_gpus if spec.placement == "gpu" else 1)
+        on_cpu, own = spec.placement == "cpu", self.row_settings
+        on_device = Decoding(
+            self.models, (DRAFTERS,), self.draft_steps, self.sampling, replicas, on_cpu, row_settings=own
+        )
+        self.batch = choose_batch(spec, store, on_device, len(self.rows), spec.shard_size)
+        plan = plan_shards(spec, len(self.rows), self.batch)
+        self.source = row_identity(self.rows, store, spec.overwrite)
+        self.makers = spec.drafters or spec.logical_gpus
+        self.shard_bytes = plan.shard_size * 2 * config.pyramid.offsets[self.draft_steps]
+        super().__init__(spec, store, plan)
+
+    def identity(self, on_real_gpus: bool) -> dict[str, Any]:
+        return {"kind": KIND, **super().identity(on_real_gpus)}
+
+    def info(self) -> dict[str, Any]:
+        ref, config = self.models.drafter, to_dict(self.models.drafter_config)
+        return super().info() | {"drafter": {"source": ref.source, "part": ref.part, "config": config}}
+
+    def place(self, session: Session) -> tuple[Placement, list[str]]:
+        spec = self.spec
+        return place_alone("draft", spec.placement, spec.drafters, session.num_gpus, session.simulated), []
+
+    def pipeline(self) -> Pipeline:
+        return Pipeline(
+            plan=self.plan,
+            read=ReadLabels(ray.put(self.rows), self.plan),
+            pools=[draft_pool(self.models, self.decoding, self.placement)],
+            write=Writer(None, DraftFormat(), self.plan, self.store, self.record.epoch),
+            gpus_per_replica=self.placement.gpus_per_replica,
+            shard_bytes=self.shard_bytes,
+        )
+
+
+def check_columns(rows: LabelRows, where: str) -> None:
+    """LabelError for columns that drafts cannot have."""
     if rows.extra is not None:
         check_carried(rows.extra, KIND)
     if rows.unfilled_settings is not None and "draft_steps" in rows.unfilled_settings.column_names:
@@ -71,49 +112,8 @@ def run(spec: DraftSpec) -> dict[str, Any]:
             f"{where}: column 'draft_steps': expected none, as drafts keep equally many tokens of every row",
             "give --draft-steps, make drafts of each N apart, or use tandem generate",
         )
-    rows = fill_settings(rows, sampling, draft_steps, spec.seed, models.drafter_config.pyramid, where)
-    store = open_output(spec)
-    replicas = spec.drafters or (spec.logical_gpus if spec.placement == "gpu" else 1)
-    on_cpu, own = spec.placement == "cpu", rows.row_settings
-    on_device = Decoding(models, (DRAFTERS,), draft_steps, sampling, replicas, on_cpu, row_settings=own)
-    batch = choose_batch(spec, store, on_device, len(rows), spec.shard_size)
-    plan = plan_shards(spec, len(rows), batch)
-    row_fields = row_identity(rows, store, spec.overwrite)
-    shard_bytes = plan.shard_size * 2 * models.drafter_config.pyramid.offsets[draft_steps]
 
-    def settings(on_real_gpus: bool) -> DecodeSettings:
-        return choose_settings(spec, spec.seed, draft_steps, sampling, batch, on_real_gpus, rows.row_settings)
 
-    def identify(on_real_gpus: bool) -> dict[str, Any]:
-        return {
-            "kind": KIND,
-            "weights_sha256": models.hashes,
-            "decoding": decoding_identity(settings(on_real_gpus)),
-            **row_fields,
-            "shard_size": plan.shard_size,
-            **models.names_identity,
-        }
-
-    def prepare(session: Session) -> tuple[Work, bool]:
-        placement = place_alone("draft", spec.placement, spec.drafters, session.num_gpus, session.simulated)
-        on_real_gpus = placement.mode != "cpu" and not session.simulated
-        decoding = settings(on_real_gpus)
-        about = {
-            "source": models.drafter.source,
-            "part": models.drafter.part,
-            "config": to_dict(models.drafter_config),
-        }
-        pipeline = Pipeline(
-            plan=plan,
-            read=ReadLabels(ray.put(rows), plan),
-            pools=[draft_pool(models, decoding, placement)],
-            write=Writer(None, DraftFormat(), plan, store),
-            gpus_per_replica=placement.gpus_per_replica,
-            shard_bytes=shard_bytes,
-        )
-        lines = describe_models(models, decoding, (models.drafter_config, None))
-        return Work(pipeline, placement, lines, models.record | {"drafter": about}), on_real_gpus
-
-    object_store = wanted_object_store(spec.drafters or spec.logical_gpus, shard_bytes)
-    job = Job(spec, store, plan, object_store, identify, prepare, no_files)
-    return close(job.run(), "drafts")
+def run(spec: DraftSpec) -> dict[str, Any]:
+    """Draft what is missing, and return the summary."""
+    return DraftJob(spec).run()

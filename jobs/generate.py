@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from functools import partial
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 import ray
@@ -17,27 +16,24 @@ from cluster.profile import Profile, read_profile
 from cluster.session import Session, living_nodes
 from jobs.batch import COLOCATED, SPLIT, Decoding, choose_batch
 from jobs.flags import COMMAS
-from jobs.flow import wanted_object_store
 from jobs.images import CLOSES_WITH, ImageJobOptions, image_identity, open_images
-from jobs.labels import LabelRows
+from jobs.job import Job
+from jobs.labels import LabelRows, ReadLabels
 from jobs.options import ReplicaOptions, Replicas, RowOptions
-from jobs.pipeline import Pipeline, ReadLabels, generate_pools
+from jobs.pipeline import Pipeline, generate_pools
 from jobs.progress import say
 from jobs.row_identity import row_identity
 from jobs.row_settings import fill_settings, row_draft_steps
-from jobs.running import Job, Work, close, open_output, plan_shards, read_rows
+from jobs.running import open_output, plan_shards, read_rows
 from jobs.settings import (
     check_gpus_here,
     check_preparation,
     choose_draft_steps,
     choose_sampling,
-    choose_settings,
-    decoding_identity,
-    describe_models,
 )
 from tandem.config import SamplingConfig
 from tandem.errors import InputError
-from workers.decode_settings import DecodeSettings
+from workers.entry import ManifestEntry
 from workers.models import ModelSet, resolve_models
 
 EXAMPLES = """examples:
@@ -114,57 +110,60 @@ class GenerateSpec(ImageJobOptions, ReplicaOptions, RowOptions):
             parse_labels("--colocated-on", self.colocated_on)
 
 
-def run(spec: GenerateSpec) -> dict[str, Any]:
-    """Check everything, make what is missing, and return the summary."""
-    say("checking models, rows and --out")
-    check_gpus_here(spec, spec.address, spec.placement == "cpu")
-    models = resolve_models(spec.drafter, spec.refiner, spec.vqvae, spec.random_weights, spec.class_names)
-    check_preparation(spec, {"drafter": models.drafter_config, "refiner": models.refiner_config})
-    draft_steps = choose_draft_steps(spec.draft_steps, models.drafter_config.pyramid)
-    sampling = choose_sampling(spec, models.sampling)
-    profiles = [read_profile(source) for source in spec.profile or ()]
-    pyramid, where = models.drafter_config.pyramid, f"--labels: {spec.labels}"
-    rows = fill_settings(read_rows(spec, models.class_names), sampling, draft_steps, spec.seed, pyramid, where)
-    store = open_output(spec)
-    on_devices = decoding_of(spec, models, draft_steps, sampling, rows)
-    batch = choose_batch(spec, store, on_devices, len(rows), spec.shard_size)
-    plan = plan_shards(spec, len(rows), batch)
-    row_fields = row_identity(rows, store, spec.overwrite)
-    images = open_images(spec, store, models, spec.seed, draft_steps, plan, rows.extra, rows.row_settings)
+class GenerateJob(Job):
+    """Label rows to images, by drafters and refiners."""
 
-    def settings(on_real_gpus: bool) -> DecodeSettings:
-        return choose_settings(spec, spec.seed, draft_steps, sampling, batch, on_real_gpus, rows.row_settings)
+    result = "dataset, card and contact sheet"
+    closes_with = CLOSES_WITH
 
-    def identify(on_real_gpus: bool) -> dict[str, Any]:
-        return {
-            "weights_sha256": models.hashes,
-            "decoding": decoding_identity(settings(on_real_gpus)),
-            **row_fields,
-            "shard_size": plan.shard_size,
-            **models.names_identity,
-            **image_identity(spec),
-        }
-
-    def prepare(session: Session) -> tuple[Work, bool]:
-        placement, plan_lines = choose_placement(spec, batch, profiles, session, draft_steps, len(rows))
-        on_real_gpus = placement.mode != "cpu" and not session.simulated
-        decoding = replace(settings(on_real_gpus), on_gpu=session.device_of(on_real_gpus))
-        pipeline = Pipeline(
-            plan=plan,
-            read=ReadLabels(ray.put(rows), plan),
-            pools=generate_pools(models, decoding, spec.keep_tokens, placement),
-            write=images.writer,
-            gpus_per_replica=placement.gpus_per_replica,
-            shard_bytes=images.shard_bytes,
+    def __init__(self, spec: GenerateSpec) -> None:
+        say("checking models, rows and --out")
+        check_gpus_here(spec, spec.address, spec.placement == "cpu")
+        self.spec, self.seed = spec, spec.seed
+        self.models = resolve_models(spec.drafter, spec.refiner, spec.vqvae, spec.random_weights, spec.class_names)
+        pyramid = self.models.drafter_config.pyramid
+        check_preparation(spec, {"drafter": self.models.drafter_config, "refiner": self.models.refiner_config})
+        self.draft_steps = choose_draft_steps(spec.draft_steps, pyramid)
+        self.sampling = choose_sampling(spec, self.models.sampling)
+        self.profiles = [read_profile(source) for source in spec.profile or ()]
+        rows, where = read_rows(spec, self.models.class_names), f"--labels: {spec.labels}"
+        self.rows = fill_settings(rows, self.sampling, self.draft_steps, spec.seed, pyramid, where)
+        self.row_settings = self.rows.row_settings
+        store = open_output(spec)
+        on_devices = decoding_of(spec, self.models, self.draft_steps, self.sampling, self.rows)
+        self.batch = choose_batch(spec, store, on_devices, len(self.rows), spec.shard_size)
+        plan = plan_shards(spec, len(self.rows), self.batch)
+        self.source = row_identity(self.rows, store, spec.overwrite)
+        self.images = open_images(
+            spec, store, self.models, spec.seed, self.draft_steps, plan, self.rows.extra, self.row_settings
         )
-        lines = describe_models(models, decoding, (models.drafter_config, models.refiner_config)) + plan_lines
-        return Work(pipeline, placement, lines, models.record), on_real_gpus
+        self.makers = (spec.refiners or spec.max_refiners or spec.logical_gpus) + (spec.colocated or 0)
+        self.shard_bytes = self.images.shard_bytes
+        super().__init__(spec, store, plan)
 
-    makers = (spec.refiners or spec.max_refiners or spec.logical_gpus) + (spec.colocated or 0)
-    object_store = wanted_object_store(makers, images.shard_bytes)
-    render = partial(images.render, models, sampling)
-    job = Job(spec, store, plan, object_store, identify, prepare, render, CLOSES_WITH)
-    return close(job.run(), "dataset, card and contact sheet")
+    def identity(self, on_real_gpus: bool) -> dict[str, Any]:
+        return super().identity(on_real_gpus) | image_identity(self.spec)
+
+    def place(self, session: Session) -> tuple[Placement, list[str]]:
+        return choose_placement(self.spec, self.batch, self.profiles, session, self.draft_steps, len(self.rows))
+
+    def pipeline(self) -> Pipeline:
+        return Pipeline(
+            plan=self.plan,
+            read=ReadLabels(ray.put(self.rows), self.plan),
+            pools=generate_pools(self.models, self.decoding, self.spec.keep_tokens, self.placement),
+            write=self.images.writer(self.record.epoch),
+            gpus_per_replica=self.placement.gpus_per_replica,
+            shard_bytes=self.shard_bytes,
+        )
+
+    def files(self, entries: Sequence[ManifestEntry], failed: Mapping[int, str]) -> dict[str, bytes]:
+        return self.images.render(self.models, self.sampling, self.record, entries, failed)
+
+
+def run(spec: GenerateSpec) -> dict[str, Any]:
+    """Make what is missing of a dataset of images, and return the summary."""
+    return GenerateJob(spec).run()
 
 
 def decoding_of(

@@ -38,7 +38,7 @@ class ImageDataset:
     store: Store
     fmt: DatasetFormat
     plan: ShardPlan
-    writer: Writer
+    encoder: Encoder
     options: ImageJobOptions
     image_size: int
     carried: pa.Schema  # the columns carried along from the label file, and the settings of each row
@@ -48,6 +48,10 @@ class ImageDataset:
     def shard_bytes(self) -> int:
         """Of the pixels of a whole shard."""
         return self.plan.shard_size * 3 * self.image_size**2
+
+    def writer(self, epoch: int) -> Writer:
+        """The end of the pipeline, once the job has its place."""
+        return Writer(self.encoder, self.fmt, self.plan, self.store, epoch)
 
     def render(
         self,
@@ -94,8 +98,7 @@ def open_images(
     hashes = models.hashes
     provenance = Provenance(software(), hashes["drafter"], hashes["refiner"], hashes["vqvae"], seed, draft_steps)
     encoder = Encoder(options.codec, options.quality, provenance, models.class_names.names, row_settings)
-    writer = Writer(encoder, fmt, plan, store)
-    return ImageDataset(store, fmt, plan, writer, options, models.image_size, carried, row_settings)
+    return ImageDataset(store, fmt, plan, encoder, options, models.image_size, carried, row_settings)
 
 
 def image_identity(options: ImageOptions) -> dict[str, Any]:

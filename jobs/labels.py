@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import ray
 
 from jobs.row_digest import update_columns, update_schema
 from tandem.class_names import ClassNames
@@ -70,6 +71,18 @@ class LabelRows:
             label=self.label[rows.start : rows.stop],
             extra=self.carried(rows),
         )
+
+
+@dataclass(frozen=True)
+class ReadLabels:
+    """Label rows of a shard, from the one copy in the object store."""
+
+    rows: ray.ObjectRef
+    plan: ShardPlan
+
+    def __call__(self, shard: int) -> ShardRows:
+        table: LabelRows = ray.get(self.rows)
+        return table.shard(self.plan, shard)
 
 
 def choose_classes(text: str, classes: ClassNames) -> list[int]:

@@ -24,7 +24,6 @@ from ray.data import ActorPoolStrategy, DataContext
 from cluster.elastic import are_apart
 from cluster.plan import Placement
 from jobs.flow import SHARDS_IN_FLIGHT, Flow, StageState, watch
-from jobs.labels import LabelRows
 from jobs.pools import Pool, where, where_to_write
 from jobs.watchdog import Limits
 from tandem.errors import JobError, OutputError
@@ -230,18 +229,6 @@ def generate_pools(models: ModelSet, settings: DecodeSettings, keep_tokens: bool
 
 
 @dataclass(frozen=True)
-class ReadLabels:
-    """Label rows of a shard, from the one copy in the object store."""
-
-    rows: ray.ObjectRef
-    plan: ShardPlan
-
-    def __call__(self, shard: int) -> ShardRows:
-        table: LabelRows = ray.get(self.rows)
-        return table.shard(self.plan, shard)
-
-
-@dataclass(frozen=True)
 class Writer:
     """Turns a shard into files, puts and commits them. Images are encoded first, drafts have no encoder."""
 
@@ -249,7 +236,7 @@ class Writer:
     fmt: Format
     plan: ShardPlan
     store: Store
-    epoch: int = 0  # known once the job has its place
+    epoch: int = 0
 
     @property
     def takes(self) -> type[ShardRows]:

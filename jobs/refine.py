@@ -4,33 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any, Literal
 
 from pydantic import Field
 
-from cluster.plan import place_alone
+from cluster.plan import Placement, place_alone
 from cluster.session import Session
 from jobs.batch import REFINERS, Decoding, choose_batch
-from jobs.flow import wanted_object_store
 from jobs.images import CLOSES_WITH, ImageJobOptions, image_identity, open_images
+from jobs.job import Job
 from jobs.options import Replicas
 from jobs.pipeline import Pipeline, refine_pool
 from jobs.progress import say
-from jobs.running import Job, Work, close, open_output
+from jobs.running import open_output
 from jobs.settings import (
     check_gpus_here,
     check_preparation,
     choose_sampling,
-    choose_settings,
-    decoding_identity,
     describe_models,
 )
 from tandem.class_names import ClassNames
 from tandem.errors import InputError
-from workers.decode_settings import DecodeSettings
 from workers.drafts import Drafts, open_drafts
-from workers.models import resolve_models
+from workers.entry import ManifestEntry
+from workers.models import ModelSet, resolve_models
 from workers.places import open_store
 from workers.row_settings import SAMPLING_SETTINGS
 from workers.shards import PrefixShard
@@ -99,64 +96,81 @@ def check_names(drafts: Drafts, names: ClassNames) -> None:
         raise InputError(f"--class-names: expected those of the drafts, got {here!r} for {there!r} (label {differ[0]})")
 
 
-def run(spec: RefineSpec) -> dict[str, Any]:
-    """Check everything, refine what is missing, and return the summary."""
-    say("checking drafts, models and --out")
-    check_gpus_here(spec, spec.address, spec.placement == "cpu")
-    drafts = open_drafts(open_store(spec.drafts))
-    models = resolve_models(drafts.drafter, spec.refiner, spec.vqvae, spec.random_weights, spec.class_names)
-    check_names(drafts, models.class_names)
-    check_preparation(spec, {"refiner": models.refiner_config})
+class RefineJob(Job):
+    """Prefixes to images, by refiners alone."""
+
+    result = "dataset, card and contact sheet"
+    closes_with = CLOSES_WITH
+
+    def __init__(self, spec: RefineSpec) -> None:
+        say("checking drafts, models and --out")
+        check_gpus_here(spec, spec.address, spec.placement == "cpu")
+        self.spec = spec
+        drafts = self.drafts = open_drafts(open_store(spec.drafts))
+        self.models = resolve_models(drafts.drafter, spec.refiner, spec.vqvae, spec.random_weights, spec.class_names)
+        check_names(drafts, self.models.class_names)
+        check_preparation(spec, {"refiner": self.models.refiner_config})
+        check_vqvae(drafts, self.models)
+        self.seed, self.draft_steps = drafts.seed, choose_drafted_steps(spec.draft_steps, drafts)
+        self.sampling = choose_sampling(spec, drafts.sampling)
+        schema, plan = drafts.extra_schema(), drafts.plan
+        self.renamed = overridden(spec, drafts, schema.names)
+        self.row_settings = tuple(name for name in drafts.row_settings if name not in self.renamed)
+        store = open_output(spec)
+        replicas = spec.refiners or (spec.logical_gpus if spec.placement == "gpu" else 1)
+        on_cpu, own = spec.placement == "cpu", self.row_settings
+        on_device = Decoding(
+            self.models, (REFINERS,), self.draft_steps, self.sampling, replicas, on_cpu, row_settings=own
+        )
+        self.batch = choose_batch(spec, store, on_device, plan.num_rows, plan.shard_size)
+        self.source = {"drafts": drafts.identity, "rows": plan.num_rows}
+        extra = schema.empty_table().rename_columns([self.renamed.get(name, name) for name in schema.names])
+        self.images = open_images(spec, store, self.models, self.seed, self.draft_steps, plan, extra, own)
+        self.makers = spec.refiners or spec.logical_gpus
+        self.shard_bytes = self.images.shard_bytes
+        super().__init__(spec, store, plan)
+
+    def identity(self, on_real_gpus: bool) -> dict[str, Any]:
+        return super().identity(on_real_gpus) | image_identity(self.spec)
+
+    def place(self, session: Session) -> tuple[Placement, list[str]]:
+        spec = self.spec
+        return place_alone("refine", spec.placement, spec.refiners, session.num_gpus, session.simulated), []
+
+    def describe(self) -> list[str]:
+        drafts = [f"drafts: {self.drafts.store.uri}, N = {self.drafts.draft_steps}"]
+        columns = [f"column {kept}: the {name} that each row was drafted with" for name, kept in self.renamed.items()]
+        return drafts + columns + describe_models(self.models, self.decoding, (None, self.models.refiner_config))
+
+    def pipeline(self) -> Pipeline:
+        return Pipeline(
+            plan=self.plan,
+            read=ReadDrafts(self.drafts, self.draft_steps, self.renamed),
+            pools=[refine_pool(self.models, self.decoding, self.spec.keep_tokens, self.placement)],
+            write=self.images.writer(self.record.epoch),
+            gpus_per_replica=self.placement.gpus_per_replica,
+            shard_bytes=self.shard_bytes,
+        )
+
+    def files(self, entries: Sequence[ManifestEntry], failed: Mapping[int, str]) -> dict[str, bytes]:
+        return self.images.render(self.models, self.sampling, self.record, entries, failed)
+
+
+def check_vqvae(drafts: Drafts, models: ModelSet) -> None:
+    """InputError for another VQVAE than that of the drafts, whose codes mean something else."""
     drafted_for = drafts.identity["weights_sha256"]["vqvae"]
     if models.vqvae.sha256 != drafted_for:
         raise InputError(f"--vqvae: expected that of the drafts, sha256 {drafted_for}, got {models.vqvae.sha256}")
-    draft_steps = drafts.draft_steps if spec.draft_steps is None else spec.draft_steps
+
+
+def choose_drafted_steps(asked: int | None, drafts: Drafts) -> int:
+    """N that was asked for, else all scales that were drafted. Raises InputError."""
+    draft_steps = drafts.draft_steps if asked is None else asked
     if not 1 <= draft_steps <= drafts.draft_steps:
         raise InputError(f"--draft-steps: expected 1 to {drafts.draft_steps}, which were drafted, got {draft_steps}")
-    sampling = choose_sampling(spec, drafts.sampling)
-    schema, plan = drafts.extra_schema(), drafts.plan
-    renamed = overridden(spec, drafts, schema.names)
-    row_settings = tuple(name for name in drafts.row_settings if name not in renamed)
-    store = open_output(spec)
-    replicas = spec.refiners or (spec.logical_gpus if spec.placement == "gpu" else 1)
-    on_cpu = spec.placement == "cpu"
-    on_device = Decoding(models, (REFINERS,), draft_steps, sampling, replicas, on_cpu, row_settings=row_settings)
-    batch = choose_batch(spec, store, on_device, plan.num_rows, plan.shard_size)
-    extra = schema.empty_table().rename_columns([renamed.get(name, name) for name in schema.names])
-    images = open_images(spec, store, models, drafts.seed, draft_steps, plan, extra, row_settings)
+    return draft_steps
 
-    def settings(on_real_gpus: bool) -> DecodeSettings:
-        return choose_settings(spec, drafts.seed, draft_steps, sampling, batch, on_real_gpus, row_settings)
 
-    def identify(on_real_gpus: bool) -> dict[str, Any]:
-        return {
-            "weights_sha256": models.hashes,
-            "decoding": decoding_identity(settings(on_real_gpus)),
-            "drafts": drafts.identity,
-            "rows": plan.num_rows,
-            "shard_size": plan.shard_size,
-            **models.names_identity,
-            **image_identity(spec),
-        }
-
-    def prepare(session: Session) -> tuple[Work, bool]:
-        placement = place_alone("refine", spec.placement, spec.refiners, session.num_gpus, session.simulated)
-        on_real_gpus = placement.mode != "cpu" and not session.simulated
-        decoding = settings(on_real_gpus)
-        pipeline = Pipeline(
-            plan=plan,
-            read=ReadDrafts(drafts, draft_steps, renamed),
-            pools=[refine_pool(models, decoding, spec.keep_tokens, placement)],
-            write=images.writer,
-            gpus_per_replica=placement.gpus_per_replica,
-            shard_bytes=images.shard_bytes,
-        )
-        lines = [f"drafts: {drafts.store.uri}, N = {drafts.draft_steps}"]
-        lines += [f"column {kept}: the {name} that each row was drafted with" for name, kept in renamed.items()]
-        lines += describe_models(models, decoding, (None, models.refiner_config))
-        return Work(pipeline, placement, lines, models.record), on_real_gpus
-
-    render = partial(images.render, models, sampling)
-    object_store = wanted_object_store(spec.refiners or spec.logical_gpus, images.shard_bytes)
-    job = Job(spec, store, plan, object_store, identify, prepare, render, CLOSES_WITH)
-    return close(job.run(), "dataset, card and contact sheet")
+def run(spec: RefineSpec) -> dict[str, Any]:
+    """Refine what is missing, and return the summary."""
+    return RefineJob(spec).run()

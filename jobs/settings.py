@@ -112,5 +112,6 @@ def describe_models(models: ModelSet, settings: DecodeSettings, configs: Sequenc
     how = "".join(f", {name}" for name in settings.how.names)
     decoding = f"{settings.dtype}{how}, batches of {settings.batch}, seed {settings.seed}"
     rows = f"; each row has its own {', '.join(settings.row_settings)}" if settings.row_settings else ""
-    lines.append(f"classes: {len(models.class_names)}, {models.class_names[0]!r} to {models.class_names[-1]!r}")
+    names = models.class_names.names
+    lines.append(f"classes: {len(names)}, {names[0]!r} to {names[-1]!r}")
     return [*lines, f"N = {settings.draft_steps} of {scales} scales, {decoding}{rows}"]

@@ -16,11 +16,12 @@ from typing import Any
 
 import numpy as np
 from greenlet import greenlet
-from jobs_without_ray import job_without_ray
+from jobs_without_ray import JobWithoutRay
 from memory_store import Disk, MemoryStore
 from protocol_contents import ORIGINS, PLAN, cached_format, drafted, drafter_config, pictures, seed_of
 
 from jobs import pipeline, running
+from jobs.job import Job
 from tandem.config import to_dict
 from tandem.errors import JobError, TandemError
 from workers import layout, verify
@@ -130,7 +131,7 @@ class Model:
         except (TandemError, Killed) as error:
             command.outcome = error
 
-    def job_of(self, command: Command) -> running.Job:
+    def job_of(self, command: Command) -> Job:
         """The real job of a command, but for Ray."""
         store = MemoryStore(self.disk, command.place)
         drafting = command.place == DRAFTS
@@ -160,7 +161,7 @@ class Model:
                 seed = 100 * sources.seed + seed
             return pictures(seed, shard, picture)
 
-        return job_without_ray(
+        return JobWithoutRay(
             store,
             PLAN,
             fmt,

@@ -12,7 +12,7 @@ import pytest
 from runs import start
 from s3_proxy import S3Proxy
 
-from jobs import generate
+from jobs.generate import GenerateJob, GenerateSpec
 from jobs.spec import parse
 from workers import layout
 from workers.manifest import Manifest
@@ -25,24 +25,15 @@ SHARDS = 3_000
 
 
 @pytest.mark.slow
-def test_a_finished_job_is_recognised_by_listing_names(s3_server, tiny_models, tmp_path, monkeypatch, capsys):
+def test_a_finished_job_is_recognised_by_listing_names(s3_server, tiny_models, tmp_path, capsys):
     boto3.client("s3").create_bucket(Bucket="finished")
     files = [part for role, path in tiny_models.items() for part in (f"--{role}", path)]
     size = ["--classes", "all", "--images", str(SHARDS), "--batch", "1", "--shard-size", "1"]
     argv = [*files, *size, "--out", "s3://finished/job"]
-    found = []
 
-    class Kept(generate.Job):
-        def run(self) -> dict:
-            found.append(self.identify(False))
-            return {}
-
-    with monkeypatch.context() as patch:
-        patch.setattr(generate, "Job", Kept)
-        patch.setattr(generate, "close", lambda summary, what: summary)
-        generate.run(parse(generate.GenerateSpec, argv, "tandem generate"))
+    job = GenerateJob(parse(GenerateSpec, argv, "tandem generate"))
     store = open_store("s3://finished/job")
-    open_job(store, found[0])
+    open_job(store, job.identity(False))
     manifest = Manifest(store)
 
     def commit(shard: int) -> None:

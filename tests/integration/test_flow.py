@@ -17,7 +17,8 @@ import ray
 from jobs.bench_pipeline import Consume, Rows, Simulated
 from jobs.cli import main
 from jobs.label_file import read_label_file
-from jobs.pipeline import Pipeline, ReadLabels
+from jobs.labels import ReadLabels
+from jobs.pipeline import Pipeline
 from jobs.pools import Pool
 from jobs.running import make_shards
 from jobs.start_up import StartUp

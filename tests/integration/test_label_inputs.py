@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from jobs.cli import main
-from jobs.running import Job
+from jobs.job import Job
 from workers.models import ModelSet, resolve_models
 
 DATA = Path(__file__).parents[1] / "data" / "labels"
@@ -64,7 +64,7 @@ def start(models, tmp_path, monkeypatch, capsys):
     """Checks a command up to its start: what makes its job the same job, or its line of error."""
 
     def stop(job: Job) -> Any:
-        raise ReadyError(job.identify(False))
+        raise ReadyError(job.identity(False))
 
     monkeypatch.setenv("TANDEM_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(Job, "run", stop)

@@ -7,10 +7,10 @@ import threading
 from functools import cache
 
 import pytest
-from jobs_without_ray import job_without_ray, no_ray
+from jobs_without_ray import JobWithoutRay, no_ray
 from sample_shards import encoded_shard, sample_format, sha256
 
-from jobs import running
+from jobs.job import Job
 from tandem.errors import OutputError
 from workers import layout
 from workers.manifest import Manifest
@@ -28,9 +28,9 @@ def picture(seed: int, shard: int):
     return encoded_shard(shard, PLAN, noise=seed)
 
 
-def command(store, seed: int, overwrite: bool) -> running.Job:
+def command(store, seed: int, overwrite: bool) -> Job:
     identity = {"seed": seed, "rows": PLAN.num_rows, "shard_size": PLAN.shard_size}
-    return job_without_ray(
+    return JobWithoutRay(
         store, PLAN, sample_format(), lambda shard: picture(seed, shard), identity, {}, overwrite=overwrite
     )
 

@@ -6,14 +6,14 @@ import json
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 
 import numpy as np
 import pytest
+from jobs_without_ray import JobWithoutRay
 
 from jobs.generate import GenerateSpec
+from jobs.job import Job
 from jobs.parts import choose_part, resume_command, whole_command
-from jobs.running import Job
 from jobs.spec import parse
 from tandem.errors import InputError
 from workers import layout
@@ -64,12 +64,7 @@ def test_the_card_names_the_whole_command():
 def job(tmp_path):
     """A job of ten shards at its place; `finished` has what failed at each closing."""
     store, finished = LocalStore(str(tmp_path / "out")), []
-    options = parse(GenerateSpec, ["--classes", "all", "--images", "40", "--out", store.uri], "")
     open_job(store, {"seed": 1})
-
-    def render(record, entries, failed):
-        finished.append(dict(failed))
-        return {layout.CARD: f"card of {len(entries)}".encode()}
 
     def commit(*shards):
         for shard in shards:
@@ -77,12 +72,16 @@ def job(tmp_path):
             rows = ShardRows(shard=shard, index=index, label=index.astype(np.int32))
             Manifest(store).commit_shard(shard, [Stored(layout.shard_path(shard, "tar"), 1, "0" * 64)], rows, {})
 
-    identity = {"seed": 1}
-    return Job(options, store, PLAN, 0, lambda real: identity, None, render, (layout.CARD,)), commit, finished
+    class Kept(JobWithoutRay):
+        def files(self, entries, failed):
+            finished.append(dict(failed))
+            return {layout.CARD: f"card of {len(entries)}".encode()}
+
+    return Kept(store, PLAN, None, None, {"seed": 1}, {}), commit, finished
 
 
-def with_part(job: Job, text: str | None) -> Job:
-    return replace(job, options=job.options.model_copy(update={"shards": text}))
+def with_part(job: Job, text: str) -> Job:
+    return type(job)(job.store, PLAN, None, None, {"seed": 1}, {}, shards=text)
 
 
 def test_a_part_that_is_done_needs_no_cluster_and_the_last_one_finishes(job):
@@ -127,7 +126,8 @@ def test_parts_that_end_at_the_same_time_close_alike(job):
 def test_a_dataset_closed_with_failures_is_closed_again_when_they_were_made(job):
     job, commit, finished = job
     commit(*range(9))
-    job.close_if_last(open_job(job.store, {"seed": 1}), range(10), {9: "no numbers"})
+    job.record = open_job(job.store, {"seed": 1})
+    job.close_if_last({9: "no numbers"})
     assert json.loads(job.store.read("_SUCCESS"))["failed_shards"] == {"9": "no numbers"}
     assert with_part(job, "0-3/10").run()["complete"] is True
     assert len(finished) == 1
@@ -140,7 +140,8 @@ def test_a_dataset_closed_with_failures_is_closed_again_when_they_were_made(job)
 def test_a_failure_that_another_job_has_made_up_for_is_none(job):
     job, commit, finished = job
     commit(*range(10))
-    job.close_if_last(open_job(job.store, {"seed": 1}), range(10), {9: "no numbers"})
+    job.record = open_job(job.store, {"seed": 1})
+    job.close_if_last({9: "no numbers"})
     assert finished == [{}]
 
 

@@ -1,0 +1,156 @@
+"""The way of one label through the code, from `jobs.cli.main` to the store's put, as a trace of calls.
+
+`python tests/label_way.py` runs a small `tandem generate` without a cluster and prints one JSON object; with a folder
+as its argument, the same for another checkout. A call belongs to the way if one of its arguments holds the label: rows,
+a shard in any form, a batch, or the finished file. So do the calls around it. Python's own calls of special methods
+(`len`, checks of a dataclass) do not. Counted are
+
+    files     files of the project that the way enters
+    climbs    calls against the order of imports: the file that is called imports that of the caller, directly or not
+    sideways  calls between files of which neither imports the other: what is called was handed over as an object
+    returns   times that the way comes back to the file of the caller, each pair of functions once
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import itertools
+import json
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from types import CodeType, FrameType
+from typing import Any
+
+import ray_in_process
+
+CARRIERS = {"LabelRows", "ShardRows", "Batch"}  # and their subclasses
+PACKAGES = {"tandem", "workers", "jobs", "cluster"}
+ARGUMENTS = ("generate", "--classes", "all", "--images", "1", "--batch", "1", "--placement", "split")
+
+
+def carries(value: Any) -> bool:
+    """Whether an argument holds the label: rows, a row of Ray Data, bound arguments, or files of a shard."""
+    if isinstance(value, functools.partial):
+        return any(map(carries, (*value.args, *value.keywords.values())))
+    if isinstance(value, dict):
+        return "label" in value or "item" in value
+    if isinstance(value, list):
+        return any(isinstance(item, tuple) and is_shard_file(item[0]) for item in value[:1])
+    return is_shard_file(value) or any(kind.__name__ in CARRIERS for kind in type(value).__mro__)
+
+
+def holds(value: Any) -> bool:
+    """Whether an argument is the label, or an object that has it."""
+    return carries(value) or any(map(carries, getattr(value, "__dict__", {}).values()))
+
+
+def is_shard_file(path: Any) -> bool:
+    return isinstance(path, str) and path.startswith("shards/")
+
+
+class Way:
+    """Calls between files of the project that belong to the way, in order."""
+
+    def __init__(self, root: Path) -> None:
+        self.root, self.over = root, False
+        self.modules: dict[str, str | None] = {}  # of code, by file name
+        self.calls: dict[tuple[CodeType, CodeType], None] = {}
+
+    def module(self, code: CodeType) -> str | None:
+        """Dotted name of the project's file that a function is in; None for all others."""
+        if code.co_filename not in self.modules:
+            path = Path(code.co_filename).resolve()
+            parts = path.relative_to(self.root).with_suffix("").parts if path.is_relative_to(self.root) else ()
+            names = [part for part in parts if part != "code"]
+            self.modules[code.co_filename] = ".".join(names) if names and names[0] in PACKAGES else None
+        return self.modules[code.co_filename]
+
+    def is_ours(self, code: CodeType) -> bool:
+        return self.module(code) is not None and not code.co_name.startswith("<")
+
+    def profile(self, frame: FrameType, event: str, _: Any) -> None:
+        """Called by Python at each call."""
+        code = frame.f_code
+        if event != "call" or self.over or not self.is_ours(code):
+            return
+        if any(name in ("label", "labels_B") or holds(value) for name, value in frame.f_locals.items()):
+            self.add(frame)
+            self.over = code.co_name.startswith("put") and self.module(code) == "workers.store"
+
+    def add(self, frame: FrameType | None) -> None:
+        """A call, and those around it that are not known yet."""
+        chain = []
+        while frame is not None:
+            chain.append(frame.f_code)
+            frame = frame.f_back
+        ours = [code for code in reversed(chain) if self.is_ours(code)]
+        for caller, callee in itertools.pairwise(ours):
+            if self.module(caller) != self.module(callee):
+                self.calls[caller, callee] = None
+
+    def count(self) -> dict[str, Any]:
+        """The numbers, and which files and climbs they are."""
+        crossings = [(str(self.module(caller)), str(self.module(callee))) for caller, callee in self.calls]
+        files = list(dict.fromkeys(module for crossing in crossings for module in crossing))
+        climbs, sideways = [], []
+        for (caller, callee), (one, other) in zip(self.calls, crossings, strict=True):
+            line = f"{one}: {caller.co_qualname} -> {other}: {callee.co_qualname}"
+            if other not in below(self.root, one):
+                (climbs if one in below(self.root, other) else sideways).append(line)
+        return {"files": files, "climbs": climbs, "sideways": sideways, "returns": len(self.calls)}
+
+
+@functools.cache
+def below(root: Path, module: str) -> set[str]:
+    """The modules of the project that a module imports, directly or not."""
+    found: set[str] = set()
+    waiting = [module]
+    while waiting:
+        new = set(imports(root, waiting.pop())) - found
+        found |= new
+        waiting += new
+    return found
+
+
+def imports(root: Path, module: str) -> Iterator[str]:
+    """Modules that a file imports, or names as text for an import later; not those for types or for `__main__`."""
+    path = root / ("code" if module.startswith("tandem.") else "") / Path(*module.split(".")).with_suffix(".py")
+    if not path.is_file():
+        return
+    waiting: list[ast.AST] = [ast.parse(path.read_text())]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.If) and ast.unparse(node.test).startswith(("TYPE_CHECKING", "__name__ ==")):
+            continue
+        waiting += ast.iter_child_nodes(node)
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] in PACKAGES:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Constant) and str(node.value).split(".")[0] in PACKAGES:
+            yield str(node.value)
+
+
+def trace(root: Path) -> Way:
+    """Run the command under a profile of its main thread."""
+    ray_in_process.install(num_gpus=2)
+    from jobs import cli
+
+    way = Way(root)
+    with tempfile.TemporaryDirectory() as folder:
+        sys.setprofile(way.profile)
+        try:
+            code = cli.main([*ARGUMENTS, "--out", str(Path(folder, "out"))])
+        finally:
+            sys.setprofile(None)
+    if code or not way.over:
+        raise SystemExit(f"expected a label in the store, got exit code {code}")
+    return way
+
+
+if __name__ == "__main__":
+    checkout = Path(sys.argv[1] if len(sys.argv) > 1 else Path(__file__).parents[1]).resolve()
+    sys.path[:0] = [str(checkout / "code"), str(checkout)]
+    print(json.dumps(trace(checkout).count()))
