@@ -66,17 +66,18 @@ class DraftJob(Job):
         self.sampling = choose_sampling(spec, self.models.sampling)
         rows, where = read_rows(spec, self.models.class_names), f"--labels: {spec.labels}"
         check_columns(rows, where)
-        self.rows = fill_settings(rows, self.sampling, self.draft_steps, spec.seed, config.pyramid, where)
-        self.row_settings = self.rows.row_settings
+        if rows.unfilled_settings is not None:
+            rows = fill_settings(rows, self.sampling, self.draft_steps, spec.seed, config.pyramid, where)
+        self.rows, self.row_settings = rows, rows.row_settings
         store = open_output(spec)
         replicas = spec.drafters or (spec.logical_gpus if spec.placement == "gpu" else 1)
         on_cpu, own = spec.placement == "cpu", self.row_settings
         on_device = Decoding(
             self.models, (DRAFTERS,), self.draft_steps, self.sampling, replicas, on_cpu, row_settings=own
         )
-        self.batch = choose_batch(spec, store, on_device, len(self.rows), spec.shard_size)
-        plan = plan_shards(spec, len(self.rows), self.batch)
-        self.source = row_identity(self.rows, store, spec.overwrite)
+        self.batch = choose_batch(spec, store, on_device, len(rows), spec.shard_size)
+        plan = plan_shards(spec, len(rows), self.batch)
+        self.source = row_identity(rows, store, spec.overwrite)
         self.makers = spec.drafters or spec.logical_gpus
         self.shard_bytes = plan.shard_size * 2 * config.pyramid.offsets[self.draft_steps]
         super().__init__(spec, store, plan)
@@ -116,4 +117,9 @@ def check_columns(rows: LabelRows, where: str) -> None:
 
 def run(spec: DraftSpec) -> dict[str, Any]:
     """Draft what is missing, and return the summary."""
-    return DraftJob(spec).run()
+    job = DraftJob(spec)
+    if not job.is_done():
+        with job.session() as session:
+            job.begin(session, *job.place(session))
+            job.make(job.pipeline(), session)
+    return job.close()

@@ -23,7 +23,7 @@ from jobs.options import ReplicaOptions, Replicas, RowOptions
 from jobs.pipeline import Pipeline, generate_pools
 from jobs.progress import say
 from jobs.row_identity import row_identity
-from jobs.row_settings import fill_settings, row_draft_steps
+from jobs.row_settings import fill_settings
 from jobs.running import open_output, plan_shards, read_rows
 from jobs.settings import (
     check_gpus_here,
@@ -127,16 +127,16 @@ class GenerateJob(Job):
         self.sampling = choose_sampling(spec, self.models.sampling)
         self.profiles = [read_profile(source) for source in spec.profile or ()]
         rows, where = read_rows(spec, self.models.class_names), f"--labels: {spec.labels}"
-        self.rows = fill_settings(rows, self.sampling, self.draft_steps, spec.seed, pyramid, where)
-        self.row_settings = self.rows.row_settings
+        if rows.unfilled_settings is not None:
+            rows = fill_settings(rows, self.sampling, self.draft_steps, spec.seed, pyramid, where)
+        self.rows, self.row_settings = rows, rows.row_settings
         store = open_output(spec)
-        on_devices = decoding_of(spec, self.models, self.draft_steps, self.sampling, self.rows)
-        self.batch = choose_batch(spec, store, on_devices, len(self.rows), spec.shard_size)
-        plan = plan_shards(spec, len(self.rows), self.batch)
-        self.source = row_identity(self.rows, store, spec.overwrite)
-        self.images = open_images(
-            spec, store, self.models, spec.seed, self.draft_steps, plan, self.rows.extra, self.row_settings
-        )
+        on_devices = decoding_of(spec, self.models, self.draft_steps, self.sampling, rows)
+        self.batch = choose_batch(spec, store, on_devices, len(rows), spec.shard_size)
+        plan = plan_shards(spec, len(rows), self.batch)
+        self.source = row_identity(rows, store, spec.overwrite)
+        steps, own = self.draft_steps, self.row_settings
+        self.images = open_images(spec, store, self.models, spec.seed, steps, plan, rows.extra, own)
         self.makers = (spec.refiners or spec.max_refiners or spec.logical_gpus) + (spec.colocated or 0)
         self.shard_bytes = self.images.shard_bytes
         super().__init__(spec, store, plan)
@@ -163,7 +163,12 @@ class GenerateJob(Job):
 
 def run(spec: GenerateSpec) -> dict[str, Any]:
     """Make what is missing of a dataset of images, and return the summary."""
-    return GenerateJob(spec).run()
+    job = GenerateJob(spec)
+    if not job.is_done():
+        with job.session() as session:
+            job.begin(session, *job.place(session))
+            job.make(job.pipeline(), session)
+    return job.close()
 
 
 def decoding_of(
@@ -175,7 +180,7 @@ def decoding_of(
     if spec.placement in ("split", "colocated") and not (spec.drafters and spec.refiners):
         replicas = max(replicas, spec.logical_gpus)
     shared, on_cpus = SPLIT if apart else COLOCATED, spec.placement == "cpu"
-    own = rows.row_settings, row_draft_steps(rows)
+    own = rows.row_settings, rows.draft_steps
     return Decoding(models, shared, draft_steps, sampling, replicas, on_cpus, spec.is_elastic, *own)
 
 

@@ -40,9 +40,8 @@ MIN_WRITERS = 2
 
 
 class Job(ABC):
-    """One command and its dataset. Making the object checks everything and starts nothing; `run` does the rest.
-
-    Each command has a subclass: its `__init__` makes the checks and sets the attributes.
+    """One command and its dataset. Each command has a subclass, whose `__init__` makes all checks, starts nothing and
+    sets the attributes. Its module's `run` tells what comes then: is it done, a session, the pipeline, closing.
 
     Attributes:
         options, store, plan: what was asked for, the place of the dataset, and how its rows are cut into shards.
@@ -74,13 +73,6 @@ class Job(ABC):
         self.options, self.store, self.plan = options, store, plan
         self.part = choose_part(options.shards, plan)
         self.summary: dict[str, Any] = {}
-
-    def run(self) -> dict[str, Any]:
-        """Make what is missing, close the dataset, and return the summary. A finished job needs no cluster."""
-        if not self.is_done():
-            with self.session() as session:
-                self.make(self.pipeline(), session)
-        return self.close()
 
     # What differs between commands
 
@@ -115,7 +107,7 @@ class Job(ABC):
         """The files beside `_SUCCESS`, by path, once every shard is committed or has failed, by cause."""
         return {}
 
-    # What all commands have in common, in the order of `run`
+    # What all commands have in common, in the order in which they do it
 
     def settings(self, on_real_gpus: bool) -> DecodeSettings:
         steps, seed, sampling = self.draft_steps, self.seed, self.sampling
@@ -144,22 +136,25 @@ class Job(ABC):
 
     @contextmanager
     def session(self) -> Iterator[Session]:
-        """A context with a cluster, in which this job holds its place: the shards that others have made are known."""
+        """A context with a cluster: the one that was asked for, else one that is started here."""
         self.start_up = StartUp()
         options = self.options
         say(about_to_open(options.address))
         object_store = wanted_object_store(self.makers, self.shard_bytes)
         with open_session(options.address, options.logical_gpus, MIN_WRITERS, object_store) as session:
             self.start_up.join()
-            self.placement, reasons = self.place(session)
-            self.on_real_gpus = self.placement.mode != "cpu" and not session.simulated
-            self.device = session.device_of(self.on_real_gpus)
-            info = {"command": command_line(), **versions(), **self.info()}
-            self.record = open_job(self.store, self.identity(self.on_real_gpus), info, options.overwrite)
-            self.store.remember_job(self.record.path)
-            for line in (session.describe(), self.placement.describe(), *self.describe(), *reasons):
-                say(line)
             yield session
+
+    def begin(self, session: Session, placement: Placement, reasons: Sequence[str]) -> None:
+        """Take the place of the dataset for this job, and say what it is about to do. From here on the shards that
+        other runs have committed are known. OutputError where the place is another job's."""
+        self.placement, self.on_real_gpus = placement, placement.mode != "cpu" and not session.simulated
+        self.device = session.device_of(self.on_real_gpus)
+        info = {"command": command_line(), **versions(), **self.info()}
+        self.record = open_job(self.store, self.identity(self.on_real_gpus), info, self.options.overwrite)
+        self.store.remember_job(self.record.path)
+        for line in (session.describe(), placement.describe(), *self.describe(), *reasons):
+            say(line)
 
     def make(self, pipeline: Pipeline, session: Session) -> None:
         """Make the shards that are missing."""

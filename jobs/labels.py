@@ -38,6 +38,13 @@ class LabelRows:
         return len(self.label)
 
     @property
+    def draft_steps(self) -> tuple[int, ...]:
+        """Every N that rows have; none where all have the job's."""
+        if self.extra is None or "draft_steps" not in self.row_settings:
+            return ()
+        return tuple(np.unique(self.extra["draft_steps"].to_numpy()).tolist())
+
+    @property
     def digest(self) -> str:
         """Hex sha256 of labels and carried columns: part of the job's identity."""
         digest = hashlib.sha256(np.ascontiguousarray(self.label, dtype="<i4").data)

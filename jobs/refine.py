@@ -173,4 +173,9 @@ def choose_drafted_steps(asked: int | None, drafts: Drafts) -> int:
 
 def run(spec: RefineSpec) -> dict[str, Any]:
     """Refine what is missing, and return the summary."""
-    return RefineJob(spec).run()
+    job = RefineJob(spec)
+    if not job.is_done():
+        with job.session() as session:
+            job.begin(session, *job.place(session))
+            job.make(job.pipeline(), session)
+    return job.close()

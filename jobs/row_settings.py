@@ -107,11 +107,10 @@ def fill_settings(
 ) -> LabelRows:
     """Rows whose settings are columns without gaps: an empty cell has become the job's own value.
 
-    LabelError for draft steps that the pyramid does not have.
+    For rows with settings that are not filled yet. LabelError for draft steps that the pyramid does not have.
     """
     unfilled = rows.unfilled_settings
-    if unfilled is None:
-        return rows
+    assert unfilled is not None
     own: Mapping[str, Any] = {**vars(sampling), "draft_steps": draft_steps, "seed": seed}
     columns = {}
     for name in unfilled.column_names:
@@ -139,13 +138,6 @@ def check_draft_steps(steps: np.ndarray, pyramid: Pyramid, where: str) -> None:
             pyramid.check_draft_steps(n)
         except InputError as error:
             raise LabelError(f"{where}, row {int(np.argmax(steps == n)) + 1}: {error}") from None
-
-
-def row_draft_steps(rows: LabelRows) -> tuple[int, ...]:
-    """Every N that rows have; none where all have the job's."""
-    if rows.extra is None or "draft_steps" not in rows.row_settings:
-        return ()
-    return tuple(np.unique(rows.extra["draft_steps"].to_numpy()).tolist())
 
 
 def most_demanding(sampling: SamplingConfig, row_settings: tuple[str, ...]) -> SamplingConfig:

@@ -55,7 +55,9 @@ ADVICE = ("weights_only", "set_int_max_str_digits", "unicode string", "Traceback
 
 def read_labels(path: Path) -> None:
     """A label file, and what becomes of its columns: settings, identity, and the first shard in every format."""
-    rows = fill_settings(read_label_file(str(path), NAMES), SamplingConfig(), 2, 0, PYRAMID, "--labels")
+    rows = read_label_file(str(path), NAMES)
+    if rows.unfilled_settings is not None:
+        rows = fill_settings(rows, SamplingConfig(), 2, 0, PYRAMID, "--labels")
     row_identity(rows, open_store(str(path.parent / "none")), False)
     n = min(len(rows), 4)
     for name in ("webdataset", "parquet", "folder"):

@@ -1,4 +1,4 @@
-"""Real jobs without a cluster: all of `Job.run`, but for the making of shards, which a test does itself."""
+"""Real jobs without a cluster: all of `Job`, but for the making of shards, which a test does itself."""
 
 from __future__ import annotations
 
@@ -42,6 +42,14 @@ class JobWithoutRay(Job):
         super().__init__(chosen, store, plan)
         self.fmt, self.read, self.fields, self.kept, self.card = fmt, read, dict(identity), dict(info), card
         self.closes_with = (layout.CARD,) if card else ()
+
+    def run(self) -> dict[str, Any]:
+        """As each command runs its job."""
+        if not self.is_done():
+            with self.session() as session:
+                self.begin(session, *self.place(session))
+                self.make(self.pipeline(), session)
+        return self.close()
 
     def identity(self, on_real_gpus: bool) -> dict[str, Any]:
         return self.fields

@@ -27,7 +27,6 @@ from typing import Any
 import ray_in_process
 
 CARRIERS = {"LabelRows", "ShardRows", "Batch"}  # and their subclasses
-PACKAGES = {"tandem", "workers", "jobs", "cluster"}
 ARGUMENTS = ("generate", "--classes", "all", "--images", "1", "--batch", "1", "--placement", "split")
 
 
@@ -56,44 +55,40 @@ class Way:
 
     def __init__(self, root: Path) -> None:
         self.root, self.over = root, False
-        self.modules: dict[str, str | None] = {}  # of code, by file name
+        self.modules: dict[CodeType, str] = {}  # of functions of the project
         self.calls: dict[tuple[CodeType, CodeType], None] = {}
 
-    def module(self, code: CodeType) -> str | None:
-        """Dotted name of the project's file that a function is in; None for all others."""
-        if code.co_filename not in self.modules:
-            path = Path(code.co_filename).resolve()
-            parts = path.relative_to(self.root).with_suffix("").parts if path.is_relative_to(self.root) else ()
-            names = [part for part in parts if part != "code"]
-            self.modules[code.co_filename] = ".".join(names) if names and names[0] in PACKAGES else None
-        return self.modules[code.co_filename]
-
-    def is_ours(self, code: CodeType) -> bool:
-        return self.module(code) is not None and not code.co_name.startswith("<")
+    def is_ours(self, frame: FrameType) -> bool:
+        """Whether a function is one of the project, and has a name."""
+        code = frame.f_code
+        if code not in self.modules:
+            ours = Path(code.co_filename).is_relative_to(self.root) and not code.co_name.startswith("<")
+            name = frame.f_globals["__name__"] if ours else ""
+            self.modules[code] = "" if name == "__main__" or name == ray_in_process.__name__ else name
+        return bool(self.modules[code])
 
     def profile(self, frame: FrameType, event: str, _: Any) -> None:
         """Called by Python at each call."""
-        code = frame.f_code
-        if event != "call" or self.over or not self.is_ours(code):
+        if event != "call" or self.over or not self.is_ours(frame):
             return
         if any(name in ("label", "labels_B") or holds(value) for name, value in frame.f_locals.items()):
             self.add(frame)
-            self.over = code.co_name.startswith("put") and self.module(code) == "workers.store"
+            self.over = "Store.put" in frame.f_code.co_qualname
 
     def add(self, frame: FrameType | None) -> None:
         """A call, and those around it that are not known yet."""
         chain = []
         while frame is not None:
-            chain.append(frame.f_code)
+            if self.is_ours(frame):
+                chain.append(frame.f_code)
             frame = frame.f_back
-        ours = [code for code in reversed(chain) if self.is_ours(code)]
-        for caller, callee in itertools.pairwise(ours):
-            if self.module(caller) != self.module(callee):
-                self.calls[caller, callee] = None
+        for callee, caller in itertools.pairwise(chain):
+            if self.modules[caller] != self.modules[callee]:
+                self.calls.setdefault((caller, callee))
 
     def count(self) -> dict[str, Any]:
         """The numbers, and which files and climbs they are."""
-        crossings = [(str(self.module(caller)), str(self.module(callee))) for caller, callee in self.calls]
+        crossings = [(self.modules[caller], self.modules[callee]) for caller, callee in self.calls]
         files = list(dict.fromkeys(module for crossing in crossings for module in crossing))
         climbs, sideways = [], []
         for (caller, callee), (one, other) in zip(self.calls, crossings, strict=True):
@@ -105,7 +100,7 @@ class Way:
 
 @functools.cache
 def below(root: Path, module: str) -> set[str]:
-    """The modules of the project that a module imports, directly or not."""
+    """The modules that a module of the project imports, directly or not."""
     found: set[str] = set()
     waiting = [module]
     while waiting:
@@ -116,9 +111,9 @@ def below(root: Path, module: str) -> set[str]:
 
 
 def imports(root: Path, module: str) -> Iterator[str]:
-    """Modules that a file imports, or names as text for an import later; not those for types or for `__main__`."""
-    path = root / ("code" if module.startswith("tandem.") else "") / Path(*module.split(".")).with_suffix(".py")
-    if not path.is_file():
+    """Modules that a loaded file imports, or names as text for an import later; not those for types."""
+    path = Path(getattr(sys.modules.get(module), "__file__", None) or "/")
+    if not path.is_relative_to(root):
         return
     waiting: list[ast.AST] = [ast.parse(path.read_text())]
     while waiting:
@@ -126,11 +121,11 @@ def imports(root: Path, module: str) -> Iterator[str]:
         if isinstance(node, ast.If) and ast.unparse(node.test).startswith(("TYPE_CHECKING", "__name__ ==")):
             continue
         waiting += ast.iter_child_nodes(node)
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] in PACKAGES:
+        if isinstance(node, ast.ImportFrom) and node.module:
             yield node.module
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
-        elif isinstance(node, ast.Constant) and str(node.value).split(".")[0] in PACKAGES:
-            yield str(node.value)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value in sys.modules:
+            yield node.value
 
 
 def trace(root: Path) -> Way:

@@ -1,6 +1,6 @@
 """The commit protocol under a seeded scheduler: several jobs of the real code in one place, and what must hold after.
 
-Real are `Job.run` with all that it calls: open_job, reopen, Writer, store_shard, close_dataset; `Drafts` as well. Made
+Real are `Job` with all that it calls: open_job, reopen, Writer, store_shard, close_dataset; `Drafts` as well. Made
 up are Ray (a job makes its shards itself, and late copies of its tasks write other pictures of them) and the store.
 """
 

@@ -67,7 +67,7 @@ def start(models, tmp_path, monkeypatch, capsys):
         raise ReadyError(job.identity(False))
 
     monkeypatch.setenv("TANDEM_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(Job, "run", stop)
+    monkeypatch.setattr(Job, "is_done", stop)
     for command in ("generate", "draft"):
         monkeypatch.setattr(f"jobs.{command}.resolve_models", lambda *given: models)
 

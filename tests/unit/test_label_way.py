@@ -19,4 +19,4 @@ def test_a_label_enters_few_files_on_its_way_to_the_store_and_hardly_climbs():
     found = json.loads(ran.stdout.splitlines()[-1])
     assert len(found["files"]) <= MOST_FILES, found["files"]
     assert len(found["climbs"]) <= MOST_CLIMBS, found["climbs"]
-    assert found["files"][0] == "jobs.cli" and found["files"][-1] == "workers.store"
+    assert found["files"][0].endswith("cli") and found["files"][-1].endswith("store"), found["files"]

@@ -41,6 +41,8 @@ def write(tmp_path: Path, kind: str, rows: list[dict]) -> str:
 
 
 def filled(rows: LabelRows, seed: int = 9) -> LabelRows:
+    if rows.unfilled_settings is None:
+        return rows
     return fill_settings(rows, OWN, 2, seed, PYRAMID, "--labels: rows.csv")
 
 
