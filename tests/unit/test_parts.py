@@ -104,6 +104,17 @@ def test_the_whole_job_finishes_what_parts_have_made(job):
     assert finished == [{}]
 
 
+def test_a_finished_job_of_int8_is_asked_for_its_identity_on_cpus_alone(job):
+    """On GPUs its settings are refused, and it would be said so of a dataset that is done."""
+    job, commit, _ = job
+    commit(*range(10))
+    asked, identity = [], job.identity
+    job.options.int8 = True
+    job.identity = lambda on_real_gpus: asked.append(on_real_gpus) or identity(on_real_gpus)
+    assert job.run()["complete"] is True
+    assert asked == [False]
+
+
 def test_parts_that_end_at_the_same_time_close_alike(job):
     job, commit, finished = job
     start = threading.Barrier(5)
