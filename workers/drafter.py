@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -65,7 +64,10 @@ class Drafter:
         return Ran.of(name, var.dtype, [var.fused, self.quantizer.fused], var.graphs, self.halving.size)
 
     def launch(self, batch: Batch) -> DraftedBatch:
-        decodes = self.halving(partial(self.draft, batch), self.settings.batch)
+        decodes = []
+        for attempt in self.halving.attempts(self.settings.batch):
+            with attempt as some:
+                decodes.append(self.draft(batch, some))
         return DraftedBatch(batch, decodes, self.queue.mark())
 
     def draft(self, batch: Batch, some: slice) -> LaunchedDecode:

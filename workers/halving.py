@@ -16,7 +16,11 @@ T = TypeVar("T")
 
 
 class Halving:
-    """Works on batches of one size, and on halves of it from the moment at which memory runs out.
+    """Cuts batches of one size, and halves of it from the moment at which memory runs out:
+
+        for attempt in halving.attempts(num_rows):
+            with attempt as some:
+                ...  # work on the rows `some`
 
     Smaller batches may be rounded differently, so a warning says what happened.
     """
@@ -24,28 +28,19 @@ class Halving:
     def __init__(self, what: str, batch: int):
         self.what, self.size = what, batch
 
-    def __call__(self, work: Callable[[slice], T], num_rows: int) -> list[T]:
-        """Results of `work` on consecutive rows that make up all `num_rows`. Raises what `work` does, and its lack of
-        memory once single rows do not fit either."""
-        return list(self.run(lambda some: [work(some)], num_rows))
-
-    def run(self, work: Callable[[slice], Iterable[T]], num_rows: int) -> Iterator[T]:
-        """The same for a work that yields its results one by one: where memory runs out in the middle, those of the
-        rows in hand are yielded again from the first."""
+    def attempts(self, num_rows: int) -> Iterator[Attempt]:
+        """Consecutive rows that make up all `num_rows`; those that did not fit come again in smaller parts. An error of
+        the work passes, and so does its lack of memory once single rows do not fit either."""
         start = 0
         while start < num_rows:
-            some = slice(start, min(start + self.size, num_rows))
-            try:
-                yield from work(some)
-            except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error) or some.stop - start == 1:
-                    raise
-                cause = " ".join(str(error).split())
-            else:
-                start = some.stop
+            attempt = Attempt(slice(start, min(start + self.size, num_rows)))
+            yield attempt
+            if not attempt.lacked:
+                start = attempt.some.stop
                 continue
             # only here is the error gone, and with it the tensors that its traceback held
-            self.size = (some.stop - start + 1) // 2
+            count = attempt.some.stop - start
+            self.size = (count + 1) // 2
             on_gpu = torch.cuda.is_initialized()
             if on_gpu:
                 torch.cuda.synchronize()  # a graph that is given up may be at work on the batch before
@@ -53,8 +48,38 @@ class Halving:
             if on_gpu:
                 torch.cuda.empty_cache()
             warnings.warn(
-                f"{self.what}: out of memory with {some.stop - start} images at once, now {self.size}; images of a "
-                f"smaller batch may differ where rounding flips a draw ({cause:.160})",
+                f"{self.what}: out of memory with {count} images at once, now {self.size}; images of a "
+                f"smaller batch may differ where rounding flips a draw ({attempt.lacked:.160})",
                 FallbackWarning,
                 stacklevel=2,
             )
+
+    def __call__(self, work: Callable[[slice], T], num_rows: int) -> list[T]:
+        """Results of `work` on all parts."""
+        return list(self.run(lambda some: [work(some)], num_rows))
+
+    def run(self, work: Callable[[slice], Iterable[T]], num_rows: int) -> Iterator[T]:
+        """The same for a work that yields its results one by one: where memory runs out in the middle, those of the
+        rows in hand are yielded again from the first."""
+        for attempt in self.attempts(num_rows):
+            with attempt as some:
+                yield from work(some)
+
+
+class Attempt:
+    """Work on some rows. `lacked` says how memory ran out, if it did."""
+
+    def __init__(self, some: slice):
+        self.some, self.lacked = some, ""
+
+    def __enter__(self) -> slice:
+        return self.some
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> bool:
+        """Whether the error is dealt with: memory may suffice for fewer rows."""
+        if not isinstance(error, RuntimeError | MemoryError) or not is_out_of_memory(error):
+            return False
+        if self.some.stop - self.some.start == 1:
+            return False
+        self.lacked = " ".join(str(error).split()) or type(error).__name__
+        return True

@@ -93,10 +93,16 @@ class Refiner:
         """`prefix_nP` is that of the whole shard."""
         began = self.queue.mark()
         prefix_BP = prefix_nP[batch.rows_B, : self.refiner.config.pyramid.offsets[batch.draft_steps]]
-        decodes = self.refining(partial(self.refine, batch, prefix_BP), self.settings.batch)
+        decodes = []
+        for attempt in self.refining.attempts(self.settings.batch):
+            with attempt as some:
+                decodes.append(self.refine(batch, prefix_BP, some))
         refined = self.queue.mark()
         ids_BL = torch.cat([part.ids_bL for part in decodes])
-        pixels = self.decoding(partial(self.decode, ids_BL), self.settings.batch)
+        pixels = []
+        for attempt in self.decoding.attempts(self.settings.batch):
+            with attempt as some:
+                pixels.append(self.decode(ids_BL, some))
         return RefinedBatch(batch, decodes, pixels, began, refined, self.queue.mark())
 
     def refine(self, batch: Batch, prefix_BP: np.ndarray, some: slice) -> LaunchedDecode:
