@@ -166,7 +166,7 @@ def test_weights_that_yield_no_numbers_are_a_500_that_says_so_and_other_classes_
     assert server.post(prompt="0", seed=1)[0] == 200
 
 
-def test_no_client_is_left_without_its_images_when_replicas_are_killed(server, capsys, record_property):
+def test_no_client_is_left_without_its_images_when_replicas_are_killed(server, measured):
     """200 requests of 16 clients; the only drafter dies among them, and once there is a new one, the only refiner."""
     asked = [{"prompt": str(seed), "seed": seed, "n": 1 + seed % 2, "deterministic": True} for seed in range(10)]
     undisturbed = [images_of(server.post(**body)) for body in asked]
@@ -198,9 +198,7 @@ def test_no_client_is_left_without_its_images_when_replicas_are_killed(server, c
         else:
             assert status in (429, 500, 503) and set(body["error"]) == {"message", "type", "param", "code"}
             errors[status, body["error"]["code"]] += 1
-    record_property("errors", str(dict(errors)))
-    with capsys.disabled():
-        print(f"\nreplicas killed: {right} of 200 right, others {dict(errors)}")
+    measured(f"replicas killed: {right} of 200 right, others {dict(errors)}")
     assert len(answers) == 200
     assert right >= 190
 

@@ -35,10 +35,9 @@ def outcome(tiny_models, tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_nodes_come_are_used_are_lost_are_replaced_and_go(outcome, capsys):
+def test_nodes_come_are_used_are_lost_are_replaced_and_go(outcome, measured):
     _, found = outcome
-    with capsys.disabled():
-        print("\n" + ", ".join(f"{what} {seconds:.1f} s" for what, seconds in found["seconds"].items()))
+    measured("elastic: " + ", ".join(f"{what} {seconds:.1f} s" for what, seconds in found["seconds"].items()))
     log, seen, lost = found["log"], found["seen"], found["lost"]
     assert found["code"] == 0, log
     assert "Traceback" not in log
@@ -77,11 +76,10 @@ def test_the_bytes_are_those_of_an_undisturbed_run_on_fixed_replicas(outcome, ti
 
 
 @pytest.mark.slow
-def test_drafters_whose_work_is_done_give_their_nodes_back_while_refiners_go_on(outcome, capsys):
+def test_drafters_whose_work_is_done_give_their_nodes_back_while_refiners_go_on(outcome, measured):
     releases = outcome[1]["releases"]
-    with capsys.disabled():
-        for release in releases:
-            print(f"\ndrafter's node gone after {release['drafter_gone']:.1f} s, the run took {release['end']:.1f} s")
+    for release in releases:
+        measured(f"drafter's node gone after {release['drafter_gone']:.1f} s, the run took {release['end']:.1f} s")
     assert releases[-1]["early"], releases
 
 

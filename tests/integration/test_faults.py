@@ -31,9 +31,7 @@ SPLIT = ("--placement", "split", "--drafters", "1", "--refiners", "1")
 
 
 @pytest.mark.parametrize("stage", ["draft", "refine"])
-def test_a_killed_actor_is_started_again_and_its_shards_are_made_again(
-    stage, undisturbed, tiny_models, out, record_property, capsys
-):
+def test_a_killed_actor_is_started_again_and_its_shards_are_made_again(stage, undisturbed, tiny_models, out, measured):
     recovery_s: list[float] = []
 
     def strike() -> None:
@@ -46,9 +44,7 @@ def test_a_killed_actor_is_started_again_and_its_shards_are_made_again(
     striker.start()
     assert main(job(tiny_models, out, *SPLIT)) == 0
     striker.join()
-    record_property("recovery_s", recovery_s[0])
-    with capsys.disabled():
-        print(f"\n{stage} killed: {recovery_s[0]:.1f} s")
+    measured(f"{stage} killed: {recovery_s[0]:.1f} s")
     assert digests(out) == undisturbed
     assert not verify(open_store(out)).problems
 

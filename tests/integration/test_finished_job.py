@@ -25,7 +25,7 @@ SHARDS = 3_000
 
 
 @pytest.mark.slow
-def test_a_finished_job_is_recognised_by_listing_names(s3_server, tiny_models, tmp_path, capsys):
+def test_a_finished_job_is_recognised_by_listing_names(s3_server, tiny_models, tmp_path, measured):
     boto3.client("s3").create_bucket(Bucket="finished")
     files = [part for role, path in tiny_models.items() for part in (f"--{role}", path)]
     size = ["--classes", "all", "--images", str(SHARDS), "--batch", "1", "--shard-size", "1"]
@@ -50,8 +50,7 @@ def test_a_finished_job_is_recognised_by_listing_names(s3_server, tiny_models, t
         assert run.wait(timeout=120) == 0, (tmp_path / "log").read_text()
         seconds = time.monotonic() - began
         bodies = [path for method, path in proxy.seen if method == "GET" and "/job/" in path]
-    with capsys.disabled():
-        print(f"\n{SHARDS} finished shards recognised in {seconds:.1f} s, {proxy.number} requests")
+    measured(f"{SHARDS} finished shards recognised in {seconds:.1f} s, {proxy.number} requests")
     summary = json.loads((tmp_path / "log.out").read_text())
     assert (summary["resumed_shards"], summary["images"]) == (SHARDS, 0)
     assert sorted(bodies) == ["/finished/job/_SUCCESS", "/finished/job/job.json"]

@@ -90,7 +90,7 @@ def resident_bytes() -> int:
 
 
 @pytest.mark.slow
-def test_a_hundred_thousand_label_rows_stream_through_a_small_driver(tmp_path, capsys):
+def test_a_hundred_thousand_label_rows_stream_through_a_small_driver(tmp_path, measured):
     count = 100_000
     table = pa.table({"label": [i % 12 for i in range(count)], "note": [f"row {i}" for i in range(count)]})
     pq.write_table(table, tmp_path / "labels.parquet")
@@ -105,7 +105,6 @@ def test_a_hundred_thousand_label_rows_stream_through_a_small_driver(tmp_path, c
     pipeline = Pipeline(plan, ReadLabels(ray.put(rows), plan), pools, Consume(), 1, 512 * 3 * 16**2)
     summary = make_shards(pipeline, list(range(plan.num_shards)), count, max_failed=0, start_up=StartUp())
     grown = resident_bytes() - before
-    with capsys.disabled():
-        print(f"\n{count} rows: the driver grew by {grown / 1e6:.0f} MB in {summary['working_s']:.0f} s")
+    measured(f"{count} rows: the driver grew by {grown / 1e6:.0f} MB in {summary['working_s']:.0f} s")
     assert summary["images"] == count
     assert grown < 200e6

@@ -74,7 +74,7 @@ def stages(folder: Path) -> tuple[type, object]:
     return Draft, Sink()
 
 
-def test_what_stops_is_replaced_and_what_dies_at_every_attempt_is_left_out(tmp_path, capsys):
+def test_what_stops_is_replaced_and_what_dies_at_every_attempt_is_left_out(tmp_path, measured, capsys):
     began = time.monotonic()
     summary = run(*stages(tmp_path), count=8, max_failed=2)
     took, lines = time.monotonic() - began, capsys.readouterr().err.splitlines()
@@ -91,8 +91,7 @@ def test_what_stops_is_replaced_and_what_dies_at_every_attempt_is_left_out(tmp_p
     assert overdue[1][-1].endswith(replaced) or any(line.startswith("warning: worker process ") for line in lines)
     assert any(line.startswith("warning: draft: a process died at shard 2: ") for line in lines)
     assert " in write for " in overdue[3][0] and overdue[3][-1].endswith(replaced)
-    with capsys.disabled():
-        print(f"\n8 shards, two that hang at first and two that end their process at every attempt: {took:.0f} s")
+    measured(f"8 shards, two that hang at first and two that end their process at every attempt: {took:.0f} s")
     assert took < 120
 
 

@@ -69,7 +69,9 @@ def shards_of(uri: str) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("seed", range(20 if ALL else 3))
-def test_a_job_behind_a_bad_line_ends_in_the_shards_of_an_undisturbed_one(bucket, tmp_path, monkeypatch, seed, capsys):
+def test_a_job_behind_a_bad_line_ends_in_the_shards_of_an_undisturbed_one(
+    bucket, tmp_path, monkeypatch, seed, measured
+):
     name = ("webdataset", "folder", "parquet")[seed % 3]
     make(str(tmp_path / "undisturbed"), name)
     monkeypatch.setattr(s3_store, "PATIENT", Patience(6.0, 1000, 0.7))
@@ -85,23 +87,21 @@ def test_a_job_behind_a_bad_line_ends_in_the_shards_of_an_undisturbed_one(bucket
                 failures.append(str(error))
         else:
             pytest.fail(f"no run came through: {failures}")
-    with capsys.disabled():
-        print(f"\nweather {seed}, {name}: {dict(proxy.faults)} of {proxy.number} requests; runs that ended: {failures}")
+    measured(f"weather {seed}, {name}: {dict(proxy.faults)} of {proxy.number} requests; runs that ended: {failures}")
     assert shards_of(uri) == shards_of(str(tmp_path / "undisturbed"))
     assert verify(open_store(uri)).problems == []
     assert "Uploads" not in boto3.client("s3").list_multipart_uploads(Bucket=BUCKET)
 
 
 @pytest.mark.usefixtures("ray_cluster")
-def test_a_run_behind_a_bad_line_needs_no_second_one(bucket, tiny_models, tmp_path, capsys):
+def test_a_run_behind_a_bad_line_needs_no_second_one(bucket, tiny_models, tmp_path, measured):
     """All that passes is waited for: `tandem generate` ends with exit code 0."""
     plain, out, log = tmp_path / "plain", f"s3://{BUCKET}/run", tmp_path / "log"
     assert main(job(tiny_models, plain, images=12)) == 0
     with S3Proxy(bucket, Weather(1, 2 * CHANCE, *PASSING)) as proxy:
         run = start(job(tiny_models, out, images=12), log, AWS_ENDPOINT_URL=proxy.endpoint)
         assert run.wait(timeout=120) == 0, log.read_text()
-    with capsys.disabled():
-        print(f"\na run of 12 shards: {dict(proxy.faults)} of {proxy.number} requests")
+    measured(f"a run of 12 shards: {dict(proxy.faults)} of {proxy.number} requests")
     assert len(proxy.faults) > len(PASSING) / 2
     assert shards_of(out) == shards_of(str(plain))
     assert verify(open_store(out)).problems == []
@@ -110,7 +110,9 @@ def test_a_run_behind_a_bad_line_needs_no_second_one(bucket, tiny_models, tmp_pa
 @pytest.mark.slow
 @pytest.mark.skipif(not ALL, reason="four minutes of waiting: TANDEM_ALL_WEATHER=1")
 @pytest.mark.usefixtures("ray_cluster")
-def test_a_store_that_falls_silent_is_waited_for_aloud_and_given_up(bucket, tiny_models, undisturbed, tmp_path, capsys):
+def test_a_store_that_falls_silent_is_waited_for_aloud_and_given_up(
+    bucket, tiny_models, undisturbed, tmp_path, measured
+):
     out, log, silent = f"s3://{BUCKET}/silent", tmp_path / "log", threading.Event()
     with S3Proxy(bucket, lambda n, method, path: "swallow" if silent.is_set() else None) as proxy:
         at = {"AWS_ENDPOINT_URL": proxy.endpoint}
@@ -134,10 +136,9 @@ def test_a_store_that_falls_silent_is_waited_for_aloud_and_given_up(bucket, tiny
             seconds |= {name: time.monotonic() - began for name in runs if name not in seconds and runs[name].poll()}
             time.sleep(0.2)
         said |= {name: (tmp_path / name).read_text() for name in runs}
-        with capsys.disabled():
-            for name, text in said.items():
-                print(f"\nsilent {name}: {seconds[name]:.0f} s")
-                print("".join(line + "\n" for line in text.splitlines() if line.startswith(("waiting", "error"))))
+        for name, text in said.items():
+            measured(f"silent {name}: {seconds[name]:.0f} s")
+            measured("\n".join(line for line in text.splitlines() if line.startswith(("waiting", "error"))))
         assert seconds["at the start"] < 45 and max(seconds.values()) < 150
         for text in said.values():
             assert "waiting for S3: " in text and "Read timeout" in text and "Traceback" not in text

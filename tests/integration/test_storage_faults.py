@@ -55,7 +55,7 @@ def wait_for_shards(store: Store, count: int) -> float:
 
 
 def test_a_server_away_then_wrong_keys_then_a_killed_driver_then_a_bad_line_lose_nothing(
-    server, undisturbed, tiny_models, tmp_path, capsys
+    server, undisturbed, tiny_models, tmp_path, measured
 ):
     """One dataset, and the same command three times."""
     out, log = f"s3://{BUCKET}/thrice", tmp_path / "log"
@@ -96,10 +96,9 @@ def test_a_server_away_then_wrong_keys_then_a_killed_driver_then_a_bad_line_lose
         assert run.wait(timeout=300) == 0, log.read_text()
         assert proxy.faults["slow down"] > len(undisturbed) - there
         assert proxy.faults["reset"] > 2
-    with capsys.disabled():
-        print(f"\nS3 away for 20 s: recovery {recovery_s:.1f} s")
-        print(f"wrong keys: the run ended after {ended_s:.1f} s; {there} shards were there before the bad line")
-        print(f"S3 through a bad line: {dict(proxy.faults)} of {proxy.number} requests")
+    measured(f"S3 away for 20 s: recovery {recovery_s:.1f} s")
+    measured(f"wrong keys: the run ended after {ended_s:.1f} s; {there} shards were there before the bad line")
+    measured(f"S3 through a bad line: {dict(proxy.faults)} of {proxy.number} requests")
     assert stored(out) == undisturbed
     assert not verify(open_store(out)).problems
 

@@ -60,12 +60,11 @@ def test_a_planned_run_has_drafters_and_refiners_on_the_nodes_of_their_profiles(
     assert "next best: colocated" in run["log"]
 
 
-def test_a_run_outlives_a_lost_node_and_says_what_it_waits_for(outcome, capsys):
+def test_a_run_outlives_a_lost_node_and_says_what_it_waits_for(outcome, measured):
     """Drafters and refiners stay on the nodes whose labels were asked for."""
     folder, found = outcome
     run = found["struck"]
-    with capsys.disabled():
-        print(f"\nnode lost: reported after {run['reported_s']:.0f} s, recovery {run['recovery_s']:.0f} s")
+    measured(f"node lost: reported after {run['reported_s']:.0f} s, recovery {run['recovery_s']:.0f} s")
     assert run["code"] == 0, run["log"]
     assert run["reported_s"] < 30
     replicas = {s: run["summary"]["stages"][s]["replicas"] for s in ("draft", "refine")}
