@@ -14,7 +14,10 @@ from jobs import cli
 from jobs.sending import read_command
 
 ROOT = Path(__file__).parents[2]
-DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [
+    *(ROOT / f"{name}.md" for name in ("README", "ARCHITECTURE", "CONTRIBUTING")),
+    *sorted((ROOT / "docs").glob("*.md")),
+]
 
 
 def fenced_lines(text: str) -> list[str]:
@@ -111,6 +114,12 @@ def test_the_readme_is_read_in_minutes():
     assert len(lines) <= 150
     measured = [line for line in lines[lines.index("## Measured") :] if line.startswith("| ")][1:]
     assert len(measured) == 6
+
+
+def test_tests_that_are_named_exist():
+    named = re.findall(r"`(tests/\S+\.py)::(test_\w+)`", (ROOT / "ARCHITECTURE.md").read_text())
+    assert len(named) > 15
+    assert [test for path, test in named if f"def {test}(" not in (ROOT / path).read_text()] == []
 
 
 def test_the_first_command_on_a_fresh_head_makes_the_token():
