@@ -254,7 +254,7 @@ def send(served: Served, **body: Any) -> socket.socket:
     return connection
 
 
-def test_more_than_the_queue_holds_is_refused_at_once_and_told_when_to_come_again(served):
+def test_requests_beyond_the_queue_are_refused_at_once_with_a_time_to_retry(served):
     """60 requests of ten images, of which 384 fit in: the others do not wait for them."""
     connections = [send(served, prompt="face", n=10, deterministic=True) for _ in range(60)]
     wait_until(lambda: len(select.select(connections, [], [], 0)[0]) >= 20, "twenty are answered", 20)

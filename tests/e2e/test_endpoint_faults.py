@@ -203,7 +203,7 @@ def test_no_client_is_left_without_its_images_when_replicas_are_killed(server, m
     assert right >= 190
 
 
-def test_a_server_that_is_told_to_stop_finishes_what_it_has_and_takes_nothing_new(server):
+def test_a_server_that_is_stopped_finishes_its_requests_and_accepts_none(server):
     alone = images_of(server.post(prompt="face", n=10, seed=1, deterministic=True))
     body = {"prompt": "face", "n": 10, "seed": 1, "deterministic": True}
     with ThreadPoolExecutor(80) as pool:

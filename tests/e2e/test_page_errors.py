@@ -19,7 +19,7 @@ def refuse(page: Page, status: int, headers: dict[str, str] | None = None, **err
     page.route(GENERATIONS, lambda route: route.fulfill(status=status, headers=headers or {}, body=body))
 
 
-def test_errors_stand_beside_their_controls(page: Page, watch: Watch):
+def test_errors_are_shown_next_to_their_controls(page: Page, watch: Watch):
     watch.allowed.append("status of 400")
     wrong = {"#class-input": "unicorn", "#seed": "-1", "#count": "99"}
     for control, value in wrong.items():
@@ -57,7 +57,7 @@ def test_a_busy_server_is_asked_again(page: Page, watch: Watch, status: int):
     expect(page.locator("#alert")).to_be_empty()
 
 
-def test_a_lost_connection_is_told(page: Page, watch: Watch):
+def test_a_lost_connection_is_shown(page: Page, watch: Watch):
     watch.allowed.append("net::ERR_FAILED")
     page.route(GENERATIONS, lambda route: route.abort())
     page.locator("#generate").click()

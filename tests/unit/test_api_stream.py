@@ -72,7 +72,7 @@ def test_without_previews_the_images_come_alone():
     assert [name for name, _ in stream(make_gateway(FakeEngine()), n=2, partial_images=0)] == [COMPLETED] * 2
 
 
-def test_published_images_are_told_by_their_address():
+def test_published_images_are_answered_by_their_address():
     gateway = make_gateway(FakeEngine(), publish=lambda name, data: f"https://store/{data.decode()}.{name}")
     _, event = stream(gateway, partial_images=0, response_format="url")[0]
     assert event["url"] == "https://store/4/5/0.png" and "b64_json" not in event

@@ -98,7 +98,7 @@ def test_a_single_row_is_not_starved_by_full_batches_of_another_key():
     run(test)
 
 
-def test_a_full_batch_does_not_wait_for_company_of_an_older_row():
+def test_a_full_batch_does_not_wait_for_an_older_row_of_another_key():
     async def test() -> None:
         work = FakeWork()
         batcher = Batcher(work, 4, wait_s=FOREVER_S)

@@ -58,7 +58,7 @@ def test_an_error_reaches_exactly_the_requests_of_its_batch_and_the_next_batch_i
     run(test)
 
 
-def test_what_is_left_of_a_request_that_failed_is_not_put_beside_others():
+def test_remaining_rows_of_a_failed_request_are_not_batched():
     """Its other rows would be for nothing, and could fail whoever is beside them as well."""
 
     async def test() -> None:

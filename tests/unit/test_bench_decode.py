@@ -47,7 +47,7 @@ def bench(tiny_models, capsys):
     return run
 
 
-def test_one_json_line_has_every_run_and_plain_var_beside(bench, tmp_path: Path):
+def test_one_json_line_has_every_run_and_plain_var(bench, tmp_path: Path):
     result, said = bench("--draft-steps", "2,3", "--out", str(tmp_path / "out"))
     assert set(result) >= KEYS
     cells = [(run["draft_steps"], run["batch"]) for run in result["runs"]]
@@ -77,7 +77,7 @@ def test_long_scales_are_measured_against_the_moment(bench, monkeypatch):
     assert [1.3 < run["gemm_share_of_moment"] / run["gemm_share"] < 2.0 for run in result["runs"]] == [True, True]
 
 
-def test_what_prepares_the_models_is_told(bench):
+def test_preparation_of_the_models_is_reported(bench):
     plain, _ = bench("--no-plain-var")
     folded, _ = bench("--no-plain-var", "--fold-adaln")
     assert (plain["fold_adaln"], folded["fold_adaln"]) == (False, True)
@@ -87,7 +87,7 @@ def test_what_prepares_the_models_is_told(bench):
     assert [run["draft_steps"] for run in plain["runs"]] == [3, 3]
 
 
-def test_table_1_stands_beside_the_runs(bench):
+def test_table_1_is_printed_next_to_the_runs(bench):
     _, said = bench("--paper-table", "1", "--draft-steps", "3")
     assert "Table 1; the paper's on an L20" in said
     assert str(PAPER_SPEED[None][0]) in said

@@ -61,7 +61,7 @@ def test_an_image_depends_on_its_seed_index_and_label_alone(models):
     torch.testing.assert_close(others, pixels[order], rtol=1e-4, atol=1e-4)
 
 
-def test_logits_in_other_company_agree_to_rounding(models):
+def test_logits_in_another_batch_agree_to_rounding(models):
     drafter, _, vqvae = models
     ids = torch.randint(VOCAB, (6, NUM_TOKENS), generator=torch.Generator().manual_seed(0))
     labels = torch.arange(6) % NUM_CLASSES

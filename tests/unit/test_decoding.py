@@ -224,7 +224,7 @@ def test_pixels_that_are_no_numbers_are_an_error_and_no_image(works, monkeypatch
         list(works[1](rows_of(ask(0, 1, steps=0)), 1))
 
 
-def test_the_endpoint_prepares_its_models_as_it_is_told(models, works):
+def test_the_endpoint_prepares_its_models_as_asked(models, works):
     for work in (kind(models, "float32", 1, Preparation(fold_adaln=True)) for kind in (DraftDecoder, RefineDecoder)):
         assert work.var.table is not None
     assert works[0].var.table is works[1].var.table is None

@@ -138,7 +138,7 @@ def test_a_card_of_a_later_epoch_reads_its_files_alone(tmp_path, monkeypatch, na
 
 @pytest.mark.parametrize("name", FORMATS)
 @pytest.mark.parametrize("epoch", [0, 1])
-def test_a_damaged_file_is_never_committed_and_the_shard_is_put_beside_it(store, name, epoch):
+def test_a_damaged_file_is_never_committed_and_the_shard_is_put_under_another_name(store, name, epoch):
     fmt = sample_format(name)
     open_job(store, NEW if not epoch else OLD)
     if epoch:

@@ -57,7 +57,7 @@ def test_a_job_of_before_class_names_were_known_says_how_to_go_on(store):
 @pytest.mark.parametrize(
     ("there", "here"), [({"compile": True}, {}), ({"compile": True, "int8": True}, {"int8": True})]
 )
-def test_a_job_with_an_option_that_was_removed_is_told_so(store, there, here):
+def test_a_job_with_a_removed_option_is_named_as_such(store, there, here):
     plain = decoding_identity(DecodeSettings(0, 2, SamplingConfig(), 4, "float32", 1))
     open_job(store, {**IDENTITY, "decoding": plain | {"how": there}})
     with pytest.raises(OutputError, match=r"decoding\.how(\.compile)?: there .*, here nothing") as caught:

@@ -147,7 +147,7 @@ class Evil:
         return (print, ("this must never be printed",))
 
 
-def test_numpy_values_are_read_and_calls_beside_them_are_not_made(tmp_path, var, capsys):
+def test_numpy_values_are_read_and_pickled_calls_are_not_run(tmp_path, var, capsys):
     loaded = {"model": published_tensors(var), "args": {"a": np.float64(1), "b": Evil()}}
     with pytest.raises(CheckpointError, match=r"it wants to run .*print") as caught:
         load_var(save(tmp_path, loaded))

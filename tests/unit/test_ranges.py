@@ -137,7 +137,7 @@ def test_queues_follow_the_replicas_that_are_ready():
     assert stage.limit == 16 + SLACK
 
 
-def test_ray_data_is_told_a_new_size_and_never_none():
+def test_ray_data_gets_a_new_size_and_never_none():
     class Actors:
         _config = AutoscalingActorConfig(1, 1, 1, 2, 2, ExecutionResources(gpu=1))
 
@@ -167,7 +167,7 @@ def test_shards_are_written_beside_the_last_stage_where_nodes_come_and_go():
     assert where_to_write(Pool("refine", ShardRows, [], 2, (SMALL,) * 2)) == {}
 
 
-def test_the_start_is_told_once_and_more_replicas_are_not_missed_loudly(capsys):
+def test_the_start_is_reported_once_and_replicas_still_to_come_are_not_missed(capsys):
     draft, refine = StageState("draft", 4, ready=1, least=1), StageState("refine", 1, ready=0, least=1)
     progress = RunProgress(10, flow=Flow([draft, refine, StageState("write", 0)]), why_lacking=lambda stage: "none")
     progress.lacking_since, progress.started = {}, False

@@ -141,7 +141,7 @@ def test_a_dataset_of_an_older_version_is_refused_where_numbers_were_joined(tmp_
     assert caught.value.hint == "choose another --out, or replace that job with --overwrite"
 
 
-def test_a_dataset_of_an_older_version_that_took_numbers_from_text_is_told_so(tmp_path):
+def test_a_dataset_of_an_older_version_that_took_numbers_from_text_is_named_as_such(tmp_path):
     open_job(open_store(str(tmp_path / "out")), {"rows": 2, "rows_sha256": JOINED})
     with pytest.raises(OutputError, match="of an older version, which read these columns as other types"):
         resume(tmp_path, read_label_file(str(DATA / "colA.csv"), NAMES))

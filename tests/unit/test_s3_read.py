@@ -29,7 +29,7 @@ def store(tmp_path, monkeypatch) -> FakeS3:
 
 @pytest.mark.parametrize("knows_if_match", [True, False])
 @pytest.mark.parametrize("moment", [1, 5, 10])
-def test_a_file_replaced_while_it_is_fetched_is_fetched_anew(store, moment, knows_if_match):
+def test_a_file_replaced_while_it_is_fetched_is_fetched_again(store, moment, knows_if_match):
     store.knows_if_match = knows_if_match
     store.before = lambda n: store.objects.update({PLACE: NEW}) if n == moment else None
     assert fetch("s3://bucket/w.bin").read_bytes() == NEW
@@ -73,7 +73,7 @@ def test_a_body_that_never_comes_ends_in_an_error(store):
     assert len(store.gets) == 1 + s3_read.BODY_ATTEMPTS
 
 
-def test_an_object_replaced_after_its_body_broke_is_read_anew(store):
+def test_an_object_replaced_after_its_body_broke_is_read_again(store):
     store.broken = {1: 300}
     store.before = lambda n: store.objects.update({PLACE: NEW}) if n == 2 else None
     assert read_object(store, *PLACE) == NEW

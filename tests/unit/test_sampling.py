@@ -165,7 +165,7 @@ def test_looking_at_the_largest_logits_first_draws_what_sorting_all_draws(spread
     assert torch.equal(ids, draw_code(*candidates(logits, config, temperature), noise))
 
 
-def test_a_token_is_drawn_alike_in_any_company():
+def test_a_token_is_drawn_alike_in_any_batch():
     generator = torch.Generator().manual_seed(8)
     logits = torch.randn(2, 40, 256, generator=generator) * torch.linspace(0, 6, 40)[:, None]
     noise = torch.randint(2**UNIFORM_BITS, (2, 40), generator=generator)

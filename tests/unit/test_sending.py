@@ -75,7 +75,7 @@ def test_a_command_that_could_not_work_there_is_refused_here(argv, message):
         read_command(argv)
 
 
-def test_what_is_meant_for_the_submission_does_not_reach_the_command_inside(monkeypatch, tmp_path, capsys):
+def test_options_of_the_submission_do_not_reach_the_command_inside(monkeypatch, tmp_path, capsys):
     (tmp_path / "job.yaml").write_text("classes: all\nimages: 4\n")
     monkeypatch.setenv("TANDEM_ADDRESS", "http://head:8265")
     monkeypatch.setenv("TANDEM_SPEC", str(tmp_path / "job.yaml"))

@@ -136,7 +136,7 @@ def test_writing_is_known_from_its_parts(run):
     assert run.watchdog.longest["write"] == 4.0
 
 
-def test_a_shard_that_moves_on_or_is_over_starts_anew(run, capsys):
+def test_the_clock_of_a_shard_restarts_when_it_moves_on_or_ends(run, capsys):
     run.watchdog.learn(spans(refine=0.1, draft=0.1))
     for stage in ("read", "draft", "refine"):
         run.see(replace(ENTRY, pool="draft + refine", stage=stage), seconds=31)
