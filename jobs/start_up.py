@@ -65,9 +65,11 @@ class StartUp:
         return {"started_at": round(self.began, 3), "start_up_s": rounded(whole), "start_up_parts_s": parts}
 
     def replica_parts(self) -> dict[str, dict[str, dict[str, float]]]:
-        """By pool and part: median and maximum over replicas."""
+        """By pool and part: median and maximum over replicas whose process began before the first commit. Others were
+        restarted or are on nodes that joined later."""
         pools: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-        for start in self.replicas:
+        until = committed_s(self.first) if self.first else 0.0
+        for start in (start for start in self.replicas if start.began_s <= until):
             for name, seconds in start.parts(self.joined).items():
                 pools[start.pool][name].append(seconds)
         return {

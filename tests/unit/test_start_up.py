@@ -91,6 +91,16 @@ def test_a_process_that_was_there_before_the_cluster_counts_from_then_on():
     assert early.parts(NOW + 6) == {"placing": 0.0, "process": 0.0, "imports": 5.0, "other": 5.0}
 
 
+def test_a_replica_that_came_later_is_not_part_of_the_start():
+    """One that was restarted, or whose node came an hour after the first commit, in whatever order shards come."""
+    late = ReplicaStart("draft", "n/late", NOW + 3610, NOW + 3616, NOW + 3606, NOW + 3607)
+    first = StoredShard(0, 8, spans(16), (), {}, (start("draft", 2.5),))
+    later = StoredShard(1, 8, spans(3620), (), {}, (late,))
+    for shards in ((first, later), (later, first)):
+        summary = run_of(*shards).summary([*first.spans, *later.spans])
+        assert summary["start_up_parts_s"]["replicas"]["draft"]["placing"] == {"median": 1.0, "max": 1.0}
+
+
 def test_an_inner_part_is_not_counted_in_the_outer_one(no_seconds):
     with timed("models"), timed("hash"):
         time.sleep(0.02)
