@@ -36,7 +36,7 @@ class StartUp:
         self.joined = time.time()
 
     def add(self, shard: StoredShard) -> None:
-        """Take note of a shard, which tells of the replicas whose first one it was."""
+        """Count a shard, and the replicas that made it as their first one."""
         self.replicas += shard.starts
         if self.first is None or committed_s(shard) < committed_s(self.first):
             self.first = shard
