@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "code")]
+sys.path[:0] = [str(ROOT / folder) for folder in ("code", "workers", "jobs", "cluster")]
 
 from tandem import __version__  # noqa: E402
 

@@ -8,14 +8,15 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from ports import free_port
-from runs import Digests, digests, job
-from s3_server import S3Server
-from served import Served, serve
-from tiny_models import save_tiny_models
 
-from workers.places import open_store
-from workers.store import Store
+from support.ports import free_port
+from support.runs import Digests, digests, job
+from support.s3_server import S3Server
+from support.served import Served, serve
+from support.sources import PYTHONPATH
+from support.tiny_models import save_tiny_models
+from tandem_workers.storage.places import open_store
+from tandem_workers.storage.store import Store
 
 
 @pytest.hookimpl(tryfirst=True)  # xdist reads the groups in the same hook
@@ -41,10 +42,13 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.write("".join(f"{line}\n" for line in lines))
 
 
+os.environ["PYTHONPATH"] = PYTHONPATH  # Ray's workers and other processes run this checkout
+
+
 @pytest.fixture(scope="session")
 def ray_cluster(aws_variables: None) -> Iterator[None]:
     """A local cluster with 4 logical CPUs and 4 simulated GPUs. Code that opens a session joins it."""
-    from cluster.session import open_session
+    from tandem_cluster.session import open_session
 
     with open_session(address=None, logical_gpus=4, min_cpus=4):
         yield
@@ -59,7 +63,7 @@ def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 @pytest.fixture(scope="session")
 def undisturbed(ray_cluster: None, tiny_models: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Digests:
     """Hashes of the shards of `runs.job`, made here and without any fault."""
-    from jobs.cli import main
+    from tandem_jobs.cli import main
 
     out = tmp_path_factory.mktemp("undisturbed") / "out"
     assert main(job(tiny_models, out)) == 0

@@ -3,7 +3,7 @@
     from tandem import draft, refine, decode      the three steps of CoDe
     from tandem import load_var, load_vqvae       models from published or own checkpoints
 
-Torch, numpy and Pillow only; the distributed system around it lives in the packages workers, jobs and cluster.
+Torch, numpy and Pillow only; the distributed system around it lives in tandem_workers, tandem_jobs and tandem_cluster.
 """
 
 import importlib

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tandem.pictures import PictureSet, augment, draw, to_float
+from tandem.training_pictures import PictureSet, augment, draw, to_float
 
 
 class HalfSize(nn.Module):

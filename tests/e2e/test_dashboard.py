@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 from grafana_foundation_sdk.models.dashboard import Dashboard
-from prometheus import prometheus_of, values
-from runs import wait_until
-from served import Served
+
+from support.prometheus import prometheus_of, values
+from support.runs import wait_until
+from support.served import Served
 
 FILE = Path(__file__).parents[2] / "cluster" / "grafana_endpoint.json"
 DASHBOARD = json.loads(FILE.read_text())

@@ -22,16 +22,16 @@ import pytest
 import torch
 from openai.types import ImageGenCompletedEvent, ImageGenPartialImageEvent, ImagesResponse
 from PIL import Image
-from runs import wait_until
-from served import Served
 
+from support.runs import wait_until
+from support.served import Served
 from tandem.images import read_provenance
 from tandem.zoo import EMBEDDED_SAMPLING
-from workers.decode_settings import DecodeSettings
-from workers.drafter import Drafter
-from workers.models import resolve_models
-from workers.refiner import Refiner
-from workers.shards import ShardRows
+from tandem_workers.dataset.shards import ShardRows
+from tandem_workers.models.decode_settings import DecodeSettings
+from tandem_workers.models.model_set import resolve_models
+from tandem_workers.stages.drafter import Drafter
+from tandem_workers.stages.refiner import Refiner
 
 BATCH, K, CLASSES = 8, 7, 12
 

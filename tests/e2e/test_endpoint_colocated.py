@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from served import Served, replicas, serve
+
+from support.served import Served, replicas, serve
 
 TICKS = os.sysconf("SC_CLK_TCK")
 

@@ -20,9 +20,9 @@ import boto3
 import openai
 import pytest
 import torch
-from runs import wait_until
-from served import MARK, Served, kill_replicas, serve
 
+from support.runs import wait_until
+from support.served import MARK, Served, kill_replicas, serve
 from tandem.weights import load_var, open_checkpoint, save_checkpoint
 from tandem.zoo import weights_path
 

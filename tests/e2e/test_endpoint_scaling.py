@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 import yaml
-from ports import free_port
-from runs import ROOT, wait_until
-from served import Served, replicas, serve
 
-from jobs.http_load import closed_loop, statuses
+from support.ports import free_port
+from support.runs import wait_until
+from support.served import Served, replicas, serve
+from support.sources import PYTHONPATH, ROOT
+from tandem_jobs.bench.http_load import closed_loop, statuses
 
 pytestmark = pytest.mark.slow
 
@@ -42,7 +43,7 @@ def test_the_config_file_runs_as_it_is(tmp_path: Path):
     config = yaml.safe_load((ROOT / "cluster" / "serve.yaml").read_text())
     config["http_options"]["port"] = port = free_port()  # all that is changed
     (tmp_path / "serve.yaml").write_text(yaml.safe_dump(config))
-    environment = os.environ | {"PYTHONPATH": f"{ROOT / 'code'}:{ROOT}", "TANDEM_API_KEYS": "a-key-for-this-test-0001"}
+    environment = os.environ | {"PYTHONPATH": PYTHONPATH, "TANDEM_API_KEYS": "a-key-for-this-test-0001"}
     command = [Path(sys.executable).with_name("serve"), "run", tmp_path / "serve.yaml"]
     with (tmp_path / "log").open("wb") as log:
         process = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=log, stderr=log)
@@ -58,8 +59,8 @@ def test_the_config_file_runs_as_it_is(tmp_path: Path):
 
 
 def test_a_config_file_with_a_wrong_option_says_what_was_expected(tmp_path: Path):
-    from jobs.serve import app
     from tandem.errors import InputError
+    from tandem_jobs.serve import app
 
     with pytest.raises(InputError, match="--batch: expected a whole number above 0, got '-1'"):
         app({"batch": -1})

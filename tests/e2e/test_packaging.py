@@ -12,17 +12,20 @@ from pathlib import Path
 
 import pytest
 
+from support.real_cluster import bare
+from support.sources import FOLDERS
+
 ROOT = Path(__file__).parents[2]
 DATA = ("tandem/zoo/vqvae.safetensors", "tandem/zoo/drafter.safetensors", "tandem/zoo/refiner.safetensors")
 PROGRAM = """
 import code, pdb, sysconfig, pathlib
 assert pathlib.Path(code.__file__).parent == pathlib.Path(sysconfig.get_paths()["stdlib"]), code.__file__
-import cluster.plan, jobs.cli, workers.card, tandem
+import tandem_cluster.placement, tandem_jobs.cli, tandem_workers.dataset.card, tandem
 from tandem.zoo import CARD, ROLES, weights_path
 assert all(weights_path(role).stat().st_size > 1000 for role in ROLES)
 assert CARD.is_file()
-assert (pathlib.Path(workers.card.__file__).parent / "card_template.md").is_file()
-print(tandem.__version__, pathlib.Path(jobs.cli.__file__).parent)
+assert (pathlib.Path(tandem_workers.dataset.card.__file__).parent / "card_template.md").is_file()
+print(tandem.__version__, pathlib.Path(tandem_jobs.cli.__file__).parent)
 """
 
 
@@ -67,7 +70,7 @@ def pip(python: Path, *args: str) -> None:
 
 
 def run_elsewhere(python: Path, tmp_path: Path) -> str:
-    ran = subprocess.run([python, "-c", PROGRAM], cwd=tmp_path, capture_output=True, text=True, check=False)
+    ran = subprocess.run([python, "-c", PROGRAM], cwd=tmp_path, env=bare(), capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr
     return ran.stdout.strip()
 
@@ -80,12 +83,15 @@ def test_wheel(source: Path, environment: Path, tmp_path: Path):
     names = zipfile.ZipFile(wheel).namelist()
     assert {
         *DATA,
-        "workers/card_template.md",
+        "tandem_workers/dataset/card_template.md",
+        "tandem_workers/endpoint/page/index.html",
+        "tandem_cluster/profiles/paper-l20.json",
         "tandem/zoo/README.md",
         "tandem/imagenet_1k.csv",
         "tandem/imagenet_1k.md",
     } <= set(names)
-    assert not any(name.startswith(("code/", "tests/")) for name in names)
+    tops = {name.split("/")[0] for name in names if ".dist-info/" not in name}
+    assert tops == set(FOLDERS)
     pip(environment, "install", "--no-deps", "--no-index", str(wheel))
     version, place = run_elsewhere(environment, tmp_path).split()
     assert wheel.name.split("-")[1] == version
@@ -96,4 +102,4 @@ def test_wheel(source: Path, environment: Path, tmp_path: Path):
 @pytest.mark.slow
 def test_editable_install(source: Path, environment: Path, tmp_path: Path):
     pip(environment, "install", "--no-deps", "--no-index", "--no-build-isolation", "-e", str(source))
-    assert run_elsewhere(environment, tmp_path).split()[1] == str(source / "jobs")
+    assert run_elsewhere(environment, tmp_path).split()[1] == str(source / "jobs" / "tandem_jobs")

@@ -13,9 +13,10 @@ import urllib.request
 from typing import Any
 
 import pytest
-from browser import CONTRASTS, GENERATIONS, MADE_MS, OBSERVE, browser, choose, generate, page, watch
 from PIL import Image
 from playwright.sync_api import Page, Route, expect
+
+from support.browser import CONTRASTS, GENERATIONS, MADE_MS, OBSERVE, browser, choose, generate, page, watch
 
 __all__ = ["browser", "page", "watch"]  # fixtures
 

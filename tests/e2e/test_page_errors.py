@@ -7,9 +7,10 @@ import io
 import json
 
 import pytest
-from browser import GENERATIONS, MADE_MS, Watch, browser, generate, page, watch
 from PIL import Image
 from playwright.sync_api import Page, Route, expect
+
+from support.browser import GENERATIONS, MADE_MS, Watch, browser, generate, page, watch
 
 __all__ = ["browser", "page", "watch"]  # fixtures
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from sample_shards import CLASS_NAMES, LABELS, sample_dataset
 
-from workers.shards import ShardPlan
+from support.sample_shards import CLASS_NAMES, LABELS, sample_dataset
+from tandem_workers.dataset.shards import ShardPlan
 
 ROOT = Path(__file__).parents[2]
 BLOCKS = [

@@ -12,12 +12,14 @@ from pathlib import Path
 
 import boto3
 import pytest
-from clusters import ray_document
-from ports import free_port
-from prometheus import prometheus_of, values
-from rendered_cluster import BIN, RenderedCluster, render_small
-from runs import ROOT, wait_until
-from served import Served
+
+from support.clusters import ray_document
+from support.ports import free_port
+from support.prometheus import prometheus_of, values
+from support.rendered_cluster import BIN, RenderedCluster, render_small
+from support.runs import wait_until
+from support.served import Served
+from support.sources import ROOT
 
 BUCKET = "rendered"
 MORE_IMAGES_THAN_IT_CAN_MAKE = "100000"

@@ -14,9 +14,11 @@ from pathlib import Path
 import boto3
 import pytest
 import requests
-from real_cluster import RealCluster
-from runs import ROOT, committed, job, wait_until
-from s3_proxy import S3Proxy
+
+from support.real_cluster import RealCluster
+from support.runs import committed, job, wait_until
+from support.s3_proxy import S3Proxy
+from support.sources import ROOT
 
 pytestmark = pytest.mark.slow
 BUCKET = "submitted"
@@ -55,7 +57,7 @@ def ended(process: subprocess.Popen[str], code: int, timeout: float = 180) -> tu
 
 def readme_line() -> str:
     text = (ROOT / "docs" / "GUIDE.md").read_text().replace("\\\n", " ")
-    (line,) = re.findall(r"^ray job submit .*python -m jobs generate.*$", text, re.M)
+    (line,) = re.findall(r"^ray job submit .*python -m tandem_jobs generate.*$", text, re.M)
     return line
 
 

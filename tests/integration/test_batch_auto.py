@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from cluster.devices import memory_here, memory_of_cluster
-from jobs.cli import main
+from tandem_cluster.devices import memory_here, memory_of_cluster
+from tandem_jobs.cli import main
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 AUTO = ("generate", "--classes", "all", "--images", "64", "--placement", "cpu", "--batch", "auto")
@@ -23,7 +23,9 @@ def batch_of(out: str) -> int:
 
 def test_the_nodes_of_a_cluster_tell_their_memory(monkeypatch):
     here = memory_here()
-    monkeypatch.setattr("cluster.devices.CGROUP_LIMIT", Path("/proc/self/oom_score_adj"))  # in this process alone
+    monkeypatch.setattr(
+        "tandem_cluster.devices.CGROUP_LIMIT", Path("/proc/self/oom_score_adj")
+    )  # in this process alone
     assert memory_of_cluster(None) == here != memory_here()
 
 

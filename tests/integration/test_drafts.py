@@ -9,11 +9,11 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from tiny_models import PATCH_NUMS
 
-from jobs.cli import main
+from support.tiny_models import PATCH_NUMS
 from tandem.config import Pyramid
 from tandem.images import read_provenance
+from tandem_jobs.cli import main
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 CELLS = [(3.0, 5, 7), (0.5, 7, None), (None, None, 7), (None, 3, None)]  # cfg, top_k and seed of four rows

@@ -9,11 +9,12 @@ import subprocess
 import sys
 
 import pytest
-from runs import ROOT, digests, job
 
-from jobs.cli import main
-from workers.places import open_store
-from workers.verify import verify
+from support.runs import digests, job
+from support.sources import PYTHONPATH, ROOT
+from tandem_jobs.cli import main
+from tandem_workers.dataset.verify import verify
+from tandem_workers.storage.places import open_store
 
 SHARDS = 300
 SIZE = ("--images", str(SHARDS), "--dtype", "float32")
@@ -26,10 +27,10 @@ def outcome(tiny_models, tmp_path_factory):
     out = str(folder / "out")
     # The tests' own Ray turns authentication on in this process. A driver that checks tokens refuses this cluster's
     # calls, which have none, and its actors are then taken for unwanted.
-    path = f"{ROOT / 'code'}:{ROOT}:{ROOT / 'tests'}"
+    path = PYTHONPATH
     environment = os.environ | {"PYTHONPATH": path, "RAY_AUTH_MODE": "disabled"}
     argv = json.dumps(job(tiny_models, out, *SIZE, *RANGES))
-    script = [sys.executable, str(ROOT / "tests/elastic.py"), argv, out, str(folder), str(SHARDS)]
+    script = [sys.executable, str(ROOT / "tests/support/elastic.py"), argv, out, str(folder), str(SHARDS)]
     done = subprocess.run(script, stdout=subprocess.PIPE, text=True, env=environment, timeout=600, check=True)
     return out, json.loads(done.stdout.splitlines()[-1])
 

@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from s3_server import made_bucket
-from sample_shards import CLASS_NAMES, LABELS, PROVENANCE, finished, pixel_shard, sample_dataset, sample_format
 
-from workers.encoder import Encoder
-from workers.shards import EncodedShard, ShardPlan
+from support.s3_server import made_bucket
+from support.sample_shards import CLASS_NAMES, LABELS, PROVENANCE, finished, pixel_shard, sample_dataset, sample_format
+from tandem_workers.dataset.shards import EncodedShard, ShardPlan
+from tandem_workers.stages.encoder import Encoder
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 COLOURS = np.array([(230, 20, 20), (20, 230, 20), (20, 20, 230), (230, 230, 20), (20, 230, 230), (230, 20, 230)])

@@ -10,21 +10,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from runs import IMAGES, committed, digests, job, kill_workers, start, wait_until
-from tiny_models import CLASS_NAMES, tiny_var
 
-from jobs.bench_pipeline import Consume
-from jobs.cli import main
-from jobs.pipeline import MOST_FALSE_STARTS, Pipeline
-from jobs.pools import Pool
-from jobs.running import make_shards
-from jobs.start_up import StartUp
+from support.runs import IMAGES, committed, digests, job, kill_workers, start, wait_until
+from support.tiny_models import CLASS_NAMES, tiny_var
 from tandem.errors import JobError
 from tandem.weights import save_checkpoint
-from workers.manifest import Manifest
-from workers.places import open_store
-from workers.shards import PixelShard, ShardPlan, ShardRows
-from workers.verify import verify
+from tandem_jobs.bench.bench_pipeline import Consume
+from tandem_jobs.cli import main
+from tandem_jobs.run.pipeline import MOST_FALSE_STARTS, Pipeline
+from tandem_jobs.run.pools import Pool
+from tandem_jobs.run.running import make_shards
+from tandem_jobs.run.start_up import StartUp
+from tandem_workers.dataset.manifest import Manifest
+from tandem_workers.dataset.shards import PixelShard, ShardPlan, ShardRows
+from tandem_workers.dataset.verify import verify
+from tandem_workers.storage.places import open_store
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 SPLIT = ("--placement", "split", "--drafters", "1", "--refiners", "1")

@@ -9,17 +9,17 @@ from concurrent.futures import ThreadPoolExecutor
 import boto3
 import numpy as np
 import pytest
-from runs import start
-from s3_proxy import S3Proxy
 
-from jobs.generate import GenerateJob, GenerateSpec
-from jobs.spec import parse
-from workers import layout
-from workers.manifest import Manifest
-from workers.place import open_job
-from workers.places import open_store
-from workers.shards import ShardRows
-from workers.store import Stored
+from support.runs import start
+from support.s3_proxy import S3Proxy
+from tandem_jobs.generate import GenerateJob, GenerateSpec
+from tandem_jobs.options.spec import parse
+from tandem_workers.dataset.claim import open_job
+from tandem_workers.dataset.manifest import Manifest
+from tandem_workers.dataset.shards import ShardRows
+from tandem_workers.storage import layout
+from tandem_workers.storage.places import open_store
+from tandem_workers.storage.store import Stored
 
 SHARDS = 3_000
 

@@ -14,17 +14,17 @@ import pyarrow.parquet as pq
 import pytest
 import ray
 
-from jobs.bench_pipeline import Consume, Rows, Simulated
-from jobs.cli import main
-from jobs.label_file import read_label_file
-from jobs.labels import ReadLabels
-from jobs.pipeline import Pipeline
-from jobs.pools import Pool
-from jobs.running import make_shards
-from jobs.start_up import StartUp
 from tandem.class_names import ClassNames
 from tandem.errors import TandemWarning
-from workers.shards import PixelShard, PrefixShard, ShardPlan, ShardRows
+from tandem_jobs.bench.bench_pipeline import Consume, Rows, Simulated
+from tandem_jobs.cli import main
+from tandem_jobs.labels.label_file import read_label_file
+from tandem_jobs.labels.labels import ReadLabels
+from tandem_jobs.run.pipeline import Pipeline
+from tandem_jobs.run.pools import Pool
+from tandem_jobs.run.running import make_shards
+from tandem_jobs.run.start_up import StartUp
+from tandem_workers.dataset.shards import PixelShard, PrefixShard, ShardPlan, ShardRows
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 SMALL = ("--batch", "4", "--image-size", "16", "--shards", "40", "--warm-up", "5", "--window", "30")

@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from tiny_models import CLASS_NAMES, NUM_CLASSES
 
-from jobs.cli import main
-from jobs.generate import GenerateSpec, run
-from jobs.spec import parse
+from support.tiny_models import CLASS_NAMES, NUM_CLASSES
 from tandem.images import read_provenance
+from tandem_jobs.cli import main
+from tandem_jobs.generate import GenerateSpec, run
+from tandem_jobs.options.spec import parse
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 IMAGES = 22  # 6 shards of 4: the last is short

@@ -12,16 +12,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import ray
-from runs import committed, digests, job, processes, start, wait_until
 
-from jobs.cli import main
-from jobs.pipeline import Pipeline
-from jobs.pools import Pool
-from jobs.running import make_shards
-from jobs.start_up import StartUp
-from jobs.watchdog import Limits
+from support.runs import committed, digests, job, processes, start, wait_until
 from tandem.errors import JobError
-from workers.shards import PixelShard, ShardPlan, ShardRows
+from tandem_jobs.cli import main
+from tandem_jobs.run.pipeline import Pipeline
+from tandem_jobs.run.pools import Pool
+from tandem_jobs.run.running import make_shards
+from tandem_jobs.run.start_up import StartUp
+from tandem_jobs.run.watchdog import Limits
+from tandem_workers.dataset.shards import PixelShard, ShardPlan, ShardRows
 
 pytestmark = [pytest.mark.usefixtures("ray_cluster"), pytest.mark.slow]
 SERVERS = Path(ray.__file__).parent / "core" / "src" / "ray"

@@ -8,16 +8,16 @@ from pathlib import Path
 
 import pytest
 import requests
-from ports import free_port
 from ray import serve
-from tiny_models import save_tiny_models
 
-from cluster.server import deployed
-from cluster.session import describe_cluster
-from jobs.cli import main
-from jobs.serve import make_app
-from jobs.serve_options import AppSpec
+from support.ports import free_port
+from support.tiny_models import save_tiny_models
 from tandem.images import read_provenance
+from tandem_cluster.server import deployed
+from tandem_cluster.session import describe_cluster
+from tandem_jobs.cli import main
+from tandem_jobs.serve import make_app
+from tandem_jobs.serve_options import AppSpec
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 SEED = 5

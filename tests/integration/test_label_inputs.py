@@ -9,9 +9,9 @@ import boto3
 import pytest
 import yaml
 
-from jobs.cli import main
-from jobs.job import Job
-from workers.models import ModelSet, resolve_models
+from tandem_jobs.cli import main
+from tandem_jobs.run.job import Job
+from tandem_workers.models.model_set import ModelSet, resolve_models
 
 DATA = Path(__file__).parents[1] / "data" / "labels"
 BUCKET = "labels"
@@ -69,7 +69,7 @@ def start(models, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("TANDEM_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(Job, "is_done", stop)
     for command in ("generate", "draft"):
-        monkeypatch.setattr(f"jobs.{command}.resolve_models", lambda *given: models)
+        monkeypatch.setattr(f"tandem_jobs.{command}.resolve_models", lambda *given: models)
 
     def start(*argv: str) -> Any:
         try:

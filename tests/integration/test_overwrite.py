@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 
 import pytest
-from runs import IMAGES, committed, job, start, wait_until
 
-from jobs.cli import main
+from support.runs import IMAGES, committed, job, start, wait_until
 from tandem.images import read_provenance
-from workers.manifest import Manifest
-from workers.places import open_store
-from workers.shard_reader import read_images_of
-from workers.verify import verify
+from tandem_jobs.cli import main
+from tandem_workers.dataset.manifest import Manifest
+from tandem_workers.dataset.shard_reader import read_images_of
+from tandem_workers.dataset.verify import verify
+from tandem_workers.storage.places import open_store
 
 
 @pytest.mark.slow

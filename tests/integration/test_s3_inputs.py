@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from s3_server import made_bucket
 
-from jobs.cli import main
-from jobs.label_file import read_label_file
+from support.s3_server import made_bucket
 from tandem.class_names import ClassNames
 from tandem.errors import InputError
-from workers.fetch import fetch, fetched_sha256
+from tandem_jobs.cli import main
+from tandem_jobs.labels.label_file import read_label_file
+from tandem_workers.models.fetch import fetch, fetched_sha256
 
 BUCKET = "inputs"
 

@@ -12,20 +12,20 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import pytest
-from s3_proxy import S3Proxy
-from s3_server import made_bucket
-from sample_shards import PLAN, encoded_shard, sample_format
 
-from jobs.cli import main
+from support.s3_proxy import S3Proxy
+from support.s3_server import made_bucket
+from support.sample_shards import PLAN, encoded_shard, sample_format
 from tandem.errors import InputError, OutputError
-from workers import s3_put, s3_store
-from workers.closing import close_dataset
-from workers.commit import store_shard
-from workers.manifest import Manifest
-from workers.place import open_job
-from workers.places import open_store
-from workers.s3_clean import time_before
-from workers.verify import verify
+from tandem_jobs.cli import main
+from tandem_workers.dataset.claim import open_job
+from tandem_workers.dataset.closing import close_dataset
+from tandem_workers.dataset.commit import store_shard
+from tandem_workers.dataset.manifest import Manifest
+from tandem_workers.dataset.verify import verify
+from tandem_workers.storage import s3_put, s3_store
+from tandem_workers.storage.places import open_store
+from tandem_workers.storage.s3_clean import time_before
 
 BUCKET = "store"
 

@@ -12,22 +12,23 @@ from pathlib import Path
 import boto3
 import pytest
 import trustme
-from ports import free_port
-from s3_proxy import S3Proxy
-from sample_shards import PLAN, encoded_shard, sample_format
 
-from jobs.cli import main
+from support.ports import free_port
+from support.s3_proxy import S3Proxy
+from support.sample_shards import PLAN, encoded_shard, sample_format
+from support.sources import FOLDERS
 from tandem.errors import InputError, OutputError
-from workers import s3_store
-from workers.card import CardInfo, closing_files
-from workers.closing import close_dataset
-from workers.commit import store_shard
-from workers.fetch import fetch
-from workers.manifest import Manifest
-from workers.place import open_job
-from workers.places import open_store
-from workers.s3_retry import Patience
-from workers.verify import verify
+from tandem_jobs.cli import main
+from tandem_workers.dataset.card import CardInfo, closing_files
+from tandem_workers.dataset.claim import open_job
+from tandem_workers.dataset.closing import close_dataset
+from tandem_workers.dataset.commit import store_shard
+from tandem_workers.dataset.manifest import Manifest
+from tandem_workers.dataset.verify import verify
+from tandem_workers.models.fetch import fetch
+from tandem_workers.storage import s3_store
+from tandem_workers.storage.places import open_store
+from tandem_workers.storage.s3_retry import Patience
 
 BUCKET = "ways"
 HOST = "store.example"  # a name that nobody resolves: what does not go by the proxy goes nowhere
@@ -123,8 +124,8 @@ def test_no_other_client_speaks_to_s3():
     ways = re.compile(r"S3FileSystem|pyarrow\.fs|boto3\.(client|resource|session)|s3fs|fsspec")
     found = {
         path.relative_to(ROOT).as_posix()
-        for folder in ("code", "workers", "jobs", "cluster")
-        for path in (ROOT / folder).rglob("*.py")
+        for folder in FOLDERS.values()
+        for path in folder.rglob("*.py")
         if ways.search(path.read_text())
     }
-    assert found == {"workers/s3_client.py"}
+    assert found == {"workers/tandem_workers/storage/s3_client.py"}

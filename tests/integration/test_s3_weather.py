@@ -11,22 +11,22 @@ from hashlib import sha256
 
 import boto3
 import pytest
-from runs import job, start, wait_until
-from s3_proxy import Fault, S3Proxy, Weather
-from s3_server import made_bucket
-from sample_shards import encoded_shard, sample_format
 
-from jobs.cli import main
+from support.runs import job, start, wait_until
+from support.s3_proxy import Fault, S3Proxy, Weather
+from support.s3_server import made_bucket
+from support.sample_shards import encoded_shard, sample_format
 from tandem.errors import TandemError
-from workers import s3_store
-from workers.closing import close_dataset
-from workers.commit import store_shard
-from workers.manifest import Manifest
-from workers.place import open_job
-from workers.places import open_store
-from workers.s3_retry import Patience
-from workers.shards import ShardPlan
-from workers.verify import verify
+from tandem_jobs.cli import main
+from tandem_workers.dataset.claim import open_job
+from tandem_workers.dataset.closing import close_dataset
+from tandem_workers.dataset.commit import store_shard
+from tandem_workers.dataset.manifest import Manifest
+from tandem_workers.dataset.shards import ShardPlan
+from tandem_workers.dataset.verify import verify
+from tandem_workers.storage import s3_store
+from tandem_workers.storage.places import open_store
+from tandem_workers.storage.s3_retry import Patience
 
 BUCKET = "weather"
 PLAN = ShardPlan(24, 4)

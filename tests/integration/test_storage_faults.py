@@ -12,15 +12,15 @@ from pathlib import Path
 
 import boto3
 import pytest
-from ports import free_port
-from runs import committed, digests, job, start, wait_until
-from s3_proxy import S3Proxy
-from s3_server import S3Server
 
-from jobs.cli import main
-from workers.places import open_store
-from workers.store import Store
-from workers.verify import verify
+from support.ports import free_port
+from support.runs import committed, digests, job, start, wait_until
+from support.s3_proxy import S3Proxy
+from support.s3_server import S3Server
+from tandem_jobs.cli import main
+from tandem_workers.dataset.verify import verify
+from tandem_workers.storage.places import open_store
+from tandem_workers.storage.store import Store
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_cluster")]
 BUCKET = "faults"

@@ -9,11 +9,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from runs import ROOT, digests, job
 
-from cluster.profile import Profile, StageTime, write_profile
-from workers.places import open_store
-from workers.verify import verify
+from support.runs import digests, job
+from support.sources import PYTHONPATH, ROOT
+from tandem_cluster.profile_file import Profile, StageTime, write_profile
+from tandem_workers.dataset.verify import verify
+from tandem_workers.storage.places import open_store
 
 pytestmark = pytest.mark.slow
 LABEL = "ray.io/accelerator-type"
@@ -41,8 +42,8 @@ def outcome(tiny_models, tmp_path_factory):
         job(tiny_models, folder / "unknown", "--profile", profiles[0]),
     ]
     struck = job(tiny_models, folder / "asked", "--placement", "split", *on)
-    environment = os.environ | {"PYTHONPATH": f"{ROOT / 'code'}:{ROOT}:{ROOT / 'tests'}"}
-    script = [sys.executable, str(ROOT / "tests/two_nodes.py"), json.dumps(jobs), json.dumps(struck)]
+    environment = os.environ | {"PYTHONPATH": PYTHONPATH}
+    script = [sys.executable, str(ROOT / "tests/support/two_nodes.py"), json.dumps(jobs), json.dumps(struck)]
     done = subprocess.run(script, capture_output=True, text=True, env=environment, timeout=900)
     assert done.returncode == 0, done.stderr
     return folder, json.loads(done.stdout.splitlines()[-1])

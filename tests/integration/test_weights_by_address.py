@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from hub_server import HubServer
 from safetensors.torch import load_file
-from tiny_models import tiny_var, tiny_vqvae
-from wrapped_files import prefixed, published_tensors, trainer_file
 
-from jobs.cli import main
+from support.hub_server import HubServer
+from support.tiny_models import tiny_var, tiny_vqvae
+from support.wrapped_files import prefixed, published_tensors, trainer_file
+from tandem_jobs.cli import main
 
 
 @pytest.mark.usefixtures("ray_cluster")

@@ -17,9 +17,9 @@ if os.environ.get("TRITON_INTERPRET") != "1":
     )
 
 import torch
-from tiny_models import PATCH_NUMS, tiny_var, tiny_vqvae
 from triton.runtime import interpreter
 
+from support.tiny_models import PATCH_NUMS, tiny_var, tiny_vqvae
 from tandem import fused, fused_fp8, fused_vqvae, fusing
 from tandem.assembly import Preparation
 from tandem.collaborative import draft, refine

@@ -1,1 +1,0 @@
-"""Where the work runs: placement on devices, and the one Ray session."""

@@ -1,0 +1,120 @@
+"""`tandem bench decode`: draft, refine and VQVAE decode against the matrix-multiplication peak of the same process."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Any
+
+import torch
+
+from tandem.errors import InputError
+from tandem.graphs import FIRST_CAPTURED, release_graphs
+from tandem_jobs.bench.decode_report import PAPER_DRAFT_STEPS, plot, print_memory, print_speed, print_table
+from tandem_jobs.bench.decode_timing import Bench, BenchDecodeSpec, Setting
+from tandem_jobs.run.progress import say
+
+EXAMPLES = """examples:
+  tandem bench decode --drafter d30 --refiner d16 --vqvae vae_ch160v4096z32 --random-weights \\
+      --dtype bfloat16 --draft-steps 8 --batches 8
+  tandem bench decode                             the embedded model
+  tandem bench decode --paper-table 3 --drafter d30 --refiner d16 --vqvae vae_ch160v4096z32 --random-weights
+
+Work is counted as the published code does it, so a share of the peak can be above 1 where work was saved. The peak is
+the best of repeated multiplications of 4096 x 1920 by 1920 x 7680, taken before and after every run. Machines change
+their speed within runs of minutes: "of the moment's" is the share of what the same multiplication reaches before and
+behind each scale of more than five seconds. The last line on stdout is one JSON object: the first N at the first batch,
+and all runs in "runs"."""
+
+
+def run(spec: BenchDecodeSpec) -> dict[str, Any]:
+    """Measure and report: a table on stderr, JSON on the last line of stdout, and a plot where a folder is given."""
+    if spec.out is not None and spec.out.exists() and not spec.out.is_dir():
+        raise InputError(f"--out: expected a folder, got the file {spec.out}")
+    bench = Bench(spec)
+    if spec.paper_table == "3":
+        bench.pyramid.check_draft_steps(PAPER_DRAFT_STEPS)
+        result: dict[str, Any] = {
+            "paper_table": 3,
+            "rows": print_memory(lambda n, batch: bench.kv_bytes(Setting(n, batch), torch.device("cuda"))),
+        }
+    else:
+        result = measure(bench)
+    if spec.out is not None:
+        spec.out.mkdir(parents=True, exist_ok=True)
+        (spec.out / "decode.json").write_text(json.dumps(result, indent=1) + "\n")
+        if "runs" in result:
+            plot(result, spec.out / "decode.png")
+    print(json.dumps(result), flush=True)
+    return result
+
+
+def measure(bench: Bench) -> dict[str, Any]:
+    """Run all settings, and report the medians of what counts."""
+    spec = bench.spec
+    found: dict[Setting, list[dict[str, Any]]] = {setting: [] for setting in bench.settings}
+    for setting, counts in order(bench):
+        one = bench.run(setting)
+        if counts:
+            found[setting].append(one)
+        run = f"run {len(found[setting])} of {spec.repeats}" if counts else "a run that does not count"
+        say(
+            f"{run}, {setting.name}, batch {setting.batch}: draft {one['draft_s']:.3f} s, "
+            f"refine {one['refine_s']:.3f} s, decode {one['decode_s']:.3f} s, "
+            f"share {one['gemm_share']:.3f} ({one['gemm_share_of_moment']:.3f})"
+        )
+    rows = [bench.row(setting, runs) for setting, runs in found.items()]
+    plain = {row["batch"]: row["images_per_s"] for row in rows if row["draft_steps"] is None}
+    for row in rows:
+        if row["batch"] in plain:
+            row["speed_up"] = round(row["images_per_s"] / plain[row["batch"]], 3)
+    head = {name: rows[0][name] for name in HEADLINE}
+    result = {
+        **head,
+        "gemm_peak_gflops": round(max(bench.peaks) / 1e9, 1),
+        "device": str(bench.device),
+        "dtype": bench.dtype_name,
+        "threads": torch.get_num_threads(),
+        "models": {role: getattr(spec, role) for role in ("drafter", "refiner", "vqvae")},
+        **asdict(bench.how),
+        "repeats": spec.repeats,
+        "runs": rows,
+    }
+    if bench.how.fold_adaln:
+        result["table_bytes"] = sum(v.table.num_bytes for v in bench.vars.values() if v.table is not None)
+    print_table(result)
+    if spec.paper_table == "1":
+        print_speed(rows)
+    return result
+
+
+def order(bench: Bench) -> Iterator[tuple[Setting, bool]]:
+    """Settings in the order in which they run, and whether a run counts.
+
+    Round after round, so that a slow minute of the machine meets them all. With graphs one setting after the other,
+    for there is no room for the graphs of all.
+    """
+    repeats = range(bench.spec.repeats)
+    if bench.launches_stages:
+        for setting in bench.settings:
+            release_graphs()
+            yield from ((setting, False) for _ in range(FIRST_CAPTURED))
+            yield from ((setting, True) for _ in repeats)
+        return
+    yield from ((setting, True) for _ in repeats for setting in bench.settings)
+
+
+HEADLINE = (
+    "draft_steps",
+    "batch",
+    "images_per_s",
+    "images_per_s_with_decode",
+    "gemm_share",
+    "gemm_share_of_moment",
+    "decode_gemm_share",
+    "resident_bytes",
+    "kv_bytes",
+    "activation_bytes",
+    "weight_bytes",
+)

@@ -1,0 +1,138 @@
+"""The published CoDe code (github.com/czg1225/CoDe) as a baseline: from the user's checkout, never shipped with ours.
+
+It runs with random weights in its own float16 autocast and with TF32, as its `demo` does; what it imports and decoding
+does not need (huggingface_hub) is stood in for.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import sys
+import types
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from tandem.errors import InputError
+from tandem_jobs.bench.gpu_models import SAMPLING, Batch, GpuModels
+
+RESETTING = (nn.Linear, nn.LayerNorm, nn.BatchNorm2d, nn.SyncBatchNorm, nn.Conv1d, nn.Conv2d, nn.ConvTranspose1d)
+FILES = ("models/__init__.py", "models/var.py")
+
+
+class PublishedCode:
+    """Drafter and refiner of the published code, of the size of ours and on the same device."""
+
+    def __init__(self, folder: Path, models: GpuModels):
+        if missing := [name for name in FILES if not (folder / name).is_file()]:
+            raise InputError(
+                f"--published: expected a checkout of the published CoDe code, {folder} has no {missing[0]}",
+                "git clone https://github.com/czg1225/CoDe",
+            )
+        self.models, self.half = models, torch.float16 if models.on_gpu else torch.bfloat16
+        size = models.size
+        with importable(folder), torch.device(models.device), contextlib.redirect_stdout(io.StringIO()):
+            from models import build_vae_var_ctf  # type: ignore[import-not-found]
+
+            built = build_vae_var_ctf(
+                V=size.drafter.vocab_size,
+                Cvae=size.drafter.latent_channels,
+                ch=size.vqvae.base_channels,
+                share_quant_resi=4,
+                device=models.device,
+                patch_nums=size.drafter.patch_nums,
+                num_classes=size.drafter.num_classes,
+                depth_draft=size.drafter.depth,
+                depth_refine=size.refiner.depth,
+                shared_aln=False,
+            )
+        _, self.drafter, self.refiner = built
+        for model in built:
+            model.eval().requires_grad_(False)
+            for parameter in model.parameters():
+                parameter.normal_(0, 0.02)
+
+    def make(self, batch: Batch, draft_steps: int | None) -> Any:
+        """Labels to pixels, as the published `demo` does it."""
+        scales = self.models.size.drafter.pyramid.num_scales
+        with (
+            torch.inference_mode(),
+            fast_products(),
+            torch.autocast(self.models.device.type, self.half, self.models.on_gpu, cache_enabled=True),
+        ):
+            asked = {"B": len(batch.labels_B), "label_B": batch.labels_B, "g_seed": 0, "more_smooth": False}
+            asked |= {"cfg": SAMPLING.cfg, "top_p": SAMPLING.top_p}
+            if draft_steps is None:
+                return self.drafter.autoregressive_infer_cfg(**asked, top_k=SAMPLING.top_k)
+            asked |= {
+                "top_k": [SAMPLING.top_k] * scales,
+                "temp": [SAMPLING.temperature(scale) for scale in range(scales)],
+            }
+            f_hat, drafted = self.drafter.autoregressive_infer_cfg_draft(**asked, exit_num=draft_steps)
+            return self.refiner.autoregressive_infer_cfg_refine(
+                **asked, draft=drafted, f_hat=f_hat, entry_num=draft_steps
+            )
+
+
+def compare(published: PublishedCode, batch_size: int, draft_steps: int | None, repeats: int) -> dict[str, Any]:
+    """Images a second of both, in turn; ours by the default way."""
+    models = published.models
+    batch = models.batch(batch_size)
+    theirs_ms = models.median_ms(lambda: published.make(batch, draft_steps), repeats)
+
+    def ours() -> None:
+        if draft_steps is None:
+            models.alone(batch)
+        else:
+            models.decode(models.refine(batch, models.draft(batch, draft_steps)))
+
+    with models.way("graphs"):
+        ours_ms = models.median_ms(ours, repeats, warm=2)
+    return {
+        "draft_steps": draft_steps,
+        "batch": batch_size,
+        "published_images_per_s": 1e3 * batch_size / theirs_ms,
+        "images_per_s": 1e3 * batch_size / ours_ms,
+        "ratio": theirs_ms / ours_ms,
+    }
+
+
+@contextlib.contextmanager
+def importable(folder: Path) -> Iterator[None]:
+    """The checkout on the path of modules, a hub that downloads nothing, and weights that are not initialised twice."""
+    hub: Any = types.ModuleType("huggingface_hub")
+    hub.hf_hub_download = None
+    hub.PyTorchModelHubMixin = type("Mixin", (), {"__init_subclass__": classmethod(lambda cls, **names: None)})
+    before = sys.modules.get("huggingface_hub")
+    kept = {kind: kind.reset_parameters for kind in RESETTING}
+    truncated = nn.init.trunc_normal_
+    sys.modules["huggingface_hub"] = hub
+    sys.path.insert(0, str(folder))
+    nn.init.trunc_normal_ = lambda tensor, *args, **names: tensor.normal_(0, 0.02)
+    try:
+        yield
+    finally:
+        nn.init.trunc_normal_ = truncated
+        sys.path.remove(str(folder))
+        del sys.modules["huggingface_hub"]
+        if before is not None:
+            sys.modules["huggingface_hub"] = before
+        for kind, reset in kept.items():  # the published code turns them off for the whole process
+            kind.reset_parameters = reset  # type: ignore[method-assign]
+
+
+@contextlib.contextmanager
+def fast_products() -> Iterator[None]:
+    """TF32, which the published code turns on for itself."""
+    before = torch.backends.cuda.matmul.allow_tf32, torch.get_float32_matmul_precision()
+    torch.backends.cuda.matmul.allow_tf32 = True
+    torch.set_float32_matmul_precision("high")
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before[0]
+        torch.set_float32_matmul_precision(before[1])

@@ -1,0 +1,148 @@
+"""`tandem ls` lists the files of a dataset; `tandem verify` reads all of them and compares with the manifest."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from functools import partial
+from typing import Annotated, Any
+
+from pydantic import Field, PositiveInt
+from rich.console import Console
+from rich.table import Table
+
+from tandem.errors import JobError
+from tandem_jobs.options.flags import POSITIONAL
+from tandem_jobs.options.spec import Spec
+from tandem_jobs.run.progress import RunProgress, say
+from tandem_jobs.run.shard_range import whole_command
+from tandem_workers.dataset.job_record import NoJobError, read_job
+from tandem_workers.dataset.manifest import READS_AT_ONCE, Manifest
+from tandem_workers.dataset.repair import heal_job, repair
+from tandem_workers.dataset.verify import AGAIN, Problem, Verdict, plan_of, read_entry, verify
+from tandem_workers.storage.places import open_store
+from tandem_workers.storage.store import Store
+
+EXAMPLES = """examples:
+  tandem ls out
+  tandem ls s3://bucket/dataset --json-lines
+  tandem ls s3://bucket/dataset --presign 3600 > urls.txt
+  tandem verify s3://bucket/dataset
+  tandem verify s3://bucket/dataset --repair
+
+ls prints a line a committed file: path, bytes, sha256; with --presign the addresses alone, for whoever has no keys.
+verify reads everything. Exit code 0: the dataset is complete, every file has the size and hash of its manifest entry,
+every row is there once, all sums are right. Exit code 1: not so, and every problem has a line that says how to heal it.
+verify --repair moves what is damaged to damaged/, where nothing is lost, and removes files of jobs that --overwrite
+replaced. The command that made the dataset then makes what is missing, with the same bytes. No job may write to the
+dataset meanwhile. Exit code 0: all is repaired, or that command does the rest."""
+MAX_SHOWN = 50
+
+
+class LsSpec(Spec):
+    """List the committed files of a dataset, or presigned links to them."""
+
+    out: Annotated[str, POSITIONAL] = Field(description="folder or s3://bucket/prefix of the dataset")
+    json_lines: bool = Field(False, description="one JSON object a line")
+    presign: PositiveInt | None = Field(None, le=604_800, description="seconds until presigned addresses expire (S3)")
+
+
+class VerifySpec(Spec):
+    """Read a whole dataset and compare it with its records: sizes, hashes, labels, every index once."""
+
+    out: Annotated[str, POSITIONAL] = Field(description="folder or s3://bucket/prefix of the dataset")
+    repair: bool = Field(
+        False,
+        description="move damaged files to damaged/, to be made again by the same command; no job may write meanwhile",
+    )
+
+
+def run_ls(spec: LsSpec) -> None:
+    """Files on stdout, a closing line on stderr. JobError in the end where entries cannot be read."""
+    store = open_store(spec.out)
+    plan, manifest = plan_of(store), Manifest(store)
+    entries, problems = [], []
+    with ThreadPoolExecutor(READS_AT_ONCE) as pool:
+        for entry, _, wrong in pool.map(partial(read_entry, manifest), sorted(manifest.committed())):
+            entries += [entry] if entry else []
+            problems += wrong
+    for entry in entries:
+        for file in entry.files:
+            if spec.presign:
+                print(store.presign(file.path, spec.presign))
+            elif spec.json_lines:
+                row = {"path": file.path, "size_bytes": file.size_bytes, "sha256": file.sha256}
+                print(json.dumps(row | {"shard": entry.shard}))
+            else:
+                print(f"{file.path}  {file.size_bytes:>12}  {file.sha256}")
+    rows, size = sum(e.rows for e in entries), sum(e.size_bytes for e in entries)
+    say(f"{len(entries)} of {plan.num_shards} shards, {rows} of {plan.num_rows} images, {size / 1e6:.1f} MB")
+    fail(store, problems)
+
+
+def run_verify(spec: VerifySpec) -> dict[str, Any]:
+    """A table on stderr, one JSON line on stdout. JobError if anything is wrong, and not repaired."""
+    store = open_store(spec.out)
+    healed = heal_job(store) if spec.repair else []
+    for line in healed:
+        say(line)
+    try:
+        num_rows = plan_of(store).num_rows
+    except NoJobError:  # verify says it
+        num_rows = 0
+    with RunProgress(num_rows) as progress:
+        verdict = verify(store, progress.add)
+    for problem in verdict.problems[:MAX_SHOWN]:
+        say(str(problem))
+    if len(verdict.problems) > MAX_SHOWN:
+        say(f"and {len(verdict.problems) - MAX_SHOWN} more")
+    print_verdict(store, verdict)
+    result = asdict(verdict) | {"problems": list(map(str, verdict.problems))}
+    if not spec.repair:
+        print(json.dumps(result), flush=True)
+        fail(store, verdict.problems)
+        return result
+    done = repair(store, verdict)
+    print(json.dumps(result | {"mended": healed, **asdict(done)}), flush=True)
+    fail(store, [problem for problem in verdict.problems if not problem.is_healed])
+    say(f"{len(done.aside)} files moved to damaged/, {len(done.removed)} removed")
+    if verdict.problems or healed:
+        say(f"to make what is missing: {command_of(store)}")
+    return result
+
+
+def command_of(store: Store) -> str:
+    """The command that makes the whole dataset, from its job.json."""
+    command = read_job(store)["info"].get("command")
+    try:
+        return whole_command(command) if isinstance(command, str) else AGAIN
+    except ValueError:  # quotes without an end
+        return AGAIN
+
+
+def fail(store: Store, problems: Sequence[Problem]) -> None:
+    """Raise JobError if there are problems."""
+    if problems:
+        first, count = problems[0], len(problems)
+        found = f"{count} problems, the first: {first.text}" if count > 1 else first.text
+        raise JobError(f"{store.uri}: {found}", first.remedy)
+
+
+def print_verdict(store: Store, verdict: Verdict) -> None:
+    table = Table("", "", title=store.uri, show_header=False)
+    counts = {
+        "shards": verdict.shards,
+        "images": verdict.rows,
+        "files": verdict.files,
+        "MB": f"{verdict.size_bytes / 1e6:.1f}",
+        "failed shards": len(verdict.failed),
+        "uncommitted files": len(verdict.uncommitted),
+        "records without a hash": verdict.unsealed,
+        "_SUCCESS": "yes" if verdict.complete else "no",
+        "problems": len(verdict.problems),
+    }
+    for name, count in counts.items():
+        table.add_row(name, str(count))
+    Console(stderr=True).print(table)

@@ -1,0 +1,120 @@
+"""`tandem draft`: the drafter's half of the work as a dataset of its own, to be refined elsewhere and later."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import ray
+from pydantic import Field
+
+from tandem.config import to_dict
+from tandem.errors import LabelError
+from tandem_cluster.placement import Placement, place_alone
+from tandem_cluster.session import Session
+from tandem_jobs.labels.labels import LabelRows, ReadLabels
+from tandem_jobs.labels.row_identity import row_identity
+from tandem_jobs.labels.settings_columns import fill_settings
+from tandem_jobs.options.options import JobOptions, Replicas, RowOptions
+from tandem_jobs.run.batch_size import DRAFTERS, Decoding, choose_batch
+from tandem_jobs.run.decode_choices import check_gpus_here, check_preparation, choose_draft_steps, choose_sampling
+from tandem_jobs.run.job import Job
+from tandem_jobs.run.pipeline import Pipeline, Writer, draft_pool
+from tandem_jobs.run.progress import say
+from tandem_jobs.run.running import open_output, plan_shards, read_rows
+from tandem_workers.dataset.columns import check_carried
+from tandem_workers.dataset.drafts import KIND, DraftFormat
+from tandem_workers.models.model_set import resolve_models
+
+EXAMPLES = """examples:
+  tandem draft --classes all --per-class 20 --out drafts
+  tandem refine --drafts drafts --out refined
+  tandem draft --drafter var_d30.pth --vqvae vae_ch160v4096z32.pth --draft-steps 9 --classes 0-999 --per-class 1300 \\
+      --batch 64 --out s3://bucket/drafts
+
+Drafts are 182 to 848 bytes an image (N = 6 to 9 of the published pyramid). Draft and refine with the same settings
+give the bytes that 'tandem generate' gives. The same command again goes on where it stopped."""
+
+
+class DraftSpec(JobOptions, RowOptions):
+    """Make the coarse token maps of a dataset and keep them: drafters alone."""
+
+    drafter: str = Field(
+        "embedded", description="'embedded', a file, an address (hf://, https://, s3://), or a name (tandem models)"
+    )
+    placement: Literal["auto", "gpu", "cpu"] = Field("auto", description="gpu: one drafter on each; cpu: processes")
+    drafters: Replicas | None = Field(None, description="drafter replicas; default: every GPU, or one on the CPU")
+
+
+class DraftJob(Job):
+    """Label rows to prefixes of token ids, by drafters alone."""
+
+    result = "drafts"
+
+    def __init__(self, spec: DraftSpec) -> None:
+        say("checking models, rows and --out")
+        check_gpus_here(spec, spec.address, spec.placement == "cpu")
+        self.spec, self.seed = spec, spec.seed
+        self.models = resolve_models(spec.drafter, None, spec.vqvae, spec.random_weights, spec.class_names)
+        config = self.models.drafter_config
+        check_preparation(spec, {"drafter": config})
+        self.draft_steps = choose_draft_steps(spec.draft_steps, config.pyramid)
+        self.sampling = choose_sampling(spec, self.models.sampling)
+        rows, where = read_rows(spec, self.models.class_names), f"--labels: {spec.labels}"
+        check_columns(rows, where)
+        if rows.unfilled_settings is not None:
+            rows = fill_settings(rows, self.sampling, self.draft_steps, spec.seed, config.pyramid, where)
+        self.rows, self.row_settings = rows, rows.row_settings
+        store = open_output(spec)
+        replicas = spec.drafters or (spec.logical_gpus if spec.placement == "gpu" else 1)
+        on_cpu, own = spec.placement == "cpu", self.row_settings
+        on_device = Decoding(
+            self.models, (DRAFTERS,), self.draft_steps, self.sampling, replicas, on_cpu, row_settings=own
+        )
+        self.batch = choose_batch(spec, store, on_device, len(rows), spec.shard_size)
+        plan = plan_shards(spec, len(rows), self.batch)
+        self.source = row_identity(rows, store, spec.overwrite)
+        self.makers = spec.drafters or spec.logical_gpus
+        self.shard_bytes = plan.shard_size * 2 * config.pyramid.offsets[self.draft_steps]
+        super().__init__(spec, store, plan)
+
+    def identity(self, on_real_gpus: bool) -> dict[str, Any]:
+        return {"kind": KIND, **super().identity(on_real_gpus)}
+
+    def info(self) -> dict[str, Any]:
+        ref, config = self.models.drafter, to_dict(self.models.drafter_config)
+        return super().info() | {"drafter": {"source": ref.source, "part": ref.part, "config": config}}
+
+    def place(self, session: Session) -> tuple[Placement, list[str]]:
+        spec = self.spec
+        return place_alone("draft", spec.placement, spec.drafters, session.num_gpus, session.simulated), []
+
+    def pipeline(self) -> Pipeline:
+        return Pipeline(
+            plan=self.plan,
+            read=ReadLabels(ray.put(self.rows), self.plan),
+            pools=[draft_pool(self.models, self.decoding, self.placement)],
+            write=Writer(None, DraftFormat(), self.plan, self.store, self.record.epoch),
+            gpus_per_replica=self.placement.gpus_per_replica,
+            shard_bytes=self.shard_bytes,
+        )
+
+
+def check_columns(rows: LabelRows, where: str) -> None:
+    """LabelError for columns that drafts cannot have."""
+    if rows.extra is not None:
+        check_carried(rows.extra, KIND)
+    if rows.unfilled_settings is not None and "draft_steps" in rows.unfilled_settings.column_names:
+        raise LabelError(
+            f"{where}: column 'draft_steps': expected none, as drafts keep equally many tokens of every row",
+            "give --draft-steps, make drafts of each N apart, or use tandem generate",
+        )
+
+
+def run(spec: DraftSpec) -> dict[str, Any]:
+    """Draft what is missing, and return the summary."""
+    job = DraftJob(spec)
+    if not job.is_done():
+        with job.session() as session:
+            job.begin(session, *job.place(session))
+            job.make(job.pipeline(), session)
+    return job.close()

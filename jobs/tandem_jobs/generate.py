@@ -1,0 +1,221 @@
+"""`tandem generate`: a labelled image dataset from a drafter and a refiner, on one machine or a cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
+
+import ray
+from pydantic import Field, model_validator
+
+from tandem.config import SamplingConfig
+from tandem.errors import InputError
+from tandem_cluster.elastic import place_elastically
+from tandem_cluster.nodes import as_spelt, gpus_by_kind, parse_labels
+from tandem_cluster.placement import Placement, PlacementMode, place, place_by_plan, place_mixed, place_on
+from tandem_cluster.planner import Request, make_plan
+from tandem_cluster.profile_file import Profile, read_profile
+from tandem_cluster.session import Session, living_nodes
+from tandem_jobs.labels.labels import LabelRows, ReadLabels
+from tandem_jobs.labels.row_identity import row_identity
+from tandem_jobs.labels.settings_columns import fill_settings
+from tandem_jobs.options.flags import COMMAS
+from tandem_jobs.options.options import ReplicaOptions, Replicas, RowOptions
+from tandem_jobs.run.batch_size import COLOCATED, SPLIT, Decoding, choose_batch
+from tandem_jobs.run.decode_choices import check_gpus_here, check_preparation, choose_draft_steps, choose_sampling
+from tandem_jobs.run.image_output import CLOSES_WITH, ImageJobOptions, image_identity, open_images
+from tandem_jobs.run.job import Job
+from tandem_jobs.run.pipeline import Pipeline, generate_pools
+from tandem_jobs.run.progress import say
+from tandem_jobs.run.running import open_output, plan_shards, read_rows
+from tandem_workers.dataset.entry import ManifestEntry
+from tandem_workers.models.model_set import ModelSet, resolve_models
+
+EXAMPLES = """examples:
+  tandem generate --classes all --per-class 20 --out emoji
+  tandem generate --classes face,heart,flag --images 90 --out table --format parquet --codec webp
+  tandem generate --labels rows.csv --out rows --placement split --drafters 2 --refiners 1
+  tandem generate --spec job.yaml --seed 7 --out seed7
+  tandem generate --classes all --per-class 20 --out elastic --address auto --max-drafters 8 --max-refiners 4 \\
+      --drafters-on ray.io/accelerator-type=H100 --refiners-on ray.io/accelerator-type=L20
+  tandem generate --drafter var_d30.pth --refiner var_d16.pth --vqvae vae_ch160v4096z32.pth \\
+      --draft-steps 8 --classes 0-999 --per-class 50 --batch 64 --out s3://bucket/imagenet
+
+images/s, in the progress, the closing table and the JSON line (images_per_s): committed images over the seconds from
+the first start of a stage to the last commit; starting Ray and loading models are in start_up_s.
+
+The same command again goes on where it stopped. Only other replicas and placements are the same job;
+anything that changes a byte is another one and is refused in the same place."""
+
+
+class GenerateSpec(ImageJobOptions, ReplicaOptions, RowOptions):
+    """Synthesise a labelled image dataset: drafters make the coarse token maps, refiners the fine ones."""
+
+    drafter: str = Field(
+        "embedded", description="'embedded', a file, an address (hf://, https://, s3://), or a name (tandem models)"
+    )
+    refiner: str = Field("embedded", description="like --drafter; the smaller model")
+    placement: PlacementMode = Field(
+        "auto",
+        description="split: drafters and refiners on disjoint GPUs; colocated: both on each GPU; mixed: some GPUs "
+        "colocated, the others split; cpu; auto says what it chose and why",
+    )
+    colocated: Replicas | None = Field(
+        None, description="with --placement mixed: replicas that hold both models, beside --drafters and --refiners"
+    )
+    profile: tuple[str, ...] | None = Field(
+        None, description="profile of each kind of GPU there is: with --placement auto the planner chooses by them"
+    )
+    drafters_on: Annotated[str | None, COMMAS] = Field(
+        None, description="Ray labels of the nodes for drafters: ray.io/accelerator-type=H100; with --placement split"
+    )
+    refiners_on: Annotated[str | None, COMMAS] = Field(None, description="the same for refiners; both or neither")
+    colocated_on: Annotated[str | None, COMMAS] = Field(None, description="the same for --colocated")
+
+    @model_validator(mode="after")
+    def check_placement(self) -> GenerateSpec:
+        if (self.drafters_on is None) != (self.refiners_on is None):
+            raise ValueError("expected --drafters-on and --refiners-on together, got one of them")
+        for flag, text in (("--drafters-on", self.drafters_on), ("--refiners-on", self.refiners_on)):
+            if text is not None:
+                parse_labels(flag, text)
+        if self.is_elastic and self.placement not in ("auto", "split"):
+            raise ValueError(
+                f"expected --placement split beside --max-drafters and --max-refiners, got {self.placement}"
+            )
+        if self.drafters_on and self.placement not in ("split", "mixed") and not self.is_elastic:
+            raise ValueError(f"expected --placement split or mixed beside --drafters-on, got {self.placement}")
+        self.check_mixed()
+        if self.profile and (self.placement != "auto" or self.drafters or self.refiners or self.is_elastic):
+            raise ValueError("expected --profile with --placement auto and without --drafters and --refiners")
+        if self.profile and self.batch == "auto":
+            raise ValueError("expected a number for --batch beside --profile, one that was profiled, got auto")
+        return self
+
+    def check_mixed(self) -> None:
+        numbers = self.drafters, self.refiners, self.colocated
+        if self.placement == "mixed" and not all(numbers):
+            got = ", ".join(str(number or "none") for number in numbers)
+            raise ValueError(f"--placement mixed: expected --drafters, --refiners and --colocated, got {got}")
+        if self.placement != "mixed" and (self.colocated or self.colocated_on):
+            raise ValueError(f"expected --placement mixed beside --colocated, got {self.placement}")
+        if self.placement == "mixed" and (self.drafters_on is None) != (self.colocated_on is None):
+            raise ValueError("expected --colocated-on beside --drafters-on and --refiners-on, or none of them")
+        if self.colocated_on:
+            parse_labels("--colocated-on", self.colocated_on)
+
+
+class GenerateJob(Job):
+    """Label rows to images, by drafters and refiners."""
+
+    result = "dataset, card and contact sheet"
+    closes_with = CLOSES_WITH
+
+    def __init__(self, spec: GenerateSpec) -> None:
+        say("checking models, rows and --out")
+        check_gpus_here(spec, spec.address, spec.placement == "cpu")
+        self.spec, self.seed = spec, spec.seed
+        self.models = resolve_models(spec.drafter, spec.refiner, spec.vqvae, spec.random_weights, spec.class_names)
+        pyramid = self.models.drafter_config.pyramid
+        check_preparation(spec, {"drafter": self.models.drafter_config, "refiner": self.models.refiner_config})
+        self.draft_steps = choose_draft_steps(spec.draft_steps, pyramid)
+        self.sampling = choose_sampling(spec, self.models.sampling)
+        self.profiles = [read_profile(source) for source in spec.profile or ()]
+        rows, where = read_rows(spec, self.models.class_names), f"--labels: {spec.labels}"
+        if rows.unfilled_settings is not None:
+            rows = fill_settings(rows, self.sampling, self.draft_steps, spec.seed, pyramid, where)
+        self.rows, self.row_settings = rows, rows.row_settings
+        store = open_output(spec)
+        on_devices = decoding_of(spec, self.models, self.draft_steps, self.sampling, rows)
+        self.batch = choose_batch(spec, store, on_devices, len(rows), spec.shard_size)
+        plan = plan_shards(spec, len(rows), self.batch)
+        self.source = row_identity(rows, store, spec.overwrite)
+        steps, own = self.draft_steps, self.row_settings
+        self.images = open_images(spec, store, self.models, spec.seed, steps, plan, rows.extra, own)
+        self.makers = (spec.refiners or spec.max_refiners or spec.logical_gpus) + (spec.colocated or 0)
+        self.shard_bytes = self.images.shard_bytes
+        super().__init__(spec, store, plan)
+
+    def identity(self, on_real_gpus: bool) -> dict[str, Any]:
+        return super().identity(on_real_gpus) | image_identity(self.spec)
+
+    def place(self, session: Session) -> tuple[Placement, list[str]]:
+        return choose_placement(self.spec, self.batch, self.profiles, session, self.draft_steps, len(self.rows))
+
+    def pipeline(self) -> Pipeline:
+        return Pipeline(
+            plan=self.plan,
+            read=ReadLabels(ray.put(self.rows), self.plan),
+            pools=generate_pools(self.models, self.decoding, self.spec.keep_tokens, self.placement),
+            write=self.images.writer(self.record.epoch),
+            gpus_per_replica=self.placement.gpus_per_replica,
+            shard_bytes=self.shard_bytes,
+        )
+
+    def files(self, entries: Sequence[ManifestEntry], failed: Mapping[int, str]) -> dict[str, bytes]:
+        return self.images.render(self.models, self.sampling, self.record, entries, failed)
+
+
+def run(spec: GenerateSpec) -> dict[str, Any]:
+    """Make what is missing of a dataset of images, and return the summary."""
+    job = GenerateJob(spec)
+    if not job.is_done():
+        with job.session() as session:
+            job.begin(session, *job.place(session))
+            job.make(job.pipeline(), session)
+    return job.close()
+
+
+def decoding_of(
+    spec: GenerateSpec, models: ModelSet, draft_steps: int, sampling: SamplingConfig, rows: LabelRows
+) -> Decoding:
+    """What the bytes of a batch depend on. Where the placement is not known yet, all models may share a device."""
+    apart = spec.placement == "split" or spec.is_elastic
+    replicas = sum(role.most for role in spec.ranges())
+    if spec.placement in ("split", "colocated") and not (spec.drafters and spec.refiners):
+        replicas = max(replicas, spec.logical_gpus)
+    shared, on_cpus = SPLIT if apart else COLOCATED, spec.placement == "cpu"
+    own = rows.row_settings, rows.draft_steps
+    return Decoding(models, shared, draft_steps, sampling, replicas, on_cpus, spec.is_elastic, *own)
+
+
+def choose_placement(
+    spec: GenerateSpec, batch: int, profiles: list[Profile], session: Session, draft_steps: int, num_images: int
+) -> tuple[Placement, list[str]]:
+    """By labels, by profiles, or by number alone; and what to say of it."""
+    if spec.is_elastic:
+        return take_what_comes(spec, session)
+    if spec.drafters and spec.refiners and spec.colocated:
+        flags = {"--drafters-on": spec.drafters_on, "--refiners-on": spec.refiners_on}
+        flags["--colocated-on"] = spec.colocated_on
+        labels = [parse_labels(flag, text) for flag, text in flags.items() if text]
+        return place_mixed(spec.drafters, spec.refiners, spec.colocated, labels, living_nodes()), []
+    if spec.drafters_on and spec.refiners_on:
+        on = parse_labels("--drafters-on", spec.drafters_on), parse_labels("--refiners-on", spec.refiners_on)
+        return place_on(living_nodes(), *on, spec.drafters, spec.refiners), []
+    if not profiles:
+        return place(spec.placement, spec.drafters, spec.refiners, session.num_gpus, session.simulated), []
+    nodes = living_nodes()
+    counts, known = gpus_by_kind(nodes), {profile.kind for profile in profiles}
+    if not counts or not set(counts) <= known:
+        there = ", ".join(f"{count} {kind}" for kind, count in sorted(counts.items())) or "no GPUs"
+        raise InputError(
+            f"--profile: expected profiles of what the cluster has ({there}), got those of {', '.join(sorted(known))}",
+            "made by: tandem profile --kind KIND",
+        )
+    wish = Request(counts, num_images, draft_steps=draft_steps, batch=batch)
+    plan = make_plan(profiles, wish)
+    lines = [f"next best: {option.mode}, {option.images_per_s:.1f} images/s" for option in plan.runners_up[:1]]
+    return place_by_plan(plan.best, nodes), lines
+
+
+def take_what_comes(spec: GenerateSpec, session: Session) -> tuple[Placement, list[str]]:
+    """Replicas that start small, on nodes that may not be there yet."""
+    on = None
+    if spec.drafters_on and spec.refiners_on:
+        nodes = living_nodes()
+        drafters_on = as_spelt(parse_labels("--drafters-on", spec.drafters_on), nodes)
+        on = drafters_on, as_spelt(parse_labels("--refiners-on", spec.refiners_on), nodes)
+    placement = place_elastically(*spec.ranges(), on, session.num_gpus, session.can_grow)
+    unknown = spec.dtype == "auto" and not session.num_gpus
+    return placement, ["no GPU is here yet: real ones are expected, so dtype is bfloat16"] * unknown

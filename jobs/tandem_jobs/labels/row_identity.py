@@ -1,0 +1,55 @@
+"""The label rows' part of a job's identity, also for datasets of older versions."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.types as pt
+
+from tandem.errors import OutputError
+from tandem_jobs.labels.labels import LabelRows
+from tandem_workers.dataset.job_record import read_job
+from tandem_workers.storage import layout
+from tandem_workers.storage.store import Store
+
+HINT = "choose another --out, or replace that job with --overwrite"
+
+
+def row_identity(rows: LabelRows, store: Store, overwrite: bool) -> dict[str, Any]:
+    """The fields for `job.json`: how many rows, their digest, and names and types of carried columns.
+
+    A job that an older version has begun with these rows keeps its fields, which have no columns, if its digest is
+    certain. Raises OutputError where it is not, or where the columns have been read as other types since.
+    """
+    fields: dict[str, Any] = {"rows": len(rows), "rows_sha256": rows.digest}
+    if rows.extra is None:
+        return fields
+    there = {} if overwrite or not store.exists(layout.JOB) else read_job(store)["identity"]
+    if there.get("rows") != len(rows) or "columns" in there:
+        return fields | {"columns": {field.name: str(field.type) for field in rows.extra.schema}}
+    old = fields | {"rows_sha256": old_digest(rows)}
+    if there.get("rows_sha256") != old["rows_sha256"]:
+        raise OutputError(
+            f"{store.uri} holds another job, or one of an older version, which read these columns as other types",
+            HINT,
+        )
+    if unsure := [field.name for field in rows.extra.schema if pt.is_integer(field.type) or pt.is_floating(field.type)]:
+        raise OutputError(
+            f"{store.uri} holds a job of an older version, whose digest takes 1, 23 for 12, 3: "
+            f"the column {unsure[0]!r} may be another one",
+            HINT,
+        )
+    return old
+
+
+def old_digest(rows: LabelRows) -> str:
+    """The digest of an older version: values follow each other without a length."""
+    digest = hashlib.sha256(rows.label.astype("<i4").tobytes())
+    table = pa.table(rows.carried(range(len(rows))))
+    for name in table.column_names:
+        digest.update(f"\n{name} {table[name].type}\n".encode())
+        for value in table[name]:
+            digest.update(repr(value.as_py()).encode())
+    return digest.hexdigest()

@@ -1,0 +1,146 @@
+"""Columns of a label file that are settings of the row: cfg, top_k, top_p, temperatures, draft_steps and seed.
+
+An empty cell is the job's own value. Values are checked as the flags are. Columns with the name of a setting that the
+whole job has are refused, as a dataset would seem to say by them how its images were made; other columns are data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Annotated, Any
+
+import numpy as np
+import pyarrow as pa
+from pydantic import TypeAdapter
+
+from tandem.config import MIN_TEMPERATURE, Pyramid, SamplingConfig
+from tandem.errors import InputError, LabelError
+from tandem.user_files import shown
+from tandem_jobs.labels.label_tables import cells
+from tandem_jobs.labels.labels import LabelRows
+from tandem_jobs.options.options import DecodingOptions, RowOptions
+from tandem_workers.dataset.row_settings import ROW_SETTINGS, SAMPLING_SETTINGS, SEED_INDEX
+
+MOST = {"top_k": 2**31 - 1, "draft_steps": 2**31 - 1, "seed": 2**63 - 1}
+TYPES = {
+    "cfg": pa.float64(),
+    "top_k": pa.int64(),
+    "top_p": pa.float64(),
+    "temperatures": pa.list_(pa.float64()),
+    "draft_steps": pa.int32(),
+    "seed": pa.int64(),
+}
+EXPECTED = {
+    "cfg": "a number >= 0",
+    "top_k": f"a whole number from 0 (all codes) to {MOST['top_k']}",
+    "top_p": "a number from 0 to 1",
+    "temperatures": f"numbers >= {MIN_TEMPERATURE}, one a scale, such as 1.1,1.0",
+    "draft_steps": "a whole number",
+    "seed": f"a whole number from 0 to {MOST['seed']}",
+}
+# Settings of the whole job that change what an image is or how it is stored
+JOB_SETTINGS = (
+    *("drafter", "refiner", "vqvae", "random_weights", "batch", "dtype", "threads", "fold_adaln", "int8", "fp8"),
+    *("kernels", "format", "codec", "quality", "keep_tokens", "shard_size", SEED_INDEX),
+)
+
+
+def field_check(name: str) -> TypeAdapter[Any]:
+    """The check of the flag of that name."""
+    field = (RowOptions if name == "seed" else DecodingOptions).model_fields[name]
+    checked: Any = Annotated[field.annotation, field]
+    return TypeAdapter(checked)
+
+
+CHECKS = {name: field_check(name) for name in ROW_SETTINGS}
+
+
+def check_job_settings(names: Sequence[str], where: str) -> None:
+    """LabelError for a column that has the name of a setting of the whole job."""
+    for name in names:
+        if name.casefold() in JOB_SETTINGS:
+            flag = f"it is --{name.casefold().replace('_', '-')} for all rows, "
+            raise LabelError(
+                f"{where}: column {name!r}: expected none of that name, as it would seem to say how an image was made",
+                f"{'' if name.casefold() == SEED_INDEX else flag}rename the column if it is data",
+            )
+
+
+def read_settings(table: pa.Table, where: str, done: int) -> pa.Table | None:
+    """The settings in a part of a label file, typed; null: the job's own. None where it has no such column. `done`
+    rows came before. LabelError naming row, column and value."""
+    columns = {}
+    for name in (name for name in ROW_SETTINGS if name in table.column_names):
+        values, known = [], {}
+        for i, cell in enumerate(cells(table, name, where)):
+            key = repr(cell)
+            if key not in known:
+                known[key] = read_cell(name, cell, f"{where}, row {done + i + 1}")
+            values.append(known[key])
+        columns[name] = pa.array(values, TYPES[name])
+    return pa.table(columns) if columns else None
+
+
+def read_cell(name: str, cell: Any, at: str) -> Any:
+    """One value, or None for an empty cell. CSV has text, typed files have numbers and lists."""
+    value = cell.strip() if isinstance(cell, str) else cell
+    if value is None or value == "":
+        return None
+    if name == "temperatures" and not isinstance(value, list):
+        value = value.split(",") if isinstance(value, str) else [value]
+    try:
+        if any(isinstance(part, bool) for part in (value if isinstance(value, list) else [value])):
+            raise ValueError("a truth value")
+        checked = CHECKS[name].validate_python(value)
+        if name in SAMPLING_SETTINGS:
+            SamplingConfig(**{name: checked})
+        if name in MOST and checked > MOST[name]:
+            raise ValueError("too large")
+        return checked
+    except (ValueError, InputError):  # pydantic's errors are ValueErrors
+        raise LabelError(f"{at}: {name}: expected {EXPECTED[name]}, got {shown(repr(cell), 80)}") from None
+
+
+def fill_settings(
+    rows: LabelRows, sampling: SamplingConfig, draft_steps: int, seed: int, pyramid: Pyramid, where: str
+) -> LabelRows:
+    """Rows whose settings are columns without gaps: an empty cell has become the job's own value.
+
+    For rows with settings that are not filled yet. LabelError for draft steps that the pyramid does not have.
+    """
+    unfilled = rows.unfilled_settings
+    assert unfilled is not None
+    own: Mapping[str, Any] = {**vars(sampling), "draft_steps": draft_steps, "seed": seed}
+    columns = {}
+    for name in unfilled.column_names:
+        values = [own[name] if value is None else value for value in unfilled[name].to_pylist()]
+        columns[name] = pa.chunked_array([pa.array(values, TYPES[name])])
+    if "draft_steps" in columns:
+        check_draft_steps(columns["draft_steps"].to_numpy(), pyramid, where)
+    carried = {} if rows.extra is None else {name: rows.extra[name] for name in rows.extra.column_names}
+    names = tuple(columns)
+    if "seed" in columns:
+        columns[SEED_INDEX] = first_seed_index(unfilled["seed"], rows.file_row)
+    return replace(rows, extra=pa.table({**columns, **carried}), unfilled_settings=None, row_settings=names)
+
+
+def first_seed_index(seeds: pa.ChunkedArray, file_row: np.ndarray | None) -> pa.ChunkedArray:
+    """`seed_index` of the first image of each row: 0 under a seed of its own, its index in the job under the job's."""
+    file_rows = np.arange(len(seeds), dtype=np.int32)
+    first = file_rows if file_row is None else np.searchsorted(file_row, file_rows)
+    return pa.chunked_array([pa.array(np.where(seeds.is_valid().to_numpy(), 0, first), pa.int64())])
+
+
+def check_draft_steps(steps: np.ndarray, pyramid: Pyramid, where: str) -> None:
+    for n in np.unique(steps).tolist():
+        try:
+            pyramid.check_draft_steps(n)
+        except InputError as error:
+            raise LabelError(f"{where}, row {int(np.argmax(steps == n)) + 1}: {error}") from None
+
+
+def most_demanding(sampling: SamplingConfig, row_settings: tuple[str, ...]) -> SamplingConfig:
+    """The row settings that need most memory: guidance, and a sort of all codes."""
+    worst: dict[str, Any] = {"cfg": max(sampling.cfg, 1.0), "top_k": 0, "top_p": 0.5}
+    return replace(sampling, **{name: value for name, value in worst.items() if name in row_settings})

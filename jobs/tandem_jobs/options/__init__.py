@@ -1,0 +1,1 @@
+"""What a user may ask for: specs, their flags and their YAML files."""

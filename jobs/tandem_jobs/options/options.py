@@ -1,0 +1,251 @@
+"""Options that several commands share, in the groups in which `--help` shows them."""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import BeforeValidator, Field, NonNegativeInt, model_validator
+
+from tandem.images import LOSSY, Codec
+from tandem_cluster.elastic import Range
+from tandem_cluster.nodes import RAY_JOB
+from tandem_jobs.options.flags import COMMAS
+from tandem_jobs.options.spec import Spec
+from tandem_workers.dataset.formats import FormatName
+from tandem_workers.storage.layout import MAX_ROWS
+
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+
+
+def check_batch_size(value: Any) -> Any:
+    """One error for what is neither of the two."""
+    if (value != "auto" and not str(value).isdecimal()) or str(value).strip("0") == "":
+        raise ValueError("expected a number above 0, or auto")
+    return value
+
+
+MAX_REPLICAS = 100_000
+Replicas = Annotated[int, Field(gt=0, le=MAX_REPLICAS)]
+Images = Annotated[int, Field(gt=0, le=MAX_ROWS)]
+Threads = Annotated[int, Field(gt=0, le=1024)]
+BatchSize = Annotated[Annotated[int, Field(gt=0, le=65_536)] | Literal["auto"], BeforeValidator(check_batch_size)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class RowOptions(Spec):
+    """Which images to make."""
+
+    needs: ClassVar = {
+        "--classes or --labels": ("classes", "labels"),
+        "--images or --per-class": ("images", "per_class", "labels"),
+    }
+
+    classes: Annotated[str | None, COMMAS] = Field(
+        None,
+        description="which classes: 'all', or names, synonyms, WordNet ids, label numbers and ranges: 'face,flag', "
+        "'0-99,207'; a name with commas in quotes: 'face,\"dark glasses, shades\"'",
+    )
+    per_class: Images | None = Field(None, description="images of each class")
+    images: Images | None = Field(None, description="images in all, dealt evenly to the classes")
+    labels: str | None = Field(
+        None,
+        description="file of label rows (.parquet, .csv, .jsonl; local or s3://) instead of --classes: a column "
+        "'label' (number) or 'class_name', optionally 'count'; cfg, top_k, top_p, temperatures, "
+        "draft_steps and seed are settings of their row (empty: the job's); other columns are carried into the output "
+        "as they are written: text of CSV stays text",
+    )
+    seed: NonNegativeInt = Field(0, description="the same seed and job give the same images")
+    shard_size: Images | None = Field(
+        None, description="images per shard; default: from --batch and the number of images"
+    )
+
+    @model_validator(mode="after")
+    def check_rows(self) -> RowOptions:
+        if self.labels is None:
+            if self.per_class is not None and self.images is not None:
+                raise ValueError("expected either --per-class or --images beside --classes, got both")
+        elif self.classes or self.per_class or self.images:
+            raise ValueError("expected --labels alone, got --classes, --per-class or --images beside it")
+        return self
+
+
+class ReplicaOptions(Spec):
+    """Number of replicas of each stage: fixed, or a least and a most."""
+
+    drafters: Replicas | None = Field(None, description="drafter replicas")
+    refiners: Replicas | None = Field(None, description="refiner replicas")
+    min_drafters: Replicas | None = Field(None, description="drafters to start with; default: 1")
+    max_drafters: Replicas | None = Field(
+        None,
+        description="drafters to grow to: the job asks for so many GPUs, from an autoscaler if there is one, and takes "
+        "what comes and goes; implies --placement split",
+    )
+    min_refiners: Replicas | None = Field(None, description="refiners to start with; default: 1")
+    max_refiners: Replicas | None = Field(None, description="refiners to grow to")
+
+    @property
+    def is_elastic(self) -> bool:
+        return self.max_drafters is not None or self.max_refiners is not None
+
+    def ranges(self) -> tuple[Range, Range]:
+        """Drafters and refiners of an elastic job."""
+        first, second = (
+            Range(count or least or 1, count or most or 1)
+            for count, least, most in (
+                (self.drafters, self.min_drafters, self.max_drafters),
+                (self.refiners, self.min_refiners, self.max_refiners),
+            )
+        )
+        return first, second
+
+    @model_validator(mode="after")
+    def check_replicas(self) -> ReplicaOptions:
+        for role, other in (("drafters", "refiners"), ("refiners", "drafters")):
+            count, least, most = (getattr(self, name) for name in (role, f"min_{role}", f"max_{role}"))
+            if count and (least or most):
+                raise ValueError(f"expected --{role} alone, got --min-{role} or --max-{role} beside it")
+            if least and not most:
+                raise ValueError(f"expected --max-{role} beside --min-{role} {least}, got none")
+            if least and least > most:
+                raise ValueError(f"expected --min-{role} of at most --max-{role} {most}, got {least}")
+            if most and not (getattr(self, other) or getattr(self, f"max_{other}")):
+                raise ValueError(f"expected --{other} or --max-{other} beside --max-{role}, got neither")
+        return self
+
+
+class PreparationOptions(Spec):
+    """How the transformers compute, beyond their weights."""
+
+    fold_adaln: bool = Field(
+        False,
+        description="keep the AdaLN layers as a table of vectors per class in host memory, which frees device memory; "
+        "not for models that share AdaLN",
+    )
+    int8: bool = Field(
+        False,
+        description="int8 weights and activations in the transformers' blocks, to save memory and time on CPUs; not "
+        "exact; refused on GPUs, where bfloat16 is faster",
+    )
+    fp8: bool = Field(
+        False,
+        description="float8_e4m3 weights and activations in the transformers' blocks, for speed on GPUs from compute "
+        "capability 8.9 on (L4, L40S, H100); not exact; a CPU computes the same slowly",
+    )
+    cuda_graphs: bool | None = Field(
+        None,
+        description="launch all kernels of a decode at once, same bytes, which helps small models and batches; keeps "
+        "their memory allocated; default: on GPUs; where it fails workers warn and go on without it",
+    )
+    kernels: Literal["auto", "plain"] = Field(
+        "auto",
+        description="auto: on GPUs, merge the small steps between products into fused kernels, which prove themselves "
+        "first; where that fails workers warn and go on with plain ones",
+    )
+
+    @model_validator(mode="after")
+    def check_numbers(self) -> PreparationOptions:
+        if self.int8 and self.fp8:
+            raise ValueError("expected --int8 or --fp8, got both")
+        return self
+
+
+class MeasuredOptions(PreparationOptions):
+    """Which models a measurement runs, and in what precision."""
+
+    drafter: str = Field(
+        "embedded", description="'embedded', a file, an address (hf://, https://, s3://), or a name (tandem models)"
+    )
+    refiner: str = Field("embedded", description="like --drafter; the smaller model")
+    vqvae: str = Field("embedded", description="like --drafter; its preset is vae_ch160v4096z32")
+    random_weights: bool = Field(False, description="let presets have random weights: times are those of real ones")
+    dtype: Dtype = Field("auto", description="of weights and activations; auto: bfloat16 on GPUs, float32 on CPUs")
+
+
+class DecodingOptions(PreparationOptions):
+    """How tokens are decoded. All of it but --cuda-graphs is part of the job: it changes bytes."""
+
+    vqvae: str = Field("embedded", description="like the models; its preset is vae_ch160v4096z32")
+    random_weights: bool = Field(False, description="let presets have random weights, to try size and speed")
+    class_names: str | None = Field(
+        None,
+        description="names of the classes, part of the job: a file of one name a line, .csv or .json, by path or "
+        "address, 'imagenet' or 'numbers'; default: those in the weights, else ImageNet's for 1,000 classes",
+    )
+    draft_steps: int | None = Field(None, description="N: scales made by the drafter, 1 to K - 1; default about 0.7 K")
+    cfg: float | None = Field(None, ge=0, description="guidance at the last scale; default: the model's own")
+    top_k: NonNegativeInt | None = Field(
+        None, description="keep the k likeliest codes, 0 keeps all; default: the model's own"
+    )
+    top_p: Share | None = Field(None, description="keep codes up to this probability; default: the model's own")
+    temperatures: tuple[float, ...] | None = Field(
+        None, description="one per scale, the last repeats: 1.1,1.0; default: the model's own"
+    )
+    dtype: Dtype = Field("auto", description="of weights and activations; auto: bfloat16 on GPUs, float32 on CPUs")
+    threads: Threads = Field(1, description="CPU threads of each replica; part of the job, as rounding depends on it")
+
+
+class PlaceOptions(Spec):
+    """Where it runs and where the dataset goes."""
+
+    logical_gpus: NonNegativeInt = Field(
+        4,
+        le=MAX_REPLICAS,
+        description="simulated GPUs offered where the machine has none: pinning as on real ones, CPU speed",
+    )
+    address: str | None = Field(None, description="Ray cluster to join (also RAY_ADDRESS); default: start Ray here")
+    max_failed_shards: NonNegativeInt = Field(
+        0, description="continue without up to this many shards that cannot be made, and list them at the end"
+    )
+    out: str = Field(description="folder or s3://bucket/prefix of the dataset; the same command resumes there")
+    overwrite: bool = Field(False, description="replace the job in --out")
+    shards: str | None = Field(
+        None,
+        description="make only these shards, FIRST-LAST/ALL such as 0-9/40: several jobs share one dataset, and "
+        "whichever commits the last shard finishes it",
+    )
+
+    @model_validator(mode="after")
+    def check_place(self) -> PlaceOptions:
+        if self.shards and self.overwrite:
+            raise ValueError("expected --shards without --overwrite, which would remove what other jobs have made")
+        if self.shards and self.max_failed_shards:
+            raise ValueError(
+                "expected --shards without --max-failed-shards: only a job of all shards can leave some of them out"
+            )
+        if "://" not in self.out and not os.path.isabs(self.out) and RAY_JOB in os.environ:
+            raise ValueError(
+                f"--out: expected s3://bucket/prefix or an absolute path that all nodes share, got {self.out}; "
+                "Ray removes the folder in which a submitted job runs"
+            )
+        return self
+
+
+class JobOptions(PlaceOptions, DecodingOptions):
+    """Options of every job that decodes."""
+
+    batch: BatchSize = Field(
+        32,
+        description="images per forward; short batches are padded, so it is part of the job; auto: the largest "
+        "that fits the smallest device, from counted bytes, and leaves 32 shards",
+    )
+    device_memory_gb: float | None = Field(
+        None, gt=0, description="for --batch auto: gigabytes that a replica may fill; default: measured on the nodes"
+    )
+
+    @model_validator(mode="after")
+    def check_batch(self) -> JobOptions:
+        if self.batch == "auto" and self.shards:
+            raise ValueError("expected a number for --batch beside --shards: all parts have to agree on it; got auto")
+        if self.device_memory_gb is not None and self.batch != "auto":
+            raise ValueError(f"expected --batch auto beside --device-memory-gb, got --batch {self.batch}")
+        return self
+
+
+class ImageOptions(Spec):
+    """How images are stored."""
+
+    format: FormatName = Field("webdataset", description="layout of the output")
+    codec: Codec = Field("png", description="image files; png is exact")
+    quality: int = Field(92, ge=1, le=100, description=f"of {LOSSY}")
+    keep_tokens: bool = Field(False, description="also write the token ids of every image")

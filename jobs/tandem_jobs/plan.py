@@ -1,0 +1,167 @@
+"""`tandem plan`: which GPUs draft and which refine, how fast that is and what it costs, from measured stage times."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import Field, PositiveFloat, PositiveInt
+from rich.console import Console
+from rich.table import Table
+
+from tandem.errors import InputError
+from tandem.user_files import shown
+from tandem_cluster.planner import Option, Plan, Request, is_tie, make_plan
+from tandem_cluster.profile_file import read_profile
+from tandem_jobs.options.flags import COMMAS
+from tandem_jobs.options.spec import Spec
+from tandem_jobs.run.progress import say
+
+EXAMPLES = """examples:
+  tandem plan --profile paper-l20 --gpus l20:3 --images 1.3e6 --draft-steps 8
+  tandem plan --profile h100.json --profile l20.json --gpus h100:2,l20:6 --images 1.3e6
+  tandem plan --profile h100.json --profile l20.json --gpus h100:2,l20:6 --images 1.3e6 \\
+      --deadline 24h --price h100=2.5,l20=0.8 --draft-steps auto --max-fid 2.1
+
+Profiles are made by 'tandem profile' on each kind of machine; built in: paper-l20 (the paper's figures).
+With a deadline and prices the cheapest plan that meets the deadline is chosen, without them the fastest. Whole GPUs are
+searched exactly: split, colocated, or mixed, that is some of them colocated and the others split. Kinds are the same in
+capitals and in small letters."""
+MAX_HOURS = 3650 * 24
+HOURS = {"s": 1 / 3600, "m": 1 / 60, "h": 1.0, "d": 24.0}
+ValueT = TypeVar("ValueT", int, float)
+
+
+class PlanSpec(Spec):
+    """Choose a placement: how many drafters and refiners on which GPUs, from measured stage times."""
+
+    profile: tuple[str, ...] = Field(description="profile of each kind of GPU: files, or built-in names")
+    gpus: Annotated[str, COMMAS] = Field(description="available GPUs: KIND:COUNT,KIND:COUNT")
+    images: PositiveFloat = Field(description="images to make, such as 1.3e6")
+    draft_steps: PositiveInt | Literal["auto"] = Field(
+        "auto", description="N; auto: the fastest N within --max-fid, else about 0.7 K"
+    )
+    max_fid: PositiveFloat | None = Field(None, description="highest acceptable FID, for profiles that have it")
+    batch: PositiveInt | None = Field(None, description="images per forward; default: the best measured one")
+    deadline: str | None = Field(None, description="deadline: 90m, 24h, 2d")
+    price: Annotated[str | None, COMMAS] = Field(None, description="price per GPU hour: KIND=PRICE,KIND=PRICE")
+
+
+def run(spec: PlanSpec) -> dict[str, Any]:
+    """Print the plan as a table and as one JSON line."""
+    profiles = [read_profile(source) for source in spec.profile]
+    request = Request(
+        gpus=parse_pairs("--gpus", spec.gpus, ":", int),
+        images=spec.images,
+        deadline_h=parse_hours(spec.deadline) if spec.deadline else None,
+        price_per_h=parse_pairs("--price", spec.price, "=", float) if spec.price else {},
+        max_fid=spec.max_fid,
+        draft_steps=spec.draft_steps,
+        batch=spec.batch,
+        start_up_s=max((sum(profile.load_s.values()) for profile in profiles), default=0.0),
+    )
+    plan = make_plan(profiles, request)
+    print_plan(plan, request)
+    result = as_json(plan, request)
+    print(json.dumps(result), flush=True)
+    return result
+
+
+def as_json(plan: Plan, request: Request) -> dict[str, Any]:
+    return {
+        "request": asdict(request),
+        "best": plan.best.to_dict(),
+        "runners_up": [option.to_dict() for option in plan.runners_up],
+        "bound_images_per_s": plan.bound_images_per_s,
+        "meets_deadline": plan.meets_deadline,
+    }
+
+
+def parse_pairs(flag: str, text: str, sign: str, number: Callable[[str], ValueT]) -> dict[str, ValueT]:
+    """'A:2,b:6' -> {'a': 2, 'b': 6}: kinds in small letters. Raises InputError for anything but names and numbers
+    above 0, and for a kind that is there twice."""
+    pairs: dict[str, ValueT] = {}
+    for part in text.split(","):
+        name, found, value = (piece.strip().lower() for piece in part.partition(sign))
+        try:
+            amount = number(value)
+        except ValueError:
+            amount = number("0")
+        if not found or not name or not amount > 0 or amount == float("inf"):
+            kind = "a whole number" if number is int else "a number"
+            raise InputError(f"{flag}: expected KIND{sign}X with X {kind} above 0, got {part!r}")
+        if name in pairs:
+            raise InputError(f"{flag}: expected each kind once, in capitals or not; got {name} twice")
+        pairs[name] = amount
+    return pairs
+
+
+def parse_hours(text: str) -> float:
+    """Hours of a text with a unit. InputError for none, and for more than ten years."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhd])", text.strip())
+    if not match or float(match[1]) == 0:
+        raise InputError(f"--deadline: expected a time such as 90m, 24h or 2d, got {shown(repr(text), 60)}")
+    if (hours := float(match[1]) * HOURS[match[2]]) > MAX_HOURS:
+        raise InputError(f"--deadline: expected at most {MAX_HOURS // 24}d, got {shown(text, 60)}")
+    return hours
+
+
+def print_plan(plan: Plan, request: Request) -> None:
+    gpus = ", ".join(f"{n} x {kind}" for kind, n in request.gpus.items())
+    table = Table(title=f"{request.images:,.0f} images on {gpus}")
+    for name in ("", "placement", "N", "batch", "drafters", "refiners"):
+        table.add_column(name)
+    if mixed := any(option.both for option in (plan.best, *plan.runners_up)):
+        table.add_column("with both")
+    for name in ("images/s", "hours", *(["cost"] if request.price_per_h else [])):
+        table.add_column(name, justify="right")
+    best, options = plan.best, (plan.best, *plan.runners_up)
+    decimals = decimals_for([option.images_per_s for option in options])
+    ties = [option for option in plan.runners_up if is_tie(best, option, request)]
+    for option in options:
+        word = "best" if option is best else "tie" if option in ties else ""
+        table.add_row(word, *cells(option, decimals, mixed))
+    Console(stderr=True).print(table)
+    if ties:
+        say("tie: equal within 0.0002 %; best is the faster, then the one with fewer GPUs, then the simpler placement")
+    say("busy: " + ", ".join(f"{stage} {share:.0%}" for stage, share in best.busy.items()))
+    if not best.exact:
+        say("the search was cut off: a better plan may exist, up to the bound")
+    share = best.images_per_s / plan.bound_images_per_s
+    say(f"bound if GPUs could be cut into fractions: {plan.bound_images_per_s:.1f} images/s; the plan has {share:.0%}")
+    if best.cpu_cores:
+        say(f"encoding and storing keep {best.cpu_cores:.1f} CPU cores busy")
+    if plan.meets_deadline is not None:
+        word = "met" if plan.meets_deadline else "NOT met: no placement of these GPUs is fast enough"
+        say(f"deadline of {request.deadline_h:g} h: {word}")
+    for line in best.limits:
+        say(line)
+    for line in best.estimated:
+        say(f"estimated, not measured: {line}")
+
+
+def decimals_for(rates: Sequence[float]) -> int:
+    """So many decimals, 1 to 6, that rates which differ look different."""
+    known = {float(f"{rate:.6g}") for rate in rates}
+    return next((n for n in range(1, 6) if len({f"{rate:.{n}f}" for rate in known}) == len(known)), 6)
+
+
+def cells(option: Option, decimals: int, mixed: bool) -> list[str]:
+    both = option.mode == "colocated"
+    numbers = [f"{option.images_per_s:.{decimals}f}", f"{option.hours:.{decimals + 1}f}"]
+    return [
+        option.mode,
+        str(option.draft_steps),
+        str(option.batch),
+        named(option.drafters) + (" with both" if both else ""),
+        "" if both else named(option.refiners),
+        *([named(option.both)] if mixed else []),
+        *(numbers if option.cost is None else [*numbers, f"{option.cost:,.{decimals + 1}f}"]),
+    ]
+
+
+def named(counts: dict[str, int]) -> str:
+    return " + ".join(f"{n} {kind}" for kind, n in counts.items())

@@ -1,0 +1,176 @@
+"""`tandem refine`: drafts in, images out, by refiners alone and as often as wanted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from pydantic import Field
+
+from tandem.class_names import ClassNames
+from tandem.errors import InputError
+from tandem_cluster.placement import Placement, place_alone
+from tandem_cluster.session import Session
+from tandem_jobs.options.options import Replicas
+from tandem_jobs.run.batch_size import REFINERS, Decoding, choose_batch
+from tandem_jobs.run.decode_choices import check_gpus_here, check_preparation, choose_sampling, describe_models
+from tandem_jobs.run.image_output import CLOSES_WITH, ImageJobOptions, image_identity, open_images
+from tandem_jobs.run.job import Job
+from tandem_jobs.run.pipeline import Pipeline, refine_pool
+from tandem_jobs.run.progress import say
+from tandem_jobs.run.running import open_output
+from tandem_workers.dataset.drafts import Drafts, open_drafts
+from tandem_workers.dataset.entry import ManifestEntry
+from tandem_workers.dataset.row_settings import SAMPLING_SETTINGS
+from tandem_workers.dataset.shards import PrefixShard
+from tandem_workers.models.model_set import ModelSet, resolve_models
+from tandem_workers.storage.places import open_store
+
+EXAMPLES = """examples:
+  tandem refine --drafts drafts --out refined
+  tandem refine --drafts s3://bucket/drafts --out s3://bucket/images --refiner var_d16.pth \\
+      --vqvae vae_ch160v4096z32.pth --batch 64
+  tandem refine --drafts drafts --draft-steps 3 --cfg 2 --out guided
+
+Seed, class names and columns come from the drafts. --draft-steps below what was drafted cuts the prefixes.
+The same command again goes on where it stopped."""
+
+
+class RefineSpec(ImageJobOptions):
+    """Finish drafted images: refiners, and the VQVAE, alone."""
+
+    drafts: str = Field(description="place of a finished 'tandem draft': a folder or s3://bucket/prefix")
+    refiner: str = Field(
+        "embedded", description="'embedded', a file, an address (hf://, https://, s3://), or a name (tandem models)"
+    )
+    placement: Literal["auto", "gpu", "cpu"] = Field("auto", description="gpu: one refiner on each; cpu: processes")
+    refiners: Replicas | None = Field(None, description="refiner replicas; default: every GPU, or one on the CPU")
+
+
+@dataclass(frozen=True)
+class ReadDrafts:
+    """Prefixes of a shard, cut to the scales that are wanted."""
+
+    drafts: Drafts
+    draft_steps: int
+    renamed: Mapping[str, str]  # columns whose values are not those of the images
+
+    def __call__(self, shard: int) -> PrefixShard:
+        prefixes = self.drafts.read(shard, self.draft_steps)
+        extra = {self.renamed.get(name, name): column for name, column in prefixes.extra.items()}
+        return replace(prefixes, extra=extra)
+
+
+def overridden(spec: RefineSpec, drafts: Drafts, columns: Sequence[str]) -> dict[str, str]:
+    """Settings of the drafts' rows that flags replace for all images: the names under which they are kept.
+
+    InputError where such a name is taken, or where a column of an older version looks like a setting and is none.
+    """
+    renamed = {
+        name: f"drafted_{name}"
+        for name in SAMPLING_SETTINGS
+        if name in drafts.row_settings and getattr(spec, name) is not None
+    }
+    for name, kept in renamed.items():
+        if kept in columns:
+            raise InputError(f"--{name.replace('_', '-')}: expected no column {kept} in the drafts, which it needs")
+    if stray := sorted(set(SAMPLING_SETTINGS) & set(columns) - set(drafts.row_settings)):
+        raise InputError(
+            f"--drafts: column {stray[0]!r}: expected the setting that rows were drafted with, got data of that name",
+            "an older version carried it along; draft again, with the column renamed",
+        )
+    return renamed
+
+
+def check_names(drafts: Drafts, names: ClassNames) -> None:
+    """InputError where classes are to be called otherwise than when their labels were chosen by name."""
+    drafted = ClassNames(drafts.drafter.class_names or ())
+    if differ := [label for label, name in enumerate(drafted) if name != names[label] and not drafted.are_numbers]:
+        there, here = drafted[differ[0]], names[differ[0]]
+        raise InputError(f"--class-names: expected those of the drafts, got {here!r} for {there!r} (label {differ[0]})")
+
+
+class RefineJob(Job):
+    """Prefixes to images, by refiners alone."""
+
+    result = "dataset, card and contact sheet"
+    closes_with = CLOSES_WITH
+
+    def __init__(self, spec: RefineSpec) -> None:
+        say("checking drafts, models and --out")
+        check_gpus_here(spec, spec.address, spec.placement == "cpu")
+        self.spec = spec
+        drafts = self.drafts = open_drafts(open_store(spec.drafts))
+        self.models = resolve_models(drafts.drafter, spec.refiner, spec.vqvae, spec.random_weights, spec.class_names)
+        check_names(drafts, self.models.class_names)
+        check_preparation(spec, {"refiner": self.models.refiner_config})
+        check_vqvae(drafts, self.models)
+        self.seed, self.draft_steps = drafts.seed, choose_drafted_steps(spec.draft_steps, drafts)
+        self.sampling = choose_sampling(spec, drafts.sampling)
+        schema, plan = drafts.extra_schema(), drafts.plan
+        self.renamed = overridden(spec, drafts, schema.names)
+        self.row_settings = tuple(name for name in drafts.row_settings if name not in self.renamed)
+        store = open_output(spec)
+        replicas = spec.refiners or (spec.logical_gpus if spec.placement == "gpu" else 1)
+        on_cpu, own = spec.placement == "cpu", self.row_settings
+        on_device = Decoding(
+            self.models, (REFINERS,), self.draft_steps, self.sampling, replicas, on_cpu, row_settings=own
+        )
+        self.batch = choose_batch(spec, store, on_device, plan.num_rows, plan.shard_size)
+        self.source = {"drafts": drafts.identity, "rows": plan.num_rows}
+        extra = schema.empty_table().rename_columns([self.renamed.get(name, name) for name in schema.names])
+        self.images = open_images(spec, store, self.models, self.seed, self.draft_steps, plan, extra, own)
+        self.makers = spec.refiners or spec.logical_gpus
+        self.shard_bytes = self.images.shard_bytes
+        super().__init__(spec, store, plan)
+
+    def identity(self, on_real_gpus: bool) -> dict[str, Any]:
+        return super().identity(on_real_gpus) | image_identity(self.spec)
+
+    def place(self, session: Session) -> tuple[Placement, list[str]]:
+        spec = self.spec
+        return place_alone("refine", spec.placement, spec.refiners, session.num_gpus, session.simulated), []
+
+    def describe(self) -> list[str]:
+        drafts = [f"drafts: {self.drafts.store.uri}, N = {self.drafts.draft_steps}"]
+        columns = [f"column {kept}: the {name} that each row was drafted with" for name, kept in self.renamed.items()]
+        return drafts + columns + describe_models(self.models, self.decoding, (None, self.models.refiner_config))
+
+    def pipeline(self) -> Pipeline:
+        return Pipeline(
+            plan=self.plan,
+            read=ReadDrafts(self.drafts, self.draft_steps, self.renamed),
+            pools=[refine_pool(self.models, self.decoding, self.spec.keep_tokens, self.placement)],
+            write=self.images.writer(self.record.epoch),
+            gpus_per_replica=self.placement.gpus_per_replica,
+            shard_bytes=self.shard_bytes,
+        )
+
+    def files(self, entries: Sequence[ManifestEntry], failed: Mapping[int, str]) -> dict[str, bytes]:
+        return self.images.render(self.models, self.sampling, self.record, entries, failed)
+
+
+def check_vqvae(drafts: Drafts, models: ModelSet) -> None:
+    """InputError for another VQVAE than that of the drafts, whose codes mean something else."""
+    drafted_for = drafts.identity["weights_sha256"]["vqvae"]
+    if models.vqvae.sha256 != drafted_for:
+        raise InputError(f"--vqvae: expected that of the drafts, sha256 {drafted_for}, got {models.vqvae.sha256}")
+
+
+def choose_drafted_steps(asked: int | None, drafts: Drafts) -> int:
+    """N that was asked for, else all scales that were drafted. Raises InputError."""
+    draft_steps = drafts.draft_steps if asked is None else asked
+    if not 1 <= draft_steps <= drafts.draft_steps:
+        raise InputError(f"--draft-steps: expected 1 to {drafts.draft_steps}, which were drafted, got {draft_steps}")
+    return draft_steps
+
+
+def run(spec: RefineSpec) -> dict[str, Any]:
+    """Refine what is missing, and return the summary."""
+    job = RefineJob(spec)
+    if not job.is_done():
+        with job.session() as session:
+            job.begin(session, *job.place(session))
+            job.make(job.pipeline(), session)
+    return job.close()

@@ -1,0 +1,1 @@
+"""A run that makes shards: the job, its pipeline, its progress and its end."""

@@ -1,0 +1,151 @@
+"""`--batch auto`: the largest batch that fits the smallest device, from counted bytes, before anything runs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from tandem.assembly import Preparation
+from tandem.batch_fit import Stage, device_bytes, largest_batch
+from tandem.config import SamplingConfig, VarConfig
+from tandem.costs import Bytes, var_bytes, vqvae_bytes
+from tandem.errors import InputError
+from tandem_cluster.devices import has_real_gpus, memory_of_cluster
+from tandem_cluster.profile_file import StageName
+from tandem_jobs.labels.settings_columns import most_demanding
+from tandem_jobs.options.options import JobOptions, MeasuredOptions
+from tandem_jobs.run.decode_choices import choose_dtype
+from tandem_jobs.run.progress import say
+from tandem_jobs.run.running import SHARDS_AIMED_AT
+from tandem_workers.dataset.job_record import read_job
+from tandem_workers.dataset.row_settings import SAMPLING_SETTINGS
+from tandem_workers.models.model_set import DTYPES, ModelSet
+from tandem_workers.storage import layout
+from tandem_workers.storage.store import Store
+
+# Stages whose models share a device, for each kind of device of a job
+DRAFTERS: tuple[StageName, ...] = ("draft",)
+REFINERS: tuple[StageName, ...] = ("refine", "decode")
+COLOCATED = (DRAFTERS + REFINERS,)
+SPLIT = (DRAFTERS, REFINERS)
+MAX_BATCH = 256  # beyond it no published card gets faster, by the roofline in docs/GPU.md
+GPU_SHARE = 0.9  # of a card: its context, workspaces of libraries and gaps between tensors take the rest
+HOST_SHARE = 0.5  # of a machine's memory: Ray's object store takes 0.3, Python and libraries the rest
+
+
+@dataclass(frozen=True)
+class Room:
+    """Bytes for a replica on the smallest device."""
+
+    budget: int
+    on_gpu: bool
+    about: str
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """What the bytes of a batch depend on, beside the options."""
+
+    models: ModelSet
+    devices: Sequence[Sequence[str]]
+    draft_steps: int
+    sampling: SamplingConfig
+    replicas: int  # that share the memory of a machine without GPUs
+    on_cpus: bool = False  # whatever GPUs there are
+    awaits_gpus: bool = False  # those that are to come are real
+    row_settings: tuple[str, ...] = ()  # settings that differ from row to row
+    row_draft_steps: tuple[int, ...] = ()  # every N there is, where that is one of them
+
+
+def choose_batch(
+    options: JobOptions, store: Store, decoding: Decoding, num_rows: int, shard_size: int | None = None
+) -> int:
+    """The batch that was asked for. `auto`: that of the job that has begun in this place, else the largest that fits
+    all kinds of devices, up to MAX_BATCH, and leaves SHARDS_AIMED_AT shards or cuts those of a given size well.
+
+    Raises InputError where a single image does not fit.
+    """
+    if options.batch != "auto":
+        return options.batch
+    if (before := batch_of_job(options, store)) is not None:
+        say(f"batch auto: {before}, as the job has begun")
+        return before
+    room = find_room(options, decoding)
+    stages = all_stages(options, decoding, room.on_gpu)
+    graphs = Preparation.of(options, room.on_gpu).cuda_graphs
+
+    def most_bytes(batch: int) -> int:
+        each = ([stages[name] for name in names] for names in decoding.devices)
+        return max(device_bytes(shared, batch, not room.on_gpu, graphs) for shared in each)
+
+    most = max(1, min(shard_size or num_rows // SHARDS_AIMED_AT, MAX_BATCH))
+    batch = largest_batch(most_bytes, room.budget, most)
+    if batch == 0:
+        raise InputError(
+            f"--batch auto: expected {most_bytes(1) / 1e9:.2f} GB for a single image, got {room.about}",
+            "--placement split has fewer models on a device, --fold-adaln a third of their weights in host memory",
+        )
+    if shard_size:  # as many batches a shard, of even sizes, so that few rows are padded
+        batch = math.ceil(shard_size / math.ceil(shard_size / batch))
+    limit = "all that this job can use" if batch == most else "the largest that fits"
+    say(f"batch auto: {batch}, {limit}; it takes {most_bytes(batch) / 1e9:.2f} GB, there are {room.about}")
+    return batch
+
+
+def batch_of_job(options: JobOptions, store: Store) -> int | None:
+    """Batch of the job that stands in a place and is to be gone on with."""
+    if options.overwrite or not store.exists(layout.JOB):
+        return None
+    batch = read_job(store)["identity"].get("decoding", {}).get("batch")
+    return batch if isinstance(batch, int) else None
+
+
+def find_room(options: JobOptions, decoding: Decoding) -> Room:
+    """What a replica may fill: as it was said, or as the smallest node has it."""
+    if options.device_memory_gb is not None:
+        on_gpu = not decoding.on_cpus and (decoding.awaits_gpus or has_real_gpus(options.address))
+        about = f"{options.device_memory_gb:g} GB (--device-memory-gb)"
+        return Room(int(options.device_memory_gb * 1e9), on_gpu, about)
+    memory = memory_of_cluster(options.address)
+    if memory.cards and not decoding.on_cpus:
+        card = min(memory.cards)
+        return Room(int(GPU_SHARE * card), True, f"{GPU_SHARE} of the smallest GPU's {card / 1e9:.1f} GB")
+    if decoding.awaits_gpus:
+        raise InputError("--batch auto: expected --device-memory-gb, as no GPU is here yet to be asked")
+    budget = int(HOST_SHARE * memory.host / decoding.replicas)
+    share = f"{HOST_SHARE} of {memory.host / 1e9:.1f} GB, for each of {decoding.replicas} replicas"
+    return Room(budget, False, f"{budget / 1e9:.2f} GB ({share})")
+
+
+def all_stages(options: JobOptions | MeasuredOptions, decoding: Decoding, on_gpu: bool) -> Mapping[str, Stage]:
+    """How the bytes of each stage are counted."""
+    models, all_steps = decoding.models, decoding.row_draft_steps or (decoding.draft_steps,)
+    device, dtype = torch.device("cuda" if on_gpu else "cpu"), DTYPES[choose_dtype(options.dtype, on_gpu)]
+    how, scales = Preparation.of(options, on_gpu), models.drafter_config.pyramid.num_scales
+    coarse, fine = models.drafter_config, models.refiner_config or models.drafter_config
+    tokenizer = replace(models.vqvae_config, patch_nums=coarse.patch_nums)
+
+    def most(config: VarConfig, batch: int, start: int | None, stop: int | None) -> Bytes:
+        """Of all N that there are."""
+        sampling = sampling_to_count(decoding, batch)
+        spans = [(n if start is None else start, n if stop is None else stop) for n in all_steps]
+        counted = [var_bytes(config, batch, *span, dtype, device, how, sampling) for span in spans]
+        return max(counted, key=lambda each: each.total)
+
+    return {
+        "draft": lambda batch: most(coarse, batch, 0, None),
+        "refine": lambda batch: most(fine, batch, None, scales),
+        "decode": lambda batch: vqvae_bytes(tokenizer, batch, dtype, device),
+    }
+
+
+def sampling_to_count(decoding: Decoding, batch: int) -> SamplingConfig | list[SamplingConfig]:
+    """The settings of a batch that takes most memory: where rows differ, the logits of a group are copied besides."""
+    if not set(decoding.row_settings) & set(SAMPLING_SETTINGS):
+        return decoding.sampling
+    worst = most_demanding(decoding.sampling, decoding.row_settings)
+    other = replace(worst, temperatures=(worst.temperature(0) + 1,))
+    return [*[worst] * (batch - 1), other]

@@ -1,0 +1,117 @@
+"""How a job decodes: what was asked for, else what the models and the devices suggest."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from typing import Any
+
+import torch
+
+from tandem.assembly import Preparation
+from tandem.config import Pyramid, SamplingConfig, VarConfig, to_dict
+from tandem.errors import InputError
+from tandem.fp8 import check_capability
+from tandem_cluster.devices import joins
+from tandem_cluster.session import count_real_gpus
+from tandem_jobs.options.flags import flag_of
+from tandem_jobs.options.options import DecodingOptions, PreparationOptions
+from tandem_workers.models.decode_settings import DecodeSettings
+from tandem_workers.models.model_set import DTYPES, ModelSet
+
+
+@contextmanager
+def as_flag() -> Iterator[None]:
+    """Within it, an error that begins with the name of an argument begins with that of the flag."""
+    try:
+        yield
+    except InputError as error:
+        name, _, problem = str(error).partition(":")
+        raise InputError(f"{flag_of(name)}:{problem}", error.hint) from None
+
+
+def choose_draft_steps(asked: int | None, pyramid: Pyramid) -> int:
+    """N that was asked for, else the default. InputError, naming the flag, for one that the pyramid does not have."""
+    with as_flag():
+        return pyramid.check_draft_steps(pyramid.default_draft_steps if asked is None else asked)
+
+
+def choose_sampling(options: DecodingOptions, own: SamplingConfig) -> SamplingConfig:
+    """What was asked for, else the model's own. InputError naming the flag."""
+    names = ("cfg", "top_k", "top_p", "temperatures")
+    with as_flag():
+        return replace(own, **{name: value for name in names if (value := getattr(options, name)) is not None})
+
+
+def choose_settings(
+    options: DecodingOptions,
+    seed: int,
+    draft_steps: int,
+    sampling: SamplingConfig,
+    batch: int,
+    on_real_gpus: bool,
+    row_settings: tuple[str, ...] = (),
+) -> DecodeSettings:
+    dtype = choose_dtype(options.dtype, on_real_gpus)
+    how = choose_preparation(options, on_real_gpus, dtype)
+    return DecodeSettings(seed, draft_steps, sampling, batch, dtype, options.threads, how, row_settings, on_real_gpus)
+
+
+def choose_dtype(asked: str, on_real_gpus: bool) -> str:
+    if asked != "auto":
+        return asked
+    return "bfloat16" if on_real_gpus else "float32"
+
+
+def choose_preparation(options: PreparationOptions, on_gpu: bool, dtype: str) -> Preparation:
+    """How models compute on a kind of device. InputError, naming the flag, for what is not done there."""
+    how = Preparation.of(options, on_gpu)
+    with as_flag():
+        how.check(torch.device("cuda" if on_gpu else "cpu"), DTYPES[dtype])
+    return how
+
+
+def check_gpus_here(options: DecodingOptions, address: str | None, on_cpus: bool) -> None:
+    """InputError, before anything starts, for what the GPUs of this machine are not asked to do. Those of a cluster
+    that is joined are known when it answers."""
+    if (options.int8 or options.fp8) and not on_cpus and not joins(address) and (gpus := count_real_gpus()):
+        choose_preparation(options, True, choose_dtype(options.dtype, True))
+        with as_flag():
+            for gpu in range(gpus):
+                check_capability(torch.device("cuda", gpu))
+
+
+def check_preparation(options: DecodingOptions, configs: Mapping[str, VarConfig | None]) -> None:
+    """Raise InputError if a model, by its role, cannot be prepared as the options ask."""
+    shared = [role for role, config in configs.items() if config and config.shared_adaln]
+    if options.fold_adaln and shared:
+        raise InputError(f"--fold-adaln: expected AdaLN weights in every block, got a {shared[0]} that shares them")
+
+
+def decoding_identity(settings: DecodeSettings) -> dict[str, Any]:
+    """As job.json keeps it. Of preparation and row settings only what is asked for, so that plain jobs stay what they
+    were, and nothing of graphs, which change no byte, or of the device, whose dtype is there."""
+    plain = asdict(settings) | {"sampling": to_dict(settings.sampling)}
+    how, rows = plain.pop("how"), list(plain.pop("row_settings"))
+    del plain["on_gpu"]
+    how = {name: value for name, value in how.items() if value not in (False, "plain") and name != "cuda_graphs"}
+    return plain | ({"how": how} if how else {}) | ({"row_settings": rows} if rows else {})
+
+
+def describe_models(models: ModelSet, settings: DecodeSettings, configs: Sequence[VarConfig | None]) -> list[str]:
+    """What is about to decode, in a few lines."""
+    transformers = (models.drafter, models.refiner)
+    lines = [
+        f"{ref.role}: VAR of depth {config.depth}, {config.num_parameters / 1e6:.1f} M parameters "
+        f"({ref.label}, sha256 {ref.sha256[:12]})"
+        for ref, config in zip(transformers, configs, strict=True)
+        if ref and config
+    ]
+    scales = models.drafter_config.pyramid.num_scales
+    how = "".join(f", {name}" for name in settings.how.names)
+    decoding = f"{settings.dtype}{how}, batches of {settings.batch}, seed {settings.seed}"
+    rows = f"; each row has its own {', '.join(settings.row_settings)}" if settings.row_settings else ""
+    names = models.class_names.names
+    lines.append(f"classes: {len(names)}, {names[0]!r} to {names[-1]!r}")
+    return [*lines, f"N = {settings.draft_steps} of {scales} scales, {decoding}{rows}"]

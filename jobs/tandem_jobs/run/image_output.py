@@ -1,0 +1,111 @@
+"""The output of jobs that make images: checks before the start, the card and the closing marker at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from tandem.config import SamplingConfig, to_dict
+from tandem.images import EXACT, Provenance
+from tandem_jobs.options.options import ImageOptions, JobOptions
+from tandem_jobs.run.pipeline import Writer
+from tandem_jobs.run.running import software
+from tandem_jobs.run.shard_range import command_line, whole_command
+from tandem_workers.dataset.card import CardInfo, closing_files
+from tandem_workers.dataset.claim import JobRecord
+from tandem_workers.dataset.entry import ManifestEntry
+from tandem_workers.dataset.formats import DatasetFormat
+from tandem_workers.dataset.shards import ShardPlan
+from tandem_workers.models.model_set import ModelSet
+from tandem_workers.stages.encoder import Encoder
+from tandem_workers.storage import layout
+from tandem_workers.storage.store import Store
+
+CLOSES_WITH = (layout.CARD, layout.CONTACT_SHEET)
+
+
+class ImageJobOptions(ImageOptions, JobOptions):
+    """Options of a job that makes images."""
+
+
+@dataclass(frozen=True)
+class ImageDataset:
+    """A dataset of images that is about to be made."""
+
+    store: Store
+    fmt: DatasetFormat
+    plan: ShardPlan
+    encoder: Encoder
+    options: ImageJobOptions
+    image_size: int
+    carried: pa.Schema  # the columns carried along from the label file, and the settings of each row
+    row_settings: tuple[str, ...] = ()
+
+    @property
+    def shard_bytes(self) -> int:
+        """Of the pixels of a whole shard."""
+        return self.plan.shard_size * 3 * self.image_size**2
+
+    def writer(self, epoch: int) -> Writer:
+        """The end of the pipeline, once the job has its place."""
+        return Writer(self.encoder, self.fmt, self.plan, self.store, epoch)
+
+    def render(
+        self,
+        models: ModelSet,
+        sampling: SamplingConfig,
+        job: JobRecord,
+        entries: Sequence[ManifestEntry],
+        failed: Mapping[int, str],
+    ) -> dict[str, bytes]:
+        """What stands beside `_SUCCESS` of a job, by path. Jobs of one record render alike."""
+        settings = job.identity["decoding"]
+        decoding = to_dict(sampling) | {name: settings[name] for name in ("batch", "dtype")} | settings.get("how", {})
+        info = CardInfo(
+            fmt=self.fmt,
+            image_size=models.image_size,
+            models={ref.role: (ref.label, ref.sha256) for ref in models.refs},
+            sampling=decoding,
+            command=whole_command(job.info.get("command") or command_line()),
+            software=software(),
+            tokens=self.options.keep_tokens,
+            carried=self.carried,
+            row_settings=self.row_settings,
+        )
+        return closing_files(self.store, info, job.epoch, entries, failed)
+
+
+def open_images(
+    options: ImageJobOptions,
+    store: Store,
+    models: ModelSet,
+    seed: int,
+    draft_steps: int,
+    plan: ShardPlan,
+    extra: pa.Table | None,
+    row_settings: tuple[str, ...] = (),
+) -> ImageDataset:
+    """Check format and carried columns before anything starts. Raises InputError."""
+    assert models.refiner is not None
+    fmt = DatasetFormat(options.format, options.codec, models.class_names.names, seed, draft_steps)
+    if extra is not None:
+        fmt.check_extra(extra.drop_columns(list(row_settings)))
+    everywhere = {"seed", "draft_steps"}  # columns of every dataset, also where they are of each row
+    carried = pa.schema([field for field in extra.schema if field.name not in everywhere] if extra is not None else [])
+    hashes = models.hashes
+    provenance = Provenance(software(), hashes["drafter"], hashes["refiner"], hashes["vqvae"], seed, draft_steps)
+    encoder = Encoder(options.codec, options.quality, provenance, models.class_names.names, row_settings)
+    return ImageDataset(store, fmt, plan, encoder, options, models.image_size, carried, row_settings)
+
+
+def image_identity(options: ImageOptions) -> dict[str, Any]:
+    """What of the output changes bytes."""
+    return {
+        "format": options.format,
+        "codec": options.codec,
+        "quality": options.quality if options.codec not in EXACT else None,
+        "keep_tokens": options.keep_tokens,
+    }

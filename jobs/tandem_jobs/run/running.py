@@ -1,0 +1,142 @@
+"""Making the shards of a job, and what all such jobs have in common: rows, sizes, versions and the summary."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from ray.exceptions import RpcError
+
+import tandem
+from tandem.class_names import ClassNames
+from tandem.errors import JobError
+from tandem.timing import timed
+from tandem_cluster.session import num_unplaced, why_unplaced
+from tandem_jobs.labels.label_file import read_label_file
+from tandem_jobs.labels.labels import LabelRows, choose_classes, rows_of_classes
+from tandem_jobs.options.options import PlaceOptions, RowOptions
+from tandem_jobs.run.backpressure import Flow, StageState
+from tandem_jobs.run.fallback_report import summarise_fallbacks
+from tandem_jobs.run.pipeline import Pipeline, StoredShard
+from tandem_jobs.run.progress import RunProgress, busy_shares, overlap_s, say
+from tandem_jobs.run.start_up import StartUp
+from tandem_jobs.run.throughput import Throughput
+from tandem_jobs.run.watchdog import watching
+from tandem_workers.dataset.fallbacks import Fallback
+from tandem_workers.dataset.shards import ShardPlan
+from tandem_workers.stages.ray_data import Span
+from tandem_workers.storage.places import open_store
+from tandem_workers.storage.store import Store
+
+MAX_SHARD_BATCHES = 16
+SHARDS_AIMED_AT = 32
+
+
+def make_shards(pipeline: Pipeline, todo: list[int], total: int, max_failed: int, start_up: StartUp) -> dict[str, Any]:
+    """Run the pipeline over the shards that are left, with progress. JobError at one failed shard too many."""
+    spans: list[Span] = []
+    failed: dict[int, str] = {}
+    warned: dict[str, None] = {}  # in their order
+    fallbacks: dict[Fallback, None] = {}
+    todo_rows = sum(len(pipeline.plan.indices(shard)) for shard in todo)
+    flow = pipeline.flow(len(todo))
+    with (
+        RunProgress(total, total - todo_rows, flow, partial(why_lacking, pipeline, flow)) as progress,
+        watching(flow, pipeline.limits) as watchdog,
+    ):
+        for shard in pipeline.run(todo, flow) if todo else ():
+            fallbacks |= dict.fromkeys(shard.fallbacks)
+            if isinstance(shard, StoredShard):
+                spans += shard.spans
+                start_up.add(shard)
+                for warning in shard.warnings:
+                    if warning not in warned:
+                        say(f"warning: {warning}")
+                    warned[warning] = None
+                progress.add(shard.num_rows, shard.spans)
+                if shard.num_rows == pipeline.plan.shard_size:  # the last one may be of a single row
+                    watchdog.learn(shard.spans)
+            else:
+                failed[shard.shard] = shard.cause
+                check_failures(failed, max_failed)
+    found = summarise(progress.throughput, start_up.elapsed_s, spans, failed, flow) | start_up.summary(spans)
+    found |= {"warnings": list(warned)} if warned else {}
+    return found | ({"fallbacks": summarise_fallbacks(fallbacks, spans)} if fallbacks else {})
+
+
+def summarise(
+    throughput: Throughput, seconds: float, spans: Sequence[Span], failed: Mapping[int, str], flow: Flow
+) -> dict[str, Any]:
+    """A run in numbers. `seconds` from the start of the command to its last shard; speeds as `Throughput` has them."""
+    drafts = [s for s in spans if s.stage == "draft"]
+    refines = [s for s in spans if s.stage == "refine"]
+    return {
+        "images": throughput.images,
+        "seconds": round(seconds, 3),
+        "working_s": round(throughput.working_s, 3),
+        "images_per_s": round(throughput.images_per_s, 3),
+        "steady_images_per_s": round(throughput.steady_images_per_s, 3),
+        "stages": busy_shares(spans),
+        "draft_refine_overlap_s": round(overlap_s(drafts, refines), 3),
+        "failed_shards": dict(failed),
+        **flow.summary(),
+    }
+
+
+def check_failures(failed: Mapping[int, str], max_failed: int) -> None:
+    """Say which shard failed, or raise JobError if it is one too many."""
+    shard, cause = list(failed.items())[-1]
+    if len(failed) > max_failed:
+        allowed = f"{len(failed)} shards failed, {max_failed} allowed; the last: " if max_failed else ""
+        hint = "what was committed is kept; the same command goes on from there"
+        raise JobError(f"{allowed}shard {shard}: {cause}", hint + ", --max-failed-shards leaves failures out")
+    say(f"shard {shard} failed ({len(failed)} of {max_failed} allowed): {cause}")
+
+
+def why_lacking(pipeline: Pipeline, flow: Flow, stage: StageState) -> str | None:
+    """Why replicas of a stage are not there: no GPU for them. None where they are only loading."""
+    pool = next((pool for pool in pipeline.pools if pool.name == stage.name), None)
+    if pool is None or not pipeline.gpus_per_replica:
+        return None
+    try:
+        if num_unplaced() <= flow.optional:
+            return None
+        return why_unplaced(f"{stage.short} of {stage.needed} {stage.name} replicas", pool.nodes)
+    except RpcError:  # asked again soon
+        return None
+
+
+@timed("rows")
+def read_rows(options: RowOptions, classes: ClassNames) -> LabelRows:
+    if options.labels is not None:
+        return read_label_file(options.labels, classes)
+    assert options.classes is not None  # the options have checked it
+    return rows_of_classes(choose_classes(options.classes, classes), options.per_class, options.images)
+
+
+@timed("output")
+def open_output(options: PlaceOptions) -> Store:
+    """The place of a dataset, checked before anything starts. Raises OutputError."""
+    store = open_store(options.out)
+    store.check()
+    return store
+
+
+def plan_shards(options: RowOptions, num_rows: int, batch: int) -> ShardPlan:
+    """Whole batches: some 32 shards for a small job, 16 batches a shard for a large one. Depends on the job alone."""
+    batches = min(MAX_SHARD_BATCHES, max(1, num_rows // (batch * SHARDS_AIMED_AT)))
+    return ShardPlan(num_rows, options.shard_size or batch * batches)
+
+
+def software() -> str:
+    """Name and version, as written into every image."""
+    return f"tandem {tandem.__version__}"
+
+
+def versions() -> dict[str, str]:
+    names = ("torch", "ray", "numpy", "pillow", "pyarrow")
+    found = {name: importlib.metadata.version(name) for name in names}
+    return {"software": software(), "python": platform.python_version(), **found}

@@ -1,0 +1,183 @@
+"""`tandem serve`: the models behind HTTP, on Ray Serve; and `app`, the same for `serve run` and config files."""
+
+from __future__ import annotations
+
+import os
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from ray.serve import Application
+
+from tandem.errors import InputError
+from tandem.images import Provenance
+from tandem_cluster.placement import Placement
+from tandem_cluster.ray_version import check_ray
+from tandem_cluster.server import LOOPBACK, deployed, drain, find_port, metrics_addresses, signals
+from tandem_cluster.session import Session, describe_cluster, open_session
+from tandem_jobs.options.spec import check
+from tandem_jobs.run.decode_choices import (
+    check_gpus_here,
+    check_preparation,
+    choose_draft_steps,
+    choose_dtype,
+    choose_preparation,
+    choose_sampling,
+)
+from tandem_jobs.run.progress import say
+from tandem_jobs.run.running import software
+from tandem_jobs.serve_options import AppSpec, ServeSpec
+from tandem_jobs.serve_placement import choose_placement, replica_ranges
+from tandem_workers.endpoint.api_schema import About
+from tandem_workers.endpoint.app import INGRESS, Parts, Publisher, build_app
+from tandem_workers.endpoint.decoding import DraftDecoder, RefineDecoder
+from tandem_workers.endpoint.gateway import GatewaySettings
+from tandem_workers.endpoint.guard import digest
+from tandem_workers.endpoint.messages import ImageRequest
+from tandem_workers.endpoint.replicas import FileEncoder, ReplicaSettings
+from tandem_workers.models.model_set import ModelSet, resolve_models
+from tandem_workers.storage.places import open_store
+
+APP = "tandem"
+QUEUED_BATCHES = 2.5  # of requests for every replica: one under way, one to choose from, and some on their way
+QUEUED_IMAGES = 8  # of a request in flight, on average
+KEYS = "TANDEM_API_KEYS"
+MIN_KEY = 16  # characters: only digests of keys leave this process, and short keys could be found from them
+
+EXAMPLES = """examples:
+  tandem serve                                   then open http://127.0.0.1:8000/
+  tandem serve --drafters 2 --refiners 1 --placement split --port 9000
+  tandem serve --drafter var_d30.pth --refiner var_d16.pth --vqvae vae_ch160v4096z32.pth --batch 32
+  TANDEM_API_KEYS=... tandem serve --host 0.0.0.0 --store s3://bucket/served
+
+  curl -s http://127.0.0.1:8000/v1/images/generations -H 'Content-Type: application/json' \\
+      -d '{"prompt": "face", "seed": 1}'
+
+Clients written for the OpenAI images API work with the base address http://127.0.0.1:8000/v1. Ctrl-C and SIGTERM let
+running requests finish. API keys come from the environment alone: TANDEM_API_KEYS, separated by commas."""
+
+
+def app(args: dict[str, Any]) -> Application:
+    """For `serve run tandem_jobs.serve:app` and config files; `args` are the options of
+    `tandem serve` that say what it is.
+
+    Raises InputError with one line for every wrong value, and for a Ray of another minor version.
+    """
+    check_ray()
+    spec = check(AppSpec, args, "tandem serve --help shows every option")
+    return make_app(spec, describe_cluster("this"))[0]
+
+
+def make_app(spec: AppSpec, session: Session, parts: Parts | None = None) -> tuple[Application, Placement, About]:
+    """Check everything, choose the placement, and bind the deployments; `parts` replaces their contents."""
+    models = resolve_models(spec.drafter, spec.refiner, spec.vqvae, spec.random_weights, spec.class_names)
+    check_preparation(spec, {"drafter": models.drafter_config, "refiner": models.refiner_config})
+    about = describe(spec, models)
+    publish = None
+    if spec.store is not None:
+        store = open_store(spec.store)
+        store.check()
+        publish = Publisher(store, spec.url_seconds)
+    placement = choose_placement(spec, session, about.draft_steps)
+    replicas = placement.num_drafters + placement.num_refiners
+    max_requests = spec.max_requests or round(QUEUED_BATCHES * spec.batch * replicas)
+    gateway = GatewaySettings(
+        max_requests=max_requests,
+        max_images=spec.max_images or max(spec.max_n, QUEUED_IMAGES * max_requests),
+        max_n=spec.max_n,
+        timeout_s=spec.timeout_s,
+        key_digests=tuple(map(digest, api_keys())),
+        origins=tuple(origin.rstrip("/") for origin in spec.cors_origins),
+        publish=publish,
+    )
+    on_real_gpus = placement.mode != "cpu" and not session.simulated
+    dtype, on_gpu = choose_dtype(spec.dtype, on_real_gpus), session.device_of(on_real_gpus)
+    how = choose_preparation(spec, on_real_gpus, dtype)
+    for sentence in how.unavailable(torch.device("cuda" if on_real_gpus else "cpu")):
+        say(f"warning: {sentence}")
+    warm_up = ImageRequest(0, 0, 1, about.draft_steps, about.sampling)
+    sha256 = models.hashes
+    provenance = Provenance(software(), sha256["drafter"], sha256["refiner"], sha256["vqvae"], 0, about.draft_steps)
+    real = Parts(
+        partial(DraftDecoder, models, dtype, spec.threads, how, on_gpu),
+        partial(RefineDecoder, models, dtype, spec.threads, how, on_gpu),
+        FileEncoder(provenance, about.class_names.names),
+    )
+    warm_prefix = models.drafter_config.pyramid.offsets[about.draft_steps]
+    replica = ReplicaSettings(spec.batch, spec.batch_wait_ms / 1000, warm_up, warm_prefix, on_real_gpus)
+    drafters, refiners = replica_ranges(spec, placement)
+    if parts is not None:  # they request no resources and run next to the real ones
+        drafters, refiners = drafters.anywhere(), refiners and refiners.anywhere()
+    bound = build_app(parts or real, about, gateway, replica, drafters, refiners, spec.ingresses)
+    return bound, placement, about
+
+
+def describe(spec: AppSpec, models: ModelSet) -> About:
+    """The facts about the models that the API shows."""
+    draft_steps = choose_draft_steps(spec.draft_steps, models.drafter_config.pyramid)
+    embedded = spec.drafter == spec.refiner == "embedded"
+    name = "tandem-embedded" if embedded else f"tandem-{Path(spec.drafter).stem}-{Path(spec.refiner).stem}"
+    return About(
+        model_id=spec.model_id or name,
+        image_size=models.image_size,
+        patch_nums=models.drafter_config.patch_nums,
+        vocab_size=models.drafter_config.vocab_size,
+        class_names=models.class_names,
+        draft_steps=draft_steps,
+        sampling=choose_sampling(spec, models.sampling),
+        created=int(time.time()),
+        sha256=models.hashes,
+    )
+
+
+def api_keys() -> list[str]:
+    """Digests of the API keys in the environment. Raises InputError for keys that could be guessed, and for an empty
+    variable: whoever sets it wants keys to be required."""
+    if KEYS not in os.environ:
+        return []
+    keys = [key.strip() for key in os.environ[KEYS].split(",") if key.strip()]
+    if not keys:
+        raise InputError(f"{KEYS}: expected keys separated by commas, got none", "unset it to serve without keys")
+    for key in keys:
+        if len(key) < MIN_KEY or not (key.isascii() and key.isprintable()):
+            got = f"one of {len(key)}" if key.isascii() else "one with others"
+            raise InputError(f"{KEYS}: expected keys of {MIN_KEY} ASCII characters or more, got {got}")
+    return keys
+
+
+def choose_port(spec: ServeSpec) -> int:
+    """The port asked for, or a free one. On a cluster that is joined the proxies need not be on this machine."""
+    if not (spec.address or os.environ.get("RAY_ADDRESS")):
+        return find_port(spec.host, spec.port)
+    if not spec.port:
+        raise InputError("--port: expected a number on a cluster that is joined, got 0")
+    return spec.port
+
+
+def url_of(host: str, port: int) -> str:
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def run(spec: ServeSpec) -> None:
+    """Serve until ctrl-C or SIGTERM, then let running requests finish."""
+    if spec.host not in LOOPBACK and not api_keys():
+        say(f"warning: {spec.host} can be reached from other machines, and no {KEYS} are set")
+    check_gpus_here(spec, spec.address, spec.placement == "cpu")
+    port = choose_port(spec)
+    replicas = (spec.drafters or 1) + (spec.refiners or 1)
+    with open_session(spec.address, spec.logical_gpus, 2 + replicas * spec.threads) as session, signals() as stop:
+        began = time.monotonic()
+        bound, placement, about = make_app(spec, session)
+        say(session.describe())
+        say(placement.describe())
+        say(f"{about.model_id}: {about.size} px, {len(about.class_names)} classes, N = {about.draft_steps}; loading")
+        with deployed(bound, APP, spec.host, port, spec.access_log, log=say):
+            stop.serving = True
+            say(f"loaded in {time.monotonic() - began:.0f} s; metrics for Prometheus: {' '.join(metrics_addresses())}")
+            say(f"serving {url_of(spec.host, port)}/ and the API below /v1; ctrl-C lets running requests finish")
+            stop.wait()
+            say("draining: running requests finish, new ones are refused")
+            drain(APP, INGRESS, spec.timeout_s)
+    say("stopped")

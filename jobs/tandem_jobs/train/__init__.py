@@ -1,0 +1,1 @@
+"""Training and evaluation: `tandem pictures`, `tandem train` and `tandem evaluate`."""

@@ -1,0 +1,47 @@
+"""Small drafts for tests, as `tandem draft` leaves them: random tokens through the real format and the real store."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from support.tiny_models import CLASS_NAMES, NUM_CLASSES, VOCAB, tiny_var
+from tandem.config import to_dict
+from tandem_workers.dataset.claim import open_job
+from tandem_workers.dataset.closing import close_dataset
+from tandem_workers.dataset.commit import store_shard
+from tandem_workers.dataset.drafts import KIND, DraftFormat, Drafts, open_drafts
+from tandem_workers.dataset.manifest import Manifest
+from tandem_workers.dataset.shards import PrefixShard, ShardPlan
+from tandem_workers.storage.places import open_store
+
+STEPS = 2
+DECODING = {"seed": 5, "draft_steps": STEPS, "sampling": {}}
+
+
+def prefix_shard(shard: int, plan: ShardPlan) -> PrefixShard:
+    index = np.array(plan.indices(shard), dtype=np.int64)
+    length = tiny_var(1, 0).config.pyramid.offsets[STEPS]
+    return PrefixShard(
+        shard=shard,
+        index=index,
+        label=(index % NUM_CLASSES).astype(np.int32),
+        prefix=np.random.default_rng(shard).integers(0, VOCAB, (len(index), length), dtype=np.uint16),
+        draft_steps=STEPS,
+        extra={"note": pa.array([f"no {i}" for i in index])},
+    )
+
+
+def drafts_of(folder: Path, num_rows: int, names: tuple[str, ...] = CLASS_NAMES) -> Drafts:
+    """Finished drafts in shards of 4 rows."""
+    store, plan = open_store(str(folder)), ShardPlan(num_rows, 4)
+    hashes = {"drafter": "d" * 64, "vqvae": "v" * 64}
+    identity = {"kind": KIND, "weights_sha256": hashes, "decoding": DECODING, "rows": num_rows, "shard_size": 4}
+    about = {"source": "d.pth", "config": to_dict(tiny_var(1, 0).config)}
+    open_job(store, identity, {"drafter": about, "class_names": list(names)})
+    for shard in range(plan.num_shards):
+        store_shard(store, Manifest(store), prefix_shard(shard, plan), DraftFormat(), plan)
+    close_dataset(Manifest(store), plan.num_shards)
+    return open_drafts(store)

@@ -1,0 +1,123 @@
+"""Who may come in and what they find: keys, pages of other sites, the page, the OpenAPI document, and nothing else."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+
+from support.fake_engine import ABOUT, MODEL, PATH, SIZE, FakeEngine, K, client, make_gateway
+from tandem_workers.endpoint.guard import digest
+
+KEY, OTHER_KEY = "a-key-of-some-length", "another-key-of-some-length"
+
+
+def error_of(answer: Any, status: int) -> dict[str, Any]:
+    assert answer.status_code == status, answer.text
+    assert set(answer.json()["error"]) == {"message", "type", "param", "code"}
+    return answer.json()["error"]
+
+
+GUARDED = [("POST", PATH), ("GET", "/v1/models"), ("GET", f"/v1/models/{MODEL}"), ("GET", "/v1/classes")]
+
+
+@pytest.mark.parametrize(("method", "path"), GUARDED)
+@pytest.mark.parametrize("header", [None, f"Bearer {KEY}x", f"Basic {KEY}", "Bearer"])
+def test_without_a_known_key_the_api_is_closed(method, path, header):
+    engine = FakeEngine()
+    api = client(make_gateway(engine, key_digests=(digest(KEY), digest(OTHER_KEY))))
+    headers = {"authorization": header} if header else {}
+    for body in ({"prompt": "ant"}, {"prompt": 5}):  # what is wrong with a request is told to those with a key
+        answer = api.request(method, path, headers=headers, json=body if method == "POST" else None)
+        error = error_of(answer, 401)
+        assert (error["type"], error["code"]) == ("authentication_error", "invalid_api_key")
+        assert answer.headers["www-authenticate"] == "Bearer"
+        assert KEY not in answer.text
+    assert engine.asked == []
+
+
+@pytest.mark.parametrize(("method", "path"), GUARDED)
+@pytest.mark.parametrize("key", [KEY, OTHER_KEY])
+def test_with_one_of_the_keys_it_is_open(method, path, key):
+    api = client(make_gateway(FakeEngine(), key_digests=(digest(KEY), digest(OTHER_KEY))))
+    body = {"prompt": "ant"} if method == "POST" else None
+    assert api.request(method, path, headers={"authorization": f"Bearer {key}"}, json=body).status_code == 200
+
+
+def test_health_the_page_and_the_openapi_document_ask_for_no_key():
+    api = client(make_gateway(FakeEngine(), key_digests=(digest(KEY),)))
+    for path in ("/healthz", "/readyz", "/", "/page/style.css", "/openapi.json"):
+        assert api.get(path).status_code == 200, path
+    document = api.get("/openapi.json").json()
+    assert document["paths"][PATH]["post"]["security"]
+    assert document["components"]["securitySchemes"]["HTTPBearer"]["scheme"] == "bearer"
+
+
+SITE = {"origin": "https://a.example"}
+PREFLIGHT = {"access-control-request-method": "POST", "access-control-request-headers": "authorization,content-type"}
+
+
+def test_pages_of_other_sites_may_call_only_where_that_is_set():
+    closed = client(make_gateway(FakeEngine()))
+    assert not [name for name in closed.get("/v1/models", headers=SITE).headers if name.startswith("access-control")]
+    assert closed.options(PATH, headers=SITE | PREFLIGHT).status_code == 405
+    opened = client(make_gateway(FakeEngine(), origins=("https://a.example",), key_digests=(digest(KEY),)))
+    allowed = opened.options(PATH, headers=SITE | PREFLIGHT)
+    assert allowed.status_code == 200
+    assert allowed.headers["access-control-allow-origin"] == "https://a.example"
+    assert "authorization" in allowed.headers["access-control-allow-headers"].lower()
+    assert opened.get("/v1/models", headers=SITE).headers["access-control-allow-origin"] == "https://a.example"
+    other = {"origin": "https://b.example"}
+    assert opened.options(PATH, headers=other | PREFLIGHT).status_code == 400
+    assert "access-control-allow-origin" not in opened.get("/v1/models", headers=other).headers
+
+
+def test_the_page_and_its_files_come_with_headers_that_keep_it_to_itself():
+    api = client(make_gateway(FakeEngine()))
+    page = api.get("/")
+    files = re.findall(r'(?:src|href)="(page/[^"]+)"', page.text)
+    assert {"page/style.css", "page/app.js"} <= set(files)
+    for answer in (page, *(api.get(f"/{file}") for file in files)):
+        assert answer.status_code == 200
+        policy = answer.headers["content-security-policy"]
+        assert "default-src 'self'" in policy and "frame-ancestors 'none'" in policy and "unsafe" not in policy
+        assert answer.headers["x-content-type-options"] == "nosniff"
+        assert answer.headers["cache-control"] == "no-cache"
+    assert page.headers["content-type"].startswith("text/html")
+
+
+@pytest.mark.parametrize("path", ["/page/../api.py", "/page/%2e%2e/api.py", "/page/..%2fapi.py", "/page/", "/nothing"])
+def test_what_is_not_there_is_a_404_in_the_same_form(path):
+    error_of(client(make_gateway(FakeEngine())).get(path), 404)
+
+
+def test_another_method_is_a_405_that_says_which_is_right():
+    answer = client(make_gateway(FakeEngine())).get(PATH)
+    error_of(answer, 405)
+    assert answer.headers["allow"] == "POST"
+
+
+def test_the_openapi_document_declares_every_status_and_the_limits_of_this_server():
+    document = client(make_gateway(FakeEngine(), max_n=7)).get("/openapi.json").json()
+    declared = {path: {*next(iter(operations.values()))["responses"]} for path, operations in document["paths"].items()}
+    always = {"200", "400", "408", "413", "500"}
+    assert declared == {
+        PATH: always | {"401", "429", "503"},
+        "/v1/models": always | {"401"},
+        "/v1/models/{model_id}": always | {"401", "404"},
+        "/v1/classes": always | {"401"},
+        "/healthz": always,
+        "/readyz": always | {"503"},
+    }
+    assert "422" not in str(document) and "ValidationError" not in str(document)
+    fields = document["components"]["schemas"]["ImageGenerationRequest"]["properties"]
+    limits = {name: field["anyOf"][0] for name, field in fields.items() if "anyOf" in field}
+    assert (limits["n"]["minimum"], limits["n"]["maximum"]) == (1, 7)
+    assert (limits["draft_steps"]["minimum"], limits["draft_steps"]["maximum"]) == (0, K)
+    assert limits["top_k"]["maximum"] == ABOUT.vocab_size
+    assert limits["size"]["enum"] == ["auto", SIZE]
+    assert set(document["paths"][PATH]["post"]["responses"]["200"]["content"]) == {
+        "application/json",
+        "text/event-stream",
+    }

@@ -1,0 +1,199 @@
+"""Drafts as a dataset of their own: the prefix of every image, to be refined as often as wanted.
+
+A shard is one parquet file: index, label, tokens (uint16, the first N scales, coarse to fine) and the columns
+carried along. 182 bytes an image at N = 6 of the published pyramid, 848 at N = 9.
+"""
+
+from __future__ import annotations
+
+import io
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tandem.class_names import check_names
+from tandem.config import SamplingConfig, VarConfig, from_dict
+from tandem.errors import InputError, JobError, OutputError
+from tandem.user_files import shown
+from tandem_workers.dataset.columns import IMAGE_COLUMNS, stored, stored_schema
+from tandem_workers.dataset.entry import ManifestEntry
+from tandem_workers.dataset.job_record import is_taken, read_job
+from tandem_workers.dataset.manifest import Manifest
+from tandem_workers.dataset.row_settings import ROW_SETTINGS
+from tandem_workers.dataset.seal import DamagedError
+from tandem_workers.dataset.shard_reader import read_checked
+from tandem_workers.dataset.shards import PrefixShard, ShardPlan
+from tandem_workers.models.model_set import ModelRef, Resolved
+from tandem_workers.storage import layout
+from tandem_workers.storage.store import Store
+
+KIND = "drafts"
+COLUMNS = ("index", "label", "tokens")
+HEAL = "'tandem verify --repair' of the drafts, then the same 'tandem draft' command, make them again"
+
+
+class DraftFormat:
+    """A shard of drafts as one parquet file."""
+
+    def files(self, shard: PrefixShard, tag: str = "") -> list[tuple[str, bytes]]:
+        """(path, bytes). Equal rows give equal bytes."""
+        flat = pa.array(np.ascontiguousarray(shard.prefix).reshape(-1))
+        columns = {
+            "index": pa.array(shard.index, pa.int64()),
+            "label": pa.array(shard.label, pa.int32()),
+            "tokens": pa.FixedSizeListArray.from_arrays(flat, shard.prefix.shape[1]),
+        }
+        out, table = io.BytesIO(), pa.table({**columns, **shard.extra})
+        # the items of lists keep their name, so that a refiner writes the bytes that `tandem generate` writes
+        pq.write_table(
+            table, out, compression="zstd", use_dictionary=False, version="2.6", use_compliant_nested_type=False
+        )
+        return [(layout.shard_path(shard.shard, "parquet", tag), out.getvalue())]
+
+
+@dataclass(frozen=True)
+class Drafts:
+    """A finished dataset of drafts, as `tandem refine` reads it. Small enough to pickle to every worker."""
+
+    store: Store
+    plan: ShardPlan
+    identity: dict[str, Any]
+    drafter: Resolved
+    epoch: int = 0  # in which they were made: drafts that replace them are none of these
+
+    @property
+    def seed(self) -> int:
+        return int(self.identity["decoding"]["seed"])
+
+    @property
+    def draft_steps(self) -> int:
+        """N that was drafted; a refiner may start from fewer scales."""
+        return int(self.identity["decoding"]["draft_steps"])
+
+    @property
+    def sampling(self) -> SamplingConfig:
+        sampling: SamplingConfig = from_dict(SamplingConfig, self.identity["decoding"]["sampling"])
+        return sampling
+
+    @property
+    def row_settings(self) -> tuple[str, ...]:
+        """Settings that each row was drafted with, columns of the drafts."""
+        return tuple(self.identity["decoding"].get("row_settings", ()))
+
+    def extra_schema(self) -> pa.Schema:
+        """Schema of the carried columns as `read` returns them, from the first readable shard.
+
+        Raises JobError if no shard is readable; InputError for columns that have names of the dataset's own.
+        """
+        for shard in range(self.plan.num_shards):
+            try:
+                table = self._table(shard)
+                break
+            except JobError:
+                if shard == self.plan.num_shards - 1:
+                    raise
+        schema = pa.schema([field for field in table.schema if field.name not in COLUMNS])
+        if clash := sorted(IMAGE_COLUMNS.intersection(schema.names) - set(self.row_settings)):
+            raise InputError(
+                f"--drafts: column {clash[0]!r}: expected none of this name, which is the dataset's own",
+                "an older version carried it along; draft again, with the column renamed",
+            )
+        return stored_schema(schema)
+
+    def read(self, shard: int, draft_steps: int) -> PrefixShard:
+        """The drafts of one shard, cut to `draft_steps` scales. JobError unless it is as it was written."""
+        table = self._table(shard)
+        extra = stored(table.drop_columns(list(COLUMNS)))
+        tokens = table["tokens"].combine_chunks().flatten().to_numpy().reshape(len(table), -1)
+        return PrefixShard(
+            shard=shard,
+            index=table["index"].to_numpy().astype(np.int64),
+            label=table["label"].to_numpy().astype(np.int32),
+            prefix=np.ascontiguousarray(tokens[:, : self._length(draft_steps)]),
+            draft_steps=draft_steps,
+            extra={name: extra[name] for name in extra.column_names},
+        )
+
+    def _table(self, shard: int) -> pa.Table:
+        """A shard's file, checked against its manifest entry and the plan. OutputError if drafts were replaced."""
+        entry = Manifest(self.store, self.epoch).entry(shard)
+        if entry is None:
+            self._check_place()
+            raise JobError(f"drafts in {self.store.uri}: shard {shard} has no manifest entry", HEAL)
+        path = entry.files[0].path
+        try:
+            table = pq.read_table(io.BytesIO(read_checked(self.store, entry.files[0])))
+            self._check(table, entry)
+        except (ValueError, pa.ArrowException, OSError) as error:
+            self._check_place()
+            text = " ".join(str(error).split())[:200]  # Arrow adds lines of schemas
+            raise JobError(f"drafts in {self.store.uri}: {path}: {text}", HEAL) from None
+        return table
+
+    def _check_place(self) -> None:
+        """Raise OutputError if other drafts have replaced these."""
+        if is_taken(self.store, self.epoch):
+            raise OutputError(
+                f"drafts in {self.store.uri}: another job has taken this place (--overwrite), these are gone",
+                "once that job has ended: refine its drafts, to another --out",
+            )
+
+    def _check(self, table: pa.Table, entry: ManifestEntry) -> None:
+        """Raise DamagedError for an intact file with wrong columns: older versions let columns of the label file
+        replace those of the drafts."""
+        tokens = pa.list_(pa.uint16(), self._length(self.draft_steps))
+        expected = list(zip(COLUMNS, (pa.int64(), pa.int32(), tokens), strict=True))
+        found = [(field.name, field.type) for field in table.schema if field.name in COLUMNS]
+        if found != expected:
+            raise DamagedError(f"expected columns {dict(expected)}, found {dict(found)}")
+        if table["index"].to_pylist() != list(self.plan.indices(entry.shard)):
+            raise DamagedError(f"expected the indices of shard {entry.shard}, found others")
+        if Counter(table["label"].to_pylist()) != entry.labels:
+            raise DamagedError("expected the labels of its manifest entry, found others")
+
+    def _length(self, draft_steps: int) -> int:
+        """Tokens of an image after so many scales."""
+        assert isinstance(self.drafter.config, VarConfig)
+        return self.drafter.config.pyramid.offsets[draft_steps]
+
+
+def open_drafts(store: Store) -> Drafts:
+    """Open the drafts at a place. Raises InputError if there are none, or if shards are missing."""
+    try:
+        drafts = _describe(store, read_job(store))
+    except FileNotFoundError:
+        raise InputError(
+            f"--drafts: {store.uri} holds no drafts: job.json is missing", "made by: tandem draft"
+        ) from None
+    except InputError:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise InputError(f"--drafts: job.json in {store.uri} is not that of drafts: {shown(repr(error))}") from None
+    shards = range(drafts.plan.num_shards)
+    if missing := len(set(shards) - Manifest(store, drafts.epoch).committed(shards)):
+        hint = "run the same 'tandem draft' command again"
+        raise InputError(f"--drafts: {missing} of {drafts.plan.num_shards} shards of {store.uri} are missing", hint)
+    return drafts
+
+
+def _describe(store: Store, job: dict[str, Any]) -> Drafts:
+    """Drafts as their job.json describes them. Wrong values raise errors of any type."""
+    identity, about = job["identity"], job["info"]["drafter"]
+    if identity.get("kind") != KIND:
+        raise InputError(f"--drafts: {store.uri} holds a job of another kind", "made by: tandem draft")
+    config = from_dict(VarConfig, about["config"])
+    found = job["info"].get("class_names", about.get("class_names"))  # older versions kept them with the drafter
+    names = check_names(found, config.num_classes, f"--drafts: class_names in job.json of {store.uri}")
+    hashes, source, part = identity["weights_sha256"], about["source"], about.get("part", "")
+    if not all(isinstance(text, str) for text in (hashes["drafter"], hashes["vqvae"], source, part)):
+        raise TypeError("hashes and sources of weights have to be text")
+    resolved = Resolved(ModelRef("drafter", source, hashes["drafter"], part=part), config, names)
+    drafts = Drafts(store, ShardPlan.of(identity), identity, resolved, job["epoch"])
+    config.pyramid.check_draft_steps(drafts.draft_steps)
+    if not isinstance(drafts.sampling, SamplingConfig) or drafts.seed < 0 or set(drafts.row_settings) - {*ROW_SETTINGS}:
+        raise ValueError(f"expected settings of decoding, got {identity['decoding']}")
+    return drafts

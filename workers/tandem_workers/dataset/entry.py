@@ -1,0 +1,100 @@
+"""The records of committed shards: a manifest entry for each, and the totals in `_SUCCESS`."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+
+from tandem_workers.dataset.ran import Ran
+from tandem_workers.dataset.seal import open_sealed, seal
+from tandem_workers.storage import layout
+from tandem_workers.storage.store import Stored
+
+MAX_SECONDS = 1e12  # of a stage: sums stay numbers
+
+
+@dataclass(frozen=True)
+class ManifestEntry:
+    """What is known of a committed shard. Rows are counted per label, so that a card needs no images."""
+
+    shard: int
+    rows: int
+    first_index: int
+    last_index: int
+    labels: dict[int, int]
+    files: tuple[Stored, ...]
+    size_bytes: int
+    seconds: dict[str, float]
+    ran: Mapping[str, Ran] = field(default_factory=dict)  # by stage; empty in entries of older versions
+
+    def to_json(self) -> bytes:
+        """Indented JSON for people and programs."""
+        values = asdict(self)
+        values["files"] = [{"path": f.path, "size_bytes": f.size_bytes, "sha256": f.sha256} for f in self.files]
+        return seal(values)
+
+    @classmethod
+    def from_json(cls, data: bytes) -> ManifestEntry:
+        """The inverse of `to_json`. ValueError, KeyError, TypeError or AttributeError for other content."""
+        values = open_sealed(data, [field.name for field in fields(cls)])
+        values["labels"] = {int(label): count for label, count in values["labels"].items()}
+        values["files"] = tuple(Stored(**file, created=False) for file in values["files"])
+        values["ran"] = {stage: Ran.parse(ran) for stage, ran in values.get("ran", {}).items()}
+        entry = cls(**values)
+        entry.check()
+        return entry
+
+    def check(self) -> None:
+        """ValueError unless numbers are whole, and files have names and hashes of ours."""
+        numbers = [self.shard, self.rows, self.first_index, self.last_index, self.size_bytes]
+        numbers += [*self.labels, *self.labels.values(), *(file.size_bytes for file in self.files)]
+        if wrong := [number for number in numbers if type(number) is not int or number < 0]:
+            raise ValueError(f"expected whole numbers, got {wrong[0]!r}")
+        if not self.files:
+            raise ValueError("expected files, got none")
+        for file in self.files:
+            if not layout.is_data(file.path) or not re.fullmatch("[0-9a-f]{64}", file.sha256):
+                raise ValueError(f"expected a file of a dataset with its sha256, got {file.path!r}, {file.sha256!r}")
+        if not all(type(s) in (int, float) and 0 <= s < MAX_SECONDS for s in self.seconds.values()):
+            raise ValueError(f"expected seconds by stage, got {self.seconds}")
+
+
+@dataclass(frozen=True)
+class Totals:
+    """Sums over all shards of an epoch; the content of `_SUCCESS`. `seconds` adds up over replicas.
+
+    `failed_shards` are those that could not be made, and why, where the job was allowed to go on without them. `files`
+    are the hashes of the files beside `_SUCCESS`, None where an older version wrote it.
+    """
+
+    shards: int
+    rows: int
+    size_bytes: int
+    labels: dict[int, int]
+    seconds: dict[str, float]
+    failed_shards: dict[int, str] = field(default_factory=dict)
+    epoch: int = 0
+    files: dict[str, str] | None = None
+
+
+SUCCESS_KEYS = tuple(field.name for field in fields(Totals))
+
+
+def add_up(entries: Sequence[ManifestEntry], failed: Mapping[int, str] | None = None) -> Totals:
+    """Sums over shards, beside those that have failed."""
+    labels: Counter[int] = Counter()
+    seconds: Counter[str] = Counter()
+    for entry in entries:
+        labels.update(entry.labels)
+        for stage, value in entry.seconds.items():
+            seconds[stage] += value  # type: ignore[assignment]
+    return Totals(
+        shards=len(entries),
+        rows=sum(entry.rows for entry in entries),
+        size_bytes=sum(entry.size_bytes for entry in entries),
+        labels=dict(sorted(labels.items())),
+        seconds={stage: round(value, 4) for stage, value in seconds.items()},
+        failed_shards=dict(failed or {}),
+    )

@@ -1,0 +1,1 @@
+"""The HTTP endpoint: API, page, batching and the Ray Serve application."""

@@ -1,0 +1,217 @@
+"""The HTTP API and the page. Knows neither Ray nor torch."""
+
+# No postponed annotations here: FastAPI has to see the request model that `create_api` builds.
+import asyncio
+import json
+from collections.abc import AsyncGenerator
+from contextlib import aclosing, suppress
+from pathlib import Path
+from typing import Annotated, Any, get_args
+
+from fastapi import Depends, FastAPI, Query, Request
+from fastapi.middleware.cors import CORSMiddleware
+from fastapi.responses import FileResponse, StreamingResponse
+from fastapi.security import HTTPBearer
+from fastapi.staticfiles import StaticFiles
+from starlette.types import Receive, Scope, Send
+
+from tandem.class_names import ClassNames
+from tandem.images import Codec
+from tandem.version import __version__
+from tandem_workers.endpoint.api_errors import WHAT, ApiError, as_api_error, install_handlers, wrong_value
+from tandem_workers.endpoint.api_schema import (
+    MAX_PROMPT,
+    ClassList,
+    ClassName,
+    Defaults,
+    ErrorBody,
+    Health,
+    ImagesResponse,
+    Model,
+    ModelList,
+    body_of,
+)
+from tandem_workers.endpoint.gateway import Gateway, sampling_fields
+from tandem_workers.endpoint.guard import CountRequests, LimitBody, is_known
+from tandem_workers.endpoint.messages import ImageRequest
+
+PAGE = Path(__file__).with_name("page")
+PAGE_HEADERS = {
+    "Content-Security-Policy": "default-src 'self'; img-src 'self' data: blob:; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-cache",
+}
+MAX_CLASSES = 1000
+EVENT_SCHEMA = {  # of one server-sent event, as OpenAPI 3.2 describes streams
+    "type": "object",
+    "required": ["event", "data"],
+    "properties": {
+        "event": {"enum": ["image_generation.partial_image", "image_generation.completed", "error"]},
+        "data": {"type": "string", "contentMediaType": "application/json"},
+    },
+}
+
+
+class Unanswered(Exception):
+    """A stream that ended with an error event."""
+
+
+class EventStream(StreamingResponse):
+    """Server-sent events of one request. It is admitted before the response begins, so that a full queue is an HTTP
+    status, not an event."""
+
+    def __init__(self, gateway: Gateway, request: ImageRequest, by_url: bool):
+        self.gateway, self.request, self.by_url = gateway, request, by_url
+        self.events, self.failed = self.send(), False
+        super().__init__(self.events, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with suppress(Unanswered), self.gateway.admission.admit(self.request.n):
+            async with aclosing(self.events):  # also where the client went away between two events
+                await super().__call__(scope, receive, send)
+            if self.failed:
+                raise Unanswered  # its images do not count as made
+
+    async def send(self) -> AsyncGenerator[str, None]:
+        try:
+            async with aclosing(self.gateway.events(self.request, self.by_url)) as events:
+                async for event in events:
+                    yield f"event: {event.type}\ndata: {event.model_dump_json(exclude_none=True)}\n\n"
+        except Exception as error:
+            self.failed = True
+            yield f"event: error\ndata: {json.dumps(as_api_error(error).body())}\n\n"
+
+
+class PageFiles(StaticFiles):
+    """The page's files, with headers that keep other sites out."""
+
+    def file_response(self, *args: Any, **kwargs: Any) -> Any:
+        response = super().file_response(*args, **kwargs)
+        response.headers.update(PAGE_HEADERS)
+        return response
+
+
+def declared(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """The errors of a route, for the OpenAPI document."""
+    return {
+        status: {"model": ErrorBody, "description": WHAT[status]} for status in sorted({*statuses, 400, 408, 413, 500})
+    }
+
+
+def create_api(gateway: Gateway) -> FastAPI:
+    """The ASGI application."""
+    settings, about = gateway.settings, gateway.about
+    body_model: Any = body_of(about, settings.max_n)
+    app = FastAPI(title="Tandem", version=__version__, docs_url=None, redoc_url=None)
+    install_handlers(app)
+    app.add_middleware(LimitBody, max_bytes=settings.max_body_bytes)
+    if settings.origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=list(settings.origins),
+            allow_methods=["GET", "POST"],
+            allow_headers=["*"],
+            expose_headers=["Retry-After", "X-Request-ID"],
+        )
+    app.add_middleware(CountRequests, count=gateway.watcher.answered)
+
+    def authorized(request: Request) -> None:
+        if settings.key_digests and not is_known(request.headers.get("authorization"), settings.key_digests):
+            raise ApiError(401, "Authorization: expected Bearer and a known API key", code="invalid_api_key")
+
+    guards = [Depends(authorized)]
+    if settings.key_digests:
+        guards.append(Depends(HTTPBearer(auto_error=False, description="one of the server's API keys")))
+
+    @app.post(
+        "/v1/images/generations",
+        dependencies=guards,
+        response_model=ImagesResponse,
+        response_model_exclude_none=True,
+        responses={
+            200: {"content": {"text/event-stream": {"itemSchema": EVENT_SCHEMA}}, "description": "images, or events"},
+            **declared(401, 429, 503),
+        },
+    )
+    async def generate_images(body: body_model) -> Any:
+        """Make images of a class. With `stream` the answer is server-sent events: previews, then each image."""
+        # in a thread: the nearest of a thousand names are not found at once
+        request, by_url = await asyncio.to_thread(gateway.check, body), body.response_format == "url"
+        if body.stream:
+            return EventStream(gateway, request, by_url)
+        with gateway.admission.admit(request.n):
+            return await gateway.answer(request, by_url)
+
+    model = Model(
+        id=about.model_id,
+        created=about.created,
+        image_size=about.image_size,
+        num_scales=about.num_scales,
+        patch_nums=list(about.patch_nums),
+        num_classes=len(about.class_names),
+        defaults=Defaults(draft_steps=about.draft_steps, **sampling_fields(about.sampling)),
+        max_n=settings.max_n,
+        batch=settings.batch,
+        output_formats=list(get_args(Codec)),
+        stores_urls=settings.publish is not None,
+        sha256=about.sha256,
+    )
+
+    @app.get("/v1/models", dependencies=guards, responses=declared(401))
+    async def list_models() -> ModelList:
+        """The one pair of models behind this server."""
+        return ModelList(data=[model])
+
+    @app.get("/v1/models/{model_id:path}", dependencies=guards, responses=declared(401, 404))
+    async def show_model(model_id: str) -> Model:
+        """One model by its id."""
+        if model_id != model.id:
+            raise wrong_value("model", repr(model.id), model_id, "model_not_found", status=404)
+        return model
+
+    @app.get("/v1/classes", dependencies=guards, responses=declared(401), response_model_exclude_none=True)
+    async def list_classes(
+        query: Annotated[str, Query(max_length=MAX_PROMPT, description="part of a name, an id, or a number")] = "",
+        limit: Annotated[int, Query(ge=1, le=MAX_CLASSES)] = 100,
+    ) -> ClassList:
+        """Classes by name, synonym or WordNet id, best matches first; without a query all of them."""
+        names = about.class_names
+        found = names.matching(query)
+        return ClassList(data=[describe_class(label, names) for label in found[:limit]], total=len(found))
+
+    @app.head("/healthz", include_in_schema=False)
+    @app.get("/healthz", responses=declared())
+    async def is_alive() -> Health:
+        """Whether the server is running."""
+        return Health()
+
+    @app.head("/readyz", include_in_schema=False)
+    @app.get("/readyz", responses=declared(503))
+    async def is_ready() -> Health:
+        """Whether the server can make images now."""
+        await gateway.check_ready()
+        return Health()
+
+    @app.api_route("/", methods=["GET", "HEAD"], include_in_schema=False)
+    async def page() -> FileResponse:
+        return FileResponse(PAGE / "index.html", headers=PAGE_HEADERS)
+
+    app.mount("/page", PageFiles(directory=PAGE))
+    drop_422(app)
+    return app
+
+
+def describe_class(label: int, names: ClassNames) -> ClassName:
+    synonyms = [text for text in names.synonyms(label) if text != names[label]]
+    return ClassName(id=label, name=names[label], synonyms=synonyms, wnid=names.wnids[label] if names.wnids else None)
+
+
+def drop_422(app: FastAPI) -> None:
+    """Remove status 422 from the OpenAPI document: this server answers 400 to a wrong value."""
+    document = app.openapi()
+    for path in document["paths"].values():
+        for operation in path.values():
+            operation["responses"].pop("422", None)
+    for name in ("HTTPValidationError", "ValidationError"):
+        document["components"]["schemas"].pop(name, None)

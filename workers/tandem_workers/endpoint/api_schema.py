@@ -1,0 +1,269 @@
+"""Requests and answers of the HTTP API: those of the OpenAI images API, plus fields for the settings of CoDe.
+
+Fields are declared here; `endpoint.gateway` reads those of requests and fills those of answers.
+Source: the OpenAI API reference, "Images", and the types of its Python client.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, create_model
+
+from tandem.class_names import ClassNames
+from tandem.config import MIN_TEMPERATURE, SamplingConfig
+from tandem.images import LOSSY, Codec
+
+MAX_SEED = 2**53 - 1  # the largest integer that every JSON client holds exactly
+MAX_PROMPT = 200
+PURPOSE = "An image request. Fields of the OpenAI API that do not apply here are accepted and have no effect."
+
+Temperature = Annotated[float, Field(ge=MIN_TEMPERATURE, le=10, allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+
+
+@dataclass(frozen=True)
+class About:
+    """The facts about the models that the API needs."""
+
+    model_id: str
+    image_size: int
+    patch_nums: tuple[int, ...]
+    vocab_size: int
+    class_names: ClassNames
+    draft_steps: int  # the default N
+    sampling: SamplingConfig
+    created: int
+    sha256: dict[str, str]
+
+    @property
+    def num_scales(self) -> int:
+        return len(self.patch_nums)
+
+    @property
+    def size(self) -> str:
+        """As the API spells it: 64x64."""
+        return f"{self.image_size}x{self.image_size}"
+
+    @property
+    def num_tokens(self) -> int:
+        return sum(n * n for n in self.patch_nums)
+
+
+class ImageBody(BaseModel):
+    """An image request. Fields without limits here get the limits of the models from `body_of`."""
+
+    # strict, as in the OpenAI API: "3" is not a number and 1 is not a boolean
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    prompt: str = Field(
+        min_length=1,
+        max_length=MAX_PROMPT,
+        description="name, synonym, WordNet id or number of a class",
+        examples=["face", "3"],
+    )
+    model: str | None = Field(None, max_length=MAX_PROMPT, description="id of the model; default: the one there is")
+    n: int | None = 1
+    size: str | None = "auto"
+    response_format: Literal["b64_json", "url"] | None = Field(
+        "b64_json", description="url: stored in the server's object store, answered with a link that expires"
+    )
+    output_format: Codec | None = "png"
+    output_compression: int | None = Field(92, ge=1, le=100, description=f"quality of {LOSSY}")
+    stream: bool | None = Field(False, description="answer with server-sent events, previews first")
+    partial_images: int | None = None
+    seed: int | None = Field(None, ge=0, le=MAX_SEED, description="the same seed gives the same image; default: random")
+    draft_steps: int | None = None
+    cfg: float | None = Field(None, ge=0, le=20, allow_inf_nan=False, description="guidance at the last scale")
+    top_k: int | None = None
+    top_p: Share | None = Field(None, description="keep codes up to this probability")
+    temperatures: list[Temperature] | None = None
+    deterministic: bool | None = Field(
+        False, description="decode this request alone, at one fixed shape: the same bytes at any load"
+    )
+    preview_scales: list[int] | None = None
+    # of no effect here
+    user: str | None = None
+    safety_identifier: str | None = None
+    quality: Literal["low", "medium", "high", "xhigh", "max", "auto", "standard", "hd"] | None = "auto"
+    style: Literal["vivid", "natural"] | None = None
+    background: Literal["opaque", "auto"] | None = "auto"
+    moderation: Literal["low", "auto"] | None = "auto"
+
+
+def body_of(about: About, max_n: int) -> type[ImageBody]:
+    """The request model with the limits of this server in its schema."""
+    last = about.num_scales
+    scale = Annotated[int, Field(ge=1, le=last - 1)]
+    fields: dict[str, Any] = {
+        "n": (int | None, Field(1, ge=1, le=max_n, description="images of this class")),
+        "size": (Literal["auto", about.size] | None, Field("auto", description="there is one size")),
+        "draft_steps": (
+            int | None,
+            Field(
+                None,
+                ge=0,
+                le=last,
+                description=f"N: scales made by the drafter; 0 is the refiner alone, {last} the drafter alone",
+            ),
+        ),
+        "partial_images": (
+            int | None,
+            Field(None, ge=0, le=last - 1, description="number of previews, evenly over the scales; default: 3"),
+        ),
+        "preview_scales": (
+            list[scale] | None,
+            Field(None, max_length=last - 1, description="scales after which a preview is sent; with stream"),
+        ),
+        "top_k": (int | None, Field(None, ge=0, le=about.vocab_size, description="keep the k likeliest codes; 0: all")),
+        "temperatures": (
+            list[Temperature] | None,
+            Field(None, min_length=1, max_length=last, description="one a scale, the last repeats"),
+        ),
+    }
+    return create_model(
+        "ImageGenerationRequest",
+        __base__=ImageBody,
+        __doc__=PURPOSE,
+        **fields,
+    )
+
+
+class InputTokens(BaseModel):
+    text_tokens: int
+    image_tokens: int
+
+
+class Usage(BaseModel):
+    """Token ids: one of the class, and those of all scales of all images."""
+
+    input_tokens: int
+    output_tokens: int
+    total_tokens: int
+    input_tokens_details: InputTokens
+
+
+class Settings(BaseModel):
+    """How an image was made: the same values make it again."""
+
+    model: str
+    label: int
+    class_name: str
+    seed: int
+    draft_steps: int
+    cfg: float
+    top_k: int
+    top_p: float
+    temperatures: list[float]
+    deterministic: bool
+    seconds: dict[str, float] = Field(description="of each stage; wait: for a full batch, for replicas and in transit")
+
+
+class ImageData(BaseModel):
+    b64_json: str | None = None
+    url: str | None = None
+
+
+class ImagesResponse(BaseModel):
+    created: int
+    data: list[ImageData]
+    output_format: Codec
+    size: str
+    background: Literal["opaque"] = "opaque"
+    usage: Usage
+    tandem: Settings
+
+
+class PartialImageEvent(BaseModel):
+    """A preview decoded from the first `scale` scales."""
+
+    type: Literal["image_generation.partial_image"] = "image_generation.partial_image"
+    b64_json: str
+    partial_image_index: int
+    created_at: int
+    size: str
+    quality: Literal["auto"] = "auto"
+    background: Literal["opaque"] = "opaque"
+    output_format: Codec
+    image_index: int
+    scale: int
+    num_scales: int
+    made_by: str
+
+
+class CompletedEvent(BaseModel):
+    """A finished image; there is one event for each of the n images."""
+
+    type: Literal["image_generation.completed"] = "image_generation.completed"
+    b64_json: str | None = None
+    url: str | None = None
+    created_at: int
+    size: str
+    quality: Literal["auto"] = "auto"
+    background: Literal["opaque"] = "opaque"
+    output_format: Codec
+    usage: Usage
+    image_index: int
+    tandem: Settings
+
+
+class Defaults(BaseModel):
+    draft_steps: int
+    cfg: float
+    top_k: int
+    top_p: float
+    temperatures: list[float]
+
+
+class Model(BaseModel):
+    id: str
+    object: Literal["model"] = "model"
+    created: int
+    owned_by: Literal["tandem"] = "tandem"
+    image_size: int
+    num_scales: int
+    patch_nums: list[int]
+    num_classes: int
+    defaults: Defaults
+    max_n: int
+    batch: int
+    output_formats: list[Codec]
+    stores_urls: bool
+    sha256: dict[str, str]
+
+
+class ModelList(BaseModel):
+    object: Literal["list"] = "list"
+    data: list[Model]
+
+
+class ClassName(BaseModel):
+    id: int
+    object: Literal["class"] = "class"
+    name: str
+    synonyms: list[str] = Field(description="other names of the class")
+    wnid: str | None = Field(None, description="WordNet id, where it is known")
+
+
+class ClassList(BaseModel):
+    object: Literal["list"] = "list"
+    data: list[ClassName]
+    total: int
+
+
+class Health(BaseModel):
+    status: Literal["ok"] = "ok"
+
+
+class ErrorDetail(BaseModel):
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorBody(BaseModel):
+    """The body of every error."""
+
+    error: ErrorDetail

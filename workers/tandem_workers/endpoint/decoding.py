@@ -1,0 +1,186 @@
+"""Decoding for the endpoint: batches of rows from many requests, through drafter or refiner.
+
+The models are those of a job (`stages.drafter`, `stages.refiner`); here each row has its own seed and sampling,
+and previews are decoded after the scales that a request asks for.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from tandem.assembly import PLAIN, Preparation
+from tandem.collaborative import decode
+from tandem.errors import JobError
+from tandem.prefix import to_tokens
+from tandem.sampling import uniforms
+from tandem.scales import Decode, decode_scales
+from tandem.var import Var
+from tandem.vqvae import Vqvae
+from tandem_workers.endpoint.messages import ImageRequest
+from tandem_workers.models.model_set import DTYPES, ModelSet, load_tokenizer, load_transformer, pick_device
+from tandem_workers.stages.oom import Halving
+from tandem_workers.stages.refiner import to_uint8
+
+
+@dataclass(frozen=True)
+class Row:
+    """One image of a request, and the ids of its scales so far: uint16 [L']."""
+
+    request: ImageRequest
+    index: int
+    prefix: NDArray[np.uint16]
+
+
+@dataclass(frozen=True)
+class PreviewPixels:
+    """A preview: pixels uint8 [H, W, 3] after `scale` scales."""
+
+    scale: int
+    pixels: NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """The drafter's ids of a row, uint16 [L'], and the seconds of its batch."""
+
+    ids: NDArray[np.uint16]
+    seconds: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """A finished image, uint8 [H, W, 3], and the seconds its batch took."""
+
+    pixels: NDArray[np.uint8]
+    seconds: dict[str, float]
+
+
+@dataclass(frozen=True)
+class RowBatch:
+    """Rows as tensors for the models."""
+
+    rows: Sequence[Row]
+    labels_B: Tensor
+    uniforms_BL: Tensor
+    prefix_BL: Tensor
+
+    @classmethod
+    def of(cls, rows: Sequence[Row], num_tokens: int, device: torch.device) -> RowBatch:
+        noise = [uniforms(row.request.seed, np.array([row.index]), num_tokens) for row in rows]
+        prefix = np.stack([row.prefix for row in rows]).astype(np.int64)
+        return cls(
+            rows,
+            torch.tensor([row.request.label for row in rows], device=device),
+            torch.cat(noise).to(device),
+            torch.from_numpy(prefix).to(device),
+        )
+
+
+class BatchDecoder(ABC):
+    """One transformer and the VQVAE on one device."""
+
+    def __init__(self, models: ModelSet, role: str, dtype: str, threads: int, how: Preparation, on_gpu: bool | None):
+        torch.set_num_threads(threads)
+        self.device = pick_device(on_gpu)
+        ref = models.drafter if role == "drafter" else models.ref("refiner")
+        self.var: Var = load_transformer(ref, DTYPES[dtype], self.device, how)
+        patch_nums = models.drafter_config.patch_nums
+        self.vqvae: Vqvae = load_tokenizer(models.vqvae, patch_nums, DTYPES[dtype], self.device, how)
+        self.pyramid = self.var.config.pyramid
+        self.halving = Halving(role, sys.maxsize)  # until memory runs out
+
+    def __call__(self, rows: Sequence[Row], size: int) -> Iterator[tuple[int, Any]]:
+        """Yield (row, value) for a batch padded to `size` with its last row; halve the batch when memory runs out."""
+        padded = [*rows, *[rows[-1]] * (size - len(rows))]
+        shown: set[tuple[int, int]] = set()  # a half starts over, but no preview is sent twice
+        for place, value in self.halving.run(partial(self.work_on, padded, len(rows)), size):
+            if isinstance(value, PreviewPixels):
+                if (place, value.scale) in shown:
+                    continue
+                shown.add((place, value.scale))
+            yield place, value
+
+    def work_on(self, padded: Sequence[Row], num_rows: int, some: slice) -> Iterator[tuple[int, Any]]:
+        """Decode the rows of a slice, and yield the results of those among the first `num_rows`."""
+        count = min(some.stop, num_rows) - some.start
+        if count > 0:
+            batch = RowBatch.of(padded[some], self.pyramid.num_tokens, self.device)
+            yield from ((some.start + place, value) for place, value in self.work(batch, count))
+
+    @abstractmethod
+    def work(self, batch: RowBatch, num_rows: int) -> Iterator[tuple[int, Any]]:
+        """Yield previews, then one result for each of the first `num_rows` rows of a batch."""
+
+    def scales(self, batch: RowBatch, num_rows: int, stop: int) -> Iterator[tuple[int, PreviewPixels] | Tensor]:
+        """Decode up to scale `stop`. Yields previews of the rows that asked for them, then the ids [B, L']."""
+        start = len(self.vqvae.quantize.split(batch.prefix_BL))
+        sampling = [row.request.sampling for row in batch.rows]
+        ids_BL = batch.prefix_BL
+        decoding = self.var, self.vqvae.quantize, batch.labels_B, batch.uniforms_BL, batch.prefix_BL, stop, sampling
+        shown = {scale for row in batch.rows[:num_rows] for scale in row.request.preview_scales}
+        if stop > start and not shown & set(range(start + 1, stop + 1)):
+            ids_BL, stop = Decode.of(*decoding).tokens(), start
+        for scale, ids_BL in enumerate(decode_scales(*decoding) if stop > start else (), start + 1):
+            if wanted := [i for i in range(num_rows) if scale in batch.rows[i].request.preview_scales]:
+                pixels = to_uint8(self.preview(ids_BL[wanted]))
+                yield from ((i, PreviewPixels(scale, image)) for i, image in zip(wanted, pixels, strict=True))
+        yield ids_BL
+
+    @torch.inference_mode()
+    def preview(self, ids_BL: Tensor) -> Tensor:
+        """Pixels of a partial decode, without CUDA graphs: its many shapes would need the memory of whole batches, and
+        capturing them would take longer than a client waits."""
+        return self.vqvae.decode_ids(ids_BL)[0]
+
+
+class DraftDecoder(BatchDecoder):
+    """Scales 1..N. All rows of a batch have the same N."""
+
+    def __init__(
+        self, models: ModelSet, dtype: str, threads: int, how: Preparation = PLAIN, on_gpu: bool | None = False
+    ):
+        super().__init__(models, "drafter", dtype, threads, how, on_gpu)
+
+    def work(self, batch: RowBatch, num_rows: int) -> Iterator[tuple[int, PreviewPixels | Tokens]]:
+        began = time.perf_counter()
+        for made in self.scales(batch, num_rows, batch.rows[0].request.draft_steps):
+            if isinstance(made, Tensor):
+                tokens = to_tokens(made)
+                seconds = {"draft": time.perf_counter() - began}
+                yield from ((i, Tokens(tokens[i], seconds)) for i in range(num_rows))
+            else:
+                yield made
+
+
+class RefineDecoder(BatchDecoder):
+    """Scales N+1..K behind the rows' prefixes, and pixels."""
+
+    def __init__(
+        self, models: ModelSet, dtype: str, threads: int, how: Preparation = PLAIN, on_gpu: bool | None = False
+    ):
+        super().__init__(models, "refiner", dtype, threads, how, on_gpu)
+
+    def work(self, batch: RowBatch, num_rows: int) -> Iterator[tuple[int, PreviewPixels | Pixels]]:
+        began = time.perf_counter()
+        for made in self.scales(batch, num_rows, self.pyramid.num_scales):
+            if isinstance(made, Tensor):
+                refined = time.perf_counter()
+                pixels_B3HW = decode(self.vqvae, made)[:num_rows]
+                if not torch.isfinite(pixels_B3HW).all():
+                    raise JobError("the decoder made pixels that are not finite")
+                pixels = to_uint8(pixels_B3HW)
+                seconds = {"refine": refined - began, "decode": time.perf_counter() - refined}
+                yield from ((i, Pixels(pixels[i], seconds)) for i in range(num_rows))
+            else:
+                yield made

@@ -1,0 +1,245 @@
+"""The model deployments of the endpoint: a drafter sends its prefix to a refiner, in another replica or its own."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing, contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from ray.serve.handle import DeploymentHandle
+
+from tandem.errors import TandemError
+from tandem.images import Provenance, encode_image
+from tandem_workers.endpoint.batching import Batcher, BatchReport, BatchWork, sizes_of_batches
+from tandem_workers.endpoint.decoding import Pixels, PreviewPixels, Row, Tokens
+from tandem_workers.endpoint.endpoint_metrics import BatchMetrics
+from tandem_workers.endpoint.messages import Drafted, ImageRequest, Pictures, Preview
+from tandem_workers.endpoint.retries import RemoteRefiners
+
+LOWEST = 19  # priority
+ENCODERS = 2  # threads; image encoders release the GIL
+
+
+@dataclass(frozen=True)
+class FileEncoder:
+    """Pixels to image files with provenance, as a job writes them."""
+
+    provenance: Provenance
+    class_names: tuple[str, ...]
+
+    def __call__(self, pixels: NDArray[np.uint8], request: ImageRequest, index: int) -> bytes:
+        job = replace(self.provenance, seed=request.seed, draft_steps=request.draft_steps)
+        about = job.for_image(index, request.label, self.class_names[request.label])
+        return encode_image(pixels, request.codec, request.quality, about)
+
+
+@dataclass(frozen=True)
+class ReplicaSettings:
+    """Settings of batching.
+
+    Attributes:
+        batch: most rows of a batch, and the fixed size of deterministic ones.
+        batch_wait_s: longest wait to fill a batch.
+        warm_up: a request that every new replica decodes before it takes others.
+        warm_prefix: tokens of its drafted scales.
+        on_gpu: the models are on a GPU, where the first batch of every size needs extra set-up.
+    """
+
+    batch: int
+    batch_wait_s: float
+    warm_up: ImageRequest
+    warm_prefix: int
+    on_gpu: bool = False
+
+    @property
+    def warm_sizes(self) -> list[int]:
+        """Sizes of batches that are decoded before any request."""
+        return sizes_of_batches(self.batch) if self.on_gpu else [self.batch]
+
+
+def give_way() -> None:
+    """Lower the priority of the computing thread: on a busy CPU, requests must still arrive and fill batches."""
+    os.nice(LOWEST - os.nice(0))  # Linux: of this thread alone, and of those that it starts
+
+
+class Replica:
+    """Base of drafters and refiners: a model behind a batcher, encoders of files, health."""
+
+    name: str
+
+    def warm_prefix(self) -> NDArray[np.uint16]:
+        """The prefix of a warm-up row at this stage."""
+        return np.zeros(self.settings.warm_prefix if self.name == "refiner" else 0, np.uint16)
+
+    def __init__(
+        self,
+        work: Callable[[], BatchWork[Row, Any]],
+        encode: Callable[[NDArray[np.uint8], ImageRequest, int], bytes],
+        settings: ReplicaSettings,
+        turn: asyncio.Lock | None = None,
+    ):
+        """`turn` is shared by stages of one process, whose models are on one device."""
+        turn = turn or asyncio.Lock()
+        self.encode, self.settings = encode, settings
+        self.handed_on = 0  # requests that the next stage works on
+        self.metrics = BatchMetrics(self.name)
+        model = work()
+        self.batcher: Batcher[Row, Any] = Batcher(
+            model,
+            settings.batch,
+            settings.batch_wait_s,
+            self.observe,
+            lambda: self.handed_on,
+            (lambda: None) if settings.on_gpu else give_way,
+            turn,
+        )
+        # in the thread that will decode: cuDNN and torch cache the set-up of a first call per thread
+        self.batcher.pool.submit(self.warm, model).result()
+        self.encoders = ThreadPoolExecutor(ENCODERS, thread_name_prefix="encode")
+        self.fault: Exception | None = None
+
+    def warm(self, model: BatchWork[Row, Any]) -> None:
+        for size in self.settings.warm_sizes:
+            for _ in model([Row(self.settings.warm_up, 0, self.warm_prefix())], size):
+                pass
+
+    def observe(self, report: BatchReport) -> None:
+        self.metrics.observe(report, self.batcher.waiting)
+        # wrong inputs were refused before, so any error here is of the process or the device
+        if report.error is not None and not isinstance(report.error, TandemError):
+            self.fault = report.error
+
+    def check_health(self) -> None:
+        """Called by Ray Serve, which replaces a replica that raises: after a CUDA error the process is unusable."""
+        if self.fault is not None:
+            raise RuntimeError(f"{self.name}: {self.fault!r}")
+
+    async def file(self, pixels: NDArray[np.uint8], request: ImageRequest, index: int) -> bytes:
+        return await asyncio.get_running_loop().run_in_executor(self.encoders, self.encode, pixels, request, index)
+
+    async def decode(
+        self, request: ImageRequest, prefix: NDArray[np.uint16], results: list[Any]
+    ) -> AsyncIterator[Preview]:
+        """Run the rows of a request through the model: yields previews and fills `results`, one per row."""
+        rows = [Row(request, index, tokens) for index, tokens in enumerate(prefix)]
+        async for index, value in self.batcher.run(rows, key=request.draft_steps, alone=request.deterministic):
+            if isinstance(value, PreviewPixels):
+                data = await self.file(value.pixels, request, index)
+                yield Preview(index, value.scale, self.name, data)
+            else:
+                results[index] = value
+
+
+def seconds_of(results: Sequence[Tokens] | Sequence[Pixels]) -> dict[str, float]:
+    """Seconds of each stage, over all batches that the rows of a request were in."""
+    batches = {id(result.seconds): result.seconds for result in results}.values()  # rows of one batch share them
+    return {stage: sum(batch[stage] for batch in batches) for stage in results[0].seconds}
+
+
+class Refiners(Protocol):
+    """The next stage of a drafter: refiners in other replicas, or the one in its own process."""
+
+    async def ready(self) -> bool: ...
+
+    async def generate(self, drafted: Drafted) -> Pictures: ...
+
+    def stream(self, drafted: Drafted) -> AsyncGenerator[Preview | Pictures, None]: ...
+
+
+class DraftReplica(Replica):
+    """Makes scales 1..N, sends them to a refiner, and passes on its results."""
+
+    name = "drafter"
+
+    def __init__(self, work: Any, encode: Any, settings: ReplicaSettings, refiner: DeploymentHandle[Any]):
+        super().__init__(work, encode, settings)
+        self.refiner: Refiners = RemoteRefiners(refiner)
+
+    async def ready(self) -> bool:
+        """Whether a refiner answers too."""
+        return await self.refiner.ready()
+
+    async def generate(self, request: ImageRequest) -> Pictures:
+        """The images alone."""
+        drafted = [event async for event in self.draft(request)][-1]
+        assert isinstance(drafted, Drafted)
+        with self.handing_on():
+            return await self.refiner.generate(drafted)
+
+    async def stream(self, request: ImageRequest) -> AsyncIterator[Preview | Pictures]:
+        """Previews as they are made, then the images."""
+        async for event in self.draft(request):
+            if isinstance(event, Drafted):
+                drafted = event
+            else:
+                yield event
+        with self.handing_on():
+            async with aclosing(self.refiner.stream(drafted)) as events:
+                async for made in events:
+                    yield made
+
+    @contextmanager
+    def handing_on(self) -> Iterator[None]:
+        self.handed_on += 1
+        try:
+            yield
+        finally:
+            self.handed_on -= 1
+
+    async def draft(self, request: ImageRequest) -> AsyncIterator[Preview | Drafted]:
+        tokens = np.zeros((request.n, 0), np.uint16)
+        seconds: dict[str, float] = {}
+        if request.draft_steps:
+            results: list[Tokens] = [Tokens(tokens[0], {})] * request.n
+            async for preview in self.decode(request, tokens, results):
+                yield preview
+            tokens = np.stack([result.ids for result in results])
+            seconds = seconds_of(results)
+        yield Drafted(request, tokens, seconds)
+
+
+class RefineReplica(Replica):
+    """Makes the remaining scales, pixels and files."""
+
+    name = "refiner"
+
+    async def ready(self) -> bool:
+        return True
+
+    async def generate(self, drafted: Drafted) -> Pictures:
+        """The images alone."""
+        pictures = [event async for event in self.stream(drafted)][-1]
+        assert isinstance(pictures, Pictures)
+        return pictures
+
+    async def stream(self, drafted: Drafted) -> AsyncGenerator[Preview | Pictures, None]:
+        """Previews as they are made, then the images."""
+        request = drafted.request
+        results: list[Pixels] = [Pixels(np.zeros((0, 0, 3), np.uint8), {})] * request.n
+        async for preview in self.decode(request, drafted.tokens, results):
+            yield preview
+        began = asyncio.get_running_loop().time()
+        files = await asyncio.gather(*(self.file(made.pixels, request, i) for i, made in enumerate(results)))
+        self.metrics.images.inc(request.n)
+        encode = {"encode": asyncio.get_running_loop().time() - began}
+        yield Pictures(list(files), drafted.seconds | seconds_of(results) | encode)
+
+
+class ColocatedReplica(DraftReplica):
+    """Drafter and refiner in one process on one GPU: their batches take turns, as in a job's colocated actor."""
+
+    def __init__(self, draft: Any, refine: Any, encode: Any, settings: ReplicaSettings):
+        turn = asyncio.Lock()
+        Replica.__init__(self, draft, encode, settings, turn)
+        self.beside = RefineReplica(refine, encode, settings, turn)
+        self.refiner = self.beside
+
+    def check_health(self) -> None:
+        super().check_health()
+        self.beside.check_health()

@@ -1,0 +1,1 @@
+"""Which weights a job uses, where they come from, and how it decodes."""

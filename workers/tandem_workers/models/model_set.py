@@ -1,0 +1,267 @@
+"""Which weights a job uses, and how a worker gets them: embedded, a file, an address, or random ones."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from tandem.assembly import PLAIN, Preparation
+from tandem.class_names import ClassNames
+from tandem.config import VAR_PRESETS, VQVAE_PRESET, SamplingConfig, VarConfig, VqvaeConfig
+from tandem.errors import CheckpointError, JobError
+from tandem.hashing import file_sha256
+from tandem.initial import random_var, random_vqvae
+from tandem.timing import timed
+from tandem.var import Var
+from tandem.vqvae import Vqvae
+from tandem.weights import load_var, load_vqvae, open_checkpoint
+from tandem.zoo import EMBEDDED_SAMPLING, weights_path
+from tandem_workers.models.class_files import choose_class_names
+from tandem_workers.models.fetch import is_remote
+from tandem_workers.models.sources import PUBLISHED, local_file
+
+Role = Literal["vqvae", "drafter", "refiner"]
+EMBEDDED = "embedded"
+VQVAE_PRESET_NAME = "vae_ch160v4096z32"
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True)
+class ModelRef:
+    """One model of a job: its role, where its weights come from, and their hash. Small enough to send anywhere."""
+
+    role: Role
+    source: str  # "embedded", a preset's name, a path or an address that names one version where it can
+    sha256: str  # of the file; of the recipe for random weights
+    random_seed: int | None = None
+    part: str = ""  # of the file, where it holds more than this model; role and file determine it
+
+    @property
+    def label(self) -> str:
+        """Source and part, for people."""
+        return f"{self.source}, part {self.part}" if self.part else self.source
+
+    @contextmanager
+    def opened(self) -> Iterator[Path]:
+        """Context manager: the weights as a local file, to be loaded inside. Remote ones are fetched once per machine.
+        Hashing takes as long as loading, so a thread does it meanwhile; on exit a wrong hash raises CheckpointError,
+        in place of any error of loading."""
+        if self.source == EMBEDDED:
+            yield weights_path(self.role)
+            return
+        if is_remote(self.source):
+            file = local_file(self.source, patient=True)  # hashed, as it may have to be fetched again
+            self.check_hash(file.sha256)
+            yield file.path
+            return
+        path = Path(self.source)
+        if not path.is_file():
+            raise CheckpointError(
+                f"{self.source}: no such file on node {platform.node()}",
+                "weights by path have to be on every node; addresses are fetched by each",
+            )
+        with ThreadPoolExecutor(1) as pool:
+            hashing = pool.submit(file_sha256, path)
+            try:
+                yield path
+            finally:
+                with timed("hash"):  # what is left of it
+                    self.check_hash(hashing.result())
+
+    def check_hash(self, found: str) -> None:
+        """Raise CheckpointError if this is the hash of another file."""
+        if found != self.sha256:
+            raise CheckpointError(f"{self.source}: expected sha256 {self.sha256[:12]}…, got {found[:12]}… on this node")
+
+
+@dataclass(frozen=True)
+class ModelSet:
+    """The models of a job and values derived from them. A job that only drafts has no refiner."""
+
+    drafter: ModelRef
+    refiner: ModelRef | None
+    vqvae: ModelRef
+    drafter_config: VarConfig
+    refiner_config: VarConfig | None
+    vqvae_config: VqvaeConfig
+    class_names: ClassNames
+    names_sha256: str | None  # of the class names, if they are not those of the weights
+    sampling: SamplingConfig  # the embedded drafter's own, else the published settings
+
+    @property
+    def image_size(self) -> int:
+        """Side of the images in pixels."""
+        return self.drafter_config.pyramid.grid * self.vqvae_config.downsampling
+
+    @property
+    def refs(self) -> tuple[ModelRef, ...]:
+        return tuple(ref for ref in (self.drafter, self.refiner, self.vqvae) if ref)
+
+    def ref(self, role: Role) -> ModelRef:
+        """The model of a role, which the job must have."""
+        return next(ref for ref in self.refs if ref.role == role)
+
+    @property
+    def names_identity(self) -> dict[str, str]:
+        """The class names' part of the job's identity, as columns and images contain them."""
+        return {"class_names_sha256": self.names_sha256} if self.names_sha256 else {}
+
+    @property
+    def hashes(self) -> dict[str, str]:
+        return {ref.role: ref.sha256 for ref in self.refs}
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """Origins of the weights, and class names: for job.json, not compared on resume (their hashes are)."""
+        return {"weights": {ref.role: ref.label for ref in self.refs}, "class_names": list(self.class_names)}
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """One model whose file was inspected, not loaded. Has class names if the file does."""
+
+    ref: ModelRef
+    config: VarConfig | VqvaeConfig
+    class_names: tuple[str, ...] | None = None
+
+
+def resolve(role: Role, source: str, random_weights: bool) -> Resolved:
+    """Find a model's weights and check them against their shapes. Raises CheckpointError."""
+    config = preset(role, source)
+    if config and (random_weights or source not in PUBLISHED):  # one name is that of a preset and of its file
+        if not random_weights:
+            raise CheckpointError(
+                f"{role}: {source} is a preset, which has no weights of its own",
+                f"var_{source} is the published file; or give a file or an address (tandem models), or add "
+                "--random-weights to try its size and speed",
+            )
+        recipe = hashlib.sha256(f"random/{role}/{source}".encode()).hexdigest()
+        return Resolved(ModelRef(role, source, recipe, random_seed=int(recipe[:8], 16)), config)
+    file = local_file(str(weights_path(role)) if source == EMBEDDED else source)
+    try:
+        checkpoint = open_checkpoint(file.path, "vqvae" if role == "vqvae" else "var").check()
+    except CheckpointError as error:
+        raise CheckpointError(f"{role}: {error}", error.hint) from error
+    ref = ModelRef(role, EMBEDDED if source == EMBEDDED else file.source, file.sha256, part=checkpoint.part.name)
+    return Resolved(ref, checkpoint.config, checkpoint.classes)
+
+
+def preset(role: Role, source: str) -> VarConfig | VqvaeConfig | None:
+    if role == "vqvae":
+        return VQVAE_PRESET if source == VQVAE_PRESET_NAME else None
+    return VAR_PRESETS.get(source)
+
+
+@timed("models")
+def resolve_models(
+    drafter: str | Resolved, refiner: str | None, vqvae: str, random_weights: bool, class_names: str | None = None
+) -> ModelSet:
+    """Resolve all models and check that they are compatible. Raises CheckpointError that says what is not.
+
+    A drafter that is already resolved need not be on this machine: its drafts are. `class_names` is a file of names or
+    "numbers", to replace those of the weights.
+    """
+    drafts = drafter if isinstance(drafter, Resolved) else resolve("drafter", drafter, random_weights)
+    fine = resolve("refiner", refiner, random_weights) if refiner is not None else None
+    tokenizer = resolve("vqvae", vqvae, random_weights)
+    assert isinstance(drafts.config, VarConfig) and isinstance(tokenizer.config, VqvaeConfig)
+    if fine is not None:
+        check_partners(drafts, fine, class_names is None)
+    for name in ("vocab_size", "latent_channels"):
+        check_equal("models and VQVAE", name, drafts, tokenizer)
+    own = drafts.class_names or (fine.class_names if fine else None)
+    names = choose_class_names(own, class_names, drafts.config.num_classes)
+    follows = names.are_numbers if own is None else names.names == own
+    return ModelSet(
+        drafts.ref,
+        fine.ref if fine else None,
+        tokenizer.ref,
+        drafts.config,
+        fine.config if fine and isinstance(fine.config, VarConfig) else None,
+        tokenizer.config,
+        names,
+        None if follows else names.digest,
+        EMBEDDED_SAMPLING if drafts.ref.source == EMBEDDED else SamplingConfig(),
+    )
+
+
+MEANING = {
+    "patch_nums": "pyramid",
+    "vocab_size": "vocabulary",
+    "num_classes": "classes",
+    "latent_channels": "latent channels",
+}
+
+
+def check_partners(drafter: Resolved, refiner: Resolved, named_by_weights: bool = True) -> None:
+    """Raise CheckpointError unless the two can work on the same images."""
+    for name in MEANING:
+        check_equal("drafter and refiner", name, drafter, refiner)
+    names = [ClassNames(one.class_names) for one in (drafter, refiner) if one.class_names is not None]
+    known = [one for one in names if not one.are_numbers]
+    if named_by_weights and len(known) == 2 and known[0] != known[1]:
+        raise CheckpointError(
+            f"drafter and refiner of different class names: {drafter.class_names} and {refiner.class_names}"
+        )
+
+
+def check_equal(who: str, name: str, ours: Resolved, theirs: Resolved) -> None:
+    mine, other = getattr(ours.config, name), getattr(theirs.config, name)
+    if mine != other:
+        raise CheckpointError(
+            f"{who} of different {MEANING[name]}: {mine} in {ours.ref.source}, {other} in {theirs.ref.source}"
+        )
+
+
+@timed("weights")
+def load_transformer(ref: ModelRef, dtype: torch.dtype, device: torch.device, how: Preparation = PLAIN) -> Var:
+    """The drafter or refiner of a job, ready to run. InputError where `how` does not suit the model."""
+    if ref.random_seed is None:
+        with ref.opened() as path:
+            return load_var(path, dtype, device, how=how)
+    return random_var(VAR_PRESETS[ref.source], ref.random_seed, dtype, device, how)
+
+
+@timed("weights")
+def load_tokenizer(
+    ref: ModelRef, patch_nums: tuple[int, ...], dtype: torch.dtype, device: torch.device, how: Preparation = PLAIN
+) -> Vqvae:
+    """The VQVAE of a job, with the pyramid of its transformers and their preparation."""
+    if ref.random_seed is None:
+        with ref.opened() as path:
+            return load_vqvae(path, dtype, device, patch_nums, how)
+    return random_vqvae(replace(VQVAE_PRESET, patch_nums=patch_nums), ref.random_seed, dtype, device, how)
+
+
+def device_name(device: torch.device) -> str:
+    """The name of a card, "cpu" for the CPU."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+@timed("device")
+def pick_device(on_gpu: bool | None = None) -> torch.device:
+    """The GPU that Ray assigned to this process, or the CPU, as the job requires; None: a GPU if there is one.
+
+    CUDA alone cannot decide in an actor: Ray hides no card from actors without a GPU, and a job on GPUs must not
+    silently fall back to the CPU. Raises JobError if the card is missing.
+    """
+    if on_gpu is False:
+        return torch.device("cpu")
+    if torch.cuda.is_available():
+        return torch.device("cuda:0")
+    if on_gpu:
+        built = torch.version.cuda or "none"
+        raise JobError(
+            f"expected a CUDA device on node {platform.node()}, found none (torch {torch.__version__}, built for CUDA "
+            f"{built})",
+            "nvidia-smi there says whether the driver works; torch has to be a build for its CUDA",
+        )
+    return torch.device("cpu")

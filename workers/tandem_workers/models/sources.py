@@ -1,0 +1,96 @@
+"""Where weights come from: an address of S3, of the Hugging Face hub or of a web server, or a published file's name."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from tandem.config import VAR_PRESETS, VQVAE_PRESET, VarConfig, VqvaeConfig
+from tandem.errors import InputError
+from tandem.hashing import file_sha256
+from tandem.timing import timed
+from tandem.user_files import cause_of, check_spelling, is_file, shown
+from tandem_workers.models.fetch import cache_folder, fetch, fetched_sha256, is_remote
+from tandem_workers.models.fetch_http import EXPECTED as HTTP_ADDRESS
+from tandem_workers.models.fetch_http import fetch_from_http
+from tandem_workers.models.fetch_hub import EXPECTED as HUB_ADDRESS
+from tandem_workers.models.fetch_hub import fetch_from_hub
+
+
+@dataclass(frozen=True)
+class LocalFile:
+    """A weights file on this machine, and its address, pinned to these bytes if its kind allows."""
+
+    source: str
+    path: Path
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Published:
+    """A weights file that its authors publish. Tandem does not redistribute it."""
+
+    address: str
+    role: str
+    config: VarConfig | VqvaeConfig
+    size_bytes: int | None  # as the hub shows it; None: not known, about 4 bytes a parameter
+    licence: str = "MIT"  # of both repositories on the hub, and of both on GitHub
+
+
+def _published() -> dict[str, Published]:
+    var, code = "hf://FoundationVision/var", "hf://Zigeng/VAR_CoDe"
+    sizes = {"d16": 1_243_116_346, "d20": 2_405_720_018, "d24": 4_135_702_618, "d36": 9_436_153_085}
+    files = {
+        f"var_{depth}": Published(f"{var}/var_{depth}.pth", "drafter or refiner", config, sizes.get(depth))
+        for depth, config in VAR_PRESETS.items()
+    }
+    vqvae = "vae_ch160v4096z32"
+    files[vqvae] = Published(f"{var}/{vqvae}.pth", "vqvae", VQVAE_PRESET, 436_075_834)
+    drafters = {6: 8_042_307_088, 7: 8_042_309_244, 9: 8_042_307_088}
+    for n in (6, 7, 8, 9):  # fine-tuned for N draft steps: a drafter of depth 30 and a refiner of depth 16
+        d30, d16 = VAR_PRESETS["d30"], VAR_PRESETS["d16"]
+        files[f"drafter_{n}"] = Published(f"{code}/drafter_{n}.pth", f"drafter, N = {n}", d30, drafters.get(n))
+        files[f"refiner_{n}"] = Published(f"{code}/refiner_{n}.pth", f"refiner, N = {n}", d16, 1_243_131_706)
+    return files
+
+
+PUBLISHED = _published()
+
+
+def address_of(source: str) -> str:
+    """The address of a published file that is called by its name; any other source as it is."""
+    return PUBLISHED[source].address if source in PUBLISHED else source
+
+
+def local_file(source: str, patient: bool = False) -> LocalFile:
+    """A weights file; remote ones are fetched once per machine. Raises InputError: one line, and what to do.
+
+    `patient` retries busy servers for more than a minute, for when all nodes fetch at once.
+    """
+    source = address_of(source)
+    if not is_remote(source):
+        check_spelling(source)
+        try:
+            path = Path(os.path.expanduser(source)).resolve()
+            with timed("hash"):
+                digest = file_sha256(path) if is_file(path) else ""
+            return LocalFile(str(path), path, digest)
+        # beside OSError: a zero byte, a symbolic link that leads back to itself
+        except (OSError, ValueError, RuntimeError) as error:
+            raise InputError(f"{shown(source)}: cannot be read: {cause_of(error)}") from error
+    scheme = source.partition("://")[0]
+    if scheme == "hf":
+        return LocalFile(*fetch_from_hub(source))
+    if scheme in ("https", "http"):
+        try:
+            path, digest = fetch_from_http(source, cache_folder(), patient)
+        except OSError as error:
+            raise InputError(
+                f"cannot keep {source} in {cache_folder()}: {error}", "TANDEM_CACHE names another"
+            ) from error
+        return LocalFile(source, path, digest)
+    if scheme != "s3":
+        raise InputError(f"expected a path, s3://bucket/key, {HUB_ADDRESS}, or {HTTP_ADDRESS}, got {source}")
+    path = fetch(source, patient)
+    return LocalFile(source, path, fetched_sha256(path))

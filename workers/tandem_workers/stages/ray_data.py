@@ -1,0 +1,272 @@
+"""The adapter between our stages and Ray Data: a shard as one row, and actors and tasks that run stages on it.
+
+Ray Data may merge and split blocks, so a shard is a single row and every batch is one row. Only this file knows the
+columns of a shard.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from functools import cache
+from typing import Any, NoReturn, Protocol, TypeVar
+
+import numpy as np
+import pyarrow as pa
+import ray
+from ray.util.metrics import Counter, Histogram
+
+from tandem.errors import JobError, OutputError, TandemError
+from tandem.timing import seconds_by_part
+from tandem_workers.dataset.fallbacks import Fallback, Fallbacks, keep_warnings
+from tandem_workers.dataset.ran import Ran
+from tandem_workers.dataset.replica_start import ReplicaStart
+from tandem_workers.dataset.shards import FailedShard, ShardRows
+from tandem_workers.stages.ledger import LOADING, NO_LEDGER, Ledger, Turn
+
+Row = dict[str, np.ndarray]
+ShardT = TypeVar("ShardT", bound=ShardRows)
+
+
+class Stage(Protocol):
+    """One kind of work on a shard. `name` is what summaries call it."""
+
+    name: str
+
+    def __call__(self, shard: Any) -> ShardRows: ...
+
+
+ARRAYS = ("index", "label", "prefix", "tokens", "pixels")
+
+
+@dataclass(frozen=True)
+class Span:
+    """One stage's work on one shard: who did it and when, seconds since the epoch."""
+
+    stage: str
+    replica: str
+    start_s: float
+    end_s: float
+
+
+def to_row(shard: ShardRows, spans: Sequence[Span]) -> Row:
+    """One row of a Ray Data block: arrays get a leading dimension of 1, everything else is bytes."""
+    row: Row = {"shard": np.array([shard.shard], dtype=np.int64)}
+    for name in ARRAYS:
+        if (array := getattr(shard, name, None)) is not None:
+            row[name] = np.ascontiguousarray(array)[None]
+    notes = {
+        "type": type(shard).__name__,
+        "draft_steps": getattr(shard, "draft_steps", None),
+        "cause": getattr(shard, "cause", None),
+        "seconds": dict(shard.seconds),
+        "ran": {stage: asdict(ran) for stage, ran in shard.ran.items()},
+        "warnings": list(shard.warnings),
+        "fallbacks": [asdict(fallback) for fallback in shard.fallbacks],
+        "starts": [asdict(start) for start in shard.starts],
+        "spans": [asdict(span) for span in spans],
+    }
+    row["notes"] = np.array([json.dumps(notes)], dtype=object)
+    row["extra"] = np.array([table_bytes(shard.extra)], dtype=object)
+    return row
+
+
+def from_row(row: Row, kind: type[ShardT]) -> tuple[ShardT, list[Span]]:
+    """The shard of a row, and the spans so far. Arrays are copies: Ray's are read-only."""
+    notes = json.loads(row["notes"][0])
+    if notes["type"] != kind.__name__:
+        raise TypeError(f"expected a row that holds a {kind.__name__}, got a {notes['type']}")
+    values: dict[str, Any] = {name: np.array(row[name][0]) for name in ARRAYS if name in row}
+    values |= {name: notes[name] for name in ("draft_steps", "cause") if notes[name] is not None}
+    values |= {name: notes[name] for name in ("seconds", "warnings")}
+    values["ran"] = {stage: Ran(**ran) for stage, ran in notes["ran"].items()}
+    values["fallbacks"] = [Fallback(**fallback) for fallback in notes["fallbacks"]]
+    values["starts"] = [ReplicaStart(**start) for start in notes["starts"]]
+    shard = kind(shard=int(row["shard"][0]), extra=bytes_table(row["extra"][0]), **values)
+    return shard, [Span(**span) for span in notes["spans"]]
+
+
+def failed_row(
+    shard: int,
+    stage: str,
+    error: Exception,
+    warnings: Sequence[str] = (),
+    fallbacks: Iterable[Fallback] = (),
+) -> Row:
+    """A shard that a stage could not make, as a row that later stages hand on."""
+    text = " ".join(str(error).split())
+    cause = text if isinstance(error, TandemError) else f"{type(error).__name__}: {text}"
+    failed = FailedShard.of(empty_shard(shard), cause=f"{stage}: {cause}", warnings=warnings, fallbacks=[*fallbacks])
+    return to_row(failed, [])
+
+
+def is_failed(row: Row) -> bool:
+    """Whether an earlier stage failed on this shard."""
+    return holds(row, FailedShard)
+
+
+def holds(row: Row, kind: type[ShardRows]) -> bool:
+    """Whether a row is a shard of some form."""
+    return bool(json.loads(row["notes"][0])["type"] == kind.__name__)
+
+
+def table_bytes(columns: Any) -> bytes:
+    """Carried columns as an Arrow stream, which keeps their types."""
+    if not columns:
+        return b""
+    table = pa.table(dict(columns))
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    return sink.getvalue().to_pybytes()
+
+
+def bytes_table(data: bytes) -> dict[str, pa.Array]:
+    if not data:
+        return {}
+    table = pa.ipc.open_stream(data).read_all()
+    return {name: table[name].combine_chunks() for name in table.column_names}
+
+
+def replica_name() -> str:
+    """(node, GPU) of this process, or (node, process) where it has no GPU."""
+    context = ray.get_runtime_context()
+    gpus = context.get_accelerator_ids().get("GPU", [])
+    place = f"gpu{','.join(gpus)}" if gpus else f"pid{os.getpid()}"
+    return f"{context.get_node_id()[:8]}/{place}"
+
+
+@cache
+def stage_metrics() -> StageMetrics:
+    """The metrics of this process."""
+    return StageMetrics()
+
+
+class StageMetrics:
+    """Metrics that Ray exports for Prometheus: `ray_tandem_images`, `_busy_seconds`, `_shard_seconds`, by stage."""
+
+    def __init__(self) -> None:
+        tags = ("stage",)
+        self.images = Counter("tandem_images", "Images that a stage has finished", tags)
+        self.busy = Counter("tandem_busy_seconds", "Seconds of work of a stage", tags)
+        bounds = [0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0]
+        self.shard = Histogram("tandem_shard_seconds", "Seconds of one shard in a stage", bounds, tags)
+
+    def observe(self, span: Span, images: int) -> None:
+        stage, seconds = span.stage, max(1e-9, span.end_s - span.start_s)
+        self.images.inc(images, {"stage": stage})
+        self.busy.inc(seconds, {"stage": stage})
+        self.shard.observe(seconds, {"stage": stage})
+
+
+@dataclass
+class Read:
+    """The first stage of a pipeline: the number of a shard becomes its rows."""
+
+    rows: Callable[[int], ShardRows]
+    name: str = "read"
+
+    def __call__(self, shard: ShardRows) -> ShardRows:
+        return self.rows(shard.shard)
+
+
+FINISHER = "TANDEM_FINISHER"  # set in the environment of actors that finish their shards
+
+
+class StageActor:
+    """An actor of a pool: loads its stages once, then runs them in order on every shard that comes.
+
+    `further` are the stages of the next pool, which a finisher runs as well; that pool passes such shards through.
+    """
+
+    def __init__(
+        self,
+        kind: type[ShardRows],
+        factories: Sequence[Callable[[], Stage]],
+        further: Sequence[Callable[[], Stage]] = (),
+        passes: type[ShardRows] | None = None,
+        ledger: Ledger = NO_LEDGER,
+    ):
+        self.kind, self.passes = kind, passes
+        self.replica, self.ledger, self.is_new = replica_name(), ledger, True
+        self.fallbacks = Fallbacks(self.replica)
+        self.warned = keep_warnings(self.fallbacks.reasons.append)
+        self.entered_s = time.time()
+        with ledger.loading(self.replica) as turn:
+            if turn.given_up:
+                raise JobError(f"{ledger.pool}: an actor does not start: {turn.given_up}")
+            turn.enter(LOADING)
+            every = (*factories, *(further if FINISHER in os.environ else ()))
+            self.stages = [self.load(factory) for factory in every]
+        self.ready_s = time.time()
+
+    def load(self, factory: Callable[[], Stage]) -> Stage:
+        stage = factory()
+        self.fallbacks.attribute(stage.name)
+        return stage
+
+    def __call__(self, row: Row) -> Row:
+        shard: ShardRows
+        spans: list[Span]
+        if "item" in row:  # the head of a pipeline: a number
+            shard, spans = empty_shard(int(row["item"][0])), []
+        elif is_failed(row) or (self.passes and holds(row, self.passes)):
+            return row
+        else:
+            shard, spans = from_row(row, self.kind)
+        with self.ledger.turn(f"shard {shard.shard}", self.replica) as turn:
+            if turn.given_up:
+                return failed_row(shard.shard, self.ledger.pool, JobError(turn.given_up), self.warned)
+            return self.work(shard, spans, turn)
+
+    def work(self, shard: ShardRows, spans: list[Span], turn: Turn) -> Row:
+        """Run the stages on a shard, in order."""
+        for stage in self.stages:
+            turn.enter(stage.name)
+            began = time.time()
+            try:
+                shard = stage(shard)
+            except OutputError:  # a place is at fault, and would be for every other shard
+                raise
+            except Exception as error:  # the shard's fault or the model's: the driver decides how many are too many
+                if has_lost_its_device(error):
+                    end_with(error)
+                self.fallbacks.attribute(stage.name)
+                fallbacks = *shard.fallbacks, *self.fallbacks.found
+                return failed_row(shard.shard, stage.name, error, [*shard.warnings, *self.warned], fallbacks)
+            self.fallbacks.attribute(stage.name)
+            spans.append(Span(stage.name, self.replica, began, time.time()))
+            stage_metrics().observe(spans[-1], len(shard))
+        shard.warnings = (*shard.warnings, *self.warned)
+        shard.fallbacks = (*shard.fallbacks, *self.fallbacks.found)
+        if self.is_new:
+            shard.starts = [*shard.starts, self.start()]
+            self.is_new = False
+        return to_row(shard, spans)
+
+    def start(self) -> ReplicaStart:
+        """How this actor came up."""
+        entered_s, ready_s = self.entered_s, self.ready_s
+        return ReplicaStart(self.ledger.pool, self.replica, entered_s, ready_s, seconds=seconds_by_part())
+
+
+def has_lost_its_device(error: BaseException) -> bool:
+    """Whether the GPU is unusable in this process, as after every CUDA error except out of memory. Does not use torch,
+    which processes that only write have not imported."""
+    text = str(error)
+    return "CUDA error" in text and "out of memory" not in text and "ALLOC_FAILED" not in text
+
+
+def end_with(error: BaseException) -> NoReturn:
+    """Exit this process, so that Ray restarts it and retries the shard. Its last lines are the cause."""
+    print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
+    os._exit(1)
+
+
+def empty_shard(shard: int) -> ShardRows:
+    """A shard without rows, of which only the number is known."""
+    return ShardRows(shard=shard, index=np.zeros(0, np.int64), label=np.zeros(0, np.int32))

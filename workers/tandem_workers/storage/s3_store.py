@@ -1,0 +1,222 @@
+"""A dataset in an S3 bucket: conditional puts, multipart for large files, bounded retries."""
+
+from __future__ import annotations
+
+import io
+import uuid
+from collections.abc import Iterable
+from contextlib import AbstractContextManager, suppress
+from functools import cached_property
+from typing import Any, BinaryIO
+
+from botocore.exceptions import ClientError
+
+from tandem.errors import OutputError
+from tandem_workers.storage.s3_address import SCHEME, split_prefix
+from tandem_workers.storage.s3_clean import abort_uploads, remove_old
+from tandem_workers.storage.s3_client import CONNECTIONS, MISSING, code_of, make_client, one_line
+from tandem_workers.storage.s3_parallel import in_parallel
+from tandem_workers.storage.s3_put import TAKEN, checked, hash_of, put_parts
+from tandem_workers.storage.s3_read import ObjectReader, read_object
+from tandem_workers.storage.s3_retry import CONFLICTS, PATIENT, QUICK, Patience
+from tandem_workers.storage.store import TEMPORARY, TEMPORARY_LIFE_S, Store, Stored
+
+SINGLE_BYTES = 256 << 20  # larger files go in parts
+READ_BYTES = 1 << 20  # at once: a tar is read header by header
+HASH = "sha256"  # metadata of every object we put, for people and other tools
+PUTS = 3  # of a file under whose name another comes and goes
+UNKNOWN_CONDITION = (400, 405, 501)  # how stores answer that do not know If-None-Match
+CONDITION_HINT = (
+    "without them two writers of one shard cannot be told apart: use AWS, SeaweedFS, MinIO or R2 of these years, "
+    "or a folder that all nodes mount"
+)
+
+
+class S3Store(Store):
+    """Objects below s3://bucket/prefix."""
+
+    def __init__(self, uri: str) -> None:
+        self.bucket, self.prefix = split_prefix(uri, "out")
+        self.uri = f"{SCHEME}{self.bucket}/{self.prefix}".rstrip("/")
+        self._clients: dict[Patience, Any] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "signer"} | {"_clients": {}}
+
+    def client(self, patience: Patience | None = None) -> Any:
+        """A boto3 client of this patience, PATIENT if none is given; made on first use, as clients cannot be pickled.
+
+        OutputError where the settings of AWS's variables and files cannot be used.
+        """
+        patience = patience or PATIENT
+        if patience not in self._clients:
+            with self.named("use", ""):
+                self._clients[patience] = make_client(patience)
+        return self._clients[patience]
+
+    def check(self) -> None:
+        """The bucket exists, may be written and has conditional puts: a probe is put twice and removed.
+
+        OutputError naming the cause.
+        """
+        client, key = self.client(QUICK), self.key(f"{TEMPORARY}/{uuid.uuid4().hex}")
+        with self.named("use", ""):
+            try:
+                client.head_bucket(Bucket=self.bucket)
+            except ClientError as error:
+                if code_of(error) not in MISSING:
+                    raise
+                where = client.meta.endpoint_url
+                raise OutputError(f"bucket {self.bucket} does not exist at {where}", "create it first") from None
+        with self.named("write", f"{TEMPORARY}/"):
+            fault = self._find_condition_fault(client, key)
+            client.delete_object(Bucket=self.bucket, Key=key)  # where an error came before, `clean` does it later
+        if fault:
+            where = f"bucket {self.bucket} at {client.meta.endpoint_url}"
+            raise OutputError(f"{where} has no conditional writes (If-None-Match: *): {fault}", CONDITION_HINT)
+
+    def _find_condition_fault(self, client: Any, key: str) -> str | None:
+        """What the store does instead of refusing the second of two conditional puts of one key. None: it refuses."""
+        probe = {"Bucket": self.bucket, "Key": key, "Body": b""}
+        try:
+            client.put_object(**probe, IfNoneMatch="*")
+            client.put_object(**probe, IfNoneMatch="*")
+        except ClientError as error:
+            if code_of(error) in TAKEN:
+                return None
+            status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+            if status not in UNKNOWN_CONDITION:
+                raise
+            client.put_object(**probe)  # raises where it is not the condition that is refused
+            return f"it answered {status} {code_of(error)}"
+        return "of two puts of one key it took both"
+
+    def remember_job(self, path: str) -> None:
+        """Nothing: see `check_shared`."""
+
+    def check_shared(self) -> None:
+        """Every node that reaches the bucket sees the same one."""
+
+    def put_many(self, files: Iterable[tuple[str, bytes]]) -> list[Stored]:
+        self.client()  # made by one thread, used by all
+        return in_parallel(lambda file: self._put(*file), files, CONNECTIONS)
+
+    def replace(self, path: str, data: bytes) -> None:
+        with self.named("write", path):
+            found = hash_of(data)
+            self.client().put_object(**self.described(path, found), **checked(data, found))
+
+    def exists(self, path: str) -> bool:
+        with self.named("read", path):
+            return self._head(path) is not None
+
+    def list_files(self, folder: str = "") -> list[str]:
+        start = len(self.key("x")) - 1
+        found: list[str] = []
+        with self.named("list", folder):
+            pages = self.client().get_paginator("list_objects_v2")
+            for page in pages.paginate(Bucket=self.bucket, Prefix=self.below(folder)):
+                found += [item["Key"][start:] for item in page.get("Contents", [])]
+        return sorted(path for path in found if path.split("/")[0] != TEMPORARY)
+
+    def open(self, path: str) -> BinaryIO:
+        with self.named("read", path):
+            version = self._head(path)
+        if version is None:
+            raise FileNotFoundError(f"{self.uri}/{path}")
+        return io.BufferedReader(ObjectReader(self.client(), self.bucket, self.key(path), version), READ_BYTES)
+
+    def read(self, path: str) -> bytes:
+        with self.named("read", path):
+            try:
+                return read_object(self.client(), self.bucket, self.key(path))
+            except ClientError as error:
+                if code_of(error) in MISSING:
+                    raise FileNotFoundError(f"{self.uri}/{path}") from None
+                raise
+
+    def remove(self, path: str) -> None:
+        with self.named("remove", path):
+            self.client().delete_object(Bucket=self.bucket, Key=self.key(path))
+
+    def clean(self, closing: bool = False) -> None:
+        """Give up multipart uploads that nobody completes, and remove old temporary objects.
+
+        Those that were begun long ago; when closing, all uploads: every shard is committed, and a writer whose upload
+        ends finds that. Age is by the clock of the store.
+        """
+        client = self.client()
+        with (
+            self.named("clean", ""),
+            suppress(ClientError),
+        ):  # either may be forbidden, and the bucket's rules may clean
+            abort_uploads(client, self.bucket, self.below(), 0.0 if closing else TEMPORARY_LIFE_S)
+            remove_old(client, self.bucket, self.below(TEMPORARY), TEMPORARY_LIFE_S)
+
+    def presign(self, path: str, seconds: int) -> str:
+        """An address that anyone may get the file from for so long, signed by version 4, which every region takes."""
+        parameters = {"Bucket": self.bucket, "Key": self.key(path)}
+        return str(self.signer.generate_presigned_url("get_object", Params=parameters, ExpiresIn=seconds))
+
+    @cached_property
+    def signer(self) -> Any:
+        """A client for presigned addresses. Their signature holds for the bucket's own region alone."""
+        with self.named("sign addresses of", ""):
+            try:
+                answer = self.client(QUICK).head_bucket(Bucket=self.bucket)
+            except ClientError as error:  # where listing is forbidden, the answer names the region all the same
+                answer = error.response
+            region = answer["ResponseMetadata"]["HTTPHeaders"].get("x-amz-bucket-region")
+            return make_client(QUICK, signature_version="s3v4", region_name=region)
+
+    def key(self, path: str) -> str:
+        """Key of a file of the dataset."""
+        return "/".join(part for part in (self.prefix, path) if part)
+
+    def below(self, folder: str = "") -> str:
+        """What all keys of a folder, or of the dataset, begin with."""
+        return f"{key}/" if (key := self.key(folder)) else ""
+
+    def _put(self, path: str, data: bytes) -> Stored:
+        found, in_parts = hash_of(data), len(data) > SINGLE_BYTES
+        target, claim = self.described(path, found), self.key(f"{TEMPORARY}/claims/{path}")
+        with self.named("write", path):
+            for _ in range(PUTS):
+                try:
+                    if in_parts:
+                        put_parts(self.client(), target, claim, data)
+                    else:
+                        self.client().put_object(**target, **checked(data, found), IfNoneMatch="*")
+                    return Stored(path, len(data), found.hex())
+                except ClientError as error:
+                    if code_of(error) not in TAKEN and not (in_parts and code_of(error) in CONFLICTS):
+                        raise
+                if there := self._measure(path):
+                    return there
+        raise OutputError(
+            f"{self.uri}/{path} was there and is gone, {PUTS} times", "another job removes it: see that none does"
+        )
+
+    def described(self, path: str, found: bytes) -> dict[str, Any]:
+        """What names an object and tells its hash."""
+        return {"Bucket": self.bucket, "Key": self.key(path), "Metadata": {HASH: found.hex()}}
+
+    def _head(self, path: str) -> dict[str, Any] | None:
+        try:
+            return dict(self.client().head_object(Bucket=self.bucket, Key=self.key(path)))
+        except ClientError as error:
+            if code_of(error) in MISSING:
+                return None
+            raise
+
+    def _measure(self, path: str) -> Stored | None:
+        """Size and hash of what stands under a name that was taken. Its metadata are its writer's word, not read."""
+        try:
+            data = self.read(path)
+        except FileNotFoundError:
+            return None
+        return Stored(path, len(data), hash_of(data).hex(), created=False)
+
+    def named(self, verb: str, path: str) -> AbstractContextManager[None]:
+        """Errors of the server and of the way there as one OutputError with bucket, key, cause and remedy."""
+        return one_line(OutputError, verb, self.bucket, self.key(path))

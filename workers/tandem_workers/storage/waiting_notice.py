@@ -1,0 +1,27 @@
+"""Reports waits for a server."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+
+SAY_AFTER_S, SAY_EVERY_S = 5.0, 15.0
+
+_last = {"at": -SAY_EVERY_S}
+_lock = threading.Lock()
+
+
+def say_waiting(whom: str, cause: str, since: float, left_s: float | None = None) -> None:
+    """Print one line to stderr, at most every SAY_EVERY_S for the whole process.
+
+    `since` is when the wait began, by the monotonic clock: short waits are not reported. Nobody sees an actor's
+    stderr: there `run.store_watch` asks for the waits.
+    """
+    now = time.monotonic()
+    with _lock:
+        if now - since < SAY_AFTER_S or now - _last["at"] < SAY_EVERY_S:
+            return
+        _last["at"] = now
+    most = "" if left_s is None else f" for {max(0, left_s):.0f} s more at most"
+    print(f"waiting for {whom}: {cause}; asking again{most}", file=sys.stderr, flush=True)
