@@ -90,6 +90,7 @@ def test_wheel(source: Path, environment: Path, tmp_path: Path):
         "tandem/imagenet_1k.csv",
         "tandem/imagenet_1k.md",
     } <= set(names)
+    assert {f"{package}/py.typed" for package in FOLDERS} <= set(names)
     tops = {name.split("/")[0] for name in names if ".dist-info/" not in name}
     assert tops == set(FOLDERS)
     pip(environment, "install", "--no-deps", "--no-index", str(wheel))

@@ -64,14 +64,17 @@ class RealCluster:
         return [self.folder / f"ray{number}" for number in range(len(self.nodes))]
 
     def start(self) -> None:
+        self.start_head()
+        self.start_node(f"--address=127.0.0.1:{self.port}", "--num-cpus=2")
+        wait_until(lambda: self.answers(2), "the second node", 60)
+
+    def start_head(self) -> None:
         port = self.dashboard.rsplit(":", 1)[1]
         # session folders hold sockets, whose paths have to be short
         Path(f"/tmp/tandem-{self.port}").symlink_to(self.folder)
         head = ["--head", f"--port={self.port}", "--dashboard-host=127.0.0.1", f"--dashboard-port={port}"]
         self.start_node(*head, "--num-cpus=3")
         wait_until(lambda: self.answers(1), "the head node", 60)
-        self.start_node(f"--address=127.0.0.1:{self.port}", "--num-cpus=2")
-        wait_until(lambda: self.answers(2), "the second node", 60)
 
     def start_node(self, *options: str) -> None:
         number = len(self.nodes)

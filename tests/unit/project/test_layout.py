@@ -6,6 +6,7 @@ import ast
 import code
 import os
 import pdb
+import re
 import subprocess
 import sys
 import sysconfig
@@ -26,6 +27,47 @@ ALLOWED = {
     "tandem_workers": {"tandem", "tandem_workers"},
     "tandem_cluster": {"tandem", "tandem_cluster"},
     "tandem_jobs": {"tandem", "tandem_workers", "tandem_cluster", "tandem_jobs"},
+}
+
+# The rooms of a package; each may import itself and those before it. "" is where the commands are
+ROOMS = {
+    "tandem_workers": ("", "storage", "models", "dataset", "stages", "endpoint"),
+    "tandem_jobs": ("options", "labels", "run", "", "train", "bench"),
+}
+# Modules of the library without a unit test file of their own, and what runs them
+TESTED_ELSEWHERE = {
+    "assembly": "test_linear.py, test_modulation.py and test_graphs.py assemble models in every form",
+    "attention": "test_collaborative.py and test_linear.py: with and without cache",
+    "blocks": "test_reference.py compares all blocks with the published code's values",
+    "checkpoint_reader": "test_odd_checkpoints.py",
+    "classifier": "test_evaluate.py trains it",
+    "conditioning": "types alone",
+    "config": "test_checks.py and test_weights.py",
+    "errors": "classes alone",
+    "fused": "tests/kernels/test_fused.py",
+    "fused_fp8": "tests/kernels/test_fused.py",
+    "fused_vqvae": "tests/kernels/test_fused.py",
+    "fusing": "tests/kernels/test_fused.py",
+    "hashing": "test_weights.py and test_model_set.py",
+    "inferred_config": "test_odd_checkpoints.py",
+    "initial": "every tiny model of the tests",
+    "kernels": "test_linear.py",
+    "launches": "test_card_model.py",
+    "losses": "test_training.py",
+    "memory": "test_oom.py",
+    "precision": "TF32 is of GPUs alone",
+    "prefix": "test_collaborative.py",
+    "quantizer": "test_reference.py and test_collaborative.py",
+    "scales": "test_collaborative.py and test_decoding.py",
+    "timing": "test_start_up.py",
+    "training_pictures": "test_training.py and test_image_folder.py",
+    "transfers": "test_device_queue.py",
+    "triton_kernels": "tests/kernels/test_compiled.py",
+    "unwrapping": "test_wrapped_checkpoints.py",
+    "user_files": "test_bad_input.py and test_yaml_file.py",
+    "var": "test_reference.py",
+    "version": "test_release.py",
+    "vqvae": "test_reference.py",
 }
 
 
@@ -74,6 +116,40 @@ def test_no_imports_go_in_a_circle():
         tuple(TopologicalSorter(imported_modules()).static_order())
     except CycleError as error:
         pytest.fail(" -> ".join(error.args[1]))
+
+
+def room_of(module: str) -> str:
+    """The sub-package that a module is in; of a sub-package itself, that one."""
+    package, *rest = module.split(".")
+    return rest[0] if rest and (len(rest) > 1 or rest[0] in ROOMS[package]) else ""
+
+
+@pytest.mark.parametrize("package", ROOMS)
+def test_rooms_import_one_way(package):
+    graph, order = imported_modules(), ROOMS[package]
+    ours = [module for module in graph if module.split(".")[0] == package]
+    assert {room_of(module) for module in ours} == set(order)
+    wrong = [
+        f"{module} imports {imported}"
+        for module in ours
+        for imported in graph[module]
+        if imported.split(".")[0] == package and order.index(room_of(imported)) > order.index(room_of(module))
+    ]
+    assert wrong == []
+
+
+def test_modules_of_all_packages_have_names_of_their_own():
+    """A name leads to one file."""
+    names = Counter(path.name for folder in FOLDERS.values() for path in folder.rglob("*.py"))
+    assert [name for name, count in names.items() if count > 1] == ["__init__.py"]
+
+
+def test_every_module_of_the_library_has_its_tests():
+    modules = {path.stem for path in FOLDERS["tandem"].glob("*.py")} - {"__init__"}
+    tested = {path.stem.removeprefix("test_") for path in (ROOT / "tests" / "unit").rglob("test_*.py")}
+    assert modules - tested == TESTED_ELSEWHERE.keys()
+    named = {name for reason in TESTED_ELSEWHERE.values() for name in re.findall(r"test_\w+\.py", reason)}
+    assert named <= {path.name for path in (ROOT / "tests").rglob("test_*.py")}
 
 
 def test_the_library_does_not_import_ray_in_a_fresh_process():
