@@ -116,6 +116,23 @@ def test_the_readme_is_read_in_minutes():
     assert len(measured) == 6
 
 
+@pytest.mark.parametrize("name", ["ARCHITECTURE.md", "CONTRIBUTING.md"])
+def test_files_of_rooms_that_are_named_exist(name):
+    """`dataset/commit.py` is a file of a room, `cli.py` one of the commands."""
+    packages = [ROOT / "workers" / "tandem_workers", ROOT / "jobs" / "tandem_jobs"]
+    text = (ROOT / name).read_text()
+    named = re.findall(r"`(?!(?:cluster|docs|tests|jobs|workers|code)/)((?:\w+/)?\w+\.py)`", text)
+    assert len(named) > 10
+    assert [file for file in named if not any((package / file).exists() for package in packages)] == []
+
+
+def test_every_room_is_on_the_map():
+    text = (ROOT / "ARCHITECTURE.md").read_text()
+    for package in (ROOT / "workers" / "tandem_workers", ROOT / "jobs" / "tandem_jobs"):
+        rooms = [path.parent.relative_to(ROOT) for path in package.glob("*/__init__.py")]
+        assert rooms and [room for room in rooms if f"`{room}/`" not in text] == []
+
+
 def test_tests_that_are_named_exist():
     named = re.findall(r"`(tests/\S+\.py)::(test_\w+)`", (ROOT / "ARCHITECTURE.md").read_text())
     assert len(named) > 15
