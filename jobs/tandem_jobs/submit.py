@@ -84,7 +84,8 @@ def run(spec: SubmitSpec, command: Sequence[str]) -> dict[str, Any]:
         env = submission.runtime_env(read_variables(spec.env), base, working_dir)
         client = submission.connect(spec.address)
         about = {"name": f"tandem {name}", "software": software(), "out": str(getattr(inner, "out", ""))}
-        job = submission.submit(client, shlex.join(["python", "-m", "jobs", *args]), env, about, spec.submission_id)
+        line = shlex.join(["python", "-m", "tandem_jobs", *args])
+        job = submission.submit(client, line, env, about, spec.submission_id)
         sent = time.time()
     say(f"submitted {job} to {client.get_address()}: tandem {shlex.join(args)}")
     if not (spec.wait or spec.follow):

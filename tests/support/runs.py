@@ -28,7 +28,7 @@ def start(argv: Sequence[str], log: Path, **variables: str) -> subprocess.Popen[
     """The command in a process group of its own; stderr goes to the log, stdout beside it."""
     environment = os.environ | {"PYTHONPATH": PYTHONPATH} | variables
     with log.open("wb") as errors, log.with_suffix(".out").open("wb") as output:
-        command = [sys.executable, "-m", "jobs", *argv]
+        command = [sys.executable, "-m", "tandem_jobs", *argv]
         return subprocess.Popen(command, stdout=output, stderr=errors, env=environment, start_new_session=True)
 
 

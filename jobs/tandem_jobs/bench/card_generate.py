@@ -25,7 +25,8 @@ def generate(size: Size, device: torch.device, images: int, limit_s: float) -> d
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_models(size, device, folder)
-        command = [sys.executable, "-m", "jobs", "generate", "--out", str(folder / "out"), "--images", str(images)]
+        command = [sys.executable, "-m", "tandem_jobs", "generate"]
+        command += ["--out", str(folder / "out"), "--images", str(images)]
         for role in ("drafter", "refiner", "vqvae"):
             command += [f"--{role}", str(folder / f"{role}.safetensors")]
         batch = size.batches[0]

@@ -301,7 +301,7 @@ def test_npm_fetches_the_pinned_version_and_its_complaint_is_shown(tmp_path, mon
 
 
 def test_module_entry_is_the_command(tmp_path):
-    command = [sys.executable, "-m", "jobs", "pictures", "--out", str(tmp_path), "--package", "none.tgz"]
+    command = [sys.executable, "-m", "tandem_jobs", "pictures", "--out", str(tmp_path), "--package", "none.tgz"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert f"error: {tmp_path} exists" in done.stderr

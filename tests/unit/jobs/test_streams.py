@@ -11,7 +11,7 @@ from support.sources import PYTHONPATH
 
 def tandem(*argv: str, **streams) -> subprocess.CompletedProcess:
     env = os.environ | {"PYTHONPATH": PYTHONPATH}
-    return subprocess.run([sys.executable, "-m", "jobs", *argv], env=env, **streams)
+    return subprocess.run([sys.executable, "-m", "tandem_jobs", *argv], env=env, **streams)
 
 
 @pytest.mark.parametrize("argv", [["--help"], ["help", "genrate"]])
