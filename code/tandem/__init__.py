@@ -63,7 +63,7 @@ __all__ = [
 ]
 
 # Imported at first use: torch takes seconds and 180 MB, which processes that only encode and store can do without
-_WHERE = {
+_MODULES = {
     **dict.fromkeys(("decode", "draft", "generate", "generate_alone", "refine"), "collaborative"),
     **dict.fromkeys(("load_var", "load_vqvae", "open_checkpoint"), "weights"),
     "Prefix": "prefix",
@@ -75,9 +75,9 @@ _WHERE = {
 
 
 def __getattr__(name: str) -> typing.Any:
-    if name not in _WHERE:
+    if name not in _MODULES:
         raise AttributeError(f"module 'tandem' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"tandem.{_WHERE[name]}"), name)
+    return getattr(importlib.import_module(f"tandem.{_MODULES[name]}"), name)
 
 
 def __dir__() -> list[str]:

@@ -106,41 +106,41 @@ def build_empty(config: VarConfig | VqvaeConfig) -> Var | Vqvae:
 
 @torch.no_grad()
 def assemble_var(
-    config: VarConfig, values: Values, dtype: torch.dtype, device: torch.device, how: Preparation | None
+    config: VarConfig, values: Values, dtype: torch.dtype, device: torch.device, preparation: Preparation | None
 ) -> Var:
-    """A Var of the given values. Without `how` it has plain parameters; with it, it is fit for inference alone."""
+    """A Var of the given values: with plain parameters if `preparation` is None, else for inference only."""
     var = build_empty(config)
     assert isinstance(var, Var)
-    if how is not None:
-        how.check(device, dtype)
-        if how.fp8 and device.type == "cuda":
+    if preparation is not None:
+        preparation.check(device, dtype)
+        if preparation.fp8 and device.type == "cuda":
             check_device(device)
-        for sentence in how.unavailable(device):
+        for sentence in preparation.unavailable(device):
             warnings.warn(sentence, FallbackWarning, stacklevel=2)
-    if how is not None and how.fold_adaln:
+    if preparation is not None and preparation.fold_adaln:
         if config.shared_adaln:
             raise InputError("fold_adaln: expected a model with AdaLN weights in every block, got one that shares them")
         var.table = ModulationTable(config, dtype, device)
     for name, module in list(var.named_modules()):
         put_all(name, module, values, lambda full: var.dtype_of(full, dtype), device)
-        if how is None or not isinstance(module, Linear):
+        if preparation is None or not isinstance(module, Linear):
             continue
         if ".ada_lin." in name and var.table is not None:
             var.table.fold(module, var.class_emb.weight)
             module.drop()
             continue
         in_blocks = name.startswith("blocks.") and ".ada_lin." not in name
-        if how.int8 and in_blocks:
+        if preparation.int8 and in_blocks:
             module.quantize()
-        if how.fp8 and in_blocks:
+        if preparation.fp8 and in_blocks:
             module.add_fp8()
         module.pack()
     var.to(device)
-    if how is None:
+    if preparation is None:
         return var
-    if how.kernels == "auto" and device.type == "cuda":
+    if preparation.kernels == "auto" and device.type == "cuda":
         fuse_var(var)
-    if how.cuda_graphs and device.type == "cuda":
+    if preparation.cuda_graphs and device.type == "cuda":
         var.graphs = Graphs(CudaCapture(device))
     return var.requires_grad_(False).eval()
 
@@ -151,27 +151,29 @@ def assemble_vqvae(
     values: Values,
     dtype: torch.dtype,
     device: torch.device,
-    how: Preparation | None,
+    preparation: Preparation | None,
 ) -> Vqvae:
-    """A Vqvae of the given values. Without `how` it has plain parameters; with it, it is fit for inference alone:
-    upsampling folded, convolutions in `dtype` (or what computes it, see `tandem.kernels`) and channels last, kernels
-    and graphs as asked for. The quantizer stays float32, since f_hat sums up over all scales."""
+    """A Vqvae of the given values: with plain parameters if `preparation` is None, else for inference only.
+
+    Prepared, it has folded upsampling, and convolutions in the dtype that computes `dtype` (see `tandem.kernels`),
+    channels last. The quantizer stays float32, as f_hat sums up over all scales.
+    """
     vqvae = build_empty(config)
     assert isinstance(vqvae, Vqvae)
     modules = dict(vqvae.named_modules())
     for name, module in modules.items():
         put_all(name, module, values, lambda _: torch.float32, device)
         parent = modules[name.rpartition(".")[0]]
-        if how is not None and name and not name.startswith("quantize") and module._parameters:
+        if preparation is not None and name and not name.startswith("quantize") and module._parameters:
             if isinstance(parent, Upsample):
                 parent.fold()
                 module = parent
             module.to(compute_dtype(dtype, device)).to(memory_format=torch.channels_last)
-    if how is None:
+    if preparation is None:
         return vqvae
-    if how.kernels == "auto" and device.type == "cuda":
+    if preparation.kernels == "auto" and device.type == "cuda":
         fuse_vqvae(vqvae)
-    if how.cuda_graphs and device.type == "cuda":
+    if preparation.cuda_graphs and device.type == "cuda":
         vqvae.graphs = Graphs(CudaCapture(device))
     return vqvae.requires_grad_(False).eval()
 

@@ -224,8 +224,8 @@ def counts(fused: bool) -> dict[str, tuple[int, float]]:
 
 def speed_row(draft_steps: int | None, batch: int) -> str:
     """Plainly, with fused kernels, with a graph a stage, and with FP8."""
-    hows = (False, False), (True, False), (True, True), (True, True, True)
-    ways = [stage_ms(H100, draft_steps, batch, *how) for how in hows]
+    settings = (False, False), (True, False), (True, True), (True, True, True)
+    ways = [stage_ms(H100, draft_steps, batch, *setting) for setting in settings]
     shown = [f"{draft:.1f} + {refine:.1f} ({1e3 * batch / (draft + refine):.0f})" for draft, refine in ways]
     return row([name_of(draft_steps), str(batch), *shown])
 

@@ -196,15 +196,15 @@ def with_synonyms(names: tuple[str, ...]) -> ClassNames:
     return ClassNames(names, more=tuple(known.synonyms(labels[name]) for name in names))
 
 
-def check_names(names: object, num_classes: int | None, where: str) -> tuple[str, ...]:
+def check_names(names: object, num_classes: int | None, source: str) -> tuple[str, ...]:
     """Names that came with a model, one for each of its classes, where their number is known. Raises InputError."""
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise InputError(f"{where}: expected a list of names, got {names!r:.60}")
+        raise InputError(f"{source}: expected a list of names, got {names!r:.60}")
     if num_classes is not None and len(names) != num_classes:
-        raise InputError(f"{where}: expected {num_classes} names, got {len(names)}")
+        raise InputError(f"{source}: expected {num_classes} names, got {len(names)}")
     if nameless := [label for label, name in enumerate(names) if not normalised(name).strip(" ,")]:
-        raise InputError(f"{where}: expected a name for each class, got {names[nameless[0]]!r} for {nameless[0]}")
+        raise InputError(f"{source}: expected a name for each class, got {names[nameless[0]]!r} for {nameless[0]}")
     for label, name in enumerate(names):
         if any(unicodedata.category(letter) in ("Cc", "Cs") for letter in name):
-            raise InputError(f"{where}: expected names without control characters, got {name!a:.60} for {label}")
+            raise InputError(f"{source}: expected names without control characters, got {name!a:.60} for {label}")
     return tuple(names)

@@ -82,10 +82,10 @@ class Bytes:
         return self.weights + self.cache + self.activations
 
 
-def empty_var(config: VarConfig, dtype: torch.dtype, how: Preparation) -> Var:
+def empty_var(config: VarConfig, dtype: torch.dtype, preparation: Preparation) -> Var:
     """A Var without memory, in the form in which it computes."""
     shapes = {name: p.shape for name, p in build_empty(config).named_parameters()}
-    return assemble_var(config, lambda name: torch.empty(shapes[name], device=META), dtype, META, how)
+    return assemble_var(config, lambda name: torch.empty(shapes[name], device=META), dtype, META, preparation)
 
 
 def var_bytes(
@@ -95,7 +95,7 @@ def var_bytes(
     stop: int,
     dtype: torch.dtype,
     device: torch.device,
-    how: Preparation,
+    preparation: Preparation,
     sampling: SamplingConfig | Sequence[SamplingConfig],
 ) -> Bytes:
     """Bytes of a transformer that decodes the scales start..stop of `batch` images on a kind of device.
@@ -105,7 +105,7 @@ def var_bytes(
     offsets = config.pyramid.offsets
     few = replace(config, depth=min(2, config.depth), num_heads=config.heads)
     with pretend(device), torch.inference_mode():
-        whole, var = empty_var(config, dtype, how), empty_var(few, dtype, how)
+        whole, var = empty_var(config, dtype, preparation), empty_var(few, dtype, preparation)
         with torch.device(META):
             quantizer = Quantizer(config.pyramid, config.vocab_size, config.latent_channels, 0.5, 4)
             labels_B = torch.empty(batch, dtype=torch.int64)

@@ -81,8 +81,8 @@ def list_image_folder(root: Path, classes: Sequence[str] | None = None, allow_em
     found = tuple(folder.name for folder in folders)
     loose = [entry for entry in entries if entry.is_file() and _is_image(entry)]
     if not folders:
-        where = f"{len(loose)} images without a class folder" if loose else "no class folder"
-        raise InputError(f"expected {root}/<class>/<image>, found {where}")
+        got = f"{len(loose)} images without a class folder" if loose else "no class folder"
+        raise InputError(f"expected {root}/<class>/<image>, found {got}")
     names = tuple(classes) if classes is not None else found
     if wrong := [name for name in found if not name.isprintable()]:
         raise InputError(f"expected class folders with printable names below {root}, got {wrong[0]!r}")

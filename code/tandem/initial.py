@@ -33,20 +33,22 @@ def init_var(var: Var, head_scale: float = 0.02) -> None:
         tensor.copy_(initial_value(name, tensor.shape, var.config, head_scale))
 
 
-def random_var(config: VarConfig, seed: int, dtype: torch.dtype, device: torch.device, how: Preparation = PLAIN) -> Var:
+def random_var(
+    config: VarConfig, seed: int, dtype: torch.dtype, device: torch.device, preparation: Preparation = PLAIN
+) -> Var:
     """A model to try size and speed with, ready for inference. Made tensor by tensor: no float32 copy of the whole."""
     torch.manual_seed(seed)
     shapes = {name: tensor.shape for name, tensor in build_empty(config).named_parameters()}
-    return assemble_var(config, lambda name: initial_value(name, shapes[name], config, 1.0), dtype, device, how)
+    return assemble_var(config, lambda name: initial_value(name, shapes[name], config, 1.0), dtype, device, preparation)
 
 
 def random_vqvae(
-    config: VqvaeConfig, seed: int, dtype: torch.dtype, device: torch.device, how: Preparation = PLAIN
+    config: VqvaeConfig, seed: int, dtype: torch.dtype, device: torch.device, preparation: Preparation = PLAIN
 ) -> Vqvae:
     """A tokenizer to try size and speed with, ready for inference."""
     torch.manual_seed(seed)
     values = Vqvae(config).state_dict()
-    return assemble_vqvae(config, values.__getitem__, dtype, device, how)
+    return assemble_vqvae(config, values.__getitem__, dtype, device, preparation)
 
 
 def initial_value(name: str, shape: torch.Size, config: VarConfig, head_scale: float) -> Tensor:

@@ -102,7 +102,7 @@ class Linear(nn.Linear):
         return y_NO.to(x.dtype).view(*x.shape[:-1], -1)
 
     def int8_kernel(
-        self, int8_NI: Tensor, scale: Tensor | float, bias: Tensor | None, dtype: torch.dtype, post: str, how: str
+        self, int8_NI: Tensor, scale: Tensor | float, bias: Tensor | None, dtype: torch.dtype, post: str, algorithm: str
     ) -> Tensor:
         """oneDNN's, for unsigned activations: flipping the highest bit adds 128, which the kernel takes off again."""
         assert self.int8_scale_O is not None
@@ -123,7 +123,7 @@ class Linear(nn.Linear):
             dtype,
             post,
             [],
-            how,
+            algorithm,
         )
 
 

@@ -76,7 +76,7 @@ PAPER_CARD = CARDS[0]
 
 
 @dataclass(frozen=True)
-class Work:
+class ForwardCost:
     """Of one forward of a batch, or of several: operations, and bytes between memory and chip."""
 
     flops: float
@@ -87,7 +87,7 @@ class Work:
         return max(self.flops / (card.tflops * 1e12), self.bytes / (card.gbps * 1e9))
 
 
-def scale_work(config: VarConfig, batch: int, start: int, stop: int) -> list[Work]:
+def scale_costs(config: VarConfig, batch: int, start: int, stop: int) -> list[ForwardCost]:
     """Each forward of a batch at the scales start..stop (0-based), under CFG. The first takes the prefix too."""
     C, depth, offsets = config.width, config.depth, config.pyramid.offsets
     sizes = [n * n for n in config.pyramid.patch_nums]
@@ -95,7 +95,7 @@ def scale_work(config: VarConfig, batch: int, start: int, stop: int) -> list[Wor
     modulation = 6 * C * C * (1 if config.shared_adaln else depth) + 2 * C * C
     # norm 2, q k v 4, lengths of q and k 4, attention 2, projection 2, gate 3, norm 2, MLP 2 + 2 x ratio, gate 3
     passes = 24 + 2 * config.mlp_ratio
-    work = []
+    forwards = []
     for scale, flops in zip(range(start, stop), costs.scale_flops(config, start, stop, ROWS), strict=True):
         entered = range(scale + 1) if scale == start else range(scale, scale + 1)
         tokens = sum(sizes[s] for s in entered)
@@ -104,12 +104,12 @@ def scale_work(config: VarConfig, batch: int, start: int, stop: int) -> list[Wor
         cache = depth * 2 * C * (tokens + seen) * SIZE
         activations = depth * passes * C * tokens * SIZE
         logits = 2 * config.vocab_size * sizes[scale] * FLOAT
-        work.append(Work(batch * flops, weights + batch * (ROWS * (cache + activations) + logits)))
-    return work
+        forwards.append(ForwardCost(batch * flops, weights + batch * (ROWS * (cache + activations) + logits)))
+    return forwards
 
 
 @lru_cache
-def image_work(config: VqvaeConfig) -> tuple[Work, int]:
+def image_cost(config: VqvaeConfig) -> tuple[ForwardCost, int]:
     """VQVAE decode of one image, and the bytes of its weights: inputs and outputs of every convolution and norm."""
     vqvae: Any = build_empty(config)
     moved = 0
@@ -125,25 +125,25 @@ def image_work(config: VqvaeConfig) -> tuple[Work, int]:
     with torch.inference_mode():
         vqvae.decode_latents(torch.empty(1, config.latent_channels, grid, grid, device=costs.META))
     weights = sum(p.numel() for part in (vqvae.decoder, vqvae.post_quant_conv) for p in part.parameters()) * SIZE
-    return Work(costs.decode_flops(config), moved), weights
+    return ForwardCost(costs.decode_flops(config), moved), weights
 
 
-def decode_work(config: VqvaeConfig, batch: int) -> list[Work]:
+def decode_costs(config: VqvaeConfig, batch: int) -> list[ForwardCost]:
     """VQVAE decode of a batch, as one forward."""
-    image, weights = image_work(config)
-    return [Work(batch * image.flops, batch * image.bytes + weights)]
+    image, weights = image_cost(config)
+    return [ForwardCost(batch * image.flops, batch * image.bytes + weights)]
 
 
-def stages(draft_steps: int | None, batch: int) -> dict[str, list[Work]]:
+def stages(draft_steps: int | None, batch: int) -> dict[str, list[ForwardCost]]:
     """The forwards of each stage. Plain VAR has no refiner."""
-    refined = scale_work(REFINER, batch, draft_steps, SCALES) if draft_steps else []
-    drafted = scale_work(DRAFTER, batch, 0, draft_steps or SCALES)
-    return {"draft": drafted, "refine": refined, "decode": decode_work(VQVAE_PRESET, batch)}
+    refined = scale_costs(REFINER, batch, draft_steps, SCALES) if draft_steps else []
+    drafted = scale_costs(DRAFTER, batch, 0, draft_steps or SCALES)
+    return {"draft": drafted, "refine": refined, "decode": decode_costs(VQVAE_PRESET, batch)}
 
 
-def stage_roofline(work: Iterable[Work], card: Card) -> float:
+def stage_roofline(forwards: Iterable[ForwardCost], card: Card) -> float:
     """Seconds that a stage takes at the least: forwards follow one another."""
-    return sum(forward.seconds(card) for forward in work)
+    return sum(forward.seconds(card) for forward in forwards)
 
 
 def images_per_s(draft_steps: int | None, batch: int, card: Card, with_decode: bool) -> float:

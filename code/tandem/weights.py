@@ -126,21 +126,21 @@ def checkpoint_of(
 
 def check_tensors(model: nn.Module, checkpoint: Checkpoint) -> None:
     """Raise CheckpointError unless the file has just the tensors of the model, each of its shape."""
-    where = checkpoint.path
+    path = checkpoint.path
     expected = {name: tuple(t.shape) for name, t in model.state_dict().items()}
     found = {name: tuple(t.shape) for name, t in checkpoint.tensors.items() if not DERIVED.fullmatch(name)}
     if missing := sorted(set(expected) - set(found)):
-        raise CheckpointError(f"{where}: missing {listed(missing)}")
+        raise CheckpointError(f"{path}: missing {listed(missing)}")
     if surplus := sorted(set(found) - set(expected)):
-        raise CheckpointError(f"{where}: surplus {listed(surplus)}")
+        raise CheckpointError(f"{path}: surplus {listed(surplus)}")
     for name, shape in expected.items():
         if found[name] != shape:
-            raise CheckpointError(f"{where}: {name}: expected shape {list(shape)}, got {list(found[name])}")
+            raise CheckpointError(f"{path}: {name}: expected shape {list(shape)}, got {list(found[name])}")
         tensor = checkpoint.tensors[name]
         if not tensor.is_floating_point():
-            raise CheckpointError(f"{where}: {name}: expected floats, got {tensor.dtype}")
+            raise CheckpointError(f"{path}: {name}: expected floats, got {tensor.dtype}")
         if tensor.layout != torch.strided or tensor.is_meta:
-            raise CheckpointError(f"{where}: {name}: expected a dense tensor with values, got {tensor.layout}")
+            raise CheckpointError(f"{path}: {name}: expected a dense tensor with values, got {tensor.layout}")
 
 
 def listed(names: list[str], limit: int = 3) -> str:
@@ -153,7 +153,7 @@ def load_var(
     dtype: torch.dtype = torch.float32,
     device: str | torch.device = "cpu",
     expected: VarConfig | None = None,
-    how: Preparation | None = PLAIN,
+    preparation: Preparation | None = PLAIN,
 ) -> Var:
     """Load a VAR of any depth, for inference.
 
@@ -162,7 +162,7 @@ def load_var(
         dtype: of weights and activations.
         device: device of the model.
         expected: config (a preset, say) that the file must hold; None: any.
-        how: preparation for inference; None: plain parameters as in the file, for training.
+        preparation: for inference; None: plain parameters as in the file, for training.
 
     Raises CheckpointError, naming file and cause.
     """
@@ -170,7 +170,7 @@ def load_var(
     check_config(checkpoint, "var", expected)
     assert isinstance(checkpoint.config, VarConfig)
     checkpoint.check()
-    return assemble_var(checkpoint.config, checkpoint.tensors.__getitem__, dtype, torch.device(device), how)
+    return assemble_var(checkpoint.config, checkpoint.tensors.__getitem__, dtype, torch.device(device), preparation)
 
 
 def load_vqvae(
@@ -178,7 +178,7 @@ def load_vqvae(
     dtype: torch.dtype = torch.float32,
     device: str | torch.device = "cpu",
     patch_nums: tuple[int, ...] | None = None,
-    how: Preparation | None = PLAIN,
+    preparation: Preparation | None = PLAIN,
 ) -> Vqvae:
     """Load a VQVAE, for inference.
 
@@ -187,7 +187,7 @@ def load_vqvae(
         dtype: of weights and activations.
         device: where it goes.
         patch_nums: pyramid of its transformers, which published files do not hold; None: the file's.
-        how: preparation for inference: kernels and graphs; None: plain float32 parameters as in the file, for training.
+        preparation: for inference: kernels and graphs; None: plain float32 parameters as in the file, for training.
 
     Raises CheckpointError, naming file and cause.
     """
@@ -198,7 +198,7 @@ def load_vqvae(
     checkpoint.check()
     if patch_nums is not None:
         config = replace(config, patch_nums=tuple(patch_nums))
-    return assemble_vqvae(config, checkpoint.tensors.__getitem__, dtype, torch.device(device), how)
+    return assemble_vqvae(config, checkpoint.tensors.__getitem__, dtype, torch.device(device), preparation)
 
 
 def check_config(checkpoint: Checkpoint, kind: str, expected: VarConfig | None) -> None:
@@ -218,7 +218,7 @@ def save_checkpoint(path: Path, model: Vqvae | Var, extra: dict[str, Any], dtype
     """
     if model.state_dict().keys() != build_empty(model.config).state_dict().keys():
         raise ValueError(
-            "expected a model with plain parameters, got one prepared for inference (load it with how=None)"
+            "expected a model with plain parameters, got one prepared for inference (load it with preparation=None)"
         )
     kind = "vqvae" if isinstance(model, Vqvae) else "var"
     header = {"kind": kind, "config": to_dict(model.config), **extra}

@@ -15,7 +15,7 @@ from tandem_jobs.labels.labels import LabelRows, ReadLabels
 from tandem_jobs.labels.row_identity import row_identity
 from tandem_jobs.labels.settings_columns import fill_settings
 from tandem_jobs.options.options import JobOptions, Replicas, RowOptions
-from tandem_jobs.run.batch_size import DRAFTERS, Decoding, choose_batch
+from tandem_jobs.run.batch_size import DRAFTERS, Workload, choose_batch
 from tandem_jobs.run.decode_choices import check_gpus_here, check_preparation, choose_draft_steps, choose_sampling
 from tandem_jobs.run.job import Job
 from tandem_jobs.run.pipeline import Pipeline, Writer, draft_pool
@@ -67,10 +67,10 @@ class DraftJob(Job):
         store = open_output(spec)
         replicas = spec.drafters or (spec.logical_gpus if spec.placement == "gpu" else 1)
         on_cpu, own = spec.placement == "cpu", self.row_settings
-        on_device = Decoding(
+        workload = Workload(
             self.models, (DRAFTERS,), self.draft_steps, self.sampling, replicas, on_cpu, row_settings=own
         )
-        self.batch = choose_batch(spec, store, on_device, len(rows), spec.shard_size)
+        self.batch = choose_batch(spec, store, workload, len(rows), spec.shard_size)
         plan = plan_shards(spec, len(rows), self.batch)
         self.source = row_identity(rows, store, spec.overwrite)
         self.makers = spec.drafters or spec.logical_gpus

@@ -21,7 +21,7 @@ from tandem_jobs.labels.row_identity import row_identity
 from tandem_jobs.labels.settings_columns import fill_settings
 from tandem_jobs.options.flags import COMMAS
 from tandem_jobs.options.options import ReplicaOptions, Replicas, RowOptions
-from tandem_jobs.run.batch_size import COLOCATED, SPLIT, Decoding, choose_batch
+from tandem_jobs.run.batch_size import COLOCATED, SPLIT, Workload, choose_batch
 from tandem_jobs.run.decode_choices import check_gpus_here, check_preparation, choose_draft_steps, choose_sampling
 from tandem_jobs.run.image_output import CLOSES_WITH, ImageJobOptions, image_identity, open_images
 from tandem_jobs.run.job import Job
@@ -126,8 +126,8 @@ class GenerateJob(Job):
             rows = fill_settings(rows, self.sampling, self.draft_steps, spec.seed, pyramid, where)
         self.rows, self.row_settings = rows, rows.row_settings
         store = open_output(spec)
-        on_devices = decoding_of(spec, self.models, self.draft_steps, self.sampling, rows)
-        self.batch = choose_batch(spec, store, on_devices, len(rows), spec.shard_size)
+        workload = workload_of(spec, self.models, self.draft_steps, self.sampling, rows)
+        self.batch = choose_batch(spec, store, workload, len(rows), spec.shard_size)
         plan = plan_shards(spec, len(rows), self.batch)
         self.source = row_identity(rows, store, spec.overwrite)
         steps, own = self.draft_steps, self.row_settings
@@ -166,9 +166,9 @@ def run(spec: GenerateSpec) -> dict[str, Any]:
     return job.close()
 
 
-def decoding_of(
+def workload_of(
     spec: GenerateSpec, models: ModelSet, draft_steps: int, sampling: SamplingConfig, rows: LabelRows
-) -> Decoding:
+) -> Workload:
     """What the bytes of a batch depend on. Where the placement is not known yet, all models may share a device."""
     apart = spec.placement == "split" or spec.is_elastic
     replicas = sum(role.most for role in spec.ranges())
@@ -176,7 +176,7 @@ def decoding_of(
         replicas = max(replicas, spec.logical_gpus)
     shared, on_cpus = SPLIT if apart else COLOCATED, spec.placement == "cpu"
     own = rows.row_settings, rows.draft_steps
-    return Decoding(models, shared, draft_steps, sampling, replicas, on_cpus, spec.is_elastic, *own)
+    return Workload(models, shared, draft_steps, sampling, replicas, on_cpus, spec.is_elastic, *own)
 
 
 def choose_placement(

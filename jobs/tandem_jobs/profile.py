@@ -19,7 +19,7 @@ from tandem.errors import InputError
 from tandem.images import LOSSY, Codec
 from tandem_cluster.profile_file import Profile, RoleName, StageName, StageTime, write_profile
 from tandem_jobs.options.options import MeasuredOptions
-from tandem_jobs.run.batch_size import DRAFTERS, GPU_SHARE, REFINERS, SPLIT, Decoding, all_stages
+from tandem_jobs.run.batch_size import DRAFTERS, GPU_SHARE, REFINERS, SPLIT, Workload, all_stages
 from tandem_jobs.run.decode_choices import choose_draft_steps, choose_dtype, choose_preparation
 from tandem_jobs.run.progress import say
 from tandem_jobs.stage_times import Measuring, Timer
@@ -72,8 +72,8 @@ def run(spec: ProfileSpec) -> Profile:
     models = resolve_models(spec.drafter, spec.refiner, spec.vqvae, spec.random_weights)
     pyramid = models.drafter_config.pyramid
     steps = sorted({choose_draft_steps(n, pyramid) for n in spec.draft_steps or range(1, pyramid.num_scales)})
-    how = choose_preparation(spec, device.type == "cuda", dtype)
-    settings = DecodeSettings(spec.seed, steps[-1], models.sampling, spec.batches[0], dtype, spec.threads, how)
+    preparation = choose_preparation(spec, device.type == "cuda", dtype)
+    settings = DecodeSettings(spec.seed, steps[-1], models.sampling, spec.batches[0], dtype, spec.threads, preparation)
     settings = replace(settings, on_gpu=device.type == "cuda")
     timer = Timer(device, spec.repeats)
     budget = budget_of(spec, device)
@@ -89,7 +89,7 @@ def run(spec: ProfileSpec) -> Profile:
         models={ref.role: ref.source for ref in models.refs},
         dtype=dtype,
         threads=spec.threads,
-        source=", ".join([f"measured by tandem profile, median of {spec.repeats}", *how.names]),
+        source=", ".join([f"measured by tandem profile, median of {spec.repeats}", *preparation.names]),
         memory_bytes=budget,
         load_s=timer.load_s,
         stages=tuple(with_counted(timer, counted)),
@@ -114,8 +114,8 @@ def budget_of(spec: ProfileSpec, device: torch.device) -> int | None:
 
 def count_bytes(spec: ProfileSpec, models: ModelSet, draft_steps: int, device: torch.device) -> Counted:
     """Bytes of each stage at each batch, with the most draft steps: those take the most."""
-    decoding = Decoding(models, SPLIT, draft_steps, models.sampling, replicas=1)
-    stages = all_stages(spec, decoding, device.type == "cuda")
+    workload = Workload(models, SPLIT, draft_steps, models.sampling, replicas=1)
+    stages = all_stages(spec, workload, device.type == "cuda")
     names: tuple[StageName, ...] = (*DRAFTERS, *REFINERS)
     return {(name, batch): stages[name](batch) for name in names for batch in spec.batches}
 

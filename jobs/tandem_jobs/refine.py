@@ -13,7 +13,7 @@ from tandem.errors import InputError
 from tandem_cluster.placement import Placement, place_alone
 from tandem_cluster.session import Session
 from tandem_jobs.options.options import Replicas
-from tandem_jobs.run.batch_size import REFINERS, Decoding, choose_batch
+from tandem_jobs.run.batch_size import REFINERS, Workload, choose_batch
 from tandem_jobs.run.decode_choices import check_gpus_here, check_preparation, choose_sampling, describe_models
 from tandem_jobs.run.image_output import CLOSES_WITH, ImageJobOptions, image_identity, open_images
 from tandem_jobs.run.job import Job
@@ -114,10 +114,10 @@ class RefineJob(Job):
         store = open_output(spec)
         replicas = spec.refiners or (spec.logical_gpus if spec.placement == "gpu" else 1)
         on_cpu, own = spec.placement == "cpu", self.row_settings
-        on_device = Decoding(
+        workload = Workload(
             self.models, (REFINERS,), self.draft_steps, self.sampling, replicas, on_cpu, row_settings=own
         )
-        self.batch = choose_batch(spec, store, on_device, plan.num_rows, plan.shard_size)
+        self.batch = choose_batch(spec, store, workload, plan.num_rows, plan.shard_size)
         self.source = {"drafts": drafts.identity, "rows": plan.num_rows}
         extra = schema.empty_table().rename_columns([self.renamed.get(name, name) for name in schema.names])
         self.images = open_images(spec, store, self.models, self.seed, self.draft_steps, plan, extra, own)

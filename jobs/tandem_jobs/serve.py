@@ -94,15 +94,15 @@ def make_app(spec: AppSpec, session: Session, parts: Parts | None = None) -> tup
     )
     on_real_gpus = placement.mode != "cpu" and not session.simulated
     dtype, on_gpu = choose_dtype(spec.dtype, on_real_gpus), session.device_of(on_real_gpus)
-    how = choose_preparation(spec, on_real_gpus, dtype)
-    for sentence in how.unavailable(torch.device("cuda" if on_real_gpus else "cpu")):
+    preparation = choose_preparation(spec, on_real_gpus, dtype)
+    for sentence in preparation.unavailable(torch.device("cuda" if on_real_gpus else "cpu")):
         say(f"warning: {sentence}")
     warm_up = ImageRequest(0, 0, 1, about.draft_steps, about.sampling)
     sha256 = models.hashes
     provenance = Provenance(software(), sha256["drafter"], sha256["refiner"], sha256["vqvae"], 0, about.draft_steps)
     real = Parts(
-        partial(DraftDecoder, models, dtype, spec.threads, how, on_gpu),
-        partial(RefineDecoder, models, dtype, spec.threads, how, on_gpu),
+        partial(DraftDecoder, models, dtype, spec.threads, preparation, on_gpu),
+        partial(RefineDecoder, models, dtype, spec.threads, preparation, on_gpu),
         FileEncoder(provenance, about.class_names.names),
     )
     warm_prefix = models.drafter_config.pyramid.offsets[about.draft_steps]

@@ -117,14 +117,16 @@ class Measuring:
 
     def tokenizer(self, device: torch.device) -> Any:
         patch_nums = self.models.drafter_config.patch_nums
-        return load_tokenizer(self.models.vqvae, patch_nums, DTYPES[self.settings.dtype], device, self.settings.how)
+        return load_tokenizer(
+            self.models.vqvae, patch_nums, DTYPES[self.settings.dtype], device, self.settings.preparation
+        )
 
     def draft(self, timer: Timer, batches: Sequence[int]) -> dict[tuple[int, int], Prefix]:
         """Times of drafting; returns the prefixes by N and batch."""
         prefixes: dict[tuple[int, int], Prefix] = {}
         settings, device = self.settings, timer.device
         with timer.trying("draft", None):
-            load = partial(load_transformer, self.models.drafter, DTYPES[settings.dtype], device, settings.how)
+            load = partial(load_transformer, self.models.drafter, DTYPES[settings.dtype], device, settings.preparation)
             model = timer.load("drafter", load)
             quantizer = self.tokenizer(device).quantize
             for batch in batches:
@@ -142,7 +144,9 @@ class Measuring:
         pixels: dict[int, np.ndarray] = {}
         settings, device = self.settings, timer.device
         with timer.trying("refine", None):
-            load = partial(load_transformer, self.models.ref("refiner"), DTYPES[settings.dtype], device, settings.how)
+            load = partial(
+                load_transformer, self.models.ref("refiner"), DTYPES[settings.dtype], device, settings.preparation
+            )
             model = timer.load("refiner", load)
             vqvae = timer.load("vqvae", lambda: self.tokenizer(device))
             for batch in batches:

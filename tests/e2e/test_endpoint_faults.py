@@ -62,7 +62,7 @@ def server(s3_server, tmp_path_factory) -> Iterator[Served]:
     """
     boto3.client("s3").create_bucket(Bucket=BUCKET)
     folder = tmp_path_factory.mktemp("server")
-    drafter = load_var(weights_path("drafter"), how=None)
+    drafter = load_var(weights_path("drafter"), preparation=None)
     with torch.no_grad():
         drafter.class_emb.weight[NO_NUMBERS] = torch.nan
     names = list(open_checkpoint(weights_path("drafter")).classes)

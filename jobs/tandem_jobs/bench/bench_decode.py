@@ -77,11 +77,11 @@ def measure(bench: Bench) -> dict[str, Any]:
         "dtype": bench.dtype_name,
         "threads": torch.get_num_threads(),
         "models": {role: getattr(spec, role) for role in ("drafter", "refiner", "vqvae")},
-        **asdict(bench.how),
+        **asdict(bench.preparation),
         "repeats": spec.repeats,
         "runs": rows,
     }
-    if bench.how.fold_adaln:
+    if bench.preparation.fold_adaln:
         result["table_bytes"] = sum(v.table.num_bytes for v in bench.vars.values() if v.table is not None)
     print_table(result)
     if spec.paper_table == "1":

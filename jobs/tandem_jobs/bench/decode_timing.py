@@ -71,7 +71,7 @@ class Bench:
         # the paper counts its table of memory in 16 bits
         self.dtype_name = choose_dtype(spec.dtype, self.on_gpu or spec.paper_table == "3")
         self.dtype = DTYPES[self.dtype_name]
-        self.how = choose_preparation(spec, self.on_gpu, self.dtype_name)
+        self.preparation = choose_preparation(spec, self.on_gpu, self.dtype_name)
         models = resolve_models(spec.drafter, spec.refiner, spec.vqvae, spec.random_weights)
         self.pyramid, self.sampling = models.drafter_config.pyramid, models.sampling
         steps = spec.draft_steps or (self.pyramid.default_draft_steps,)
@@ -88,11 +88,13 @@ class Bench:
         self.vars: dict[str, Var] = {}
         for stage, ref in refs.items():
             began, before = time.perf_counter(), anonymous_bytes()
-            self.vars[stage] = load_transformer(ref, self.dtype, self.device, self.how)
+            self.vars[stage] = load_transformer(ref, self.dtype, self.device, self.preparation)
             grown, kept = anonymous_bytes() - before, host_bytes(self.vars[stage], self.device)
             took = f"loaded in {time.perf_counter() - began:.1f} s"
             say(f"{ref.role} {ref.source}: {took}; {kept / 1e6:,.0f} MB on the host, RssAnon {grown / 1e6:+,.0f} MB")
-        self.vqvae: Vqvae = load_tokenizer(models.vqvae, self.pyramid.patch_nums, self.dtype, self.device, self.how)
+        self.vqvae: Vqvae = load_tokenizer(
+            models.vqvae, self.pyramid.patch_nums, self.dtype, self.device, self.preparation
+        )
 
     @property
     def on_gpu(self) -> bool:
@@ -101,7 +103,7 @@ class Bench:
     @property
     def launches_stages(self) -> bool:
         """Whether a stage is one CUDA graph, so that no time of its scales is known."""
-        return self.how.cuda_graphs and self.on_gpu
+        return self.preparation.cuda_graphs and self.on_gpu
 
     def weight_bytes(self) -> int:
         return sum(tensor_bytes(model) for model in (*self.vars.values(), self.vqvae))
@@ -156,7 +158,7 @@ class Bench:
         batch, dtype, device = setting.batch, self.dtype, self.device
         found = [vqvae_bytes(self.vqvae_config, batch, dtype, device).activations]
         for stage, start, stop in self.stages(setting):
-            counted = var_bytes(self.configs[stage], batch, start, stop, dtype, device, self.how, self.sampling)
+            counted = var_bytes(self.configs[stage], batch, start, stop, dtype, device, self.preparation, self.sampling)
             found.append(counted.activations)
         return max(found)
 

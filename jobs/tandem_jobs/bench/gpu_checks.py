@@ -30,20 +30,20 @@ def parity(models: GpuModels) -> dict[str, Any]:
     """Compare ids of the embedded models on the card and on the CPU, from the same random numbers."""
     expected = embedded_ids(torch.float32, torch.device("cpu"), PLAIN)
     found: dict[str, Any] = {}
-    for name, dtype, how in (
+    for name, dtype, preparation in (
         ("float32", torch.float32, PLAIN),
         ("float32_fused", torch.float32, Preparation(kernels="auto")),
         ("bfloat16", torch.bfloat16, PLAIN),
         *([("bfloat16_fp8", torch.bfloat16, Preparation(fp8=True, kernels="auto"))] if "fp8" in models.ways else []),
     ):
-        found[name] = same(embedded_ids(dtype, models.device, how), expected)
+        found[name] = same(embedded_ids(dtype, models.device, preparation), expected)
     low = [name for name in ("float32", "float32_fused") if found[name] < FLOAT32_SHARE]
     return found | {"wrong": [f"{name}: expected {FLOAT32_SHARE} of the CPU's ids, got {found[name]}" for name in low]}
 
 
-def embedded_ids(dtype: torch.dtype, device: torch.device, how: Preparation) -> Tensor:
-    var = load_var(weights_path("drafter"), dtype, device, how=how)
-    quantizer = load_vqvae(weights_path("vqvae"), torch.float32, device, var.config.patch_nums, how).quantize
+def embedded_ids(dtype: torch.dtype, device: torch.device, preparation: Preparation) -> Tensor:
+    var = load_var(weights_path("drafter"), dtype, device, preparation=preparation)
+    quantizer = load_vqvae(weights_path("vqvae"), torch.float32, device, var.config.patch_nums, preparation).quantize
     index, pyramid = np.arange(IMAGES), var.config.pyramid
     labels, noise = torch.from_numpy(index % var.config.num_classes), uniforms(7, index, pyramid.num_tokens)
     batch = Batch(labels.to(device), noise.to(device))

@@ -77,11 +77,13 @@ class GpuModels:
         self.dtype = torch.bfloat16 if self.on_gpu else torch.float32
         self.without_fp8 = reason_against_fp8(device)
         self.ways = tuple(way for way in WAYS if way != "fp8" or self.without_fp8 is None)
-        how = Preparation(kernels="auto" if self.on_gpu else "plain", fp8=self.without_fp8 is None)
-        self.drafter, self.refiner = (random_on(device, c, self.dtype, how) for c in (size.drafter, size.refiner))
+        preparation = Preparation(kernels="auto" if self.on_gpu else "plain", fp8=self.without_fp8 is None)
+        self.drafter, self.refiner = (
+            random_on(device, c, self.dtype, preparation) for c in (size.drafter, size.refiner)
+        )
         with torch.device(device):
             values = Vqvae(size.vqvae).state_dict()
-        self.vqvae = assemble_vqvae(size.vqvae, values.__getitem__, self.dtype, device, how)
+        self.vqvae = assemble_vqvae(size.vqvae, values.__getitem__, self.dtype, device, preparation)
         parts: tuple[Any, ...] = (self.drafter, self.refiner, self.vqvae, self.vqvae.quantize)
         self.fused = [(part, part.fused) for part in parts]
         products = [layer for var in (self.drafter, self.refiner) for block in var.layers for layer in block.products]
@@ -179,7 +181,9 @@ def reason_against_fp8(device: torch.device) -> str | None:
     return None
 
 
-def random_on(device: torch.device, config: VarConfig, dtype: torch.dtype, how: Preparation | None = PLAIN) -> Var:
+def random_on(
+    device: torch.device, config: VarConfig, dtype: torch.dtype, preparation: Preparation | None = PLAIN
+) -> Var:
     """Random weights, made on the device: on a CPU those of d30 take half a minute."""
     shapes = {name: tensor.shape for name, tensor in build_empty(config).named_parameters()}
     torch.manual_seed(0)
@@ -188,4 +192,4 @@ def random_on(device: torch.device, config: VarConfig, dtype: torch.dtype, how: 
         with torch.device(device):
             return initial_value(name, shapes[name], config, 1.0)
 
-    return assemble_var(config, value, dtype, device, how)
+    return assemble_var(config, value, dtype, device, preparation)

@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional as F
 
 from tandem.graphs import FIRST_CAPTURED
-from tandem.roofline import Card, decode_work, scale_work, stage_roofline
+from tandem.roofline import Card, decode_costs, scale_costs, stage_roofline
 from tandem_jobs.bench.gpu_models import GRAPHED, WAYS, GpuModels, Way
 
 ATTENTION = {0: "math", 1: "flash", 2: "efficient", 3: "cudnn"}
@@ -107,9 +107,9 @@ def stage_ms(models: GpuModels, way: Way, draft_steps: int | None, size: int, re
 def roofline_s(models: GpuModels, card: Card, draft_steps: int | None, batch: int) -> list[float]:
     """Seconds of the stages of a batch at the least."""
     size, scales = models.size, models.size.drafter.pyramid.num_scales
-    work = [scale_work(size.drafter, batch, 0, draft_steps or scales), decode_work(size.vqvae, batch)]
+    work = [scale_costs(size.drafter, batch, 0, draft_steps or scales), decode_costs(size.vqvae, batch)]
     if draft_steps:
-        work.append(scale_work(size.refiner, batch, draft_steps, scales))
+        work.append(scale_costs(size.refiner, batch, draft_steps, scales))
     return [stage_roofline(stage, card) for stage in work]
 
 

@@ -46,22 +46,22 @@ class Room:
 
 
 @dataclass(frozen=True)
-class Decoding:
-    """What the bytes of a batch depend on, beside the options."""
+class Workload:
+    """All but the options that the memory of a batch depends on."""
 
     models: ModelSet
     devices: Sequence[Sequence[str]]
     draft_steps: int
     sampling: SamplingConfig
-    replicas: int  # that share the memory of a machine without GPUs
-    on_cpus: bool = False  # whatever GPUs there are
-    awaits_gpus: bool = False  # those that are to come are real
+    replicas: int  # which share the memory of a machine without GPUs
+    on_cpus: bool = False  # even if there are GPUs
+    awaits_gpus: bool = False  # none is here yet; those to come are real
     row_settings: tuple[str, ...] = ()  # settings that differ from row to row
-    row_draft_steps: tuple[int, ...] = ()  # every N there is, where that is one of them
+    row_draft_steps: tuple[int, ...] = ()  # every N in the rows, if draft_steps is one of these
 
 
 def choose_batch(
-    options: JobOptions, store: Store, decoding: Decoding, num_rows: int, shard_size: int | None = None
+    options: JobOptions, store: Store, workload: Workload, num_rows: int, shard_size: int | None = None
 ) -> int:
     """The batch that was asked for. `auto`: that of the job that has begun in this place, else the largest that fits
     all kinds of devices, up to MAX_BATCH, and leaves SHARDS_AIMED_AT shards or cuts those of a given size well.
@@ -73,12 +73,12 @@ def choose_batch(
     if (before := batch_of_job(options, store)) is not None:
         say(f"batch auto: {before}, as the job has begun")
         return before
-    room = find_room(options, decoding)
-    stages = all_stages(options, decoding, room.on_gpu)
+    room = find_room(options, workload)
+    stages = all_stages(options, workload, room.on_gpu)
     graphs = Preparation.of(options, room.on_gpu).cuda_graphs
 
     def most_bytes(batch: int) -> int:
-        each = ([stages[name] for name in names] for names in decoding.devices)
+        each = ([stages[name] for name in names] for names in workload.devices)
         return max(device_bytes(shared, batch, not room.on_gpu, graphs) for shared in each)
 
     most = max(1, min(shard_size or num_rows // SHARDS_AIMED_AT, MAX_BATCH))
@@ -103,36 +103,36 @@ def batch_of_job(options: JobOptions, store: Store) -> int | None:
     return batch if isinstance(batch, int) else None
 
 
-def find_room(options: JobOptions, decoding: Decoding) -> Room:
+def find_room(options: JobOptions, workload: Workload) -> Room:
     """What a replica may fill: as it was said, or as the smallest node has it."""
     if options.device_memory_gb is not None:
-        on_gpu = not decoding.on_cpus and (decoding.awaits_gpus or has_real_gpus(options.address))
+        on_gpu = not workload.on_cpus and (workload.awaits_gpus or has_real_gpus(options.address))
         about = f"{options.device_memory_gb:g} GB (--device-memory-gb)"
         return Room(int(options.device_memory_gb * 1e9), on_gpu, about)
     memory = memory_of_cluster(options.address)
-    if memory.cards and not decoding.on_cpus:
+    if memory.cards and not workload.on_cpus:
         card = min(memory.cards)
         return Room(int(GPU_SHARE * card), True, f"{GPU_SHARE} of the smallest GPU's {card / 1e9:.1f} GB")
-    if decoding.awaits_gpus:
+    if workload.awaits_gpus:
         raise InputError("--batch auto: expected --device-memory-gb, as no GPU is here yet to be asked")
-    budget = int(HOST_SHARE * memory.host / decoding.replicas)
-    share = f"{HOST_SHARE} of {memory.host / 1e9:.1f} GB, for each of {decoding.replicas} replicas"
+    budget = int(HOST_SHARE * memory.host / workload.replicas)
+    share = f"{HOST_SHARE} of {memory.host / 1e9:.1f} GB, for each of {workload.replicas} replicas"
     return Room(budget, False, f"{budget / 1e9:.2f} GB ({share})")
 
 
-def all_stages(options: JobOptions | MeasuredOptions, decoding: Decoding, on_gpu: bool) -> Mapping[str, Stage]:
+def all_stages(options: JobOptions | MeasuredOptions, workload: Workload, on_gpu: bool) -> Mapping[str, Stage]:
     """How the bytes of each stage are counted."""
-    models, all_steps = decoding.models, decoding.row_draft_steps or (decoding.draft_steps,)
+    models, all_steps = workload.models, workload.row_draft_steps or (workload.draft_steps,)
     device, dtype = torch.device("cuda" if on_gpu else "cpu"), DTYPES[choose_dtype(options.dtype, on_gpu)]
-    how, scales = Preparation.of(options, on_gpu), models.drafter_config.pyramid.num_scales
+    preparation, scales = Preparation.of(options, on_gpu), models.drafter_config.pyramid.num_scales
     coarse, fine = models.drafter_config, models.refiner_config or models.drafter_config
     tokenizer = replace(models.vqvae_config, patch_nums=coarse.patch_nums)
 
     def most(config: VarConfig, batch: int, start: int | None, stop: int | None) -> Bytes:
         """Of all N that there are."""
-        sampling = sampling_to_count(decoding, batch)
+        sampling = sampling_to_count(workload, batch)
         spans = [(n if start is None else start, n if stop is None else stop) for n in all_steps]
-        counted = [var_bytes(config, batch, *span, dtype, device, how, sampling) for span in spans]
+        counted = [var_bytes(config, batch, *span, dtype, device, preparation, sampling) for span in spans]
         return max(counted, key=lambda each: each.total)
 
     return {
@@ -142,10 +142,10 @@ def all_stages(options: JobOptions | MeasuredOptions, decoding: Decoding, on_gpu
     }
 
 
-def sampling_to_count(decoding: Decoding, batch: int) -> SamplingConfig | list[SamplingConfig]:
+def sampling_to_count(workload: Workload, batch: int) -> SamplingConfig | list[SamplingConfig]:
     """The settings of a batch that takes most memory: where rows differ, the logits of a group are copied besides."""
-    if not set(decoding.row_settings) & set(SAMPLING_SETTINGS):
-        return decoding.sampling
-    worst = most_demanding(decoding.sampling, decoding.row_settings)
+    if not set(workload.row_settings) & set(SAMPLING_SETTINGS):
+        return workload.sampling
+    worst = most_demanding(workload.sampling, workload.row_settings)
     other = replace(worst, temperatures=(worst.temperature(0) + 1,))
     return [*[worst] * (batch - 1), other]

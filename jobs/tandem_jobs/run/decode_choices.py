@@ -54,8 +54,17 @@ def choose_settings(
     row_settings: tuple[str, ...] = (),
 ) -> DecodeSettings:
     dtype = choose_dtype(options.dtype, on_real_gpus)
-    how = choose_preparation(options, on_real_gpus, dtype)
-    return DecodeSettings(seed, draft_steps, sampling, batch, dtype, options.threads, how, row_settings, on_real_gpus)
+    return DecodeSettings(
+        seed,
+        draft_steps,
+        sampling,
+        batch,
+        dtype,
+        options.threads,
+        choose_preparation(options, on_real_gpus, dtype),
+        row_settings,
+        on_real_gpus,
+    )
 
 
 def choose_dtype(asked: str, on_real_gpus: bool) -> str:
@@ -66,10 +75,10 @@ def choose_dtype(asked: str, on_real_gpus: bool) -> str:
 
 def choose_preparation(options: PreparationOptions, on_gpu: bool, dtype: str) -> Preparation:
     """How models compute on a kind of device. InputError, naming the flag, for what is not done there."""
-    how = Preparation.of(options, on_gpu)
+    preparation = Preparation.of(options, on_gpu)
     with as_flag():
-        how.check(torch.device("cuda" if on_gpu else "cpu"), DTYPES[dtype])
-    return how
+        preparation.check(torch.device("cuda" if on_gpu else "cpu"), DTYPES[dtype])
+    return preparation
 
 
 def check_gpus_here(options: DecodingOptions, address: str | None, on_cpus: bool) -> None:
@@ -90,13 +99,13 @@ def check_preparation(options: DecodingOptions, configs: Mapping[str, VarConfig 
 
 
 def decoding_identity(settings: DecodeSettings) -> dict[str, Any]:
-    """As job.json keeps it. Of preparation and row settings only what is asked for, so that plain jobs stay what they
-    were, and nothing of graphs, which change no byte, or of the device, whose dtype is there."""
+    """As job.json keeps it, the preparation under "how". Preparation and row settings are there only if they are asked
+    for, so that plain jobs stay what they were. CUDA graphs, which change no byte, and the device are left out."""
     plain = asdict(settings) | {"sampling": to_dict(settings.sampling)}
-    how, rows = plain.pop("how"), list(plain.pop("row_settings"))
+    preparation, rows = plain.pop("preparation"), list(plain.pop("row_settings"))
     del plain["on_gpu"]
-    how = {name: value for name, value in how.items() if value not in (False, "plain") and name != "cuda_graphs"}
-    return plain | ({"how": how} if how else {}) | ({"row_settings": rows} if rows else {})
+    asked = {k: v for k, v in preparation.items() if v not in (False, "plain") and k != "cuda_graphs"}
+    return plain | ({"how": asked} if asked else {}) | ({"row_settings": rows} if rows else {})
 
 
 def describe_models(models: ModelSet, settings: DecodeSettings, configs: Sequence[VarConfig | None]) -> list[str]:
@@ -109,8 +118,8 @@ def describe_models(models: ModelSet, settings: DecodeSettings, configs: Sequenc
         if ref and config
     ]
     scales = models.drafter_config.pyramid.num_scales
-    how = "".join(f", {name}" for name in settings.how.names)
-    decoding = f"{settings.dtype}{how}, batches of {settings.batch}, seed {settings.seed}"
+    prepared = "".join(f", {name}" for name in settings.preparation.names)
+    decoding = f"{settings.dtype}{prepared}, batches of {settings.batch}, seed {settings.seed}"
     rows = f"; each row has its own {', '.join(settings.row_settings)}" if settings.row_settings else ""
     names = models.class_names.names
     lines.append(f"classes: {len(names)}, {names[0]!r} to {names[-1]!r}")

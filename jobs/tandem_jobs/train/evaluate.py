@@ -166,8 +166,10 @@ def make_ids(
     """Token ids uint16 [n, L] of every setting; those that OUT already has for the same job are read."""
     sampling = spec.sampling(models.sampling)
     job = job_key(spec, models)
-    cpu, dtype, how = torch.device("cpu"), DTYPES[spec.dtype], Preparation(int8=spec.int8, fp8=spec.fp8)
-    drafter, refiner = (load_transformer(ref, dtype, cpu, how) for ref in (models.drafter, models.ref("refiner")))
+    cpu, dtype, preparation = torch.device("cpu"), DTYPES[spec.dtype], Preparation(int8=spec.int8, fp8=spec.fp8)
+    drafter, refiner = (
+        load_transformer(ref, dtype, cpu, preparation) for ref in (models.drafter, models.ref("refiner"))
+    )
     ids = {}
     for name in settings:
         path = spec.out / f"ids_{name}.npz"

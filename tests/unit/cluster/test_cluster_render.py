@@ -25,14 +25,14 @@ EMPTY = Session(num_nodes=1, num_cpus=0, num_gpus=0, simulated=False, address="n
 
 
 def test_how_models_compute_is_said_to_the_job_and_to_the_endpoint(tmp_path):
-    how = ("--fold-adaln", "--fp8", "--cuda-graphs")
+    flags = ("--fold-adaln", "--fp8", "--cuda-graphs")
     plan = plan_file(tmp_path, option("split", {"l40s": 1}))
-    for given in (how, how[:1], (), ("--no-cuda-graphs",)):
+    for given in (flags, flags[:1], (), ("--no-cuda-graphs",)):
         files = render(plan, tmp_path / f"out-{len(given)}-{given[-1:]}", *DATASET, *given)
         check(files)
         job = check_entrypoint(ray_document(files["rayjob.yaml"])["spec"]["entrypoint"])
         for spec in (job, check_serve(files["serve.yaml"])):
-            assert Preparation.of(spec, False).names == [flag[2:].replace("-", "_") for flag in given if flag in how]
+            assert Preparation.of(spec, False).names == [flag[2:].replace("-", "_") for flag in given if flag in flags]
             assert spec.cuda_graphs is {"--cuda-graphs": True, "--no-cuda-graphs": False}.get("".join(given[-1:]))
 
 

@@ -18,7 +18,7 @@ from tandem_jobs.labels.label_file import read_label_file
 from tandem_jobs.labels.labels import LabelRows
 from tandem_jobs.labels.settings_columns import JOB_SETTINGS, fill_settings
 from tandem_jobs.options.options import DecodingOptions, ImageOptions
-from tandem_jobs.run.batch_size import COLOCATED, Decoding, all_stages, sampling_to_count
+from tandem_jobs.run.batch_size import COLOCATED, Workload, all_stages, sampling_to_count
 from tandem_workers.dataset.row_settings import ROW_SETTINGS
 from tandem_workers.models.model_set import resolve_models
 
@@ -241,7 +241,7 @@ def test_flags_refuse_what_is_not_finite():
 def test_memory_is_counted_for_what_rows_may_ask_for(tiny_models):
     models = resolve_models(tiny_models["drafter"], tiny_models["refiner"], tiny_models["vqvae"], False)
     options = GenerateSpec(classes="all", images=4, out="out")
-    plain = Decoding(models, COLOCATED, 2, SamplingConfig(cfg=0.0, top_k=2, top_p=0.0), 1)
+    plain = Workload(models, COLOCATED, 2, SamplingConfig(cfg=0.0, top_k=2, top_p=0.0), 1)
     mixed = replace(plain, row_settings=("cfg", "top_k", "draft_steps"), row_draft_steps=(1, 3))
     assert sampling_to_count(plain, 8) == plain.sampling
     own = sampling_to_count(mixed, 8)

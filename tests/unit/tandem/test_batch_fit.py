@@ -47,11 +47,11 @@ def test_a_straight_line_takes_few_counts():
     assert len(asked) <= 8
 
 
-@pytest.mark.parametrize("how", [Preparation(), Preparation(fold_adaln=True)], ids=["plain", "fold_adaln"])
-def test_two_layers_tell_the_bytes_of_five(how, monkeypatch):
+@pytest.mark.parametrize("preparation", [Preparation(), Preparation(fold_adaln=True)], ids=["plain", "fold_adaln"])
+def test_two_layers_tell_the_bytes_of_five(preparation, monkeypatch):
     """Counted in the whole model: `replace` is kept from making it shallower."""
     config = tiny_var(5, seed=0).config
-    args = config, 3, 0, len(PATCH_NUMS), torch.float32, CPU, how, SamplingConfig(top_k=12)
+    args = config, 3, 0, len(PATCH_NUMS), torch.float32, CPU, preparation, SamplingConfig(top_k=12)
     by_two = var_bytes(*args)
     monkeypatch.setattr("tandem.costs.replace", lambda config, **_: config)
     assert var_bytes(*args) == by_two
@@ -90,7 +90,7 @@ def decoding():
     )
     vqvae = replace(VQVAE_PRESET, base_channels=32, patch_nums=PATCH_NUMS)
     models = SimpleNamespace(drafter_config=drafter, refiner_config=refiner, vqvae_config=vqvae)
-    return auto.Decoding(models, auto.COLOCATED, 2, SamplingConfig(), replicas=2)
+    return auto.Workload(models, auto.COLOCATED, 2, SamplingConfig(), replicas=2)
 
 
 def test_a_number_is_taken_as_it_is(decoding):

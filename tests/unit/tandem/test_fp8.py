@@ -115,7 +115,7 @@ def test_on_a_gpu_the_dtype_beside_fp8_is_bfloat16(dtype):
     spec = parse(GenerateSpec, [*OPTIONS, "--fp8", "--dtype", dtype], "tandem generate")
     with pytest.raises(InputError, match=f"^--fp8: expected dtype bfloat16 on a GPU, got {dtype}$"):
         choose_settings(spec, 0, 2, SamplingConfig(), 4, on_real_gpus=True)
-    assert choose_settings(spec, 0, 2, SamplingConfig(), 4, on_real_gpus=False).how.fp8
+    assert choose_settings(spec, 0, 2, SamplingConfig(), 4, on_real_gpus=False).preparation.fp8
 
 
 def test_a_card_of_this_machine_without_fp8_is_refused_before_anything_starts(monkeypatch):

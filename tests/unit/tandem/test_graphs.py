@@ -141,8 +141,10 @@ def test_ways_of_sampling_that_come_once_are_not_remembered_for_ever(monkeypatch
 
 def test_vectors_from_a_table_go_into_the_graph(plain):
     values = dict(plain.named_parameters()).__getitem__
-    how = Preparation(fold_adaln=True)
-    folded, with_graph = (assemble_var(plain.config, values, torch.float32, torch.device("cpu"), how) for _ in range(2))
+    preparation = Preparation(fold_adaln=True)
+    folded, with_graph = (
+        assemble_var(plain.config, values, torch.float32, torch.device("cpu"), preparation) for _ in range(2)
+    )
     with_graph.graphs = Graphs(FakeCapture())
     for seed, labels in enumerate(([0, 1], [3, 3])):
         assert torch.equal(ids_of(with_graph, labels, seed), ids_of(folded, labels, seed))
@@ -274,10 +276,10 @@ def test_a_shape_that_has_been_idle_for_long_makes_room(plain, monkeypatch):
 
 def test_without_cuda_the_model_says_so_and_is_plain(plain):
     values = dict(plain.named_parameters()).__getitem__
-    how, cpu = Preparation(cuda_graphs=True), torch.device("cpu")
+    preparation, cpu = Preparation(cuda_graphs=True), torch.device("cpu")
     with pytest.warns(UserWarning, match=r"^cuda-graphs: expected a CUDA device, got cpu; going on without them$"):
-        var = assemble_var(plain.config, values, torch.float32, cpu, how)
+        var = assemble_var(plain.config, values, torch.float32, cpu, preparation)
     assert var.graphs is None
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # counting costs asks for a model on no device
-        assert assemble_var(plain.config, values, torch.float32, torch.device("meta"), how).graphs is None
+        assert assemble_var(plain.config, values, torch.float32, torch.device("meta"), preparation).graphs is None

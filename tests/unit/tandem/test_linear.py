@@ -81,12 +81,12 @@ def test_a_cpu_without_bfloat16_multiplies_in_float32(monkeypatch):
     torch.testing.assert_close(attention(q, k, v), (weights @ v.float()).to(torch.bfloat16), rtol=0.01, atol=1e-3)
 
 
-@pytest.mark.parametrize("how", [Preparation(), Preparation(fold_adaln=True)], ids=["plain", "fold_adaln"])
-def test_a_prepared_model_has_the_logits_of_the_plain_one(how):
+@pytest.mark.parametrize("preparation", [Preparation(), Preparation(fold_adaln=True)], ids=["plain", "fold_adaln"])
+def test_a_prepared_model_has_the_logits_of_the_plain_one(preparation):
     var = tiny_var(3, seed=0)
     values = dict(var.named_parameters())
-    ready: Var = assemble_var(var.config, values.__getitem__, torch.float32, torch.device("cpu"), how)
+    ready: Var = assemble_var(var.config, values.__getitem__, torch.float32, torch.device("cpu"), preparation)
     labels, inputs = torch.arange(4), torch.randn(4, 29, var.config.latent_channels)
     with torch.inference_mode():
         torch.testing.assert_close(ready(labels, inputs), var(labels, inputs), rtol=1e-4, atol=1e-5)
-    assert (ready.table is not None) == how.fold_adaln
+    assert (ready.table is not None) == preparation.fold_adaln

@@ -63,8 +63,8 @@ def test_archives_of_other_kinds_are_called_what_they_are(tmp_path):
 def test_a_file_is_known_by_its_content_not_its_name(tmp_path, var):
     save_file(published_tensors(var), tmp_path / "x.pth")
     torch.save(published_tensors(var), tmp_path / "x.safetensors")
-    assert same(load_var(tmp_path / "x.pth", how=None), var)
-    assert same(load_var(tmp_path / "x.safetensors", how=None), var)
+    assert same(load_var(tmp_path / "x.pth", preparation=None), var)
+    assert same(load_var(tmp_path / "x.safetensors", preparation=None), var)
 
 
 @pytest.mark.parametrize(
@@ -158,4 +158,4 @@ def test_numpy_values_are_read_and_pickled_calls_are_not_run(tmp_path, var, caps
     with zipfile.ZipFile(path) as old, zipfile.ZipFile(tmp_path / "old.pth", "w") as new:
         for item in old.infolist():
             new.writestr(item, old.read(item).replace(b"numpy._core.multiarray", b"numpy.core.multiarray"))
-    assert same(load_var(tmp_path / "old.pth", how=None), var)
+    assert same(load_var(tmp_path / "old.pth", preparation=None), var)

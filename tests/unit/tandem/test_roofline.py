@@ -7,7 +7,7 @@ import pytest
 from tandem import roofline
 from tandem.config import VQVAE_PRESET
 from tandem.costs import empty_var, scale_flops, tensor_bytes
-from tandem.roofline import BF16, CARDS, PLAIN, REFINER, Card, Work
+from tandem.roofline import BF16, CARDS, PLAIN, REFINER, Card, ForwardCost
 
 DOCUMENT = (Path(__file__).parents[3] / "docs" / "GPU.md").read_text()
 
@@ -42,19 +42,19 @@ def test_more_images_at_once_are_never_slower(card):
 
 def test_a_forward_takes_the_longer_of_two_times():
     card = Card("", tflops=1, gbps=10, gigabytes=1, source="")
-    assert Work(2e12, 1e9).seconds(card) == pytest.approx(2)
-    assert Work(1e12, 5e10).seconds(card) == pytest.approx(5)
-    assert roofline.stage_roofline([Work(2e12, 1e9), Work(1e12, 5e10)], card) == pytest.approx(7)
+    assert ForwardCost(2e12, 1e9).seconds(card) == pytest.approx(2)
+    assert ForwardCost(1e12, 5e10).seconds(card) == pytest.approx(5)
+    assert roofline.stage_roofline([ForwardCost(2e12, 1e9), ForwardCost(1e12, 5e10)], card) == pytest.approx(7)
 
 
 def test_work_is_that_of_the_costs():
-    found = roofline.scale_work(REFINER, 8, 8, 10)
+    found = roofline.scale_costs(REFINER, 8, 8, 10)
     assert [work.flops for work in found] == [8 * flops for flops in scale_flops(REFINER, 8, 10)]
 
 
 def test_a_batch_of_none_moves_the_weights():
     """All of them in the first forward, but for tables of which rows are read; without AdaLN in a later one."""
-    first, later = (work.bytes for work in roofline.scale_work(REFINER, 0, 8, 10))
+    first, later = (work.bytes for work in roofline.scale_costs(REFINER, 0, 8, 10))
     width, tokens = REFINER.width, REFINER.pyramid.num_tokens
     tables = (REFINER.num_classes + 1 + tokens + 1 + 10) * width * 2
     assert first + tables == pytest.approx(tensor_bytes(empty_var(REFINER, BF16, PLAIN)), rel=2e-3)
@@ -68,14 +68,14 @@ def test_a_batch_of_none_moves_the_weights():
 )
 def test_bytes_of_an_image_by_hand(start, which, tokens, seen, drawn):
     """The refiner: two rows, 16 layers of width 1024, bfloat16; each scale that enters reads K and V up to itself."""
-    one, two = (roofline.scale_work(REFINER, batch, start, 3)[which].bytes for batch in (1, 2))
+    one, two = (roofline.scale_costs(REFINER, batch, start, 3)[which].bytes for batch in (1, 2))
     cache, activations = 16 * 2 * 1024 * 2 * (tokens + seen), 16 * 32 * 1024 * 2 * tokens
     assert two - one == 2 * (cache + activations) + 2 * 4096 * 4 * drawn
 
 
 def test_decode_reads_its_weights_once():
-    one, two = (roofline.decode_work(VQVAE_PRESET, batch)[0] for batch in (1, 2))
-    image, weights = roofline.image_work(VQVAE_PRESET)
+    one, two = (roofline.decode_costs(VQVAE_PRESET, batch)[0] for batch in (1, 2))
+    image, weights = roofline.image_cost(VQVAE_PRESET)
     assert two.bytes - one.bytes == image.bytes
     assert one.bytes - image.bytes == weights
     assert one.flops == image.flops == pytest.approx(0.394e12, rel=1e-3)

@@ -73,7 +73,7 @@ def test_a_published_pth_loads_and_tells_its_config(tmp_path, role):
     model = getattr(reference, role)()
     path = published_file(tmp_path, model, role)
     assert open_checkpoint(path).check().config == model.config
-    loaded = load_vqvae(path, how=None) if role == "vqvae" else load_var(path, how=None)
+    loaded = load_vqvae(path, preparation=None) if role == "vqvae" else load_var(path, preparation=None)
     for name, tensor in model.state_dict().items():
         assert torch.equal(loaded.state_dict()[name], tensor), name
 
@@ -223,7 +223,7 @@ def test_the_hash_is_that_of_the_file(tmp_path):
 
 def test_a_model_with_plain_parameters_learns_and_a_prepared_one_is_not_saved(tmp_path):
     save_checkpoint(tmp_path / "var.safetensors", tiny_var(2, seed=0), {}, torch.float32)
-    plain = load_var(tmp_path / "var.safetensors", how=None)
+    plain = load_var(tmp_path / "var.safetensors", preparation=None)
     inputs = torch.randn(2, 29, plain.config.latent_channels)
     plain(torch.arange(2), inputs).sum().backward()
     assert all(p.grad is not None for p in plain.parameters())

@@ -37,14 +37,14 @@ def test_every_wrapper_prefix_and_dtype_loads_to_the_same_tensors(tmp_path, var,
         assert role == "vqvae" or checkpoint.config == model.config
         assert checkpoint.tensors.keys() == tensors.keys(), (wrapper, prefix)
         assert all(torch.equal(t, tensors[name]) for name, t in checkpoint.tensors.items()), (wrapper, prefix)
-    loaded = load_var(path, how=None) if role == "var" else load_vqvae(path, how=None)
+    loaded = load_var(path, preparation=None) if role == "var" else load_vqvae(path, preparation=None)
     assert same(loaded, model, dtype)
 
 
 def test_a_trainer_file_gives_each_role_its_model(tmp_path, var, vqvae):
     path = save(tmp_path, trainer_file(prefixed(published_tensors(var), "_orig_mod."), published_tensors(vqvae)))
-    assert same(load_var(path, how=None), var)
-    assert same(load_vqvae(path, how=None), vqvae)
+    assert same(load_var(path, preparation=None), var)
+    assert same(load_vqvae(path, preparation=None), vqvae)
     assert {c.kind: c.part.name for c in open_all(path)} == {
         "var": "trainer.var_wo_ddp._orig_mod",
         "vqvae": "trainer.vae_local",
@@ -72,7 +72,7 @@ def test_a_trainer_file_gives_each_role_its_model(tmp_path, var, vqvae):
 def test_averaged_weights_are_taken_where_both_are_there(tmp_path, var, wrap, capsys):
     averaged = tiny_var(2, seed=4)
     path = save(tmp_path, wrap(published_tensors(var), published_tensors(averaged)))
-    assert same(load_var(path, how=None), averaged)
+    assert same(load_var(path, preparation=None), averaged)
     choice = open_checkpoint(path).choice
     assert "(the averaged weights) of" in choice
     assert main(["inspect", str(path)]) == 0
@@ -80,7 +80,7 @@ def test_averaged_weights_are_taken_where_both_are_there(tmp_path, var, wrap, ca
     assert about["choice"] == choice
     plain = next(part for part in choice.split(" of ")[1].split(", ") if part != about["part"])
     assert main(["convert", str(path), str(tmp_path / "plain.safetensors"), "--part", plain]) == 0
-    assert same(load_var(tmp_path / "plain.safetensors", how=None), var)
+    assert same(load_var(tmp_path / "plain.safetensors", preparation=None), var)
 
 
 def test_two_models_alike_are_refused_by_name(tmp_path, var):
@@ -103,7 +103,7 @@ def test_the_scale_of_each_head_may_have_other_axes(tmp_path, var, axes, name):
         key.replace("scale_mul_1H11", name): axes(t) if "scale_mul" in key else t
         for key, t in published_tensors(var).items()
     }
-    assert same(load_var(save(tmp_path, tensors), how=None), var)
+    assert same(load_var(save(tmp_path, tensors), preparation=None), var)
 
 
 def test_a_model_without_normalised_attention_loads_and_attends_as_it_was_trained(tmp_path):
@@ -111,11 +111,11 @@ def test_a_model_without_normalised_attention_loads_and_attends_as_it_was_traine
     plain = tiny_var(2, seed=5, l2_norm=False)
     path = save(tmp_path, published_tensors(plain))
     assert not any("scale_mul" in name for name in open_checkpoint(path).tensors)
-    loaded = load_var(path, how=None)
+    loaded = load_var(path, preparation=None)
     assert loaded.config == plain.config and not loaded.config.l2_norm and same(loaded, plain)
     assert loaded.config.num_parameters == sum(p.numel() for p in loaded.parameters())
     assert main(["convert", str(path), str(tmp_path / "o.safetensors")]) == 0
-    assert same(load_var(tmp_path / "o.safetensors", how=None), plain)
+    assert same(load_var(tmp_path / "o.safetensors", preparation=None), plain)
     attn, x_RLC = loaded.blocks[0].attn, torch.randn(2, 5, plain.config.width)
     got = attn.merge(attention(*attn.project(x_RLC, 5)))
     bias = torch.cat([attn.q_bias, torch.zeros_like(attn.q_bias), attn.v_bias])
@@ -134,7 +134,7 @@ def test_tensors_that_share_memory_or_lie_across_load_and_convert(tmp_path, var)
     tensors["blocks.1.ffn.fc2.bias"] = tensors["blocks.0.ffn.fc2.bias"] = torch.ones(var.config.width)
     path = save(tmp_path, tensors)
     assert main(["convert", str(path), str(tmp_path / "o.safetensors")]) == 0
-    ours, theirs = load_var(tmp_path / "o.safetensors", how=None), load_var(path, how=None)
+    ours, theirs = load_var(tmp_path / "o.safetensors", preparation=None), load_var(path, preparation=None)
     assert all(torch.equal(a, b) for a, b in zip(ours.parameters(), theirs.parameters(), strict=True))
 
 
@@ -156,7 +156,7 @@ def test_every_wrapped_file_is_inspected_and_converted(tmp_path, var, capsys):
         about = json.loads(capsys.readouterr().out)
         assert about["part"].endswith("module._orig_mod") and about["dtypes"] == ["float16"]
         assert main(["convert", str(path), str(converted)]) == 0
-        assert same(load_var(converted, how=None), var, torch.float16)
+        assert same(load_var(converted, preparation=None), var, torch.float16)
     assert len({open_checkpoint(path).config for path in tmp_path.glob("*.safetensors")}) == 1
 
 
@@ -167,7 +167,7 @@ def test_convert_writes_our_form_once_and_then_leaves_it_as_it_is(tmp_path, var,
     assert "hint: --role drafter or vqvae" in capsys.readouterr().err
     assert main(["convert", str(path), first, "--role", "drafter"]) == 0
     assert main(["convert", str(path), vae, "--role", "vqvae"]) == 0
-    assert same(load_var(first, how=None), var) and same(load_vqvae(vae, how=None), vqvae)
+    assert same(load_var(first, preparation=None), var) and same(load_vqvae(vae, preparation=None), vqvae)
     header = open_checkpoint(first).header
     assert header["made_from"].endswith("part trainer.var_wo_ddp.module")
     assert "lvl_1L" not in load_file(first)

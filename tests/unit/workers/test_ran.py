@@ -36,8 +36,8 @@ def give_up(*_: object) -> None:
 
 def test_an_entry_says_what_each_stage_ran_with(models, tmp_path):  # noqa: F811
     """After a way between actors, in a bfloat16 job whose VQVAE computes in what this CPU multiplies."""
-    how = settings(dtype="bfloat16")
-    drafter, refiner_ = Drafter(models, how), Refiner(models, how)
+    decoding = settings(dtype="bfloat16")
+    drafter, refiner_ = Drafter(models, decoding), Refiner(models, decoding)
     pixels = from_row(to_row(refiner_(drafter(rows(0, 4))), []), PixelShard)[0]
     shard = Encoder("png", 90, PROVENANCE, CLASS_NAMES)(pixels)
     store = open_store(str(tmp_path / "out"))

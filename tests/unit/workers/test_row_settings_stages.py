@@ -73,8 +73,8 @@ def models(tiny_models) -> Iterator[ModelSet]:
     torch.set_num_threads(before)
 
 
-def run(models: ModelSet, shard: ShardRows, how: DecodeSettings) -> PixelShard:
-    return Refiner(models, how, keep_tokens=True)(Drafter(models, how)(shard))
+def run(models: ModelSet, shard: ShardRows, decoding: DecodeSettings) -> PixelShard:
+    return Refiner(models, decoding, keep_tokens=True)(Drafter(models, decoding)(shard))
 
 
 @pytest.fixture(scope="module")
@@ -84,8 +84,8 @@ def made(models) -> PixelShard:
 
 
 def test_batches_are_of_one_n_each_and_rows_keep_their_order_in_them(models):
-    how, device = settings(("draft_steps",)), torch.device("cpu")
-    batches = fixed_batches(rows("draft_steps"), how, models.drafter_config, device)
+    decoding, device = settings(("draft_steps",)), torch.device("cpu")
+    batches = fixed_batches(rows("draft_steps"), decoding, models.drafter_config, device)
     cuts = [(b.draft_steps, b.rows_B.tolist(), b.num_rows) for b in batches]
     assert cuts == [(1, [1, 3, 3], 2), (2, [0, 4, 6], 3), (3, [2, 5, 5], 2)]
 
@@ -103,11 +103,11 @@ def test_an_image_has_the_tokens_of_a_job_with_its_settings_as_flags(models, mad
     for row in range(7):
         own = {name: COLUMNS[name][row] for name in COLUMNS}
         sampling = SamplingConfig(own["cfg"], own["top_k"], OWN.top_p, tuple(own["temperatures"]))
-        how = settings(seed=own["seed"], draft_steps=own["draft_steps"], sampling=sampling)
+        decoding = settings(seed=own["seed"], draft_steps=own["draft_steps"], sampling=sampling)
         alone = ShardRows(
             shard=0, index=np.array([own["seed_index"]]), label=np.array([row % NUM_CLASSES], dtype=np.int32)
         )
-        job = run(models, alone, how)
+        job = run(models, alone, decoding)
         np.testing.assert_array_equal(made.tokens[row], job.tokens[0], err_msg=f"row {row}")
         assert np.abs(made.pixels[row].astype(int) - job.pixels[0].astype(int)).max() <= 1
 
@@ -182,9 +182,9 @@ def test_the_identity_has_the_columns_and_a_plain_job_has_none(models):
 @pytest.fixture
 def drafts(models, tmp_path) -> Drafts:
     names = ("cfg", "top_k", "seed")
-    store, plan, how = open_store(str(tmp_path / "drafts")), ShardPlan(7, 7), settings(names)
-    store_shard(store, Manifest(store), Drafter(models, how)(rows(*names)), DraftFormat(), plan)
-    identity = {"decoding": decoding_identity(how)}
+    store, plan, decoding = open_store(str(tmp_path / "drafts")), ShardPlan(7, 7), settings(names)
+    store_shard(store, Manifest(store), Drafter(models, decoding)(rows(*names)), DraftFormat(), plan)
+    identity = {"decoding": decoding_identity(decoding)}
     return Drafts(store, plan, identity, Resolved(models.drafter, models.drafter_config))
 
 
@@ -193,9 +193,9 @@ def test_drafts_are_refined_with_the_settings_of_their_rows(models, drafts):
     assert drafts.row_settings == ("cfg", "top_k", "seed")
     assert columns == ["cfg", "top_k", "seed", "seed_index"]
     assert overridden(RefineSpec(drafts="d", out="out"), drafts, columns) == {}
-    how = settings(drafts.row_settings)
-    refined = Refiner(models, how, keep_tokens=True)(ReadDrafts(drafts, 2, {})(0))
-    whole = run(models, rows("cfg", "top_k", "seed"), how)
+    decoding = settings(drafts.row_settings)
+    refined = Refiner(models, decoding, keep_tokens=True)(ReadDrafts(drafts, 2, {})(0))
+    whole = run(models, rows("cfg", "top_k", "seed"), decoding)
     np.testing.assert_array_equal(refined.pixels, whole.pixels)
 
 

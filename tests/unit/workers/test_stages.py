@@ -123,30 +123,33 @@ def test_pixels_are_rounded_to_nearest():
     assert to_uint8(pixels)[0, :, :, 0].tolist() == [[0, 1], [1, 255]]
 
 
-@pytest.mark.parametrize("how", [Preparation(fold_adaln=True), Preparation(int8=True)])
-def test_both_stages_prepare_their_models_as_the_settings_say(models, how):
-    drafter, refiner = Drafter(models, settings(how=how)), Refiner(models, settings(how=how), keep_tokens=True)
+@pytest.mark.parametrize("preparation", [Preparation(fold_adaln=True), Preparation(int8=True)])
+def test_both_stages_prepare_their_models_as_the_settings_say(models, preparation):
+    drafter, refiner = (
+        Drafter(models, settings(preparation=preparation)),
+        Refiner(models, settings(preparation=preparation), keep_tokens=True),
+    )
     for var in (drafter.drafter, refiner.refiner):
-        assert (var.table is not None) == how.fold_adaln
-        assert (var.blocks[0].ffn.fc1.int8_scale_O is not None) == how.int8
+        assert (var.table is not None) == preparation.fold_adaln
+        assert (var.blocks[0].ffn.fc1.int8_scale_O is not None) == preparation.int8
     pixels = refiner(drafter(rows(0, 4)))
     assert pixels.pixels.shape == (4, 16, 16, 3)
     plain = Refiner(models, settings(), keep_tokens=True)(Drafter(models, settings())(rows(0, 4)))
-    assert (pixels.tokens == plain.tokens).mean() > (0.9 if how.fold_adaln else 0.3)
+    assert (pixels.tokens == plain.tokens).mean() > (0.9 if preparation.fold_adaln else 0.3)
 
 
 def test_only_what_is_asked_for_of_the_preparation_is_part_of_the_identity():
     plain = decoding_identity(settings())
     assert set(plain) == {"seed", "draft_steps", "sampling", "batch", "dtype", "threads"}
-    assert decoding_identity(settings(how=Preparation(int8=True))) == plain | {"how": {"int8": True}}
-    assert decoding_identity(settings(how=Preparation(kernels="auto"))) == plain | {"how": {"kernels": "auto"}}
+    assert decoding_identity(settings(preparation=Preparation(int8=True))) == plain | {"how": {"int8": True}}
+    assert decoding_identity(settings(preparation=Preparation(kernels="auto"))) == plain | {"how": {"kernels": "auto"}}
 
 
 @pytest.mark.parametrize(("asked", "on_real_gpus", "chosen"), [("auto", True, "auto"), ("auto", False, "plain")])
 def test_fused_kernels_are_for_real_gpus(asked, on_real_gpus, chosen):
     spec = RefineSpec(drafts="drafts", out="out", kernels=asked)
     found = choose_settings(spec, 0, 2, SamplingConfig(), 4, on_real_gpus)
-    assert (found.how.kernels, found.on_gpu) == (chosen, on_real_gpus)
+    assert (found.preparation.kernels, found.on_gpu) == (chosen, on_real_gpus)
 
 
 def test_the_preparation_is_what_the_options_of_its_names_say():
@@ -186,7 +189,7 @@ def test_int8_is_refused_before_anything_starts_where_this_machine_has_gpus(comm
 def test_graphs_are_the_default_on_gpus_and_no_part_of_the_job(asked, on_gpu, graphs):
     spec = RefineSpec(drafts="drafts", out="out", cuda_graphs=asked)
     found = choose_settings(spec, 0, 2, SamplingConfig(), 4, on_gpu)
-    assert found.how.cuda_graphs is graphs
+    assert found.preparation.cuda_graphs is graphs
     assert "cuda_graphs" not in str(decoding_identity(found))
 
 

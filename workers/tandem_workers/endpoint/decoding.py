@@ -90,13 +90,15 @@ class RowBatch:
 class BatchDecoder(ABC):
     """One transformer and the VQVAE on one device."""
 
-    def __init__(self, models: ModelSet, role: str, dtype: str, threads: int, how: Preparation, on_gpu: bool | None):
+    def __init__(
+        self, models: ModelSet, role: str, dtype: str, threads: int, preparation: Preparation, on_gpu: bool | None
+    ):
         torch.set_num_threads(threads)
         self.device = pick_device(on_gpu)
         ref = models.drafter if role == "drafter" else models.ref("refiner")
-        self.var: Var = load_transformer(ref, DTYPES[dtype], self.device, how)
+        self.var: Var = load_transformer(ref, DTYPES[dtype], self.device, preparation)
         patch_nums = models.drafter_config.patch_nums
-        self.vqvae: Vqvae = load_tokenizer(models.vqvae, patch_nums, DTYPES[dtype], self.device, how)
+        self.vqvae: Vqvae = load_tokenizer(models.vqvae, patch_nums, DTYPES[dtype], self.device, preparation)
         self.pyramid = self.var.config.pyramid
         self.halving = Halving(role, sys.maxsize)  # until memory runs out
 
@@ -148,9 +150,9 @@ class DraftDecoder(BatchDecoder):
     """Scales 1..N. All rows of a batch have the same N."""
 
     def __init__(
-        self, models: ModelSet, dtype: str, threads: int, how: Preparation = PLAIN, on_gpu: bool | None = False
+        self, models: ModelSet, dtype: str, threads: int, preparation: Preparation = PLAIN, on_gpu: bool | None = False
     ):
-        super().__init__(models, "drafter", dtype, threads, how, on_gpu)
+        super().__init__(models, "drafter", dtype, threads, preparation, on_gpu)
 
     def work(self, batch: RowBatch, num_rows: int) -> Iterator[tuple[int, PreviewPixels | Tokens]]:
         began = time.perf_counter()
@@ -167,9 +169,9 @@ class RefineDecoder(BatchDecoder):
     """Scales N+1..K behind the rows' prefixes, and pixels."""
 
     def __init__(
-        self, models: ModelSet, dtype: str, threads: int, how: Preparation = PLAIN, on_gpu: bool | None = False
+        self, models: ModelSet, dtype: str, threads: int, preparation: Preparation = PLAIN, on_gpu: bool | None = False
     ):
-        super().__init__(models, "refiner", dtype, threads, how, on_gpu)
+        super().__init__(models, "refiner", dtype, threads, preparation, on_gpu)
 
     def work(self, batch: RowBatch, num_rows: int) -> Iterator[tuple[int, PreviewPixels | Pixels]]:
         began = time.perf_counter()

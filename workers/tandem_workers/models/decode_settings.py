@@ -18,6 +18,6 @@ class DecodeSettings:
     batch: int  # rows of every forward; a short last batch is padded to it
     dtype: str
     threads: int  # CPU threads of an actor, set explicitly: results depend on it
-    how: Preparation = PLAIN  # of both transformers
+    preparation: Preparation = PLAIN  # of both transformers
     row_settings: tuple[str, ...] = ()  # columns of a shard that are settings of its rows, in place of those above
     on_gpu: bool | None = False  # where its actors compute; None: GPUs are yet to come, with whichever they find

@@ -222,23 +222,27 @@ def check_equal(who: str, name: str, ours: Resolved, theirs: Resolved) -> None:
 
 
 @timed("weights")
-def load_transformer(ref: ModelRef, dtype: torch.dtype, device: torch.device, how: Preparation = PLAIN) -> Var:
-    """The drafter or refiner of a job, ready to run. InputError where `how` does not suit the model."""
+def load_transformer(ref: ModelRef, dtype: torch.dtype, device: torch.device, preparation: Preparation = PLAIN) -> Var:
+    """The drafter or refiner of a job, ready to run. InputError where `preparation` does not suit the model."""
     if ref.random_seed is None:
         with ref.opened() as path:
-            return load_var(path, dtype, device, how=how)
-    return random_var(VAR_PRESETS[ref.source], ref.random_seed, dtype, device, how)
+            return load_var(path, dtype, device, preparation=preparation)
+    return random_var(VAR_PRESETS[ref.source], ref.random_seed, dtype, device, preparation)
 
 
 @timed("weights")
 def load_tokenizer(
-    ref: ModelRef, patch_nums: tuple[int, ...], dtype: torch.dtype, device: torch.device, how: Preparation = PLAIN
+    ref: ModelRef,
+    patch_nums: tuple[int, ...],
+    dtype: torch.dtype,
+    device: torch.device,
+    preparation: Preparation = PLAIN,
 ) -> Vqvae:
     """The VQVAE of a job, with the pyramid of its transformers and their preparation."""
     if ref.random_seed is None:
         with ref.opened() as path:
-            return load_vqvae(path, dtype, device, patch_nums, how)
-    return random_vqvae(replace(VQVAE_PRESET, patch_nums=patch_nums), ref.random_seed, dtype, device, how)
+            return load_vqvae(path, dtype, device, patch_nums, preparation)
+    return random_vqvae(replace(VQVAE_PRESET, patch_nums=patch_nums), ref.random_seed, dtype, device, preparation)
 
 
 def device_name(device: torch.device) -> str:

@@ -38,9 +38,9 @@ class Drafter:
         torch.set_num_threads(settings.threads)
         self.settings, self.device = settings, pick_device(settings.on_gpu)
         dtype = DTYPES[settings.dtype]
-        self.drafter = load_transformer(models.drafter, dtype, self.device, settings.how)
+        self.drafter = load_transformer(models.drafter, dtype, self.device, settings.preparation)
         patch_nums = models.drafter_config.patch_nums
-        self.quantizer = load_tokenizer(models.vqvae, patch_nums, dtype, self.device, settings.how).quantize
+        self.quantizer = load_tokenizer(models.vqvae, patch_nums, dtype, self.device, settings.preparation).quantize
         self.halving, self.queue = Halving(self.name, settings.batch), queue_of(self.device)
 
     def __call__(self, shard: ShardRows) -> PrefixShard:

@@ -57,8 +57,10 @@ class Refiner:
         torch.set_num_threads(settings.threads)
         self.settings, self.keep_tokens, self.device = settings, keep_tokens, pick_device(settings.on_gpu)
         dtype = DTYPES[settings.dtype]
-        self.refiner = load_transformer(models.ref("refiner"), dtype, self.device, settings.how)
-        self.vqvae = load_tokenizer(models.vqvae, models.drafter_config.patch_nums, dtype, self.device, settings.how)
+        self.refiner = load_transformer(models.ref("refiner"), dtype, self.device, settings.preparation)
+        self.vqvae = load_tokenizer(
+            models.vqvae, models.drafter_config.patch_nums, dtype, self.device, settings.preparation
+        )
         self.refining, self.decoding = Halving("refine", settings.batch), Halving("decode", settings.batch)
         self.queue = queue_of(self.device)
 
