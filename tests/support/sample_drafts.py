@@ -34,10 +34,10 @@ def prefix_shard(shard: int, plan: ShardPlan) -> PrefixShard:
     )
 
 
-def drafts_of(folder: Path, num_rows: int, names: tuple[str, ...] = CLASS_NAMES) -> Drafts:
-    """Finished drafts in shards of 4 rows."""
+def drafts_of(folder: Path, num_rows: int, names: tuple[str, ...] = CLASS_NAMES, vqvae: str = "v" * 64) -> Drafts:
+    """Finished drafts in shards of 4 rows; `vqvae` is the SHA-256 of theirs."""
     store, plan = open_store(str(folder)), ShardPlan(num_rows, 4)
-    hashes = {"drafter": "d" * 64, "vqvae": "v" * 64}
+    hashes = {"drafter": "d" * 64, "vqvae": vqvae}
     identity = {"kind": KIND, "weights_sha256": hashes, "decoding": DECODING, "rows": num_rows, "shard_size": 4}
     about = {"source": "d.pth", "config": to_dict(tiny_var(1, 0).config)}
     open_job(store, identity, {"drafter": about, "class_names": list(names)})
