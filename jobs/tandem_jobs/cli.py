@@ -18,7 +18,7 @@ from tandem.timing import add_seconds
 from tandem_cluster.ray_version import check_ray
 from tandem_jobs.slow_import import say_if_slow
 from tandem_jobs.streams import CUT_OFF, OutputCut, usable_streams
-from tandem_workers.dataset.replica_start import process_began
+from tandem_workers.dataset.start_times import process_began
 
 if TYPE_CHECKING:
     from tandem_jobs.options.spec import Spec
@@ -117,7 +117,7 @@ def run(args: list[str]) -> int:
         print(usage())
         return 0 if args else 2
     if args[0] == "--version":
-        from tandem_jobs.run.running import software
+        from tandem_jobs.run.versions import software
 
         print(software())
         return 0

@@ -18,9 +18,10 @@ from tandem_jobs.options.options import JobOptions, Replicas, RowOptions
 from tandem_jobs.run.batch_size import DRAFTERS, Workload, choose_batch
 from tandem_jobs.run.decode_choices import check_gpus_here, check_preparation, choose_draft_steps, choose_sampling
 from tandem_jobs.run.job import Job
+from tandem_jobs.run.job_inputs import open_output, read_rows
 from tandem_jobs.run.pipeline import Pipeline, Writer, draft_pool
 from tandem_jobs.run.progress import say
-from tandem_jobs.run.running import open_output, plan_shards, read_rows
+from tandem_jobs.run.shard_size import plan_shards
 from tandem_workers.dataset.columns import check_carried
 from tandem_workers.dataset.drafts import KIND, DraftFormat
 from tandem_workers.models.model_set import resolve_models

@@ -25,9 +25,10 @@ from tandem_jobs.run.batch_size import COLOCATED, SPLIT, Workload, choose_batch
 from tandem_jobs.run.decode_choices import check_gpus_here, check_preparation, choose_draft_steps, choose_sampling
 from tandem_jobs.run.image_output import CLOSES_WITH, ImageJobOptions, image_identity, open_images
 from tandem_jobs.run.job import Job
+from tandem_jobs.run.job_inputs import open_output, read_rows
 from tandem_jobs.run.pipeline import Pipeline, generate_pools
 from tandem_jobs.run.progress import say
-from tandem_jobs.run.running import open_output, plan_shards, read_rows
+from tandem_jobs.run.shard_size import plan_shards
 from tandem_workers.dataset.entry import ManifestEntry
 from tandem_workers.models.model_set import ModelSet, resolve_models
 

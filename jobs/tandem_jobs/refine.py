@@ -17,9 +17,9 @@ from tandem_jobs.run.batch_size import REFINERS, Workload, choose_batch
 from tandem_jobs.run.decode_choices import check_gpus_here, check_preparation, choose_sampling, describe_models
 from tandem_jobs.run.image_output import CLOSES_WITH, ImageJobOptions, image_identity, open_images
 from tandem_jobs.run.job import Job
+from tandem_jobs.run.job_inputs import open_output
 from tandem_jobs.run.pipeline import Pipeline, refine_pool
 from tandem_jobs.run.progress import say
-from tandem_jobs.run.running import open_output
 from tandem_workers.dataset.drafts import Drafts, open_drafts
 from tandem_workers.dataset.entry import ManifestEntry
 from tandem_workers.dataset.row_settings import SAMPLING_SETTINGS

@@ -27,7 +27,7 @@ from tandem_jobs.run.decode_choices import (
     choose_sampling,
 )
 from tandem_jobs.run.progress import say
-from tandem_jobs.run.running import software
+from tandem_jobs.run.versions import software
 from tandem_jobs.serve_options import AppSpec, ServeSpec
 from tandem_jobs.serve_placement import choose_placement, replica_ranges
 from tandem_workers.endpoint.api_schema import About

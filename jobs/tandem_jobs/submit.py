@@ -22,9 +22,9 @@ from tandem_cluster import submission
 from tandem_jobs.options.spec import Spec, as_flags
 from tandem_jobs.options.yaml_file import load_yaml
 from tandem_jobs.run.progress import say
-from tandem_jobs.run.running import software
+from tandem_jobs.run.versions import software
 from tandem_jobs.submit_files import read_command, read_variables, send_files
-from tandem_workers.dataset.replica_start import process_began
+from tandem_workers.dataset.start_times import process_began
 
 EXAMPLES = """examples:
   tandem submit --address http://head:8265 -- generate --classes all --per-class 20 --out s3://bucket/emoji

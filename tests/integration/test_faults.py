@@ -17,9 +17,9 @@ from tandem.errors import JobError
 from tandem.weights import save_checkpoint
 from tandem_jobs.bench.bench_pipeline import Consume
 from tandem_jobs.cli import main
+from tandem_jobs.run.make_shards import make_shards
 from tandem_jobs.run.pipeline import MOST_FALSE_STARTS, Pipeline
 from tandem_jobs.run.pools import Pool
-from tandem_jobs.run.running import make_shards
 from tandem_jobs.run.start_up import StartUp
 from tandem_workers.dataset.manifest import Manifest
 from tandem_workers.dataset.shards import PixelShard, ShardPlan, ShardRows

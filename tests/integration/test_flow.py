@@ -20,9 +20,9 @@ from tandem_jobs.bench.bench_pipeline import Consume, Rows, Simulated
 from tandem_jobs.cli import main
 from tandem_jobs.labels.label_file import read_label_file
 from tandem_jobs.labels.labels import ReadLabels
+from tandem_jobs.run.make_shards import make_shards
 from tandem_jobs.run.pipeline import Pipeline
 from tandem_jobs.run.pools import Pool
-from tandem_jobs.run.running import make_shards
 from tandem_jobs.run.start_up import StartUp
 from tandem_workers.dataset.shards import PixelShard, PrefixShard, ShardPlan, ShardRows
 

@@ -16,9 +16,9 @@ import ray
 from support.runs import committed, digests, job, processes, start, wait_until
 from tandem.errors import JobError
 from tandem_jobs.cli import main
+from tandem_jobs.run.make_shards import make_shards
 from tandem_jobs.run.pipeline import Pipeline
 from tandem_jobs.run.pools import Pool
-from tandem_jobs.run.running import make_shards
 from tandem_jobs.run.start_up import StartUp
 from tandem_jobs.run.watchdog import Limits
 from tandem_workers.dataset.shards import PixelShard, ShardPlan, ShardRows

@@ -16,9 +16,9 @@ from support.fake_nodes import FakeNodes
 from support.runs import committed, start, wait_until
 from tandem_cluster.session import open_session
 from tandem_jobs.bench.bench_pipeline import Consume, Rows, Simulated
+from tandem_jobs.run.make_shards import make_shards
 from tandem_jobs.run.pipeline import Pipeline
 from tandem_jobs.run.pools import Pool
-from tandem_jobs.run.running import make_shards
 from tandem_jobs.run.start_up import StartUp
 from tandem_workers.dataset.shards import PrefixShard, ShardPlan, ShardRows
 

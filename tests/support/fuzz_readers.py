@@ -37,13 +37,13 @@ from tandem_jobs.labels.row_identity import row_identity
 from tandem_jobs.labels.settings_columns import fill_settings
 from tandem_jobs.options.spec import as_flags, parse
 from tandem_jobs.options.yaml_file import load_yaml
-from tandem_workers.dataset.closing import read_closing
 from tandem_workers.dataset.drafts import open_drafts
 from tandem_workers.dataset.entry import ManifestEntry
 from tandem_workers.dataset.formats import DatasetFormat, shard_files
 from tandem_workers.dataset.job_record import read_job
 from tandem_workers.dataset.manifest import Manifest
 from tandem_workers.dataset.shards import EncodedShard
+from tandem_workers.dataset.success_file import read_success
 from tandem_workers.models.class_files import read_class_names
 from tandem_workers.storage.places import open_store
 
@@ -99,7 +99,7 @@ def read_entry(path: Path) -> None:
         target.write_bytes(path.read_bytes())
         read_job(store)
         Manifest(store).totals()
-        read_closing(store)
+        read_success(store)
     finally:
         target.write_bytes(kept)
 

@@ -22,15 +22,16 @@ from support.memory_store import Disk, MemoryStore
 from support.protocol_contents import ORIGINS, PLAN, cached_format, drafted, drafter_config, pictures, seed_of
 from tandem.config import to_dict
 from tandem.errors import JobError, TandemError
-from tandem_jobs.run import pipeline, running
+from tandem_jobs.run import make_shards, pipeline
 from tandem_jobs.run.job import Job
 from tandem_workers.dataset import verify
-from tandem_workers.dataset.closing import is_closed, read_closing
+from tandem_workers.dataset.closing import is_closed
 from tandem_workers.dataset.drafts import KIND, open_drafts
 from tandem_workers.dataset.job_record import find_epoch, read_job
 from tandem_workers.dataset.manifest import Manifest
 from tandem_workers.dataset.repair import repair
 from tandem_workers.dataset.shards import ShardRows
+from tandem_workers.dataset.success_file import read_success
 from tandem_workers.storage import layout
 
 STEPS = 4000  # of one interleaving; a run takes some hundred
@@ -188,7 +189,7 @@ class Model:
                 made = job.read(shard, picture)  # type: ignore[call-arg]
             except (ValueError, JobError) as error:
                 failed[shard] = str(error)
-                running.check_failures(failed, max_failed)
+                make_shards.check_failures(failed, max_failed)
                 continue
             write(made, [])
             self.stored.append((write.store.uri, write.epoch, shard))
@@ -240,7 +241,7 @@ class Model:
         """What `_SUCCESS` says, if it is there, once nobody was killed and nothing came late."""
         store = MemoryStore(self.disk, place)
         epoch = self.epoch(place)
-        closing = read_closing(store)
+        closing = read_success(store)
         here = Manifest(store, epoch)
         ended = [c.outcome for c in self.commands if c.place == place and isinstance(c.outcome, dict)]
         if closing is None:
@@ -284,6 +285,6 @@ class Model:
         store = MemoryStore(self.disk, command.place)
         if json.loads(store.read(layout.JOB)).get("epoch", 0) != self.epoch(command.place):
             raise Violation("job.json is of another epoch")
-        closing = read_closing(store)
+        closing = read_success(store)
         if not is_closed(Manifest(store), PLAN.num_shards, range(PLAN.num_shards)) or not closing:
             raise Violation(f"after the same command: _SUCCESS says {closing}")

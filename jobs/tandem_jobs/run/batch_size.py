@@ -19,7 +19,7 @@ from tandem_jobs.labels.settings_columns import most_demanding
 from tandem_jobs.options.options import JobOptions, MeasuredOptions
 from tandem_jobs.run.decode_choices import choose_dtype
 from tandem_jobs.run.progress import say
-from tandem_jobs.run.running import SHARDS_AIMED_AT
+from tandem_jobs.run.shard_size import SHARDS_AIMED_AT
 from tandem_workers.dataset.job_record import read_job
 from tandem_workers.dataset.row_settings import SAMPLING_SETTINGS
 from tandem_workers.models.model_set import DTYPES, ModelSet

@@ -12,8 +12,8 @@ from tandem.config import SamplingConfig, to_dict
 from tandem.images import EXACT, Provenance
 from tandem_jobs.options.options import ImageOptions, JobOptions
 from tandem_jobs.run.pipeline import Writer
-from tandem_jobs.run.running import software
 from tandem_jobs.run.shard_range import command_line, whole_command
+from tandem_jobs.run.versions import software
 from tandem_workers.dataset.card import CardInfo, closing_files
 from tandem_workers.dataset.claim import JobRecord
 from tandem_workers.dataset.entry import ManifestEntry

@@ -16,13 +16,14 @@ from tandem_jobs.options.options import JobOptions
 from tandem_jobs.run.backpressure import USABLE_SHARE, Flow, wanted_object_store
 from tandem_jobs.run.decode_choices import choose_settings, decoding_identity, describe_models
 from tandem_jobs.run.interrupt import stop_in_time
+from tandem_jobs.run.make_shards import make_shards, summarise
 from tandem_jobs.run.pipeline import Pipeline
 from tandem_jobs.run.progress import print_summary, say
-from tandem_jobs.run.running import make_shards, summarise, versions
 from tandem_jobs.run.shard_range import choose_part, command_line, describe_part, resume_command
 from tandem_jobs.run.start_up import StartUp, describe_start
 from tandem_jobs.run.store_watch import watch_store
 from tandem_jobs.run.throughput import Throughput
+from tandem_jobs.run.versions import versions
 from tandem_workers.dataset.claim import JobRecord, as_json, open_job
 from tandem_workers.dataset.closing import close_dataset, is_closed, reopen
 from tandem_workers.dataset.entry import ManifestEntry

@@ -30,9 +30,10 @@ from tandem_jobs.run.watchdog import Limits
 from tandem_workers.dataset.commit import Format, store_shard
 from tandem_workers.dataset.fallbacks import Fallback
 from tandem_workers.dataset.manifest import Manifest
-from tandem_workers.dataset.replica_start import ReplicaStart
 from tandem_workers.dataset.shards import FailedShard, PixelShard, PrefixShard, ShardPlan, ShardRows
+from tandem_workers.dataset.start_times import ReplicaStart
 from tandem_workers.stages.encoder import Encoder
+from tandem_workers.stages.job_metrics import stage_metrics
 from tandem_workers.stages.ledger import NO_LEDGER, Ledger
 from tandem_workers.stages.ray_data import (
     Read,
@@ -44,7 +45,6 @@ from tandem_workers.stages.ray_data import (
     from_row,
     is_failed,
     replica_name,
-    stage_metrics,
     to_row,
 )
 from tandem_workers.storage.store import Store
@@ -175,7 +175,7 @@ def write_shard(row: Row, write: ShardSink, ledger: Ledger = NO_LEDGER) -> Row:
         except Exception as error:
             return failed_row(shard.shard, "write", error)
     for span in spans[before:]:
-        stage_metrics().observe(span, len(shard))
+        stage_metrics().observe(span.stage, span.seconds, len(shard))
     done = empty_shard(shard.shard)
     done.warnings, done.fallbacks = shard.warnings, shard.fallbacks
     done.seconds, done.starts = shard.seconds, shard.starts

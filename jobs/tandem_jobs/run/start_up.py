@@ -10,7 +10,7 @@ from typing import Any
 
 from tandem.timing import seconds_by_part
 from tandem_jobs.run.pipeline import StoredShard
-from tandem_workers.dataset.replica_start import ReplicaStart, process_began
+from tandem_workers.dataset.start_times import ReplicaStart, process_began
 from tandem_workers.stages.ray_data import Span
 
 Parts = Mapping[str, float]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tandem.errors import FallbackWarning, TandemWarning
-from tandem_jobs.run import pipeline, running
+from tandem_jobs.run import make_shards, pipeline
 from tandem_jobs.run.backpressure import Flow
 from tandem_jobs.run.fallback_report import summarise_fallbacks
 from tandem_jobs.run.pipeline import StoredShard, outcome, write_shard
@@ -118,8 +118,8 @@ def test_the_summary_and_the_closing_table_name_them(monkeypatch, capsys):
             yield StoredShard(1, 1, spans("n2/gpu0"))
             yield FailedShard.of(rows(2), cause="unfit", fallbacks=[fallback])
 
-    monkeypatch.setattr(running, "watching", lambda *_: nullcontext(SimpleNamespace(learn=lambda spans: None)))
-    summary = running.make_shards(Made(), [0, 1, 2], 3, 1, StartUp())
+    monkeypatch.setattr(make_shards, "watching", lambda *_: nullcontext(SimpleNamespace(learn=lambda spans: None)))
+    summary = make_shards.make_shards(Made(), [0, 1, 2], 3, 1, StartUp())
     assert summary["fallbacks"] == [{"stage": "draft", "reason": NO_KERNELS, "replicas": ["n1/gpu0"], "of": 2}]
     capsys.readouterr()
     print_summary(summary)

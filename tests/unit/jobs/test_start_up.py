@@ -14,8 +14,8 @@ from tandem import timing
 from tandem.timing import add_seconds, seconds_by_part, timed
 from tandem_jobs.run.pipeline import StoredShard, outcome
 from tandem_jobs.run.start_up import StartUp, describe_start
-from tandem_workers.dataset.replica_start import ReplicaStart
 from tandem_workers.dataset.shards import ShardRows
+from tandem_workers.dataset.start_times import ReplicaStart
 from tandem_workers.stages.ledger import Ledger
 from tandem_workers.stages.ray_data import Span, StageActor, empty_shard, from_row, to_row
 

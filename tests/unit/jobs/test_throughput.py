@@ -11,8 +11,8 @@ import pytest
 from rich.console import Console
 
 from tandem_jobs.run.backpressure import Flow, StageState
+from tandem_jobs.run.make_shards import summarise
 from tandem_jobs.run.progress import RunProgress, print_summary
-from tandem_jobs.run.running import summarise
 from tandem_jobs.run.throughput import Throughput
 from tandem_jobs.slow_import import say_if_slow
 from tandem_workers.stages.ray_data import Span

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from tandem_jobs.run import running
+from tandem_jobs.run import make_shards
 from tandem_jobs.run.backpressure import Flow, StageState
 from tandem_jobs.run.pipeline import StoredShard
 from tandem_jobs.run.start_up import StartUp
@@ -98,10 +98,10 @@ def test_a_run_learns_from_whole_shards_alone(run, monkeypatch):
                 for shard in shards
             ]
 
-    monkeypatch.setattr(running, "watching", lambda flow, limits: nullcontext(run.watchdog))
-    running.make_shards(Stub(), [2], 1, 0, StartUp())
+    monkeypatch.setattr(make_shards, "watching", lambda flow, limits: nullcontext(run.watchdog))
+    make_shards.make_shards(Stub(), [2], 1, 0, StartUp())
     assert run.watchdog.longest == {}
-    running.make_shards(Stub(), [2, 1], 5, 0, StartUp())
+    make_shards.make_shards(Stub(), [2, 1], 5, 0, StartUp())
     assert run.watchdog.longest == {"refine": 4.0}
 
 

@@ -19,12 +19,13 @@ from support.sample_shards import (
     sample_format,
 )
 from tandem.errors import JobError
-from tandem_workers.dataset.card import CardInfo, closing_files, pick_labels, render_card, render_contact_sheet
+from tandem_workers.dataset.card import CardInfo, closing_files, render_card
 from tandem_workers.dataset.closing import close_dataset
 from tandem_workers.dataset.commit import store_shard
-from tandem_workers.dataset.entry import Totals
+from tandem_workers.dataset.contact_sheet import pick_labels, render_contact_sheet
 from tandem_workers.dataset.manifest import Manifest
 from tandem_workers.dataset.shards import ShardPlan
+from tandem_workers.dataset.success_file import Totals
 from tandem_workers.storage.places import open_store
 
 INFO = CardInfo(

@@ -13,10 +13,11 @@ from tandem_workers.dataset import claim
 from tandem_workers.dataset.aside import DAMAGED
 from tandem_workers.dataset.card import CardInfo, closing_files
 from tandem_workers.dataset.claim import open_job
-from tandem_workers.dataset.closing import close_dataset, is_closed, read_closing
+from tandem_workers.dataset.closing import close_dataset, is_closed
 from tandem_workers.dataset.commit import store_shard
 from tandem_workers.dataset.job_record import read_job
 from tandem_workers.dataset.manifest import Manifest
+from tandem_workers.dataset.success_file import read_success
 from tandem_workers.dataset.verify import verify
 from tandem_workers.storage import layout
 
@@ -283,7 +284,7 @@ def test_datasets_of_older_versions_stay_closed_and_are_gone_on_with(store):
     assert not is_closed(manifest, 3, {0, 1, 2}, [layout.CARD]) and not is_closed(manifest, 3, {0, 1})
     del old["failed_shards"]  # of the first versions
     store.replace(layout.SUCCESS, json.dumps(old).encode())
-    assert is_closed(manifest, 3, {0, 1, 2}) and read_closing(store)["failed_shards"] == set()
+    assert is_closed(manifest, 3, {0, 1, 2}) and read_success(store)["failed_shards"] == set()
 
 
 def test_a_writer_that_was_given_up_and_commits_after_all_takes_the_closing_back(store):

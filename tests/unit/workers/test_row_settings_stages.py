@@ -26,10 +26,10 @@ from tandem_jobs.run.decode_choices import decoding_identity, describe_models
 from tandem_workers.dataset.card import CardInfo, render_card
 from tandem_workers.dataset.commit import store_shard
 from tandem_workers.dataset.drafts import DraftFormat, Drafts
-from tandem_workers.dataset.entry import Totals
 from tandem_workers.dataset.formats import DatasetFormat
 from tandem_workers.dataset.manifest import Manifest
 from tandem_workers.dataset.shards import PixelShard, ShardPlan, ShardRows
+from tandem_workers.dataset.success_file import Totals
 from tandem_workers.endpoint.decoding import DraftDecoder, RefineDecoder, Row
 from tandem_workers.endpoint.messages import ImageRequest
 from tandem_workers.models.decode_settings import DecodeSettings

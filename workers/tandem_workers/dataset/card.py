@@ -1,15 +1,13 @@
-"""Files for readers of a finished dataset: its card, its contact sheet and the table of an image folder.
+"""Files for readers of a finished dataset: its card (README.md) and the table of an image folder, beside its
+contact sheet.
 
 All of it is made from the committed shards, so it is the same after any number of resumes.
 """
 
 from __future__ import annotations
 
-import io
 import json
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
 from string import Template
@@ -17,25 +15,20 @@ from typing import Any
 
 import pyarrow as pa
 import yaml
-from PIL import Image
 
-from tandem.errors import JobError, TandemError
-from tandem.images import DIGITAL_SOURCE_TYPE, TITLES, contact_sheet
-from tandem_workers.dataset.entry import ManifestEntry, Totals, add_up
+from tandem.images import DIGITAL_SOURCE_TYPE, TITLES
+from tandem_workers.dataset.contact_sheet import render_contact_sheet
+from tandem_workers.dataset.entry import ManifestEntry
 from tandem_workers.dataset.features import sample_features
-from tandem_workers.dataset.formats import DatasetFormat, merge_tables, read_images
-from tandem_workers.dataset.job_record import REPAIR
+from tandem_workers.dataset.formats import DatasetFormat, merge_tables
 from tandem_workers.dataset.ran import describe_differences
 from tandem_workers.dataset.shard_names import ShardNames
-from tandem_workers.dataset.shard_reader import read_checked
+from tandem_workers.dataset.shard_reader import naming_damage, read_checked
+from tandem_workers.dataset.success_file import Totals, add_up
 from tandem_workers.storage import layout
 from tandem_workers.storage.store import Store
 
 PLAIN_NAMES = ShardNames()
-SHEET_COLUMNS = 8
-SHEET_CELLS = SHEET_COLUMNS**2
-# Images of a class stand side by side, and no row begins in the middle of a class
-SHEET_RUNS = [n for n in range(SHEET_COLUMNS, 0, -1) if SHEET_COLUMNS % n == 0]
 SIZE_CATEGORIES = {  # the hub's own names, by the number of rows they end at
     10**3: "n<1K",
     10**4: "1K<n<10K",
@@ -180,44 +173,6 @@ def missing(failed: Mapping[int, str], num_shards: int) -> str:
         return ""
     names = ", ".join(map(str, sorted(failed)))
     return f"\n\n{len(failed)} of {num_shards} shards could not be made and are missing: {names} (`_SUCCESS` says why)."
-
-
-def render_contact_sheet(store: Store, entries: Sequence[ManifestEntry], fmt: DatasetFormat) -> bytes:
-    """PNG of at most SHEET_CELLS captioned images, as many of each class, read back from the committed shards."""
-    counts = sum((Counter(entry.labels) for entry in entries), Counter())
-    labels = pick_labels(sorted(counts))
-    each = next(n for n in SHEET_RUNS if n * len(labels) <= SHEET_CELLS and n <= max(counts.values()))
-    found: dict[int, list[Image.Image]] = {label: [] for label in labels}
-    for entry in entries:
-        for file in entry.files:
-            left = {label: each - len(found[label]) for label in labels if label in entry.labels}
-            if not any(n > 0 for n in left.values()):
-                break
-            with naming_damage(store, file.path):
-                for label, data in read_images(store.open, file.path, fmt, left):
-                    found[label].append(Image.open(io.BytesIO(data)).convert("RGB"))
-    cells = [image for images in found.values() for image in [*images, *[None] * (each - len(images))]]
-    captions = [fmt.class_names[label] for label in labels for _ in range(each)]
-    out = io.BytesIO()
-    contact_sheet(cells, captions, SHEET_COLUMNS).save(out, "PNG")
-    return out.getvalue()
-
-
-@contextmanager
-def naming_damage(store: Store, path: str) -> Iterator[None]:
-    """Context manager: turns any error of reading a file into a JobError with the remedy."""
-    try:
-        yield
-    except TandemError:
-        raise
-    except Exception as error:
-        raise JobError(f"{path} in {store.uri} is damaged: {type(error).__name__}: {error}", REPAIR) from error
-
-
-def pick_labels(labels: Sequence[int]) -> list[int]:
-    """At most as many labels as the sheet has cells, evenly over the given ones."""
-    n = min(len(labels), SHEET_CELLS)
-    return [labels[i * len(labels) // n] for i in range(n)]
 
 
 def _table(rows: Iterable[tuple[Any, ...]]) -> str:

@@ -11,16 +11,15 @@ from __future__ import annotations
 import hashlib
 from bisect import bisect_right
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import asdict, replace
-from typing import Any
+from dataclasses import replace
 
 from tandem.errors import JobError, OutputError
 from tandem_workers.dataset.aside import keep
 from tandem_workers.dataset.claim import remove_older
-from tandem_workers.dataset.entry import SUCCESS_KEYS, ManifestEntry, add_up
+from tandem_workers.dataset.entry import ManifestEntry
 from tandem_workers.dataset.job_record import check_epoch, is_taken, publish_job, taken
 from tandem_workers.dataset.manifest import Manifest, check_complete
-from tandem_workers.dataset.seal import open_sealed, seal
+from tandem_workers.dataset.success_file import add_up, read_success
 from tandem_workers.storage import layout
 from tandem_workers.storage.store import Store
 
@@ -105,7 +104,7 @@ def is_closed(manifest: Manifest, num_shards: int, committed: Collection[int], b
 
     `beside`: what has to stand beside a `_SUCCESS` of an older version, which does not name it.
     """
-    closing = read_closing(manifest.store)
+    closing = read_success(manifest.store)
     if closing is None or closing["epoch"] != manifest.epoch:
         return False
     failed = set(range(num_shards)) - set(committed)
@@ -117,31 +116,12 @@ def is_closed(manifest: Manifest, num_shards: int, committed: Collection[int], b
     return all(_hash(manifest.store, path) == sha256 for path, sha256 in hashes.items())
 
 
-def read_closing(store: Store) -> dict[str, Any] | None:
-    """The content of `_SUCCESS`, see `parse_closing`; None if it is missing or invalid."""
-    try:
-        return parse_closing(store.read(layout.SUCCESS))
-    except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
-        return None
-
-
-def parse_closing(data: bytes) -> dict[str, Any]:
-    """`Totals`, with failed_shards as ids. ValueError, KeyError, TypeError or AttributeError for other content.
-
-    Older versions had no `files` (hashes of what stands beside) or no failed shards, and made epoch 0 alone.
-    """
-    closing = {"epoch": 0, "shards": None, "files": None, "failed_shards": {}} | open_sealed(data, SUCCESS_KEYS)
-    failed, hashes = set(map(int, closing["failed_shards"])), closing["files"]
-    files = None if hashes is None else {str(path): str(sha256) for path, sha256 in hashes.items()}
-    return closing | {"failed_shards": failed, "files": files}
-
-
 def reopen(manifest: Manifest, added: int | None = None) -> None:
     """Take `_SUCCESS` back where shards are to be added, or one was added that it counts as failed.
 
     It stays if it says of this epoch that none is missing.
     """
-    closing = read_closing(manifest.store)
+    closing = read_success(manifest.store)
     if added is not None and (closing is None or added not in closing["failed_shards"]):
         return
     if closing is None or closing["epoch"] != manifest.epoch or closing["failed_shards"]:
@@ -150,7 +130,7 @@ def reopen(manifest: Manifest, added: int | None = None) -> None:
 
 def _take_back(manifest: Manifest) -> None:
     """Remove `_SUCCESS`, if there is one. OutputError where it is that of a job that has taken the place."""
-    closing = read_closing(manifest.store)
+    closing = read_success(manifest.store)
     if closing and closing["epoch"] > manifest.epoch:
         raise taken(manifest.store)
     if closing or manifest.store.exists(layout.SUCCESS):
@@ -160,7 +140,7 @@ def _take_back(manifest: Manifest) -> None:
 def _keep_changed(manifest: Manifest) -> None:
     """Copy closing files that differ from their hash in `_SUCCESS` before they are rewritten, such as a card that was
     edited by hand."""
-    closing = read_closing(manifest.store)
+    closing = read_success(manifest.store)
     if closing is None or closing["epoch"] != manifest.epoch:
         return
     for path, sha256 in (closing["files"] or {}).items():
@@ -210,12 +190,12 @@ def _write(
     hashes = {path: hashlib.sha256(data).hexdigest() for path, data in files.items()}
     totals = replace(add_up(entries, failed), epoch=epoch, files=hashes)
     check_epoch(store, epoch)
-    store.put_once(layout.SUCCESS, seal(asdict(totals)))
+    store.put_once(layout.SUCCESS, totals.to_json())
 
 
 def _withdraw(manifest: Manifest, files: Mapping[str, bytes]) -> None:
     """Remove files that a job put after another job had taken the place and cleaned it."""
-    store, closing = manifest.store, read_closing(manifest.store)
+    store, closing = manifest.store, read_success(manifest.store)
     if closing and closing["epoch"] == manifest.epoch:
         store.remove(layout.SUCCESS)
     theirs = (closing and closing["files"]) or {}

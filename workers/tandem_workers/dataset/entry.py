@@ -1,10 +1,9 @@
-"""The records of committed shards: a manifest entry for each, and the totals in `_SUCCESS`."""
+"""The record of a committed shard: its manifest entry."""
 
 from __future__ import annotations
 
 import re
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 
 from tandem_workers.dataset.ran import Ran
@@ -59,42 +58,3 @@ class ManifestEntry:
                 raise ValueError(f"expected a file of a dataset with its sha256, got {file.path!r}, {file.sha256!r}")
         if not all(type(s) in (int, float) and 0 <= s < MAX_SECONDS for s in self.seconds.values()):
             raise ValueError(f"expected seconds by stage, got {self.seconds}")
-
-
-@dataclass(frozen=True)
-class Totals:
-    """Sums over all shards of an epoch; the content of `_SUCCESS`. `seconds` adds up over replicas.
-
-    `failed_shards` are those that could not be made, and why, where the job was allowed to go on without them. `files`
-    are the hashes of the files beside `_SUCCESS`, None where an older version wrote it.
-    """
-
-    shards: int
-    rows: int
-    size_bytes: int
-    labels: dict[int, int]
-    seconds: dict[str, float]
-    failed_shards: dict[int, str] = field(default_factory=dict)
-    epoch: int = 0
-    files: dict[str, str] | None = None
-
-
-SUCCESS_KEYS = tuple(field.name for field in fields(Totals))
-
-
-def add_up(entries: Sequence[ManifestEntry], failed: Mapping[int, str] | None = None) -> Totals:
-    """Sums over shards, beside those that have failed."""
-    labels: Counter[int] = Counter()
-    seconds: Counter[str] = Counter()
-    for entry in entries:
-        labels.update(entry.labels)
-        for stage, value in entry.seconds.items():
-            seconds[stage] += value  # type: ignore[assignment]
-    return Totals(
-        shards=len(entries),
-        rows=sum(entry.rows for entry in entries),
-        size_bytes=sum(entry.size_bytes for entry in entries),
-        labels=dict(sorted(labels.items())),
-        seconds={stage: round(value, 4) for stage, value in seconds.items()},
-        failed_shards=dict(failed or {}),
-    )

@@ -11,10 +11,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 from tandem.errors import JobError, OutputError
 from tandem.user_files import shown
-from tandem_workers.dataset.entry import ManifestEntry, Totals, add_up
+from tandem_workers.dataset.entry import ManifestEntry
 from tandem_workers.dataset.job_record import REPAIR, read_job
 from tandem_workers.dataset.seal import DamagedError
 from tandem_workers.dataset.shards import ShardRows
+from tandem_workers.dataset.success_file import Totals, add_up
 from tandem_workers.storage import layout
 from tandem_workers.storage.store import Store, Stored
 

@@ -9,15 +9,17 @@ from __future__ import annotations
 import hashlib
 import io
 import tarfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
 import pyarrow.parquet as pq
 from PIL import Image
 
-from tandem.errors import InputError
+from tandem.errors import InputError, JobError, TandemError
 from tandem.images import EXTENSIONS, read_provenance
+from tandem_workers.dataset.job_record import REPAIR
 from tandem_workers.dataset.seal import DamagedError
 from tandem_workers.dataset.shards import EncodedShard, ShardRows
 from tandem_workers.storage import layout
@@ -90,6 +92,17 @@ def read_checked(store: Store, file: Stored) -> bytes:
     if (found := hashlib.sha256(data).hexdigest()) != file.sha256:
         raise DamagedError(f"expected sha256 {file.sha256}, found {found}")
     return data
+
+
+@contextmanager
+def naming_damage(store: Store, path: str) -> Iterator[None]:
+    """Context manager: turns any error of reading a file into a JobError with the remedy."""
+    try:
+        yield
+    except TandemError:
+        raise
+    except Exception as error:
+        raise JobError(f"{path} in {store.uri} is damaged: {type(error).__name__}: {error}", REPAIR) from error
 
 
 def read_images_of(path: str, data: bytes) -> list[bytes]:

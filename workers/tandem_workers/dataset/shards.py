@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from tandem.errors import JobError
 from tandem_workers.dataset.fallbacks import Fallback
 from tandem_workers.dataset.ran import Ran
-from tandem_workers.dataset.replica_start import ReplicaStart
+from tandem_workers.dataset.start_times import ReplicaStart
 from tandem_workers.storage.layout import MAX_ROWS
 
 if TYPE_CHECKING:

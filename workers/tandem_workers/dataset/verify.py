@@ -12,13 +12,13 @@ from typing import Any
 
 from tandem.errors import JobError, OutputError
 from tandem.user_files import shown
-from tandem_workers.dataset.closing import parse_closing
 from tandem_workers.dataset.entry import ManifestEntry
 from tandem_workers.dataset.job_record import NoJobError, read_job, read_record
 from tandem_workers.dataset.manifest import READS_AT_ONCE, Manifest
 from tandem_workers.dataset.seal import DamagedError, is_sealed
 from tandem_workers.dataset.shard_reader import read_checked, read_rows
 from tandem_workers.dataset.shards import ShardPlan
+from tandem_workers.dataset.success_file import parse_success
 from tandem_workers.storage import layout
 from tandem_workers.storage.store import Store
 
@@ -196,7 +196,7 @@ def check_closing(
         data = store.read(layout.SUCCESS)
         verdict.complete = True
         verdict.unsealed += not is_sealed(data)
-        closing = parse_closing(data)
+        closing = parse_success(data)
         verdict.failed = sorted(closing["failed_shards"])
     except FileNotFoundError:
         pass

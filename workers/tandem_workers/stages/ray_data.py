@@ -12,20 +12,19 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
-from functools import cache
 from typing import Any, NoReturn, Protocol, TypeVar
 
 import numpy as np
 import pyarrow as pa
 import ray
-from ray.util.metrics import Counter, Histogram
 
 from tandem.errors import JobError, OutputError, TandemError
 from tandem.timing import seconds_by_part
 from tandem_workers.dataset.fallbacks import Fallback, Fallbacks, keep_warnings
 from tandem_workers.dataset.ran import Ran
-from tandem_workers.dataset.replica_start import ReplicaStart
 from tandem_workers.dataset.shards import FailedShard, ShardRows
+from tandem_workers.dataset.start_times import ReplicaStart
+from tandem_workers.stages.job_metrics import stage_metrics
 from tandem_workers.stages.ledger import LOADING, NO_LEDGER, Ledger, Turn
 
 Row = dict[str, np.ndarray]
@@ -51,6 +50,10 @@ class Span:
     replica: str
     start_s: float
     end_s: float
+
+    @property
+    def seconds(self) -> float:
+        return self.end_s - self.start_s
 
 
 def to_row(shard: ShardRows, spans: Sequence[Span]) -> Row:
@@ -140,29 +143,6 @@ def replica_name() -> str:
     return f"{context.get_node_id()[:8]}/{place}"
 
 
-@cache
-def stage_metrics() -> StageMetrics:
-    """The metrics of this process."""
-    return StageMetrics()
-
-
-class StageMetrics:
-    """Metrics that Ray exports for Prometheus: `ray_tandem_images`, `_busy_seconds`, `_shard_seconds`, by stage."""
-
-    def __init__(self) -> None:
-        tags = ("stage",)
-        self.images = Counter("tandem_images", "Images that a stage has finished", tags)
-        self.busy = Counter("tandem_busy_seconds", "Seconds of work of a stage", tags)
-        bounds = [0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0]
-        self.shard = Histogram("tandem_shard_seconds", "Seconds of one shard in a stage", bounds, tags)
-
-    def observe(self, span: Span, images: int) -> None:
-        stage, seconds = span.stage, max(1e-9, span.end_s - span.start_s)
-        self.images.inc(images, {"stage": stage})
-        self.busy.inc(seconds, {"stage": stage})
-        self.shard.observe(seconds, {"stage": stage})
-
-
 @dataclass
 class Read:
     """The first stage of a pipeline: the number of a shard becomes its rows."""
@@ -240,7 +220,7 @@ class StageActor:
                 return failed_row(shard.shard, stage.name, error, [*shard.warnings, *self.warned], fallbacks)
             self.fallbacks.attribute(stage.name)
             spans.append(Span(stage.name, self.replica, began, time.time()))
-            stage_metrics().observe(spans[-1], len(shard))
+            stage_metrics().observe(stage.name, spans[-1].seconds, len(shard))
         shard.warnings = (*shard.warnings, *self.warned)
         shard.fallbacks = (*shard.fallbacks, *self.fallbacks.found)
         if self.is_new:

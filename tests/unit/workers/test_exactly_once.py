@@ -1,4 +1,4 @@
-"""The commit protocol, by the real code, in seeded interleavings of several jobs, faults and crashes.
+"""Each image exactly once: the commit protocol, by the real code, in seeded interleavings of jobs, faults and crashes.
 
 TANDEM_INTERLEAVINGS=50000 tries that many. A violation names its interleaving and the operations that led to it.
 """

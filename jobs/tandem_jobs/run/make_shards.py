@@ -1,23 +1,15 @@
-"""Making the shards of a job, and what all such jobs have in common: rows, sizes, versions and the summary."""
+"""The loop of a run: makes the missing shards, counts failed ones, and sums the run up in numbers."""
 
 from __future__ import annotations
 
-import importlib.metadata
-import platform
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
 from ray.exceptions import RpcError
 
-import tandem
-from tandem.class_names import ClassNames
 from tandem.errors import JobError
-from tandem.timing import timed
 from tandem_cluster.session import num_unplaced, why_unplaced
-from tandem_jobs.labels.label_file import read_label_file
-from tandem_jobs.labels.labels import LabelRows, choose_classes, rows_of_classes
-from tandem_jobs.options.options import PlaceOptions, RowOptions
 from tandem_jobs.run.backpressure import Flow, StageState
 from tandem_jobs.run.fallback_report import summarise_fallbacks
 from tandem_jobs.run.pipeline import Pipeline, StoredShard
@@ -26,13 +18,7 @@ from tandem_jobs.run.start_up import StartUp
 from tandem_jobs.run.throughput import Throughput
 from tandem_jobs.run.watchdog import watching
 from tandem_workers.dataset.fallbacks import Fallback
-from tandem_workers.dataset.shards import ShardPlan
 from tandem_workers.stages.ray_data import Span
-from tandem_workers.storage.places import open_store
-from tandem_workers.storage.store import Store
-
-MAX_SHARD_BATCHES = 16
-SHARDS_AIMED_AT = 32
 
 
 def make_shards(pipeline: Pipeline, todo: list[int], total: int, max_failed: int, start_up: StartUp) -> dict[str, Any]:
@@ -107,36 +93,3 @@ def why_lacking(pipeline: Pipeline, flow: Flow, stage: StageState) -> str | None
         return why_unplaced(f"{stage.short} of {stage.needed} {stage.name} replicas", pool.nodes)
     except RpcError:  # asked again soon
         return None
-
-
-@timed("rows")
-def read_rows(options: RowOptions, classes: ClassNames) -> LabelRows:
-    if options.labels is not None:
-        return read_label_file(options.labels, classes)
-    assert options.classes is not None  # the options have checked it
-    return rows_of_classes(choose_classes(options.classes, classes), options.per_class, options.images)
-
-
-@timed("output")
-def open_output(options: PlaceOptions) -> Store:
-    """The place of a dataset, checked before anything starts. Raises OutputError."""
-    store = open_store(options.out)
-    store.check()
-    return store
-
-
-def plan_shards(options: RowOptions, num_rows: int, batch: int) -> ShardPlan:
-    """Whole batches: some 32 shards for a small job, 16 batches a shard for a large one. Depends on the job alone."""
-    batches = min(MAX_SHARD_BATCHES, max(1, num_rows // (batch * SHARDS_AIMED_AT)))
-    return ShardPlan(num_rows, options.shard_size or batch * batches)
-
-
-def software() -> str:
-    """Name and version, as written into every image."""
-    return f"tandem {tandem.__version__}"
-
-
-def versions() -> dict[str, str]:
-    names = ("torch", "ray", "numpy", "pillow", "pyarrow")
-    found = {name: importlib.metadata.version(name) for name in names}
-    return {"software": software(), "python": platform.python_version(), **found}

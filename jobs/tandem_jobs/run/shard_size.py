@@ -1,0 +1,15 @@
+"""How many images a shard has: `--shard-size`, or a number that depends on the job alone."""
+
+from __future__ import annotations
+
+from tandem_jobs.options.options import RowOptions
+from tandem_workers.dataset.shards import ShardPlan
+
+MAX_SHARD_BATCHES = 16
+SHARDS_AIMED_AT = 32
+
+
+def plan_shards(options: RowOptions, num_rows: int, batch: int) -> ShardPlan:
+    """Whole batches: some 32 shards for a small job, 16 batches a shard for a large one. Depends on the job alone."""
+    batches = min(MAX_SHARD_BATCHES, max(1, num_rows // (batch * SHARDS_AIMED_AT)))
+    return ShardPlan(num_rows, options.shard_size or batch * batches)

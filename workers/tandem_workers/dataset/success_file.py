@@ -1,0 +1,75 @@
+"""`_SUCCESS`, the last file of a finished dataset: what is in it, and how it is read. `dataset.closing` writes it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from tandem_workers.dataset.entry import ManifestEntry
+from tandem_workers.dataset.seal import open_sealed, seal
+from tandem_workers.storage import layout
+from tandem_workers.storage.store import Store
+
+
+@dataclass(frozen=True)
+class Totals:
+    """Sums over all shards of an epoch; the content of `_SUCCESS`. `seconds` adds up over replicas.
+
+    `failed_shards` are those that could not be made, and why, where the job was allowed to go on without them. `files`
+    are the hashes of the files beside `_SUCCESS`, None where an older version wrote it.
+    """
+
+    shards: int
+    rows: int
+    size_bytes: int
+    labels: dict[int, int]
+    seconds: dict[str, float]
+    failed_shards: dict[int, str] = field(default_factory=dict)
+    epoch: int = 0
+    files: dict[str, str] | None = None
+
+    def to_json(self) -> bytes:
+        """Indented JSON with a hash of itself."""
+        return seal(asdict(self))
+
+
+SUCCESS_KEYS = tuple(field.name for field in fields(Totals))
+
+
+def add_up(entries: Sequence[ManifestEntry], failed: Mapping[int, str] | None = None) -> Totals:
+    """Sums over shards, beside those that have failed."""
+    labels: Counter[int] = Counter()
+    seconds: Counter[str] = Counter()
+    for entry in entries:
+        labels.update(entry.labels)
+        for stage, value in entry.seconds.items():
+            seconds[stage] += value  # type: ignore[assignment]
+    return Totals(
+        shards=len(entries),
+        rows=sum(entry.rows for entry in entries),
+        size_bytes=sum(entry.size_bytes for entry in entries),
+        labels=dict(sorted(labels.items())),
+        seconds={stage: round(value, 4) for stage, value in seconds.items()},
+        failed_shards=dict(failed or {}),
+    )
+
+
+def read_success(store: Store) -> dict[str, Any] | None:
+    """The content of `_SUCCESS`, see `parse_success`; None if it is missing or invalid."""
+    try:
+        return parse_success(store.read(layout.SUCCESS))
+    except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def parse_success(data: bytes) -> dict[str, Any]:
+    """`Totals`, with failed_shards as ids. ValueError, KeyError, TypeError or AttributeError for other content.
+
+    Older versions had no `files` (hashes of what stands beside) or no failed shards, and made epoch 0 alone.
+    """
+    closing = {"epoch": 0, "shards": None, "files": None, "failed_shards": {}} | open_sealed(data, SUCCESS_KEYS)
+    failed, hashes = set(map(int, closing["failed_shards"])), closing["files"]
+    files = None if hashes is None else {str(path): str(sha256) for path, sha256 in hashes.items()}
+    return closing | {"failed_shards": failed, "files": files}
