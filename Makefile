@@ -6,6 +6,9 @@ OUT ?= out
 IMAGES ?= 64
 # Wheels of torch other than PyPI's, which on Linux are those for CUDA: cpu, cu126, ...
 TORCH ?=
+# Two processes, each with a Ray cluster of its own, take one file after the other: most tests with Ray wait. Unit tests
+# have a process a core, where more threads of torch would only wait for each other. Slow tests measure time: one by one
+SIDE_BY_SIDE := -n 2 --dist loadfile --no-loadscope-reorder
 UV := $(shell command -v uv)
 ifdef UV
 MAKE_VENV := $(UV) venv -q --seed --allow-existing --python $(PYTHON)
@@ -31,9 +34,9 @@ generate: $(VENV)/.run ## install into .venv and synthesise 64 labelled images i
 
 test: $(VENV)/.test ## install into .venv and run the tests, those of minutes apart
 	@echo "==> running the tests"
-	$(BIN)/python -m pytest -m "not slow" -n 2 tests/unit
-	TRITON_INTERPRET=1 $(BIN)/python -m pytest -m "not slow" tests/kernels
-	$(BIN)/python -m pytest -m "not slow" tests/integration tests/e2e
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n 2 tests/unit
+	TRITON_INTERPRET=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" tests/kernels
+	$(BIN)/python -m pytest -m "not slow" $(SIDE_BY_SIDE) tests/e2e tests/integration
 
 test-slow: $(VENV)/.test ## the tests of minutes: lost nodes, storage that fails, thousands of shards
 	@echo "==> running the slow tests"

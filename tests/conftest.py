@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,13 +19,31 @@ from support.tiny_models import save_tiny_models
 from tandem_workers.storage.places import open_store
 from tandem_workers.storage.store import Store
 
+# Files with tests of the server `served`: it has a fixed port, and starting it takes half a minute
+WITH_SERVER = frozenset(
+    f"test_{name}.py"
+    for name in ("api_schema", "dashboard", "endpoint", "endpoint_colocated", "page", "page_errors", "readme")
+)
 
-@pytest.hookimpl(tryfirst=True)  # xdist reads the groups in the same hook
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Under `--dist loadgroup` a file stays in one process, as do all tests of the server, which is started once."""
+    """Raise UsageError for a test of the server in a file that is not known for it."""
     for item in items:
-        uses_server = "served" in getattr(item, "fixturenames", ())
-        item.add_marker(pytest.mark.xdist_group("served" if uses_server else item.path.stem))
+        if "served" in getattr(item, "fixturenames", ()) and item.path.name not in WITH_SERVER:
+            raise pytest.UsageError(f"expected {item.path.name} in WITH_SERVER of conftest.py, as it uses `served`")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """With `--dist loadfile` a file stays in one process, and so do all files that share the server."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class OneServer(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = super()._split_scope(nodeid)
+            return "served" if Path(file).name in WITH_SERVER else file
+
+    return OneServer(config, log) if config.getoption("dist") == "loadfile" else None
 
 
 @pytest.fixture
@@ -66,7 +85,8 @@ def undisturbed(ray_cluster: None, tiny_models: dict[str, str], tmp_path_factory
     from tandem_jobs.cli import main
 
     out = tmp_path_factory.mktemp("undisturbed") / "out"
-    assert main(job(tiny_models, out)) == 0
+    one = ("--placement", "colocated", "--drafters", "1")  # each takes seconds to start
+    assert main(job(tiny_models, out, *one)) == 0
     return digests(out)
 
 
