@@ -154,7 +154,7 @@ class GenerateJob(Job):
         )
 
     def files(self, entries: Sequence[ManifestEntry], failed: Mapping[int, str]) -> dict[str, bytes]:
-        return self.images.render(self.models, self.sampling, self.record, entries, failed)
+        return self.images.render(self.sampling, self.record, entries, failed)
 
 
 def run(spec: GenerateSpec) -> dict[str, Any]:

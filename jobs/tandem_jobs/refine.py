@@ -148,7 +148,7 @@ class RefineJob(Job):
         )
 
     def files(self, entries: Sequence[ManifestEntry], failed: Mapping[int, str]) -> dict[str, bytes]:
-        return self.images.render(self.models, self.sampling, self.record, entries, failed)
+        return self.images.render(self.sampling, self.record, entries, failed)
 
 
 def check_vqvae(drafts: Drafts, models: ModelSet) -> None:

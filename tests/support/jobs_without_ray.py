@@ -25,6 +25,7 @@ class JobWithoutRay(Job):
 
     result = "dataset"
     makers = shard_bytes = 1
+    models: Any = SimpleNamespace(hashes={})
 
     def __init__(
         self,

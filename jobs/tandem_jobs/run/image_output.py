@@ -38,24 +38,27 @@ class ImageDataset:
     store: Store
     fmt: DatasetFormat
     plan: ShardPlan
-    encoder: Encoder
     options: ImageJobOptions
-    image_size: int
+    models: ModelSet
     carried: pa.Schema  # the columns carried along from the label file, and the settings of each row
     row_settings: tuple[str, ...] = ()
 
     @property
     def shard_bytes(self) -> int:
         """Of the pixels of a whole shard."""
-        return self.plan.shard_size * 3 * self.image_size**2
+        return self.plan.shard_size * 3 * self.models.image_size**2
 
     def writer(self, epoch: int) -> Writer:
         """The end of the pipeline, once the job has its place."""
-        return Writer(self.encoder, self.fmt, self.plan, self.store, epoch)
+        hashes = self.models.hashes
+        weights = hashes["drafter"], hashes["refiner"], hashes["vqvae"]
+        provenance = Provenance(software(), *weights, self.fmt.seed, self.fmt.draft_steps)
+        options, names = self.options, self.models.class_names.names
+        encoder = Encoder(options.codec, options.quality, provenance, names, self.row_settings)
+        return Writer(encoder, self.fmt, self.plan, self.store, epoch)
 
     def render(
         self,
-        models: ModelSet,
         sampling: SamplingConfig,
         job: JobRecord,
         entries: Sequence[ManifestEntry],
@@ -66,8 +69,8 @@ class ImageDataset:
         decoding = to_dict(sampling) | {name: settings[name] for name in ("batch", "dtype")} | settings.get("how", {})
         info = CardInfo(
             fmt=self.fmt,
-            image_size=models.image_size,
-            models={ref.role: (ref.label, ref.sha256) for ref in models.refs},
+            image_size=self.models.image_size,
+            models={ref.role: (ref.label, ref.sha256) for ref in self.models.refs},
             sampling=decoding,
             command=whole_command(job.info.get("command") or command_line()),
             software=software(),
@@ -95,10 +98,7 @@ def open_images(
         fmt.check_extra(extra.drop_columns(list(row_settings)))
     everywhere = {"seed", "draft_steps"}  # columns of every dataset, also where they are of each row
     carried = pa.schema([field for field in extra.schema if field.name not in everywhere] if extra is not None else [])
-    hashes = models.hashes
-    provenance = Provenance(software(), hashes["drafter"], hashes["refiner"], hashes["vqvae"], seed, draft_steps)
-    encoder = Encoder(options.codec, options.quality, provenance, models.class_names.names, row_settings)
-    return ImageDataset(store, fmt, plan, encoder, options, models.image_size, carried, row_settings)
+    return ImageDataset(store, fmt, plan, options, models, carried, row_settings)
 
 
 def image_identity(options: ImageOptions) -> dict[str, Any]:

@@ -124,11 +124,11 @@ class Job(ABC):
         if self.options.overwrite or not self.store.exists(layout.JOB):
             return False
         job = read_job(self.store)
+        committed = Manifest(self.store, job["epoch"]).committed(self.part)
+        if not committed.issuperset(self.part):  # asked first: the identity waits until the weights are hashed
+            return False
         devices = (False,) if self.options.int8 else (False, True)  # int8 is for CPUs
         if job["identity"] not in (as_json(self.identity(on_real_gpus)) for on_real_gpus in devices):
-            return False
-        committed = Manifest(self.store, job["epoch"]).committed(self.part)
-        if not committed.issuperset(self.part):
             return False
         say(f"{describe_part(self.part, self.plan)}: all of them done before")
         self.record = JobRecord(job["identity"], job["info"], committed, job["epoch"])
@@ -143,6 +143,7 @@ class Job(ABC):
         say(about_to_open(options.address))
         object_store = wanted_object_store(self.makers, self.shard_bytes)
         with open_session(options.address, options.logical_gpus, MIN_WRITERS, object_store) as session:
+            _ = self.models.hashes  # waits until the weights are hashed: the job's identity needs it
             self.start_up.join()
             yield session
 

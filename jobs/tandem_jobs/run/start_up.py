@@ -23,6 +23,7 @@ class StartUp:
         self.began, self.entered = process_began(), time.time()
         self.joined = self.entered
         self.checks = seconds_by_part()
+        self.hash_s = 0.0
         self.replicas: list[ReplicaStart] = []
         self.first: StoredShard | None = None
 
@@ -32,8 +33,9 @@ class StartUp:
         return time.time() - self.began
 
     def join(self) -> None:
-        """Record that the cluster is up."""
+        """Record that the cluster is up and the weights are hashed."""
         self.joined = time.time()
+        self.hash_s = seconds_by_part().get("hash", 0.0) - self.checks.get("hash", 0.0)
 
     def add(self, shard: StoredShard) -> None:
         """Count a shard, and the replicas that made it as their first one."""
@@ -44,8 +46,8 @@ class StartUp:
     def summary(self, spans: Sequence[Span]) -> dict[str, object]:
         """`started_at` in seconds since 1970, and the seconds of each part; nothing where no shard was made.
 
-        driver: imports, models and rows checked; cluster: joined or started; replicas: placed and loaded until one
-        had work; first_shard: from there to the first commit. `start_up_parts_s` splits all but the cluster.
+        driver: imports, models and rows checked; cluster: joined or started, while weights are hashed; replicas: placed
+        and loaded until one had work; first_shard: from there to the first commit. `start_up_parts_s` splits them.
         """
         stored = [span.end_s for span in spans if span.stage == "store"]
         if not stored:
@@ -59,6 +61,7 @@ class StartUp:
         }
         parts = {
             "driver": rounded(with_rest(self.checks, whole["driver"])),
+            "cluster": rounded({"ray": whole["cluster"] - self.hash_s, "hash": self.hash_s}),
             "replicas": self.replica_parts(),
             "first_shard": rounded(first_shard_parts(self.first, whole["first_shard"]) if self.first else {}),
         }
@@ -109,7 +112,8 @@ def describe_start(summary: Mapping[str, Any]) -> list[str]:
         for pool, of in parts["replicas"].items()
     )
     return [
-        f"start: driver {whole['driver']:.1f} s ({listed(parts['driver'])}), cluster {whole['cluster']:.1f} s",
+        f"start: driver {whole['driver']:.1f} s ({listed(parts['driver'])}), "
+        f"cluster {whole['cluster']:.1f} s ({listed(parts['cluster'])})",
         f"replicas {whole['replicas']:.1f} s ({pools}), first shard {whole['first_shard']:.1f} s "
         f"({listed(parts['first_shard'])})",
     ]

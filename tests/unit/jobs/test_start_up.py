@@ -47,7 +47,7 @@ def start(pool: str, weights: float) -> ReplicaStart:
 def run_of(*shards: StoredShard) -> StartUp:
     run = StartUp()
     run.began, run.entered, run.joined = NOW, NOW + 4, NOW + 6
-    run.checks = {"imports": 3.0, "models": 0.25, "hash": 0.5}
+    run.checks, run.hash_s = {"imports": 3.0, "models": 0.25, "hash": 0.5}, 0.5
     for shard in shards:
         run.add(shard)
     return run
@@ -61,6 +61,7 @@ def test_parts_of_the_start_add_up_to_the_whole():
     assert summary["start_up_s"] == {"driver": 4.0, "cluster": 2.0, "replicas": 10.0, "first_shard": 3.0}
     parts = summary["start_up_parts_s"]
     assert parts["driver"] == {"imports": 3.0, "models": 0.25, "hash": 0.5, "other": 0.25}
+    assert parts["cluster"] == {"ray": 1.5, "hash": 0.5}
     assert parts["first_shard"] == {
         "draft": 0.5, "refine": 0.75, "decode": 0.25, "encode": 0.25, "store": 0.25, "other": 1.0
     }  # fmt: skip
@@ -76,7 +77,8 @@ def test_parts_of_the_start_add_up_to_the_whole():
 def test_the_closing_table_has_the_start_in_two_lines():
     first = StoredShard(0, 8, spans(16), (), {"draft": 0.5}, (start("draft", 2.5),))
     before, after = describe_start(run_of(first).summary(first.spans))
-    assert before == "start: driver 4.0 s (imports 3.0, models 0.2, hash 0.5, other 0.2), cluster 2.0 s"
+    checks = "imports 3.0, models 0.2, hash 0.5, other 0.2"
+    assert before == f"start: driver 4.0 s ({checks}), cluster 2.0 s (ray 1.5, hash 0.5)"
     assert after == (
         "replicas 10.0 s (draft: placing 1.0, process 1.0, imports 3.0, device 2.0, weights 2.5, other 0.5, "
         "graphs 0.5), first shard 3.0 s (draft 0.5, encode 0.2, store 0.2, other 2.0)"

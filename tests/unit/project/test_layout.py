@@ -48,7 +48,6 @@ TESTED_ELSEWHERE = {
     "fused_fp8": "tests/kernels/test_fused.py",
     "fused_vqvae": "tests/kernels/test_fused.py",
     "fusing": "tests/kernels/test_fused.py",
-    "hashing": "test_weights.py and test_model_set.py",
     "inferred_config": "test_odd_checkpoints.py",
     "initial": "every tiny model of the tests",
     "kernels": "test_linear.py",

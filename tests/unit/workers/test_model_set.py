@@ -1,11 +1,13 @@
 """Which weights a job uses: sources, hashes, and models that do not fit each other."""
 
+import pickle
 from pathlib import Path
 
 import pytest
 import torch
 
 from support.tiny_models import CLASS_NAMES, tiny_var, tiny_vqvae
+from tandem import hashing
 from tandem.config import VAR_PRESETS
 from tandem.errors import CheckpointError, JobError
 from tandem.hashing import file_sha256
@@ -72,11 +74,23 @@ def test_weights_that_changed_under_way_are_noticed(tmp_path):
         load_transformer(ref, torch.float32, torch.device("cpu"))
 
 
-def test_a_file_is_hashed_while_it_is_loaded_and_a_wrong_hash_says_more_than_what_came_of_it(tmp_path):
+def test_the_machine_that_hashed_a_file_does_not_hash_it_again(tmp_path, monkeypatch):
+    ref = pickle.loads(pickle.dumps(resolve("drafter", save(tmp_path, "d", tiny_var(2, 0)), random_weights=False).ref))
+    monkeypatch.setattr(hashing, "file_sha256", None)
+    load_transformer(ref, torch.float32, torch.device("cpu"))
+
+
+def test_another_machine_hashes_a_file_while_it_is_loaded_and_a_wrong_hash_says_more_than_what_came_of_it(
+    tmp_path, monkeypatch
+):
     path = save(tmp_path, "d", tiny_var(2, 0))
-    ref = resolve("drafter", path, random_weights=False).ref
+    ref = pickle.loads(pickle.dumps(resolve("drafter", path, random_weights=False).ref))
+    monkeypatch.setattr(hashing.platform, "node", lambda: "elsewhere")
+    began = []
+    monkeypatch.setattr(hashing, "file_sha256", lambda file: [began.append(file), file_sha256(file)][1])
     with ref.opened() as file:
         assert file_sha256(file) == ref.sha256
+    assert began == [Path(path)]
     Path(path).write_bytes(b"{}")
     with pytest.raises(CheckpointError, match=r"expected sha256 .* on this node"):
         load_transformer(ref, torch.float32, torch.device("cpu"))

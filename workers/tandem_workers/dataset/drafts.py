@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from tandem.class_names import check_names
 from tandem.config import SamplingConfig, VarConfig, from_dict
 from tandem.errors import InputError, JobError, OutputError
+from tandem.hashing import FileHash
 from tandem.user_files import shown
 from tandem_workers.dataset.columns import IMAGE_COLUMNS, stored, stored_schema
 from tandem_workers.dataset.entry import ManifestEntry
@@ -191,7 +192,7 @@ def _describe(store: Store, job: dict[str, Any]) -> Drafts:
     hashes, source, part = identity["weights_sha256"], about["source"], about.get("part", "")
     if not all(isinstance(text, str) for text in (hashes["drafter"], hashes["vqvae"], source, part)):
         raise TypeError("hashes and sources of weights have to be text")
-    resolved = Resolved(ModelRef("drafter", source, hashes["drafter"], part=part), config, names)
+    resolved = Resolved(ModelRef("drafter", source, FileHash.known(hashes["drafter"]), part=part), config, names)
     drafts = Drafts(store, ShardPlan.of(identity), identity, resolved, job["epoch"])
     config.pyramid.check_draft_steps(drafts.draft_steps)
     if not isinstance(drafts.sampling, SamplingConfig) or drafts.seed < 0 or set(drafts.row_settings) - {*ROW_SETTINGS}:

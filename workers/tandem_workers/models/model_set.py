@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import platform
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +16,7 @@ from tandem.assembly import PLAIN, Preparation
 from tandem.class_names import ClassNames
 from tandem.config import VAR_PRESETS, VQVAE_PRESET, SamplingConfig, VarConfig, VqvaeConfig
 from tandem.errors import CheckpointError, JobError
-from tandem.hashing import file_sha256
+from tandem.hashing import FileHash
 from tandem.initial import random_var, random_vqvae
 from tandem.timing import timed
 from tandem.var import Var
@@ -40,9 +39,14 @@ class ModelRef:
 
     role: Role
     source: str  # "embedded", a preset's name, a path or an address that names one version where it can
-    sha256: str  # of the file; of the recipe for random weights
+    file_hash: FileHash  # of the recipe for random weights
     random_seed: int | None = None
     part: str = ""  # of the file, where it holds more than this model; role and file determine it
+
+    @property
+    def sha256(self) -> str:
+        """Hex sha256 of the file, or of the recipe; waits until the file has been hashed."""
+        return self.file_hash.sha256
 
     @property
     def label(self) -> str:
@@ -52,29 +56,25 @@ class ModelRef:
     @contextmanager
     def opened(self) -> Iterator[Path]:
         """Context manager: the weights as a local file, to be loaded inside. Remote ones are fetched once per machine.
-        Hashing takes as long as loading, so a thread does it meanwhile; on exit a wrong hash raises CheckpointError,
-        in place of any error of loading."""
+
+        A file that this machine has hashed for this job is not hashed again. Another copy is, by a thread, as hashing
+        takes as long as loading; on exit a wrong hash raises CheckpointError, in place of any error of loading."""
         if self.source == EMBEDDED:
             yield weights_path(self.role)
             return
-        if is_remote(self.source):
-            file = local_file(self.source, patient=True)  # hashed, as it may have to be fetched again
-            self.check_hash(file.sha256)
-            yield file.path
+        if path := self.file_hash.unchanged:
+            yield path
             return
-        path = Path(self.source)
-        if not path.is_file():
+        if not is_remote(self.source) and not Path(self.source).is_file():
             raise CheckpointError(
                 f"{self.source}: no such file on node {platform.node()}",
                 "weights by path have to be on every node; addresses are fetched by each",
             )
-        with ThreadPoolExecutor(1) as pool:
-            hashing = pool.submit(file_sha256, path)
-            try:
-                yield path
-            finally:
-                with timed("hash"):  # what is left of it
-                    self.check_hash(hashing.result())
+        file = local_file(self.source, patient=True)
+        try:
+            yield file.path
+        finally:
+            self.check_hash(file.sha256)
 
     def check_hash(self, found: str) -> None:
         """Raise CheckpointError if this is the hash of another file."""
@@ -116,6 +116,7 @@ class ModelSet:
 
     @property
     def hashes(self) -> dict[str, str]:
+        """By role. Files are hashed from the moment they are found; waits for what is left of it."""
         return {ref.role: ref.sha256 for ref in self.refs}
 
     @property
@@ -144,13 +145,13 @@ def resolve(role: Role, source: str, random_weights: bool) -> Resolved:
                 "--random-weights to try its size and speed",
             )
         recipe = hashlib.sha256(f"random/{role}/{source}".encode()).hexdigest()
-        return Resolved(ModelRef(role, source, recipe, random_seed=int(recipe[:8], 16)), config)
+        return Resolved(ModelRef(role, source, FileHash.known(recipe), random_seed=int(recipe[:8], 16)), config)
     file = local_file(str(weights_path(role)) if source == EMBEDDED else source)
     try:
         checkpoint = open_checkpoint(file.path, "vqvae" if role == "vqvae" else "var").check()
     except CheckpointError as error:
         raise CheckpointError(f"{role}: {error}", error.hint) from error
-    ref = ModelRef(role, EMBEDDED if source == EMBEDDED else file.source, file.sha256, part=checkpoint.part.name)
+    ref = ModelRef(role, EMBEDDED if source == EMBEDDED else file.source, file.file_hash, part=checkpoint.part.name)
     return Resolved(ref, checkpoint.config, checkpoint.classes)
 
 

@@ -8,8 +8,7 @@ from pathlib import Path
 
 from tandem.config import VAR_PRESETS, VQVAE_PRESET, VarConfig, VqvaeConfig
 from tandem.errors import InputError
-from tandem.hashing import file_sha256
-from tandem.timing import timed
+from tandem.hashing import FileHash
 from tandem.user_files import cause_of, check_spelling, is_file, shown
 from tandem_workers.models.fetch import cache_folder, fetch, fetched_sha256, is_remote
 from tandem_workers.models.fetch_http import EXPECTED as HTTP_ADDRESS
@@ -24,7 +23,12 @@ class LocalFile:
 
     source: str
     path: Path
-    sha256: str
+    file_hash: FileHash
+
+    @property
+    def sha256(self) -> str:
+        """Hex sha256 of the file, empty where there is none."""
+        return self.file_hash.sha256
 
 
 @dataclass(frozen=True)
@@ -73,24 +77,27 @@ def local_file(source: str, patient: bool = False) -> LocalFile:
         check_spelling(source)
         try:
             path = Path(os.path.expanduser(source)).resolve()
-            with timed("hash"):
-                digest = file_sha256(path) if is_file(path) else ""
-            return LocalFile(str(path), path, digest)
+            return LocalFile(str(path), path, FileHash(path) if is_file(path) else FileHash.known(""))
         # beside OSError: a zero byte, a symbolic link that leads back to itself
         except (OSError, ValueError, RuntimeError) as error:
             raise InputError(f"{shown(source)}: cannot be read: {cause_of(error)}") from error
+    found, path, digest = fetched_file(source, patient)
+    return LocalFile(found, path, FileHash.known(digest, path))
+
+
+def fetched_file(source: str, patient: bool) -> tuple[str, Path, str]:
+    """Address, path and hex sha256 of the copy of a remote file in the cache, fetched or checked by its hash."""
     scheme = source.partition("://")[0]
     if scheme == "hf":
-        return LocalFile(*fetch_from_hub(source))
+        return fetch_from_hub(source)
     if scheme in ("https", "http"):
         try:
-            path, digest = fetch_from_http(source, cache_folder(), patient)
+            return (source, *fetch_from_http(source, cache_folder(), patient))
         except OSError as error:
             raise InputError(
                 f"cannot keep {source} in {cache_folder()}: {error}", "TANDEM_CACHE names another"
             ) from error
-        return LocalFile(source, path, digest)
     if scheme != "s3":
         raise InputError(f"expected a path, s3://bucket/key, {HUB_ADDRESS}, or {HTTP_ADDRESS}, got {source}")
     path = fetch(source, patient)
-    return LocalFile(source, path, fetched_sha256(path))
+    return source, path, fetched_sha256(path)
