@@ -62,7 +62,7 @@ __all__ = [
     "uniforms",
 ]
 
-# Imported at first use: torch takes seconds and 180 MB, which processes that only encode and store can do without
+# Imported at first use: torch takes seconds and 180 MB, which processes that only encode and store do not need
 _MODULES = {
     **dict.fromkeys(("decode", "draft", "generate", "generate_alone", "refine"), "collaborative"),
     **dict.fromkeys(("load_var", "load_vqvae", "open_checkpoint"), "weights"),
@@ -81,5 +81,5 @@ def __getattr__(name: str) -> typing.Any:
 
 
 def __dir__() -> list[str]:
-    """Names of the library, those that are imported at first use included."""
+    """All public names, also those that are imported at first use."""
     return sorted({*globals(), *__all__})

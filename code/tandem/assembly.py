@@ -1,4 +1,4 @@
-"""Models put together tensor by tensor, each brought into the form in which it computes before the next is read."""
+"""Assembles models tensor by tensor: each takes the form in which it computes before the next one is read."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ from tandem.modulation import ModulationTable
 from tandem.var import Var
 from tandem.vqvae import Upsample, Vqvae
 
-# A float tensor by its name in the checkpoint, to be copied from
+# Gives the float tensor of a name in the checkpoint; it is copied, not kept
 Values = Callable[[str], Tensor]
 
 
 @dataclass(frozen=True)
 class Preparation:
-    """How a transformer computes, beyond its weights. All but graphs may change rounding, int8 and FP8 more than that.
+    """How models compute, beyond their weights. All options but graphs may change rounding; int8 and FP8 change more.
 
     Attributes:
         fold_adaln: keep modulation vectors of every class in host memory instead of the AdaLN weights on the device.
         int8: weights and activations of the blocks' matrices in int8 (W8A8), on CPUs. Not exact.
-        fp8: products of the blocks of many rows in FP8, on GPUs from compute capability 8.9 on. Not exact.
-        cuda_graphs: the kernels of a whole decode are launched at once, on CUDA.
-        kernels: "auto" merges the small steps between products into kernels of ours, on CUDA; "plain" does not.
+        fp8: the blocks' large products in FP8, on GPUs of compute capability 8.9 or higher. Not exact.
+        cuda_graphs: launch all kernels of a decode at once, on CUDA.
+        kernels: "auto" fuses the small steps between products, on CUDA; "plain" does not.
     """
 
     fold_adaln: bool = False
@@ -46,9 +46,9 @@ class Preparation:
 
     @classmethod
     def of(cls, options: object, on_gpu: bool) -> Preparation:
-        """As the attributes of these names say, such as the options of a command.
+        """The preparation from attributes of the same names, such as the options of a command.
 
-        Fused kernels are for GPUs, so that jobs on CPUs stay what they were; graphs that are None are asked for there.
+        On CPUs kernels are always plain. `cuda_graphs` None means: on GPUs.
         """
         asked = {field.name: getattr(options, field.name) for field in fields(cls)}
         if asked["cuda_graphs"] is None:
@@ -57,11 +57,11 @@ class Preparation:
 
     @property
     def names(self) -> list[str]:
-        """What is asked for, by the names of its switches."""
+        """Names of the switches that are on."""
         return [field.name for field in fields(self) if getattr(self, field.name) is True]
 
     def check(self, device: torch.device, dtype: torch.dtype) -> None:
-        """Raise InputError for what a kind of device does not do, or not in this dtype."""
+        """Raise InputError for options that a kind of device does not support, or not in this dtype."""
         if self.int8 and self.fp8:
             raise InputError("fp8: expected either int8 or fp8, got both")
         if self.fp8 and device.type == "cuda" and dtype != torch.bfloat16:
@@ -72,12 +72,12 @@ class Preparation:
             )
 
     def unavailable(self, device: torch.device) -> list[str]:
-        """What of it cannot be had on a device, in a sentence each. The rest is done all the same."""
+        """One warning for each option that this device does not support, or that gains nothing there."""
         if device.type != "cpu":
             return []
         sentences = {
-            "int8: this CPU has no VNNI, so that it saves memory but no time": self.int8 and not multiplies_int8(),
-            "fp8: a CPU computes the same in float32, which shows quality and saves nothing": self.fp8,
+            "int8: this CPU has no VNNI, so int8 saves memory but no time": self.int8 and not multiplies_int8(),
+            "fp8: a CPU computes the same values in float32: good to measure quality, no faster": self.fp8,
             "cuda-graphs: expected a CUDA device, got cpu; going on without them": self.cuda_graphs,
         }
         return [sentence for sentence, holds in sentences.items() if holds]
@@ -87,7 +87,7 @@ PLAIN = Preparation()
 
 
 class Uninitialised(TorchFunctionMode):
-    """Inside, `torch.nn.init` does nothing: to draw values for meta tensors torch imports its compiler, for seconds."""
+    """Disables `torch.nn.init`, which on meta tensors would import torch's compiler and take seconds."""
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -122,7 +122,7 @@ def assemble_var(
             raise InputError("fold_adaln: expected a model with AdaLN weights in every block, got one that shares them")
         var.table = ModulationTable(config, dtype, device)
     for name, module in list(var.named_modules()):
-        put_all(name, module, values, lambda full: var.dtype_of(full, dtype), device)
+        fill_parameters(name, module, values, lambda full: var.dtype_of(full, dtype), device)
         if preparation is None or not isinstance(module, Linear):
             continue
         if ".ada_lin." in name and var.table is not None:
@@ -162,7 +162,7 @@ def assemble_vqvae(
     assert isinstance(vqvae, Vqvae)
     modules = dict(vqvae.named_modules())
     for name, module in modules.items():
-        put_all(name, module, values, lambda _: torch.float32, device)
+        fill_parameters(name, module, values, lambda _: torch.float32, device)
         parent = modules[name.rpartition(".")[0]]
         if preparation is not None and name and not name.startswith("quantize") and module._parameters:
             if isinstance(parent, Upsample):
@@ -178,14 +178,14 @@ def assemble_vqvae(
     return vqvae.requires_grad_(False).eval()
 
 
-def put_all(
+def fill_parameters(
     name: str, module: nn.Module, values: Values, dtype_of: Callable[[str], torch.dtype], device: torch.device
 ) -> None:
-    """Copy values into the parameters of a module itself. What is mapped stays on disk, but for the copy."""
+    """Copy values into a module's own parameters. Memory-mapped tensors stay on disk; only the copy is in memory."""
     for part, empty in module._parameters.items():
         if empty is not None:
             full = f"{name}.{part}".lstrip(".")
             given = values(full)
-            moved = given.to(device)  # before it is converted: a card does that faster than the one thread of an actor
+            moved = given.to(device)  # moved, then converted: a GPU converts faster than an actor's one thread
             copied = moved.to(dtype_of(full), copy=moved is given)
             module._parameters[part] = nn.Parameter(copied, requires_grad=empty.requires_grad)

@@ -18,10 +18,10 @@ from tandem.limits import limits, rows_together
 
 
 class KVCache:
-    """Keys and values of all layers, allocated once: the `length` tokens that later scales read again.
+    """Keys and values of all layers, allocated once: the first `length` tokens, which later scales read again.
 
-    No later scale reads the last one, so it is not cached: it attends to the cache and to itself in a scratch buffer
-    that all layers share, `widest` tokens long, for the rows of one group. Both hold K and V in the compute dtype.
+    The last scale is not cached, as none follows. It attends to the cache and to itself in a scratch buffer of `widest`
+    tokens for the rows of one group, which all layers share. Both buffers hold K and V in the compute dtype.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class KVCache:
         return sum(t.numel() * t.element_size() for t in (self.store, self.scratch))
 
     def extend(self, layer: int, rows: slice, k_RHlc: Tensor, v_RHlc: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values [R, H, L, c] of these rows: all tokens so far, and the new ones behind them."""
+        """Append new tokens; returns keys and values [R, H, L, c] of these rows, of all tokens so far."""
         start, stop = self.filled, self.filled + k_RHlc.shape[2]
         if start == 0 and stop > self.store.shape[4]:
             return k_RHlc, v_RHlc
@@ -56,7 +56,7 @@ class KVCache:
         return place[0, :, :, :stop], place[1, :, :, :stop]
 
     def room(self, layer: int, rows: slice, stop: int) -> Tensor:
-        """Keys and values [2, R, H, ., c] of these rows with room for `stop` tokens, those so far in their places."""
+        """Buffer [2, R, H, ., c] for keys and values of these rows: room for `stop` tokens, earlier ones in place."""
         kept = self.store[layer, :, rows]
         if stop <= kept.shape[3]:
             return kept
@@ -73,8 +73,8 @@ class KVCache:
 
 
 def attend_by_scale(q_RHlc: Tensor, k_RHLc: Tensor, v_RHLc: Tensor, sizes: Sequence[int]) -> Tensor:
-    """Block-causal attention [R, H, l, c] without a mask: the new tokens are whole scales of `sizes` tokens, the
-    last of all L; each scale sees itself and all before it."""
+    """Block-causal attention [R, H, l, c] without a mask. The new tokens are the last of all L, in whole scales of
+    `sizes` tokens; each scale sees itself and all tokens before it."""
     if len(sizes) == 1:
         return attention(q_RHlc, k_RHLc, v_RHLc)
     seen, parts = k_RHLc.shape[2] - sum(sizes), []
@@ -85,7 +85,7 @@ def attend_by_scale(q_RHlc: Tensor, k_RHLc: Tensor, v_RHLc: Tensor, sizes: Seque
 
 
 def attention(q_RHlc: Tensor, k_RHLc: Tensor, v_RHLc: Tensor) -> Tensor:
-    """Full attention [R, H, l, c]. On a CPU for inference only: torch's fused kernel is slower there."""
+    """Full attention [R, H, l, c]. On a CPU for inference only, without torch's fused kernel, which is slower there."""
     at_once = limits(q_RHlc.device).scores
     if at_once is None:
         if q_RHlc.is_meta:  # has no fused kernel

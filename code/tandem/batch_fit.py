@@ -12,10 +12,10 @@ MAX_GUESSES = 6
 
 
 def device_bytes(stages: Sequence[Stage], batch: int, on_host: bool = False, all_kept: bool = False) -> int:
-    """Bytes of stages that share a device and work one after the other: all weights, and the most of the rest.
+    """Bytes of stages that take turns on a device: all weights, plus the working memory of the largest stage.
 
-    `on_host`: the device is the host, which has tables of modulation vectors as well. `all_kept`: no stage gives up
-    what it works with (CUDA graphs).
+    `on_host`: the device is the host, so tables of modulation vectors count too. `all_kept`: every stage keeps its
+    working memory (CUDA graphs).
     """
     counted = [stage(batch) for stage in stages]
     working = [c.cache + c.activations for c in counted]

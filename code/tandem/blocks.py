@@ -26,7 +26,7 @@ Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 class SelfAttention(nn.Module):
     """q and k are l2-normalised; q is scaled per head by exp(min(scale_mul, log 100)); k has no bias.
 
-    Models of the published code's `attn_l2_norm=False` normalise neither and scale q by 0.25 / sqrt(c).
+    Models with `attn_l2_norm=False` in the published code normalise neither, and scale q by 0.25 / sqrt(c).
     """
 
     def __init__(self, config: VarConfig):
@@ -49,7 +49,7 @@ class SelfAttention(nn.Module):
         if not self.l2_norm:
             q_RHLc, k_RHLc, v_RHLc = qkv.permute(2, 0, 3, 1, 4)
             return q_RHLc[:, :, L - wanted :] * (0.25 / math.sqrt(self.head_dim)), k_RHLc, v_RHLc
-        # lengths in float32: an error there would be common to a whole vector
+        # norms in float32: an error in one would scale the whole vector
         qk_RLsHc = qkv[:, :, :2].float()
         qk_RLsHc = qk_RLsHc * torch.linalg.vector_norm(qk_RLsHc, dim=-1, keepdim=True).clamp_min(MIN_NORM).reciprocal()
         q_RHLc, k_RHLc = qk_RLsHc.permute(2, 0, 3, 1, 4)
@@ -76,7 +76,7 @@ class FeedForward(nn.Module):
 class Block(nn.Module):
     """Attention and MLP, each scaled, shifted and gated by the class (AdaLN).
 
-    Plain AdaLN has a linear layer a block; shared AdaLN adds a learned offset to one vector for all blocks.
+    Plain AdaLN has a linear layer per block; shared AdaLN adds a learned offset to vectors that all blocks share.
     """
 
     def __init__(self, config: VarConfig):
@@ -95,7 +95,7 @@ class Block(nn.Module):
         return self.attn.mat_qkv, self.attn.proj, self.ffn.fc1, self.ffn.fc2
 
     def modulation(self, cond_RC: Tensor, shared_R6C: Tensor | None) -> Tensor:
-        """Six vectors [R, 6, C]: gates, scales and shifts of attention and MLP. They depend on the class alone."""
+        """Six vectors [R, 6, C]: gates, scales and shifts of attention and MLP. They depend only on the class."""
         if shared_R6C is None:
             return self.ada_lin(cond_RC).view(len(cond_RC), 6, -1)
         return self.ada_gss[0] + shared_R6C

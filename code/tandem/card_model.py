@@ -1,8 +1,8 @@
-"""A model of a card: how long kernels take there that were counted here, fitted to times that one card took.
+"""A performance model of a GPU: predicts the time of counted kernels, with parameters fitted to measured times.
 
-A kernel takes a fixed time, and the longer of its operations over a rate and its bytes over a bandwidth. Products reach
-half of the card's peak with `half_rows` rows. Kernels follow one another, as in a CUDA graph; eager mode adds time of
-the host. `python -m tandem.card_model` prints the tables of docs/GPU.md. It needs Triton's package, and no card.
+A kernel takes a fixed time plus the longer of two: operations over a rate, or bytes over a bandwidth. Products reach
+half of the peak rate at `half_rows` rows. Kernels run back to back, as in a CUDA graph; eager mode would add host time.
+`python -m tandem.card_model` prints the tables of docs/GPU.md. It needs the Triton package, but no GPU.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from tandem.roofline import DRAFTER, REFINER, SAMPLING, SCALES, name_of, row, ta
 from tandem.scales import decode_scales
 
 KINDS = ("step", "fused", "reduction", "product", "attention", "convolution", "bicubic", "fp8")
-CACHE_BYTES = 30e6  # of the tensors of a kernel that are found in the card's cache
+CACHE_BYTES = 30e6  # a kernel whose tensors have fewer finds them in the GPU's cache
 BF16, CUDA = torch.bfloat16, torch.device("cuda")
 
 
@@ -56,15 +56,15 @@ class Kernels:
 class CardModel:
     """
     Attributes:
-        peak_tflops, copy_gbps: what large products and copies were measured to reach.
-        fp8_tflops, fp8_half_rows: of products in FP8, as peak_tflops and half_rows.
-        conv_tflops, bicubic_gbps: the same of the quantizer's float32 convolution and of torch's bicubic resizing.
-        launch_us: of every kernel.
-        cached: bandwidth of tensors in the card's cache over that of its memory.
-        step, reduction: shares of the bandwidth that small steps and reductions reach.
-        half_rows: rows with which a product reaches half of the peak.
+        peak_tflops, copy_gbps: measured rates of large products and copies.
+        fp8_tflops, fp8_half_rows: as peak_tflops and half_rows, for products in FP8.
+        conv_tflops, bicubic_gbps: measured rates of the quantizer's float32 convolution and torch's bicubic resizing.
+        launch_us: fixed time of every kernel.
+        cached: bandwidth of the cache over that of the memory.
+        step, reduction: shares of the bandwidth that elementwise kernels and reductions reach.
+        half_rows: rows at which a product reaches half of the peak.
         attention: share of the peak that attention reaches.
-        host_ms: before the first scale, until kernels follow one another.
+        host_ms: host time before the first scale, until kernels run back to back.
     """
 
     peak_tflops: float
@@ -82,7 +82,7 @@ class CardModel:
     host_ms: float
 
     def kernels_ms(self, kernels: Kernels) -> float:
-        """Milliseconds of kernels one after the other."""
+        """Milliseconds of kernels that run back to back."""
         shares = np.array([self.step, self.step, self.reduction, 1.0, 1.0, self.step, 1.0, 1.0])[kernels.kind]
         in_cache = (kernels.bytes < CACHE_BYTES) & ~kernels.multiply
         bandwidth = self.copy_gbps * 1e9 * shares * np.where(in_cache, self.cached, 1.0)
@@ -98,16 +98,16 @@ class CardModel:
         return 1e3 * float(np.sum(self.launch_us * 1e-6 + np.maximum(work_s, kernels.bytes / bandwidth)))
 
     def scale_ms(self, scales: Sequence[Kernels]) -> list[float]:
-        """Milliseconds of each scale of a decode, a graph each: the host is waited for once."""
+        """Milliseconds of each scale of a decode with a graph per scale. Host time counts once, at the first scale."""
         found = [self.kernels_ms(kernels) for kernels in scales]
         return [found[0] + self.host_ms, *found[1:]]
 
 
-# Measured alone on an H100 (RUN: `ceilings`, and in `parts` "residual" less "bicubic"). FP8 with a scale a row: by its
-# rates with 12,800 rows, and with 128
+# Measured directly on an H100 (in RUN: `ceilings`, and `parts` "residual" minus "bicubic"). The values of FP8, with a
+# scale per row, follow from its rates at 12,800 and at 128 rows
 MEASURED = {"peak_tflops": 770.0, "copy_gbps": 3000.0, "conv_tflops": 0.176, "bicubic_gbps": 3.75}
 MEASURED |= {"fp8_tflops": 1340.0, "fp8_half_rows": 590.0}
-# What is fitted: where the search begins, and bounds that make sense
+# Fitted values: start of the search, lower and upper bound
 FITTED = {
     "launch_us": (3.0, 1.0, 8.0),
     "cached": (2.0, 1.0, 4.0),
@@ -117,7 +117,7 @@ FITTED = {
     "attention": (0.5, 0.05, 1.0),
     "host_ms": (2.0, 0.1, 8.0),
 }
-# `fit` of every other measured scale gives these
+# Result of `fit` on every second measured scale
 H100 = CardModel(
     **MEASURED,
     launch_us=2.94,
@@ -128,12 +128,12 @@ H100 = CardModel(
     attention=0.502,
     host_ms=3.48,
 )
-RUN = "h100_2026-11-26/plain.jsonl"  # below docs/runs/gpu: the times of each scale of d30 at N = 8, a graph a scale
+RUN = "h100_2026-11-26/plain.jsonl"  # below docs/runs/gpu: times of each scale of d30 at N = 8, a graph per scale
 
 
 @lru_cache
 def trace(config: VarConfig, batch: int, start: int, stop: int, fused: bool, fp8: bool = False) -> tuple[Kernels, ...]:
-    """The kernels of each of the scales start..stop of a batch under guidance, in bfloat16; with `fp8`, in both."""
+    """The kernels of each of the scales start..stop of a batch under CFG, in bfloat16; `fp8`: large products in FP8."""
     offsets, scales, seen = config.pyramid.offsets, [], 0
     with pretend(CUDA), torch.inference_mode():
         var = empty_var(config, BF16, Preparation(fp8=fp8))
@@ -154,8 +154,8 @@ def trace(config: VarConfig, batch: int, start: int, stop: int, fused: bool, fp8
 
 
 @dataclass(frozen=True)
-class Seen:
-    """A scale (0-based) of a decode of so many images, its kernels, and the milliseconds that it took on a card."""
+class MeasuredScale:
+    """One scale (0-based) of a decode of `batch` images: its kernels, and the milliseconds that a GPU took."""
 
     batch: int
     scale: int
@@ -163,24 +163,24 @@ class Seen:
     ms: float
 
 
-def seen_on_h100(folder: Path) -> list[Seen]:
-    """The scales of d30 at N = 8 with plain kernels, a graph a scale, from the raw file of a run below `folder`."""
+def h100_measurements(folder: Path) -> list[MeasuredScale]:
+    """The scales of d30 at N = 8, plain kernels, a graph per scale, from the raw file of a run below `folder`."""
     lines = map(json.loads, (folder / RUN).read_text().splitlines())
     speed = next(line for line in lines if line["section"] == "speed_graphs")
     return [
-        Seen(batch, scale, trace(DRAFTER, batch, 0, 8, False)[scale], ms)
+        MeasuredScale(batch, scale, trace(DRAFTER, batch, 0, 8, False)[scale], ms)
         for batch in (64, 8, 1)
         for scale, ms in enumerate(speed[f"N8_b{batch}"]["scales"])
     ]
 
 
-def predicted_ms(card: CardModel, seen: Seen) -> float:
-    return card.kernels_ms(seen.kernels) + (0.0 if seen.scale else card.host_ms)
+def predicted_ms(card: CardModel, measured: MeasuredScale) -> float:
+    return card.kernels_ms(measured.kernels) + (0.0 if measured.scale else card.host_ms)
 
 
-def fit(known: Mapping[str, float], seen: Sequence[Seen], steps: int = 6000) -> CardModel:
-    """The model whose times are nearest to those that were seen, by their ratio: a random search with a fixed seed.
-    `known` are the figures that were measured by themselves."""
+def fit(known: Mapping[str, float], measured: Sequence[MeasuredScale], steps: int = 6000) -> CardModel:
+    """The model whose times are nearest to the measured ones, by the log of their ratio: a random search with a fixed
+    seed. `known` are the rates that were measured directly."""
     names = list(FITTED)
     start, low, high = np.array(list(FITTED.values())).T
     rng, width = np.random.default_rng(0), 0.4
@@ -190,7 +190,7 @@ def fit(known: Mapping[str, float], seen: Sequence[Seen], steps: int = 6000) -> 
 
     def loss(values: np.ndarray) -> float:
         card = model(values)
-        return float(np.mean([np.log(predicted_ms(card, one) / one.ms) ** 2 for one in seen]))
+        return float(np.mean([np.log(predicted_ms(card, one) / one.ms) ** 2 for one in measured]))
 
     best, least = start, loss(start)
     for step in range(steps):
@@ -204,7 +204,7 @@ def fit(known: Mapping[str, float], seen: Sequence[Seen], steps: int = 6000) -> 
 def stage_ms(
     card: CardModel, draft_steps: int | None, batch: int, fused: bool, whole: bool, fp8: bool = False
 ) -> tuple[float, float]:
-    """Milliseconds of draft and refine of a batch; `whole`: a graph a stage, without the host in between."""
+    """Milliseconds of draft and refine of a batch; `whole`: a graph per stage, without host time."""
     found = []
     for config, start, stop in ((DRAFTER, 0, draft_steps or SCALES), (REFINER, draft_steps or SCALES, SCALES)):
         scales = trace(config, batch, start, stop, fused, fp8) if start < stop else ()
@@ -213,7 +213,7 @@ def stage_ms(
 
 
 def counts(fused: bool) -> dict[str, tuple[int, float]]:
-    """Kernels of draft and refine at N = 8 and batch 64, and the GB that those move which multiply nothing."""
+    """Of draft and refine at N = 8 and batch 64: number of kernels, and GB moved by all that are not products."""
     found = {}
     for stage, (config, start, stop) in {"draft": (DRAFTER, 0, 8), "refine": (REFINER, 8, SCALES)}.items():
         scales = trace(config, 64, start, stop, fused)
@@ -223,7 +223,7 @@ def counts(fused: bool) -> dict[str, tuple[int, float]]:
 
 
 def speed_row(draft_steps: int | None, batch: int) -> str:
-    """Plainly, with fused kernels, with a graph a stage, and with FP8."""
+    """A row of predictions: plain kernels, fused ones, a graph per stage, and FP8."""
     settings = (False, False), (True, False), (True, True), (True, True, True)
     ways = [stage_ms(H100, draft_steps, batch, *setting) for setting in settings]
     shown = [f"{draft:.1f} + {refine:.1f} ({1e3 * batch / (draft + refine):.0f})" for draft, refine in ways]
@@ -236,9 +236,9 @@ def tables() -> str:
     columns = [
         "setting",
         "batch",
-        "plain, a graph a scale",
-        "fused, a graph a scale",
-        "a graph a stage",
+        "plain, a graph per scale",
+        "fused, a graph per scale",
+        "a graph per stage",
         "the same with `--fp8`",
     ]
     counted_rows = []

@@ -26,14 +26,14 @@ from tandem.errors import CheckpointError
 from tandem.user_files import MAX_TEXT_BYTES, parse_json
 
 METADATA_KEY = "tandem"
-MAX_HEADER_BYTES = 100_000_000  # of a safetensors file, as its library has it
+MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors library
 DOWNLOAD_AGAIN = "download the file again and compare its size with that at the source"
 
 # What a server may have sent instead of the file: its first bytes, its type, and the remedy
 STAND_INS = (
     (rb"version https://git-lfs", "a git-LFS pointer, not the weights", "git lfs pull fetches the file it points to"),
     (rb"(?i)\s*<(!doctype html|html|head|body)", "a web page", "download the file itself, not the page that shows it"),
-    (rb"\s*<\?xml|\s*<Error>", "an XML answer of a server", "open it to see the cause, then download the file again"),
+    (rb"\s*<\?xml|\s*<Error>", "an XML answer from a server", "open it to see the cause, then download the file again"),
     (rb"\s*[{\[]", "JSON text", "open it to see what the server answered, then download the file again"),
     (rb"\x1f\x8b", "a gzip archive", "unpack it first"),
     (rb"7z\xbc\xaf|Rar!|BZh|\xfd7zXZ", "a compressed archive", "unpack it first"),
@@ -49,12 +49,12 @@ def _numpy_globals() -> list[Any]:
     return [np.ndarray, np.dtype, *kinds, *named]
 
 
-# Besides tensors and plain containers; all of them only keep values
+# Allowed besides tensors and plain containers; all of them only hold values
 HARMLESS: list[Any] = [*_numpy_globals(), argparse.Namespace, pathlib.PosixPath, pathlib.PurePosixPath]
 
 
 def read_weights(path: Path) -> tuple[Any, dict[str, Any]]:
-    """The object in a file (tensors memory-mapped) and the header of our own files, else {}. CheckpointError."""
+    """The object in a file (tensors memory-mapped) and the header of our own files, else {}. Raises CheckpointError."""
     if not path.is_file():
         raise CheckpointError(f"{path}: expected a weights file, found {'a folder' if path.is_dir() else 'nothing'}")
     try:
@@ -74,12 +74,8 @@ def read_weights(path: Path) -> tuple[Any, dict[str, Any]]:
     for pattern, what, hint in STAND_INS:
         if re.match(pattern, head):
             raise CheckpointError(f"{path}: {what}", hint)
-    if head[:2] in (
-        b"\x80\x02",
-        b"\x80\x03",
-        b"\x80\x04",
-        b"\x80\x05",
-    ):  # of torch before 1.6: no archive, cannot be mapped
+    # torch before 1.6: a bare pickle, which cannot be mapped
+    if head[:2] in (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):
         return read_torch(path, mapped=False), {}
     raise CheckpointError(f"{path}: neither a torch file nor safetensors: it begins with {head[:8]!r}", DOWNLOAD_AGAIN)
 
@@ -100,13 +96,13 @@ def check_archive(path: Path, size: int) -> None:
         raise CheckpointError(f"{path}: a TorchScript program, not a file of tensors", "save the model's state_dict()")
     if not any(name.endswith("/data.pkl") for name in names):
         raise CheckpointError(f"{path}: a zip archive of other files ({', '.join(names[:3])})", "unpack it first")
-    if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):  # torch never does, and what it would
-        # become has no bounds
+    # torch never compresses; unpacked, such a file could have any size
+    if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
         raise CheckpointError(f"{path}: expected a torch file as torch.save writes it, got compressed entries")
 
 
 def read_state(path: Path, keys: Iterable[str]) -> dict[str, Any]:
-    """A dictionary that a run keeps for itself, with at least these keys. CheckpointError where it is damaged."""
+    """The state that a run saved for itself, with at least these keys. CheckpointError if it is damaged."""
     hint = "remove it, and it is made again"
     try:
         state = read_torch(path, mapped=False)
@@ -119,13 +115,13 @@ def read_state(path: Path, keys: Iterable[str]) -> dict[str, Any]:
 
 
 def read_torch(path: Path, mapped: bool) -> Any:
-    """Load a file of torch.save. Hides torch's messages that advise to load without checks."""
+    """Load a file of torch.save. Hides torch's warnings, which advise loading without checks."""
     try:
         with safe_globals(HARMLESS), warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)
             if mapped:
                 return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-            with path.open("rb") as file:  # by its name torch would take it for safetensors
+            with path.open("rb") as file:  # given the name, torch would read it as safetensors
                 return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if name := re.search(r"GLOBAL ([\w.]+)", str(error)):
@@ -134,7 +130,7 @@ def read_torch(path: Path, mapped: bool) -> Any:
                 "only tensors in plain containers are loaded: save the model's state_dict()",
             ) from error
         raise CheckpointError(f"{path}: a corrupt torch file, or no weights at all", DOWNLOAD_AGAIN) from error
-    except Exception as error:  # a parser that meets arbitrary bytes: struct, lookup, unicode, memory and more
+    except Exception as error:  # arbitrary bytes raise anything: struct, lookup, unicode, memory errors and more
         cause = one_line(error)
         known = f": {cause}" if cause and "weights_only" not in cause else ""
         raise CheckpointError(f"{path}: a corrupt torch file{known}", DOWNLOAD_AGAIN) from error
@@ -163,7 +159,7 @@ def read_safetensors(path: Path, size: int, header_bytes: int) -> tuple[Any, dic
 
 
 def expected_size(path: Path, header_bytes: int) -> int | None:
-    """Bytes that a safetensors file should have by its own header; None where the header cannot be read."""
+    """Bytes that a safetensors file should have by its own header; None if the header cannot be read."""
     with path.open("rb") as file:
         file.seek(8)
         raw = file.read(header_bytes)

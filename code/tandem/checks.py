@@ -49,11 +49,11 @@ def check_batch(
     stop: int,
     sampling: SamplingConfig | Sequence[SamplingConfig],
 ) -> None:
-    """Types and shapes for `decode_scales`: labels [B], uniforms [B, L], ids [B, L'] of whole scales below `stop`."""
+    """Check types and shapes for `decode_scales`: labels [B], uniforms [B, L], ids [B, L'] of scales below `stop`."""
     pyramid = config.pyramid
     check_whole("stop", stop, 1, pyramid.num_scales)
     if not isinstance(labels_B, Tensor) or labels_B.ndim != 1 or labels_B.dtype not in INTEGERS or not len(labels_B):
-        raise InputError(f"labels: expected whole numbers [B], one or more, got {describe(labels_B)}")
+        raise InputError(f"labels: expected one or more whole numbers [B], got {describe(labels_B)}")
     batch, tokens = len(labels_B), pyramid.num_tokens
     for name, value, length in (("uniforms", uniforms_BL, tokens), ("prefix", prefix_BL, None)):
         right = isinstance(value, Tensor) and value.dtype == torch.int64 and value.ndim == 2
@@ -64,7 +64,7 @@ def check_batch(
             raise InputError(f"{name}: expected the labels' device, {labels_B.device}, got {value.device}")
     lengths = pyramid.offsets[:stop]
     if prefix_BL.shape[1] not in lengths:
-        raise InputError(f"prefix: expected a number of tokens of {list(lengths)}, got {prefix_BL.shape[1]}")
+        raise InputError(f"prefix: expected whole scales, one of {list(lengths)} tokens, got {prefix_BL.shape[1]}")
     configs = [sampling] * batch if isinstance(sampling, SamplingConfig) else sampling
     if not isinstance(configs, Sequence) or len(configs) != batch:
         count = len(configs) if isinstance(configs, Sequence) else describe(configs)
@@ -99,7 +99,7 @@ def check_ids(pyramid: Pyramid, vocab_size: int, ids_BL: Tensor) -> None:
     right = isinstance(ids_BL, Tensor) and ids_BL.dtype == torch.int64 and ids_BL.ndim == 2 and len(ids_BL)
     if not right or ids_BL.shape[1] not in pyramid.offsets[1:]:
         lengths = list(pyramid.offsets[1:])
-        raise InputError(f"ids: expected int64 [B, L] with L of {lengths}, got {describe(ids_BL)}")
+        raise InputError(f"ids: expected int64 [B, L] with L one of {lengths}, got {describe(ids_BL)}")
     if ids_BL.device.type == "cpu":
         least, most = (int(value) for value in ids_BL.aminmax())
         if least < 0 or most >= vocab_size:
@@ -113,7 +113,7 @@ def check_stream(seed: int | np.ndarray, index_B: np.ndarray, num_tokens: int) -
     if not isinstance(seed, np.ndarray):
         check_whole("seed", seed, 0, MAX_SEED)
     elif seed.dtype.kind not in "iu" or seed.shape != index_B.shape or (len(seed) and seed.min() < 0):
-        raise InputError(f"seed: expected one of at least 0 for each of {len(index_B)} images, got {describe(seed)}")
+        raise InputError(f"seed: expected {len(index_B)} whole numbers >= 0, one per image, got {describe(seed)}")
     if index_B.dtype.kind not in "iu" or index_B.ndim != 1 or not len(index_B) or index_B.min() < 0:
-        raise InputError(f"index: expected whole numbers [B] of at least 0, one or more, got {describe(index_B)}")
+        raise InputError(f"index: expected one or more whole numbers [B] >= 0, got {describe(index_B)}")
     return index_B

@@ -179,7 +179,7 @@ def index_of(pairs: Iterable[tuple[str, int]]) -> Index:
 def imagenet_names() -> ClassNames:
     """The 1,000 classes of ImageNet-1k. Source and licence of the list: imagenet_1k.md beside it.
 
-    The four names by which another class is usually called too have the WordNet id added: "crane (n02012849)".
+    Four names are also the usual name of another class. They have the WordNet id added: "crane (n02012849)".
     """
     rows = list(csv.DictReader((files("tandem") / "imagenet_1k.csv").read_text(encoding="utf-8").splitlines()))
     usual = Counter(key for row in rows for key in {normalised(row["name"]), normalised(row["name"].split(",")[0])})
@@ -188,7 +188,7 @@ def imagenet_names() -> ClassNames:
 
 
 def with_synonyms(names: tuple[str, ...]) -> ClassNames:
-    """Names, and the synonyms of those that are WordNet ids, as folders of ImageNet and of its subsets are named."""
+    """Class names; if all are WordNet ids, as the folders of ImageNet and its subsets, with their synonyms."""
     known = imagenet_names()
     labels = {wnid: label for label, wnid in enumerate(known.wnids)}
     if not all(name in labels for name in names):
@@ -197,7 +197,7 @@ def with_synonyms(names: tuple[str, ...]) -> ClassNames:
 
 
 def check_names(names: object, num_classes: int | None, source: str) -> tuple[str, ...]:
-    """Names that came with a model, one for each of its classes, where their number is known. Raises InputError."""
+    """Names that came with a model: text, one per class if the number is known. Raises InputError otherwise."""
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise InputError(f"{source}: expected a list of names, got {names!r:.60}")
     if num_classes is not None and len(names) != num_classes:

@@ -46,7 +46,7 @@ class Classifier(nn.Module):
 
 
 def train_classifier(pictures: PictureSet, steps: int, batch: int, seed: int) -> Classifier:
-    """Train on real pictures alone, classes drawn evenly, so that rare ones count as much."""
+    """Train only on real pictures, classes drawn evenly, so that rare ones count as much."""
     torch.manual_seed(seed)
     model = Classifier(len(pictures.classes))
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.05)

@@ -68,7 +68,7 @@ def refine(
     prefix: Prefix,
     sampling: SamplingConfig | Sequence[SamplingConfig],
 ) -> Tensor:
-    """Scales N+1..K behind a prefix: token ids of all scales, int64 [B, L].
+    """Scales N+1..K after a prefix: token ids of all scales, int64 [B, L].
 
     Args:
         refiner: the transformer, usually the smaller of the two.
@@ -109,7 +109,7 @@ def generate(
     draft_steps: int,
     sampling: SamplingConfig,
 ) -> tuple[Tensor, Tensor]:
-    """The whole of CoDe: (pixels float [B, 3, H, W] in [0, 1], token ids int64 [B, L]).
+    """CoDe from labels to images: (pixels float [B, 3, H, W] in [0, 1], token ids int64 [B, L]).
 
     Args:
         drafter: the transformer of scales 1..N.
@@ -154,7 +154,7 @@ def decode(vqvae: Vqvae, ids_BL: Tensor) -> Tensor:
         vqvae: the tokenizer.
         ids_BL: int64 [B, L], or fewer columns: those of whole scales.
 
-    Raises InputError for ids that do not fit; on a GPU their values are not looked at.
+    Raises InputError for ids that do not fit; on a GPU their values are not checked.
     """
     check_ids(vqvae.quantize.pyramid, vqvae.quantize.vocab_size, ids_BL)
     made = vqvae.graphs.whole((), vqvae.decode_ids, [ids_BL]) if vqvae.graphs is not None else None

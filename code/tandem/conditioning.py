@@ -1,4 +1,4 @@
-"""What goes through the blocks of a transformer: the conditioning of a batch, and the types of the calls.
+"""The conditioning of a batch, and the types of calls through the blocks of a transformer.
 
 Shapes: R rows (with CFG: conditional then unconditional), L tokens, l tokens of the last scale, C width.
 """
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 Hidden = Callable[..., Tensor]  # `Var.hidden`
-# Hidden states [R, l, C] of the last of some scales, from all their tokens [R, L, C] and the scales' sizes
+# Hidden states [R, l, C] of the last scale, from the tokens [R, L, C] of one or more scales and their sizes
 Forward = Callable[[Tensor, Sequence[int]], Tensor]
 
 

@@ -24,7 +24,7 @@ class Pyramid:
     """The scales of next-scale prediction: scale k is a token map of patch_nums[k] x patch_nums[k].
 
     Attributes:
-        patch_nums: two or more sides that ascend. InputError for others.
+        patch_nums: two or more ascending sides. InputError otherwise.
     """
 
     patch_nums: tuple[int, ...]
@@ -55,11 +55,11 @@ class Pyramid:
 
     @property
     def default_draft_steps(self) -> int:
-        """N where none is asked for: 0.7 K rounded. The paper measures N = 6 to 9 of 10 scales."""
+        """N if none is given: 0.7 K, rounded. The paper measures N = 6 to 9 of 10 scales."""
         return round(0.7 * self.num_scales)
 
     def check_draft_steps(self, draft_steps: int) -> int:
-        """N as it is, where both models have work: a whole number, 1 <= N <= K - 1. Raises InputError."""
+        """Returns N if it leaves work for both models: a whole number, 1 <= N <= K - 1. Else raises InputError."""
         whole = isinstance(draft_steps, Integral) and not isinstance(draft_steps, bool)
         if not whole or not 1 <= draft_steps < self.num_scales:
             raise InputError(
@@ -77,11 +77,11 @@ class VqvaeConfig:
         vocab_size: V, codes of the codebook.
         latent_channels: channels of a code.
         base_channels: channels at full resolution.
-        channel_mult: channels of each level, in base channels; each level but the last halves the resolution.
+        channel_mult: channels of each level over base_channels; each level but the last halves the resolution.
         num_res_blocks: residual blocks of a level.
-        num_phi: convolutions behind the codes, shared by the scales.
-        quant_resi: their share in what they put out.
-        stem_patch: above 1, so many pixels a side are folded into channels before the first convolution.
+        num_phi: convolutions after the codebook, shared by the scales.
+        quant_resi: r in their output (1 - r) x + r conv(x).
+        stem_patch: side of the squares of pixels that are folded into channels before the first convolution; 1: none.
         patch_nums: side of the token map of each scale.
     """
 
@@ -122,8 +122,8 @@ class VarConfig:
         shared_adaln: one AdaLN layer for all blocks, instead of one in each.
         head_dim: channels of an attention head.
         num_heads: heads; 0: as many as blocks, the published rule. The width is num_heads x head_dim.
-        mlp_ratio: hidden channels of the MLP, in widths.
-        l2_norm: whether attention normalises queries and keys (L2), with a learned scale a head, as published ones do.
+        mlp_ratio: hidden channels of the MLP over the width.
+        l2_norm: whether attention normalises queries and keys (L2) and learns a scale per head, as published models do.
     """
 
     depth: int = 16
@@ -171,7 +171,7 @@ class SamplingConfig:
         cfg: classifier-free guidance at the last scale, growing linearly from 0 at the first; 0: none.
         top_k: keep the k likeliest codes; 0: all.
         top_p: keep the likeliest codes up to this probability; 0 or 1: all.
-        temperatures: one a scale; shorter tuples repeat the last.
+        temperatures: one per scale; shorter tuples repeat the last.
     """
 
     cfg: float = 1.5
@@ -210,7 +210,7 @@ def to_dict(config: VqvaeConfig | VarConfig | SamplingConfig) -> dict[str, Any]:
 
 
 def from_dict(cls: type[Any], values: dict[str, Any]) -> Any:
-    """Config of class `cls` from what `to_dict` made. Unknown keys are an InputError."""
+    """Config of class `cls` from the output of `to_dict`. Unknown keys are an InputError."""
     known = set(cls.__dataclass_fields__)
     if unknown := set(values) - known:
         raise InputError(f"{cls.__name__}: unknown fields {sorted(unknown)}, expected some of {sorted(known)}")

@@ -1,8 +1,8 @@
-"""What decoding costs: work by formula, and bytes by running the decode itself on tensors without memory.
+"""Cost of decoding: work by formula, and bytes by running the decode itself on meta tensors.
 
 Shapes: B images, R rows (2 B with CFG), L tokens. Units: floating-point operations (a multiply-add is two), bytes.
-Source of what counts as work: VAR (arXiv 2404.02905) and CoDe (arXiv 2411.17787) as published, so that savings of
-ours raise the speed, not the work.
+Work is that of VAR (arXiv 2404.02905) and CoDe (arXiv 2411.17787) as published, so that our savings show as speed, not
+as less work.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ BICUBIC = torch.ops.aten.upsample_bicubic2d.vec
 
 
 def scale_flops(config: VarConfig, start: int, stop: int, rows: int = 2) -> list[float]:
-    """Work of one image at each of the scales start..stop (0-based): with rows = 2, under CFG.
+    """Work of one image at each of the scales start..stop (0-based); rows = 2: under CFG.
 
-    The first of them includes the prefix before it, in block-causal attention, and the modulation.
+    The first scale includes the prefix, in block-causal attention, and the modulation.
     """
     C, sizes, offsets = config.width, [n * n for n in config.pyramid.patch_nums], config.pyramid.offsets
     token = 2 * (config.depth * (4 + 2 * config.mlp_ratio) * C * C + config.latent_channels * C)
@@ -51,7 +51,7 @@ def scale_flops(config: VarConfig, start: int, stop: int, rows: int = 2) -> list
 
 def decode_flops(config: VqvaeConfig) -> float:
     """Work of turning the latent of one image into pixels, as the published decoder does it."""
-    from torch.utils.flop_counter import FlopCounterMode  # takes half a second, for which every driver would wait
+    from torch.utils.flop_counter import FlopCounterMode  # imported late: it takes half a second
 
     vqvae: Any = build_empty(config)
     grid = config.pyramid.grid
@@ -62,12 +62,12 @@ def decode_flops(config: VqvaeConfig) -> float:
 
 @dataclass(frozen=True)
 class Bytes:
-    """What a stage takes on its device.
+    """Memory of a stage, in bytes.
 
     Attributes:
-        weights: parameters as they are kept.
-        cache: KV cache and the scratch of the last scale.
-        activations: the most that is alive at once besides.
+        weights: parameters in their prepared form.
+        cache: KV cache and the scratch buffer of the last scale.
+        activations: peak of all other tensors.
         host: table of modulation vectors in host memory (fold_adaln).
     """
 
@@ -78,12 +78,12 @@ class Bytes:
 
     @property
     def total(self) -> int:
-        """On the device."""
+        """Bytes on the device."""
         return self.weights + self.cache + self.activations
 
 
 def empty_var(config: VarConfig, dtype: torch.dtype, preparation: Preparation) -> Var:
-    """A Var without memory, in the form in which it computes."""
+    """A prepared Var on the meta device."""
     shapes = {name: p.shape for name, p in build_empty(config).named_parameters()}
     return assemble_var(config, lambda name: torch.empty(shapes[name], device=META), dtype, META, preparation)
 
@@ -100,7 +100,7 @@ def var_bytes(
 ) -> Bytes:
     """Bytes of a transformer that decodes the scales start..stop of `batch` images on a kind of device.
 
-    Two layers are run for the activations: all others come and go alike, but for their modulation vectors, which stay.
+    Activations are measured with two layers: further layers reuse their memory, except for modulation vectors.
     """
     offsets = config.pyramid.offsets
     few = replace(config, depth=min(2, config.depth), num_heads=config.heads)
@@ -142,21 +142,21 @@ def vqvae_bytes(config: VqvaeConfig, batch: int, dtype: torch.dtype, device: tor
 
 
 def tensor_bytes(model: torch.nn.Module) -> int:
-    """Bytes of the parameters of a model, whatever form they are kept in."""
+    """Bytes of the parameters of a model, plain or prepared."""
     kept = {id(t): t for module in model.modules() for t in vars(module).values() if isinstance(t, Tensor)}
     kept |= {id(t): t for t in model.parameters()}
     return sum(t.numel() * t.element_size() for t in kept.values())
 
 
 def peak_bytes(work: Callable[[], Any]) -> int:
-    """The most bytes that are alive at once among the tensors that `work` makes."""
+    """Peak of the bytes of live tensors among those that `work` makes."""
     with LiveBytes() as live:
         work()
     return live.peak
 
 
 class LiveBytes(TorchDispatchMode):
-    """Counts the storages that operators make, until they are freed."""
+    """Counts the bytes of storages that operators make, until they are freed."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -164,7 +164,7 @@ class LiveBytes(TorchDispatchMode):
         self.known: weakref.WeakSet[Any] = weakref.WeakSet()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is BICUBIC and args[0].is_meta:  # torch itself needs 0.15 s to find out the shape
+        if func is BICUBIC and args[0].is_meta:  # torch takes 0.15 s to compute the shape
             func, args, kwargs = torch.ops.aten.new_empty.default, (args[0], (*args[0].shape[:2], *args[1])), None
         before = [t.untyped_storage() for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
         result = func(*args, **(kwargs or {}))

@@ -22,9 +22,8 @@ class TandemError(Exception):
         super().__init__(message)
         self.hint = hint
 
-    def __reduce__(
-        self,
-    ) -> tuple[type[TandemError], tuple[str, str | None]]:  # errors cross process borders in Ray: keep the hint
+    # Ray pickles errors between processes: keep the hint
+    def __reduce__(self) -> tuple[type[TandemError], tuple[str, str | None]]:
         return type(self), (str(self), self.hint)
 
 
@@ -70,7 +69,7 @@ class TandemWarning(UserWarning):
 
 
 class FallbackWarning(TandemWarning):
-    """A device does not compute as asked: plainly, without graphs, or in smaller batches."""
+    """A device falls back: to plain kernels, to no graphs, or to smaller batches."""
 
 
 def one_line(error: Exception) -> str:

@@ -1,5 +1,5 @@
-"""Products in FP8 (float8_e4m3): a scale for each row of activations and for each row (output) of weights, sums in
-float32. A GPU has them from compute capability 8.9 on; a CPU computes the same values in float32, to measure quality.
+"""Products in FP8 (float8_e4m3): a scale per row of activations and per row (output) of weights, sums in float32.
+GPUs support them from compute capability 8.9 on; a CPU computes the same values in float32, to measure quality.
 
 Shapes: N rows, I inputs, O outputs.
 """
@@ -17,16 +17,16 @@ from tandem.limits import effective_device
 from tandem.memory import is_out_of_memory
 
 FP8 = torch.float8_e4m3fn
-LARGEST = 448.0  # value of FP8
-SMALLEST = 1e-12  # largest value of a row that counts as more than nothing
+LARGEST = 448.0  # value in FP8
+SMALLEST = 1e-12  # lower bound of the largest value of a row, so that rows of zeros can be scaled
 # Products of fewer rows stay in the model's dtype: at 128 rows FP8 took 1.2 times as long on an H100 (docs/GPU.md)
 LEAST_ROWS = 1024
 LEAST_CAPABILITY = 8, 9
-PROVEN = 1024, 512, 256  # rows, inputs and outputs of the product that a device is tried on
+PROVEN = 1024, 512, 256  # rows, inputs and outputs of the product that checks a device
 
 
 class Fp8Rows(NamedTuple):
-    """Rows in FP8: values [N, I], and float32 scales [N, 1] that they are to be multiplied with."""
+    """Rows in FP8: values [N, I], to be multiplied by float32 scales [N, 1]."""
 
     values: Tensor
     scale: Tensor
@@ -36,7 +36,7 @@ class Fp8Rows(NamedTuple):
 
 
 def quantise(x_NI: Tensor) -> Fp8Rows:
-    """Each row over its largest value, rounded to nearest."""
+    """Scale each row by its largest value, and round to the nearest FP8 value."""
     x_NI = x_NI.float()
     scale_N1 = x_NI.abs().amax(dim=1, keepdim=True).clamp_min(SMALLEST) / LARGEST
     return Fp8Rows((x_NI / scale_N1).to(FP8), scale_N1)
@@ -63,18 +63,18 @@ def check_capability(device: torch.device) -> None:
 
 
 def check_device(device: torch.device) -> None:
-    """Raise InputError for a GPU that does not multiply in FP8, or not rightly."""
+    """Raise InputError for a GPU that does not multiply in FP8, or does so wrongly."""
     check_capability(device)
     try:
         prove_product(device)
     except (RuntimeError, ValueError) as error:
         if is_out_of_memory(error):
             raise
-        raise InputError(f"fp8: expected right products in FP8 on this GPU, got {one_line(error)}") from error
+        raise InputError(f"fp8: expected correct products in FP8 on this GPU, got {one_line(error)}") from error
 
 
 def prove_product(device: torch.device) -> None:
-    """Raise ValueError unless the product of random values is that of float32 but for rounding to bfloat16."""
+    """Raise ValueError unless a product of random values equals that in float32, up to rounding to bfloat16."""
     rows, inputs, outputs = PROVEN
     generator = torch.Generator(device).manual_seed(0)
     x, weight = (quantise(torch.randn(n, inputs, generator=generator, device=device)) for n in (rows, outputs))
@@ -82,4 +82,4 @@ def prove_product(device: torch.device) -> None:
     wanted = F.linear(x.float(), weight.float(), bias_O.float())
     away = float((product(x, weight, bias_O, torch.bfloat16).float() - wanted).norm() / wanted.norm())
     if not away <= 2**-7:
-        raise ValueError(f"an error of {away:.1e}")
+        raise ValueError(f"a relative error of {away:.1e}")

@@ -1,4 +1,4 @@
-"""A transformer's scales with fused kernels: what lies between products is one kernel each.
+"""A transformer with fused kernels: all steps between two products are one kernel.
 
 `FusedVar` computes what `Var.hidden` and `Var.logits` define, with fewer roundings: sums in float32, rounded once.
 The head multiplies in the model's dtype and sums in float32.
@@ -37,8 +37,8 @@ def norm_modulated(
     shift_RC: Tensor | None,
     in_fp8: bool = False,
 ) -> tuple[Tensor, Tensor | Fp8Rows]:
-    """(x + branch * gate, its layer norm scaled and shifted), both [R, L, C]; without scale and shift no norm, without
-    branch and gate x as it came. `in_fp8`: the latter as rows in FP8."""
+    """(y = x + branch * gate, layer norm of y scaled and shifted), both [R, L, C]. Without branch and gate y is x;
+    without scale and shift there is no norm. `in_fp8`: the norm as rows in FP8."""
     R, L, C = x_RLC.shape
     given = gate_RC if gate_RC is not None else scale_RC
     assert given is not None and x_RLC.stride()[1:] == (C, 1)
@@ -57,7 +57,7 @@ def norm_modulated(
 def norm_modulated_plain(
     x_RLC: Tensor, branch_RLC: Tensor | None, gate_RC: Tensor | None, scale_RC: Tensor | None, shift_RC: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """What `norm_modulated` computes."""
+    """`norm_modulated` in plain torch."""
     if branch_RLC is not None and gate_RC is not None:
         x_RLC = torch.addcmul(x_RLC, branch_RLC, gate_RC.unsqueeze(1))
     if scale_RC is None or shift_RC is None:
@@ -66,8 +66,8 @@ def norm_modulated_plain(
 
 
 def place_heads(qkv_RLX: Tensor, head_scale_H: Tensor, wanted: int, kv_2RHLc: Tensor, start: int) -> Tensor:
-    """q [R, H, l, c] of the last `wanted` = l tokens, of length `head_scale_H`; k of length 1 and v are written into
-    kv [2, R, H, ., c] from token `start` on. qkv [R, L, 3 C] contiguous."""
+    """q [R, H, l, c] of the last `wanted` = l tokens, with norm `head_scale_H`. k, with norm 1, and v are written into
+    kv [2, R, H, ., c] from token `start` on. qkv [R, L, 3 C] is contiguous."""
     (R, L, _), (_, _, H, _, c) = qkv_RLX.shape, kv_2RHLc.shape
     assert kv_2RHLc.stride()[3:] == (c, 1) and c == power_of_two(c)
     q_RlHc = torch.empty(R, wanted, H, c, dtype=qkv_RLX.dtype, device=qkv_RLX.device)
@@ -80,7 +80,7 @@ def place_heads(qkv_RLX: Tensor, head_scale_H: Tensor, wanted: int, kv_2RHLc: Te
 
 
 def place_heads_plain(qkv_RLX: Tensor, head_scale_H: Tensor, wanted: int, kv_2RHLc: Tensor, start: int) -> Tensor:
-    """What `place_heads` computes."""
+    """`place_heads` in plain torch."""
     (R, L, _), (_, _, H, _, c) = qkv_RLX.shape, kv_2RHLc.shape
     q_RLHc, k_RLHc, v_RLHc = qkv_RLX.view(R, L, 3, H, c).unbind(2)
     lengths = [t.float().norm(dim=-1, keepdim=True).clamp_min(MIN_NORM) for t in (q_RLHc, k_RLHc)]
@@ -91,8 +91,8 @@ def place_heads_plain(qkv_RLX: Tensor, head_scale_H: Tensor, wanted: int, kv_2RH
 
 
 def head_inputs(x_RlC: Tensor, modulation_R2C: Tensor, guidance_B: Tensor | None, some: slice) -> Tensor:
-    """What the head multiplies, [b, l, C] of the images `some`: layer norm, modulation, and guidance of the strengths
-    `guidance_B`, where rows of x are conditional first, then unconditional."""
+    """Inputs of the head, [b, l, C] of the images `some`: layer norm, modulation, and guidance if it has strengths
+    `guidance_B`. The rows of x are then conditional first, unconditional second."""
     R, L, C = x_RlC.shape
     batch, images = R // (1 if guidance_B is None else 2), some.stop - some.start
     x_RlC, modulation_R2C = x_RlC[some.start :], modulation_R2C[some.start :]
@@ -106,7 +106,7 @@ def head_inputs(x_RlC: Tensor, modulation_R2C: Tensor, guidance_B: Tensor | None
 
 
 def head_inputs_plain(x_RlC: Tensor, modulation_R2C: Tensor, guidance_B: Tensor | None, some: slice) -> Tensor:
-    """What `head_inputs` computes."""
+    """`head_inputs` in plain torch."""
     scale, shift = modulation_R2C.float().unsqueeze(2).unbind(1)
     h_RlC = torch.addcmul(shift, layer_norm(x_RlC.float()), scale + 1)
     if guidance_B is not None:
@@ -116,7 +116,7 @@ def head_inputs_plain(x_RlC: Tensor, modulation_R2C: Tensor, guidance_B: Tensor 
 
 
 class FusedVar:
-    """The blocks and the head of one model, and what its kernels need of them once instead of once a scale."""
+    """Blocks and head of one model, with the inputs of its kernels that do not change from scale to scale."""
 
     def __init__(self, var: Var):
         self.var = var
@@ -131,7 +131,7 @@ class FusedVar:
     def hidden(self, x_RLC: Tensor, sizes: Sequence[int], condition: Conditioning, cache: KVCache) -> Tensor:
         """All blocks, as `Var.hidden`."""
         layers, (R, L, _) = self.var.layers, x_RLC.shape
-        takes_fp8 = layers[0].attn.mat_qkv.takes_fp8  # as all products of the blocks
+        takes_fp8 = layers[0].attn.mat_qkv.takes_fp8  # the same for all products of the blocks
         modulations = [m_R6C.unbind(1) for m_R6C in condition.blocks]  # gates, scales, shifts: attention's, the MLP's
         scale, shift = modulations[0][2], modulations[0][4]
         x_RLC, h_RLC = norm_modulated(x_RLC.contiguous(), None, None, scale, shift, takes_fp8(R * L))
@@ -157,7 +157,7 @@ class FusedVar:
         queries: Sequence[int],
         cache: KVCache,
     ) -> Tensor:
-        """Attention of one layer, [R, l, C], of h of `shape`."""
+        """Output of attention in one layer, [R, l, C]; h has `shape` [R, L, C]."""
         (R, L, C), attn, dtype = shape, block.attn, self.var.dtype
         bias = self.qkv_bias[layer]
         qkv = attn.mat_qkv.fp8(h_RLC, bias, dtype) if isinstance(h_RLC, Fp8Rows) else attn.mat_qkv(h_RLC, bias)
@@ -177,7 +177,7 @@ class FusedVar:
 
 
 def feed_forward(block: Block, h_RlC: Tensor | Fp8Rows, x_RlC: Tensor) -> Tensor:
-    """The MLP [R, l, C] of h, which is as x, with GELU in the epilogue of its first product where cuBLAS has it."""
+    """MLP of h, [R, l, C] as x. On CUDA GELU is in the epilogue of the first product."""
     first, second = block.ffn.fc1, block.ffn.fc2
     if isinstance(h_RlC, Fp8Rows):
         hidden_NX = first.fp8(h_RlC, first.bias, x_RlC.dtype)
@@ -189,7 +189,7 @@ def feed_forward(block: Block, h_RlC: Tensor | Fp8Rows, x_RlC: Tensor) -> Tensor
 
 
 def product(h_NC: Tensor, weight_VC: Tensor, bias_V: Tensor) -> Tensor:
-    """h W + bias with float32 sums, which are what it returns: [N, V]."""
+    """h W + bias [N, V], summed and returned in float32."""
     if h_NC.dtype == torch.float32 or effective_device(h_NC.device).type != "cuda":
         return F.linear(h_NC.float(), weight_VC.float(), bias_V.float())
     return torch.mm(h_NC, weight_VC.t(), out_dtype=torch.float32).add_(bias_V)

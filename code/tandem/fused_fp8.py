@@ -1,4 +1,4 @@
-"""Rows for products in FP8 by fused kernels: what attention gives, and GELU of the hidden layer.
+"""Fused kernels that write rows in FP8 for the next product: outputs of attention, and GELU of the hidden layer.
 
 Shapes: R rows, H heads, l tokens, c head size; N rows, X hidden width.
 """
@@ -13,7 +13,7 @@ from tandem.fp8 import FP8, Fp8Rows
 from tandem.kernels import power_of_two
 from tandem.triton_kernels import quantised_rows
 
-WARPS, WIDE_WARPS = 4, 16  # of rows as wide as a model, and as its hidden layer
+WARPS, WIDE_WARPS = 4, 16  # for rows as wide as the model, and as its hidden layer
 
 
 def empty_rows(rows: int, width: int, device: torch.device) -> Fp8Rows:
@@ -34,7 +34,7 @@ def merged_heads(out_RHlc: Tensor) -> Fp8Rows:
 
 
 def merged_heads_plain(out_RHlc: Tensor) -> Tensor:
-    """What `merged_heads` rounds, in float32."""
+    """`merged_heads` in plain torch, before rounding: float32."""
     return out_RHlc.float().transpose(1, 2).flatten(2).flatten(0, 1)
 
 
@@ -50,5 +50,5 @@ def activated(hidden_NX: Tensor) -> Fp8Rows:
 
 
 def activated_plain(hidden_NX: Tensor) -> Tensor:
-    """What `activated` rounds, in float32."""
+    """`activated` in plain torch, before rounding: float32."""
     return F.gelu(hidden_NX.float(), approximate="tanh")

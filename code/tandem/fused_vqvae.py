@@ -1,7 +1,7 @@
 """VQVAE decode with fused kernels: feature maps stay in NHWC, and a GroupNorm reads its map twice.
 
-`FusedDecoder` computes what `Decoder.forward` defines; `FusedQuantizer` what `Quantizer.residual` defines, with bicubic
-resizing as a product with a fixed matrix, and a residual convolution as one convolution.
+`FusedDecoder` computes what `Decoder.forward` defines; `FusedQuantizer` what `Quantizer.residual` defines: bicubic
+resizing is a product with a fixed matrix, and (1 - r) x + r conv(x) is one convolution.
 
 Shapes: B images, P pixels, C channels, h w grid, L tokens of a scale.
 """
@@ -19,21 +19,21 @@ from tandem.kernels import power_of_two
 from tandem.precision import full_precision
 from tandem.triton_kernels import add_and_measure, group_factors, scale_and_activate
 
-VALUES = 2048  # of a map that one program holds
-MOST_TILES = 128  # of a map that are measured apart
+VALUES = 2048  # of a map in one program
+MOST_TILES = 128  # of a map, each with its own statistics
 LEAST_TILE = 64  # pixels
-OUTPUTS = 64  # channels of the last convolution are a multiple: cuDNN has no fast kernels for few
+OUTPUTS = 64  # the last convolution is padded to a multiple of channels: cuDNN is slow with few
 
 
 @dataclass(frozen=True)
 class Measured:
-    """A feature map in NHWC without the bias `before` that its measures include.
+    """A feature map in NHWC, with statistics that include a bias which the map may lack.
 
     Attributes:
         x_BChw: channels last.
-        before_C: bias to be added, or zeros.
-        mean: float32 [B, tiles, C] of each channel of a tile of pixels.
-        squares: float32 [B, tiles, C], squares summed around that mean.
+        before_C: the bias that x lacks, or zeros.
+        mean: float32 [B, tiles, C] of each channel in each tile of pixels.
+        squares: float32 [B, tiles, C], squared deviations from that mean, summed.
     """
 
     x_BChw: Tensor
@@ -57,9 +57,9 @@ def block_of(channels: int) -> tuple[int, int]:
 def measure(
     x_BChw: Tensor, bias_C: Tensor, other_BChw: Tensor | None = None, keep: bool = True, doubled: bool = False
 ) -> Measured:
-    """x + other + bias, measured. Where it is not kept, x stands for it, and the bias is still to be added.
+    """x + other + bias with its statistics. `keep` False: the sum is not stored, and the map is x without the bias.
 
-    `doubled`: x holds the four pixels of every input of a folded `Upsample`, [B, 4 C, h + 1, w + 1].
+    `doubled`: x holds the four output pixels of every input of a folded `Upsample`, [B, 4 C, h + 1, w + 1].
     """
     x_BChw = x_BChw.contiguous(memory_format=torch.channels_last)
     B, C, h, w = x_BChw.shape
@@ -81,7 +81,7 @@ def measure(
 
 
 def normed(measured: Measured, norm: nn.GroupNorm, silu: bool) -> Tensor:
-    """GroupNorm of a measured map, and SiLU of that: [B, C, h, w], channels last."""
+    """GroupNorm of a map from its statistics, then SiLU if asked for: [B, C, h, w], channels last."""
     x_BChw, tiles = measured.x_BChw, measured.mean.shape[1]
     B, C, h, w = x_BChw.shape
     group, (rows, block) = C // norm.num_groups, block_of(C)
@@ -149,7 +149,7 @@ class FusedDecoder:
 
 
 class FusedQuantizer:
-    """Residuals of one quantizer."""
+    """Residuals of one quantizer, prepared for inference."""
 
     def __init__(self, quantizer: Any):
         self.quantizer = quantizer
@@ -178,7 +178,7 @@ def resizing(size: int, grid: int) -> Tensor:
 
 
 def merged_weight(phi: Any) -> Tensor:
-    """Weights of the one convolution that (1 - r) x + r conv(x) is."""
+    """Weights of the one convolution that equals (1 - r) x + r conv(x)."""
     weight = phi.weight.detach() * phi.ratio
     middle = torch.zeros_like(weight)
     middle[:, :, 1, 1] = torch.eye(len(weight), device=weight.device) * (1 - phi.ratio)

@@ -1,5 +1,5 @@
-"""Fused kernels prove themselves before they are used: on random values of a model's own sizes they have to give what
-the plain lines give. A mismatch, a missing compiler or any other failure means the plain lines, with a warning.
+"""Checks fused kernels before they are used: on random values of the model's sizes they must agree with plain torch.
+After a mismatch, a missing compiler or any other failure the model stays plain, with a warning.
 
 Shapes: R rows, L tokens, C width, H heads, c head size.
 """
@@ -26,14 +26,14 @@ from tandem.vqvae import Vqvae
 if TYPE_CHECKING:
     from tandem.fused_vqvae import FusedQuantizer
 
-ROWS, TOKENS = 4, 7  # of the values that the kernels of a transformer are tried on
-# Largest error of a value beside its size or 1: two roundings of the dtype
+ROWS, TOKENS = 4, 7  # of the values that check a transformer's kernels
+# Largest error of a value, relative to its size or 1: two roundings of the dtype
 STEPS = {torch.float32: 1e-5, torch.bfloat16: 2**-7, torch.float16: 2**-10}
-PIXELS = 1e-4  # error of all pixels beside their size, behind some forty layers in float32
+PIXELS = 1e-4  # relative error of all pixels after some forty layers in float32
 
 
 def fuse_var(var: Var) -> None:
-    """Let a transformer's scales go through fused kernels, if they prove right."""
+    """Give a transformer fused kernels, if they pass the check."""
 
     def attempt() -> None:
         from tandem.fused import FusedVar
@@ -48,7 +48,7 @@ def fuse_var(var: Var) -> None:
 
 
 def fuse_vqvae(vqvae: Vqvae) -> None:
-    """Let the quantizer and VQVAE decode go through fused kernels, each if it proves right."""
+    """Give the quantizer and the VQVAE decoder fused kernels, each if they pass the check."""
 
     def attempt_quantizer() -> None:
         from tandem.fused_vqvae import FusedQuantizer
@@ -80,7 +80,7 @@ def attempt_or_warn(attempt: Callable[[], None]) -> None:
 
 
 def prove_blocks(heads: int, size: int, dtype: torch.dtype, device: torch.device) -> None:
-    """Raise ValueError unless the kernels of a transformer of this width agree with the lines that define them."""
+    """Raise ValueError unless the kernels of a transformer of this width agree with plain torch."""
     from tandem import fused
 
     width, generator = heads * size, torch.Generator(device).manual_seed(0)
@@ -112,7 +112,7 @@ def prove_blocks(heads: int, size: int, dtype: torch.dtype, device: torch.device
 
 
 def prove_fp8(heads: int, size: int, dtype: torch.dtype, device: torch.device) -> None:
-    """Raise ValueError unless the kernels that write rows in FP8 round to the nearest value that there is."""
+    """Raise ValueError unless the kernels that write rows in FP8 round to the nearest value."""
     from tandem import fused, fused_fp8
 
     width, generator = heads * size, torch.Generator(device).manual_seed(0)
@@ -132,25 +132,25 @@ def prove_fp8(heads: int, size: int, dtype: torch.dtype, device: torch.device) -
 
 
 def rounded(what: str, found: Tensor | Fp8Rows, wanted: Tensor) -> None:
-    """Raise ValueError unless rows in FP8 are the nearest to float32 values: half of a step of three bits away."""
+    """Raise ValueError unless rows in FP8 are nearest to float32 values: within half a step of a mantissa of 3 bits."""
     assert isinstance(found, Fp8Rows)
     wanted = wanted.reshape(found.values.shape)
     largest = wanted.abs().amax(dim=1, keepdim=True)
     agree(f"{what} in FP8", torch.float32, (found.scale * LARGEST / largest,), (torch.ones_like(largest),))
     allowed = (2**-4 * wanted.abs()).maximum(2**-10 * found.scale) + 1e-5 * largest
     if not (away := float(((found.float() - wanted).abs() / allowed).max())) <= 1:
-        raise ValueError(f"kernel {what} in FP8: expected the nearest values, got some {away:.2f} x half a step away")
+        raise ValueError(f"kernel {what} in FP8: expected the nearest values, got errors of {away:.2f} half steps")
 
 
 def prove_quantizer(plain: Quantizer, fused: FusedQuantizer) -> None:
-    """Raise ValueError unless the token maps of every scale add to f_hat what they do plainly."""
+    """Raise ValueError unless the residuals of every scale agree with plain torch."""
     for scale, size in enumerate(plain.pyramid.patch_nums):
         ids_Bl = torch.arange(2 * size * size, device=plain.embedding.weight.device).view(2, -1) % plain.vocab_size
         agree("residual", torch.float32, (fused.residual(ids_Bl, scale),), (plain.residual(ids_Bl, scale),))
 
 
 def prove_decoder(vqvae: Vqvae, fused: Callable[[Tensor], Tensor]) -> None:
-    """Raise ValueError unless a latent is decoded about as near to float32 as the plain decoder comes."""
+    """Raise ValueError unless the fused decoder comes about as near to float32 as the plain one."""
     weight = vqvae.post_quant_conv.weight
     generator = torch.Generator(weight.device).manual_seed(0)
     side, channels = vqvae.config.patch_nums[-1], vqvae.config.latent_channels

@@ -1,9 +1,9 @@
 """CUDA graphs of decoding: captured kernels are launched together instead of one by one.
 
 A graph works on the addresses that it was captured with, so it has inputs of its own, into which new values are copied.
-`whole` captures a decode from labels to ids, or from ids to pixels: one launch. `forwards` captures each scale's way
-through the blocks, for decodes that somebody looks at between scales, or whose rows are sampled in ways of their own;
-decodes of one shape, one after the other, share a KV cache there.
+`whole` captures a decode from labels to ids, or from ids to pixels: one launch. `forwards` captures each scale's pass
+through the blocks, for decodes that are read between scales and for batches whose sampling settings seldom repeat;
+consecutive decodes of one shape share a KV cache.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ class Place:
 
     Attributes:
         captured: input [R, L, C] and graph of each scale, by the tokens in the cache before it.
-        taken: a decode is under way here.
+        taken: a decode is using it.
     """
 
     cache: KVCache
@@ -117,7 +117,7 @@ class Graphs:
     def whole(self, key: Hashable, work: Callable[..., Tensors], inputs: Sequence[Tensor]) -> Tensors | None:
         """`work(*inputs)` by one graph, or None if the shape is new or too rare to have one.
 
-        `key` is what the work depends on besides; the work must not make the host wait for the device.
+        `key` identifies all else that the work depends on. The work must not make the host wait for the device.
         """
         if not self.captures_whole:
             return None
@@ -187,7 +187,7 @@ class Graphs:
             expected = tuple(tensor.clone() for tensor in work())
             replay = self.capture(work)
             if not all(map(same_bits, expected, replay())):
-                raise RuntimeError("a graph gives other values than the kernels one after the other")
+                raise RuntimeError("a graph gives other values than its kernels launched one by one")
             return replay
         except Exception as error:
             if is_out_of_memory(error):
@@ -223,7 +223,7 @@ class CudaCapture:
 
     @timed("graphs")
     def captured(self, work: Callable[[], Tensors]) -> Replay:
-        # what kernels and libraries do at their first calls cannot be captured; it happens on a stream beside
+        # the first calls of kernels and libraries set things up, which cannot be captured
         current = torch.cuda.current_stream()
         self.stream.wait_stream(current)
         with torch.cuda.stream(self.stream):

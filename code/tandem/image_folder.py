@@ -2,7 +2,7 @@
 
 The layout is that of torchvision's ImageFolder, ROOT/<class>/.../<image>, and so are the rules: classes are the sorted
 folder names, files are found in nested folders too, and a class without images is an error, as leaving it out would
-shift the labels behind it. All code that reads users' images uses this module.
+shift all later labels. All code that reads users' images uses this module.
 
 Hidden and system files are left out, and named in `notes`. Pixels are uint8 [H, W, 3], RGB: transparency on white,
 16-bit grey scaled to 8, CMYK converted, EXIF orientation applied, of an animation the first frame. Colour profiles
@@ -28,13 +28,13 @@ from tandem.user_files import cause_of, shown
 
 SUFFIXES = frozenset([".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pnm"])
 SYSTEM = frozenset(("__MACOSX", "@eaDir", "lost+found", "$RECYCLE.BIN", "System Volume Information"))
-MAX_PIXELS = 89_478_485  # of one image, as Pillow's warning: a file of some kB can hold more than there is memory
+MAX_PIXELS = 89_478_485  # of one image, where Pillow warns: a file of a few kB can unpack to more than the memory
 MAX_NAMED = 5
 
 
 @dataclass(frozen=True)
 class ImageFile:
-    """One image: `name` is its path below the class folder, without the suffix where that is unique."""
+    """One image: `name` is its path below the class folder, without the suffix if that is unique."""
 
     path: Path
     label: int
@@ -51,7 +51,7 @@ class ImageFolder:
     notes: tuple[str, ...]
 
     def read_all(self) -> Iterator[tuple[ImageFile, NDArray[np.uint8]]]:
-        """Every file with its pixels, in order. Files that cannot be read end in one InputError, after all others."""
+        """Every file with its pixels, in order. Unreadable files raise one InputError, at the end."""
         broken: list[str] = []
         for file in self.files:
             try:
@@ -103,7 +103,7 @@ def list_image_folder(root: Path, classes: Sequence[str] | None = None, allow_em
     if empty and not allow_empty:
         raise InputError(
             f"expected images in every class folder below {root}, found none in {_some(empty)}",
-            "add images, or remove the folder and train anew: the labels behind it change",
+            "add images, or remove the folder and train anew: all later labels change",
         )
     left_out = (("hidden or system entries", hidden), ("files that are no images", others), ("loose images", loose))
     notes = [f"{root}: left out {len(paths)} {what}, such as {paths[0]}" for what, paths in left_out if paths]
@@ -111,7 +111,7 @@ def list_image_folder(root: Path, classes: Sequence[str] | None = None, allow_em
 
 
 def read_image(path: Path) -> NDArray[np.uint8]:
-    """Pixels uint8 [H, W, 3] of an image file. InputError, naming the file, where it cannot be read."""
+    """Pixels uint8 [H, W, 3] of an image file. InputError, naming the file, if it cannot be read."""
     try:
         if path.stat().st_size == 0:
             raise InputError(f"{path}: the file is empty")
@@ -124,14 +124,14 @@ def read_image(path: Path) -> NDArray[np.uint8]:
     except InputError as error:
         raise InputError(str(error) if str(path) in str(error) else f"{path}: {error}") from None
     except Image.UnidentifiedImageError:
-        raise InputError(f"{path}: not an image, whatever its name says") from None
+        raise InputError(f"{path}: not an image, despite its name") from None
     # Pillow's decoders raise these for damaged files
     except (OSError, SyntaxError, ValueError, TypeError, EOFError, struct.error, Image.DecompressionBombError) as error:
         raise InputError(f"{path}: {shown(cause_of(error)) or type(error).__name__}") from None
 
 
 def on_white(image: Image.Image) -> Image.Image:
-    """The image in mode RGB, 8 bits a channel, with white where it is transparent. InputError for other data."""
+    """The image in mode RGB, 8 bits a channel, white where it is transparent. InputError for other data."""
     if image.mode.startswith("I"):
         return _from_16_bits(image)
     if image.mode in ("F", "LAB", "HSV"):
@@ -158,20 +158,20 @@ def _from_16_bits(image: Image.Image) -> Image.Image:
 
 
 def _named(paths: list[Path], folder: Path, label: int) -> list[ImageFile]:
-    """Files of one class by path. Two that differ in the suffix alone keep it, as they need not be one picture."""
+    """Files of one class by path. Two that differ only in the suffix keep it, as they may be different pictures."""
     stems = Counter(path.with_suffix("") for path in paths)
     names = [path.with_suffix("") if stems[path.with_suffix("")] == 1 else path for path in paths]
     return [ImageFile(p, label, n.relative_to(folder).as_posix()) for p, n in zip(paths, names, strict=True)]
 
 
 def _walk(folder: Path, hidden: list[Path]) -> Iterator[Path]:
-    """Files below a class folder in order, those of nested folders last; adds what is left out to `hidden`."""
+    """Files below a class folder in order, those of nested folders last; adds skipped ones to `hidden`."""
     entries = _entries(folder) if folder.is_dir() else []
     hidden += [entry for entry in entries if _is_hidden(entry)]
     seen = [entry for entry in entries if not _is_hidden(entry)]
     yield from (entry for entry in seen if not entry.is_dir())
     for entry in seen:
-        if entry.is_dir() and not entry.is_symlink():  # a link may lead back
+        if entry.is_dir() and not entry.is_symlink():  # a link may form a loop
             yield from _walk(entry, hidden)
 
 

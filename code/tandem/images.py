@@ -163,11 +163,11 @@ def contact_sheet(
     Args:
         images: uint8 [H, W, 3] arrays or Pillow images; None leaves a cell empty. The first image sets the
             cell size; small ones are enlarged by a whole factor to 96 px or more, so that captions fit.
-        captions: one a cell, cut with an ellipsis where it is wider than the cell.
-        columns: cells in a row.
+        captions: one per cell; those wider than the cell end in an ellipsis.
+        columns: cells per row.
 
     Raises:
-        InputError: no image, fewer than one column, or another number of captions than of images.
+        InputError: no image, no column, or not one caption per image.
     """
     if len(images) != len(captions):
         raise InputError(f"captions: expected {len(images)}, one for each image, got {len(captions)}")

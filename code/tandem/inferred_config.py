@@ -1,4 +1,4 @@
-"""Configs read off the names and shapes of a checkpoint's tensors; a header that says otherwise is refused."""
+"""Configs from the names and shapes of a checkpoint's tensors; a header that contradicts them is refused."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tandem.class_names import check_names
 from tandem.config import PATCH_NUMS_256, PATCH_NUMS_512, Pyramid, VarConfig, VqvaeConfig, from_dict
 from tandem.errors import InputError
 
-HEAD_DIM = 64  # of all published models; where no tensor tells the number of heads
+HEAD_DIM = 64  # of all published models; assumed if no tensor shows the number of heads
 BY_SHAPES = {  # what the tensors determine
     "var": (
         *("depth", "num_classes", "vocab_size", "latent_channels"),
@@ -28,7 +28,7 @@ BY_SHAPES = {  # what the tensors determine
 def config_of(kind: str, tensors: dict[str, Tensor], header: dict[str, Any]) -> VarConfig | VqvaeConfig:
     """The config of a model: from the header of our own files, checked against the shapes, else from the shapes.
 
-    Raises InputError, LookupError, TypeError, ValueError, ArithmeticError or RuntimeError where there is none.
+    Raises InputError, LookupError, TypeError, ValueError, ArithmeticError or RuntimeError if it has none.
     """
     if header and header.get("kind") != kind:
         raise InputError(f"its header says {header.get('kind')!r}, its tensors are those of a {kind}")
@@ -58,7 +58,7 @@ def count_prefixed(tensors: dict[str, Tensor], pattern: str) -> int:
 
 
 def var_config(tensors: dict[str, Tensor], patch_nums: tuple[int, ...] | None = None) -> VarConfig:
-    """Config of a VAR from its tensors' names and shapes; the pyramid from its level buffer where none is given."""
+    """Config of a VAR from its tensors' names and shapes; the pyramid, if not given, from its level buffer."""
     width, latent_channels = tensors["word_embed.weight"].shape
     scales = tensors.get("blocks.0.attn.scale_mul_1H11")
     heads = max(1, width // HEAD_DIM) if scales is None else scales.shape[1]
@@ -83,7 +83,7 @@ def var_config(tensors: dict[str, Tensor], patch_nums: tuple[int, ...] | None = 
 
 def pyramid_of(tensors: dict[str, Tensor]) -> tuple[int, ...]:
     """Sides of the token maps: from the buffer of each token's level, which may be of any dtype, else the published
-    pyramid of as many tokens and scales."""
+    pyramid with as many tokens and scales."""
     num_tokens, num_scales = tensors["pos_1LC"].shape[1], tensors["lvl_embed.weight"].shape[0]
     if "lvl_1L" in tensors:
         levels = tensors["lvl_1L"].flatten().long()
@@ -105,7 +105,7 @@ def pyramid_in(header: dict[str, Any]) -> tuple[int, ...]:
 
 
 def vqvae_config(tensors: dict[str, Tensor]) -> VqvaeConfig:
-    """Config of a VQVAE from its tensors. The file does not tell the pyramid: it is that of its transformers."""
+    """Config of a VQVAE from its tensors. The pyramid is not in the file: its transformers have it."""
     base, folded = tensors["encoder.conv_in.weight"].shape[:2]
     levels = count_prefixed(tensors, r"encoder\.down\.(\d+)\.")
     widths = [tensors[f"encoder.down.{i}.block.0.conv1.weight"].shape[0] for i in range(levels)]

@@ -36,7 +36,7 @@ def init_var(var: Var, head_scale: float = 0.02) -> None:
 def random_var(
     config: VarConfig, seed: int, dtype: torch.dtype, device: torch.device, preparation: Preparation = PLAIN
 ) -> Var:
-    """A model to try size and speed with, ready for inference. Made tensor by tensor: no float32 copy of the whole."""
+    """Random weights, ready for inference, to try size and speed. Made tensor by tensor: no float32 copy of all."""
     torch.manual_seed(seed)
     shapes = {name: tensor.shape for name, tensor in build_empty(config).named_parameters()}
     return assemble_var(config, lambda name: initial_value(name, shapes[name], config, 1.0), dtype, device, preparation)
@@ -45,7 +45,7 @@ def random_var(
 def random_vqvae(
     config: VqvaeConfig, seed: int, dtype: torch.dtype, device: torch.device, preparation: Preparation = PLAIN
 ) -> Vqvae:
-    """A tokenizer to try size and speed with, ready for inference."""
+    """A tokenizer of random weights, ready for inference, to try size and speed."""
     torch.manual_seed(seed)
     values = Vqvae(config).state_dict()
     return assemble_vqvae(config, values.__getitem__, dtype, device, preparation)

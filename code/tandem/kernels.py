@@ -20,7 +20,7 @@ SLOW = {
     )
     if not ask_onednn(question)
 }
-# oneDNN's GELU within a product: a few per cent with AVX512, with AVX2 several times what torch's takes behind it
+# GELU fused into oneDNN's products costs a few per cent with AVX512; with AVX2 several times torch's separate GELU
 FUSED_GELU = torch.cpu._is_avx512_supported()
 INT8_SUMS = torch.backends.mkldnn.is_available() and torch.cpu._is_vnni_supported()
 

@@ -1,7 +1,7 @@
-"""What a card would be asked to do: every kernel of a piece of work, its operations and bytes, counted without a card.
+"""Counts the kernels that a GPU would launch, their operations and bytes, without a GPU.
 
-Models on the meta device run as they would on a card; each operator counts as one kernel, and so does a fused kernel.
-Bytes are those of its arguments and results, read and written once.
+Models on the meta device run as they would on a GPU. Each operator counts as one kernel, and so does each fused kernel.
+Its bytes are those of its arguments and results, each read or written once.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from tandem import attention, fused, fused_fp8, fused_vqvae
 PRODUCTS = {"linear", "mm", "addmm", "bmm", "baddbmm", "matmul", "_addmm_activation"}
 FP8_PRODUCTS = {"_scaled_mm"}
 CONVOLUTIONS = {"conv2d", "convolution", "_convolution"}
-# Whatever reads a tensor in another order than it lies, or in several passes: sums, norms, sorts, choices
+# Operators that read a tensor out of order or in several passes: sums, norms, sorts, look-ups
 REDUCTIONS = {
     *(
         "layer_norm",
@@ -36,7 +36,7 @@ REDUCTIONS = {
     *("sum", "cumsum", "topk", "sort", "searchsorted", "gather", "index", "index_select", "embedding", "argmax"),
     *("upsample_bicubic2d", "adaptive_avg_pool2d", "_adaptive_avg_pool2d"),
 }
-NOTHING = {"empty", "empty_like", "new_empty", "empty_strided", "lift_fresh", "detach_", "flatten"}
+NO_KERNEL = {"empty", "empty_like", "new_empty", "empty_strided", "lift_fresh", "detach_", "flatten"}
 FUSED = (
     (fused, ("gated_norm", "split_heads", "head_norm")),
     (fused_fp8, ("quantised_rows",)),
@@ -46,8 +46,8 @@ FUSED = (
 
 @dataclass(frozen=True)
 class Launch:
-    """One kernel: `kind` is product, fp8, convolution, attention, fused, reduction or step; operations count for the
-    first four alone, and `rows` are those that a product (fp8: one in FP8) multiplies with a matrix."""
+    """One kernel. `kind` is product, fp8 (a product in FP8), convolution, attention, fused, reduction or step (any
+    other). Only the first four have `flops`, only products `rows`: those of the output."""
 
     name: str
     kind: str
@@ -69,7 +69,7 @@ class Counter(TorchDispatchMode):
         given, made = tensors_of((args, kwargs)), tensors_of(result)
         places = {tensor.untyped_storage()._cdata for tensor in given}
         is_view = not name.endswith("_") and all(tensor.untyped_storage()._cdata in places for tensor in made)
-        if name not in NOTHING and made and not is_view:
+        if name not in NO_KERNEL and made and not is_view:
             kind, flops = kind_of(name), flops_of(name, args, made)
             rows = made[0].numel() // made[0].shape[-1] if kind in ("product", "fp8") else 0
             self.launches.append(Launch(name, kind, flops, bytes_of([*given, *made]), rows))
@@ -78,7 +78,7 @@ class Counter(TorchDispatchMode):
 
 @contextmanager
 def counted() -> Iterator[list[Launch]]:
-    """The launches of what runs in this context, on meta tensors that `tandem.limits.pretend` has on a card."""
+    """Context manager: the launches of the code inside, on meta tensors that `tandem.limits.pretend` has on a GPU."""
     launches: list[Launch] = []
     with ExitStack() as stack:
         for module, names in FUSED:
@@ -90,7 +90,7 @@ def counted() -> Iterator[list[Launch]]:
 
 
 class FusedKernel:
-    """Stands in for a Triton kernel: takes its grid and its arguments, and counts."""
+    """Stands in for a Triton kernel: takes its grid and arguments, and counts a launch."""
 
     def __init__(self, name: str, launches: list[Launch]) -> None:
         self.name, self.launches = name, launches
@@ -101,10 +101,10 @@ class FusedKernel:
     def launch(self, *args: Any, **constants: Any) -> None:
         tensors = [value for value in args if isinstance(value, Tensor)]
         moved = bytes_of(tensors)
-        if self.name == "split_heads":  # writes a few tokens of the caches that it is given
+        if self.name == "split_heads":  # writes only a few tokens of the given caches
             qkv, _, q = tensors[:3]
             moved = bytes_of([qkv, q]) + 2 / 3 * bytes_of([qkv])
-        elif self.name == "head_norm":  # reads the rows of some images
+        elif self.name == "head_norm":  # reads only the rows of some images
             out = tensors[-1]
             moved = bytes_of([out]) * (3 if constants["GUIDED"] else 2)
         self.launches.append(Launch(self.name, "fused", 0.0, moved))
@@ -112,7 +112,7 @@ class FusedKernel:
 
 @contextmanager
 def replaced(module: Any, name: str, stand_in: Any) -> Iterator[None]:
-    """A function of a module gives way to another one."""
+    """Context manager: replaces a function of a module."""
     before = getattr(module, name)
     setattr(module, name, stand_in)
     try:
@@ -122,7 +122,7 @@ def replaced(module: Any, name: str, stand_in: Any) -> Iterator[None]:
 
 
 def counting_attention(launches: list[Launch]) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
-    """Attention as one kernel: on meta tensors torch has none."""
+    """Attention as one kernel: torch has no fused one for meta tensors."""
 
     def attend(q_RHlc: Tensor, k_RHLc: Tensor, v_RHLc: Tensor) -> Tensor:
         rows, heads, tokens, size = q_RHlc.shape
@@ -160,7 +160,7 @@ def tensors_of(values: Any) -> list[Tensor]:
 
 
 def bytes_of(tensors: Sequence[Tensor]) -> float:
-    """Of different tensors, each once; of an expanded one what it really has."""
+    """Bytes of distinct tensors; of an expanded one, those of its storage."""
     return float(
         sum(
             min(tensor.numel() * tensor.element_size(), tensor.untyped_storage().nbytes())

@@ -1,4 +1,4 @@
-"""Linear layers whose weights can be laid out once for the kernels of this CPU, or quantised to int8 or FP8.
+"""Linear layers whose weights can be packed for the kernels of this CPU, or quantised to int8 or FP8.
 
 Shapes: N rows, I inputs, O outputs.
 """
@@ -13,18 +13,18 @@ from tandem.fp8 import LEAST_ROWS, SMALLEST, Fp8Rows, product, quantise
 from tandem.kernels import FUSED_GELU, compute_dtype, multiplies, multiplies_int8, to_compute
 
 INT8_ZERO = 128
-INT8_LARGEST = 126  # of an activation; in bfloat16 rounding takes 127 to 128, which int8 does not have
+INT8_LARGEST = 126  # of an activation: in bfloat16 127 may round to 128, which int8 lacks
 
 
 class Linear(nn.Linear):
-    """nn.Linear, optionally with GELU (tanh approximation) behind it.
+    """nn.Linear, optionally followed by GELU (tanh approximation).
 
-    `pack` trades `weight` for a copy in the order in which oneDNN reads it: plain layers rearrange it in every call.
+    `pack` replaces `weight` by a copy in oneDNN's own order, into which plain layers rearrange it at every call.
     """
 
     packed: Tensor | None = None
     int8_scale_O: Tensor | None = None
-    fp8_OI: Tensor | None = None  # beside the weights, which products of few rows take
+    fp8_OI: Tensor | None = None  # added to the weights, which products of few rows still use
     fp8_scale_O1: Tensor | None = None
 
     def __init__(self, in_features: int, out_features: int, bias: bool = True, gelu: bool = False):
@@ -32,7 +32,7 @@ class Linear(nn.Linear):
         self.gelu = gelu
 
     def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
-        """Outputs [..., O] of inputs [..., I], in their dtype. `bias` [O] stands in for a layer without its own."""
+        """Outputs [..., O] of inputs [..., I], in their dtype. `bias` [O] is for layers without their own."""
         bias = self.bias if bias is None else bias
         if self.int8_scale_O is not None:
             return self.int8(x, bias)
@@ -49,17 +49,17 @@ class Linear(nn.Linear):
         return F.gelu(y, approximate="tanh") if self.gelu else y
 
     def pack(self) -> None:
-        """Lay the weights out for inference. Nothing happens where there is no such kernel for device and dtype."""
+        """Rearrange the weights for inference. Does nothing if there is no kernel for this device and dtype."""
         if self.packed is None and self.int8_scale_O is None and can_pack(self.weight):
             self.packed = torch.ops.mkldnn._reorder_linear_weight(self.weight.detach(), None)
             self.weight = None  # type: ignore[assignment]
 
     def drop(self) -> None:
-        """Give up the weights: what they would compute is known from elsewhere."""
+        """Free the weights of a layer whose outputs are in a table."""
         self.weight = self.bias = None  # type: ignore[assignment]
 
     def quantize(self) -> None:
-        """Weights to int8, one scale an output. To be called before `pack`."""
+        """Convert the weights to int8, with a scale per output. Call it before `pack`."""
         weight_OI = self.weight.detach().float()
         scale_O = weight_OI.abs().amax(dim=1).clamp_min(SMALLEST) / 127
         int8_OI = (weight_OI / scale_O[:, None]).round().to(torch.int8)
@@ -69,11 +69,11 @@ class Linear(nn.Linear):
         self.weight = None  # type: ignore[assignment]
 
     def add_fp8(self) -> None:
-        """Weights in FP8 besides. To be called before `pack`."""
+        """Add a copy of the weights in FP8. Call it before `pack`."""
         self.fp8_OI, self.fp8_scale_O1 = quantise(self.weight.detach())
 
     def takes_fp8(self, rows: int) -> bool:
-        """Whether a product of so many rows is one in FP8."""
+        """Whether a product of so many rows is computed in FP8."""
         return self.fp8_OI is not None and rows >= LEAST_ROWS
 
     def fp8(self, x_NI: Fp8Rows, bias: Tensor | None, dtype: torch.dtype) -> Tensor:
@@ -83,8 +83,8 @@ class Linear(nn.Linear):
 
     def int8(self, x: Tensor, bias: Tensor | None) -> Tensor:
         """W8A8 on a CPU. Activations are scaled per row, except before GELU, where one scale serves all rows: oneDNN
-        has GELU in the same kernel, and layer norm has made rows alike. Sums are exact in int32; a CPU without VNNI
-        forms them in float32, which saves memory and no time."""
+        fuses GELU into the kernel, and layer norm has made rows alike. Sums are exact in int32; a CPU without VNNI
+        computes them in float32, which saves memory but no time."""
         assert self.packed is not None and self.int8_scale_O is not None
         x_NI = x.reshape(-1, x.shape[-1])
         largest = x_NI.abs().max() if self.gelu else x_NI.abs().amax(dim=1, keepdim=True)
@@ -104,7 +104,7 @@ class Linear(nn.Linear):
     def int8_kernel(
         self, int8_NI: Tensor, scale: Tensor | float, bias: Tensor | None, dtype: torch.dtype, post: str, algorithm: str
     ) -> Tensor:
-        """oneDNN's, for unsigned activations: flipping the highest bit adds 128, which the kernel takes off again."""
+        """oneDNN's kernel for unsigned activations: flipping the top bit adds 128, which it subtracts as zero point."""
         assert self.int8_scale_O is not None
         if int8_NI.is_meta:
             return torch.empty(len(int8_NI), len(self.int8_scale_O), dtype=dtype, device=int8_NI.device)
@@ -128,14 +128,14 @@ class Linear(nn.Linear):
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """F.linear, multiplied as this device does best."""
+    """F.linear, multiplied in the dtype that this device has fast kernels for."""
     if compute_dtype(x.dtype, x.device) == x.dtype:
         return F.linear(x, weight, bias)
     return F.linear(to_compute(x), to_compute(weight), None if bias is None else to_compute(bias)).to(x.dtype)
 
 
 def can_pack(weight: Tensor) -> bool:
-    """Whether this torch and this CPU have oneDNN kernels with the weights of this tensor laid out beforehand."""
+    """Whether this torch and CPU have oneDNN kernels for packed weights of this dtype."""
     if weight.device.type != "cpu" or not torch.backends.mkldnn.is_available():
         return False
     if not hasattr(torch.ops.mkldnn, "_linear_pointwise"):

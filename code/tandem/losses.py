@@ -36,7 +36,7 @@ def reconstruction_loss(recon_B3HW: Tensor, pixels_B3HW: Tensor) -> Tensor:
 
 
 def vqvae_loss(vqvae: Vqvae, pixels_B3HW: Tensor, quantize: bool) -> tuple[Tensor, Tensor | None]:
-    """Loss of a batch and its ids; without `quantize` the continuous latents pass (the first steps)."""
+    """Loss of a batch and its ids; without `quantize`, as in the first steps, the latents stay continuous."""
     f_BChw = vqvae.latents(pixels_B3HW)
     if not quantize:
         return reconstruction_loss(vqvae.decode_latents(f_BChw), pixels_B3HW), None
@@ -66,7 +66,7 @@ def revive_codes(
     f_BChw: Tensor,
     generator: torch.Generator,
 ) -> int:
-    """Put residuals of the batch in the place of unused codes; returns how many."""
+    """Replace unused codes by residuals of the batch; returns how many."""
     count = int(dead_V.sum())
     if count:
         weight = quantizer.embedding.weight

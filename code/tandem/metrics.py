@@ -44,7 +44,7 @@ def paired_difference(ours_n: Tensor, theirs_n: Tensor) -> Estimate:
 
 
 def frechet_distance(ours_nF: Tensor, theirs_nF: Tensor) -> float:
-    """Fréchet distance of two sets of features, each taken for a Gaussian (float64 inside).
+    """Fréchet distance of two sets of features, each taken as a Gaussian (float64 inside).
 
     |m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)); the trace of the root is the sum of the roots of the eigenvalues.
     """
@@ -58,7 +58,7 @@ def frechet_distance(ours_nF: Tensor, theirs_nF: Tensor) -> float:
 def bootstrap(statistic: Callable[[Tensor], float], n: int, rounds: int, seed: int) -> Estimate:
     """A statistic of n images and its interval by resampling: `statistic` gets indices int64 [n].
 
-    Statistics that compare settings index all of them alike, which keeps the pairs. The spread of the resamples
+    Statistics that compare settings use the same indices for all, which keeps the pairs. The spread of the resamples
     is laid around the value of the whole sample, since a Fréchet distance of a resample is biased upwards.
     """
     whole = statistic(torch.arange(n))

@@ -1,6 +1,6 @@
 """AdaLN without its weights: the modulation vectors of every class, computed once and kept in host memory.
 
-The vectors depend on the class alone, so a row a class replaces a third of the model on the device.
+The vectors depend only on the class, so a row per class replaces a third of the model on the device.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from tandem.linear import Linear
 
 
 class ModulationTable:
-    """Vectors [num_classes + 1, 6 x depth + 2, C]: six a block, and two of the norm before the head."""
+    """Vectors [num_classes + 1, 6 x depth + 2, C]: six per block, and two for the norm before the head."""
 
     def __init__(self, config: VarConfig, dtype: torch.dtype, device: torch.device):
-        """`device` is the model's; the table is in host memory, pinned for a GPU (or takes none, on meta)."""
+        """`device` is the model's. The table is in host memory, pinned for a GPU; on meta it has none."""
         shape = (config.num_classes + 1, 6 * config.depth + 2, config.width)
         host = "meta" if device.type == "meta" else "cpu"
         self.vectors = torch.empty(shape, dtype=dtype, device=host, pin_memory=device.type == "cuda")
         self.filled = 0
 
     def fold(self, layer: Linear, classes_KC: Tensor) -> None:
-        """Take the next vectors: those of a linear layer behind SiLU, for the embeddings of all classes."""
+        """Fill in the next vectors: SiLU and a linear layer of the embeddings of all classes."""
         vectors = layer(F.silu(classes_KC)).view(len(classes_KC), -1, classes_KC.shape[1])
         self.vectors[:, self.filled : self.filled + vectors.shape[1]] = vectors
         self.filled += vectors.shape[1]
@@ -39,7 +39,7 @@ class ModulationTable:
         return chosen.index_select(0, place_R.to(labels_R.device))
 
     def gather(self, classes_K: Tensor) -> Tensor:
-        """Rows of the table in host memory, from where a GPU copies without the host waiting."""
+        """Rows of the table in host memory, pinned for a GPU so that the host need not wait for the copy."""
         shape = len(classes_K), *self.vectors.shape[1:]
         chosen = torch.empty(shape, dtype=self.vectors.dtype, pin_memory=self.vectors.is_pinned())
         return torch.index_select(self.vectors, 0, classes_K, out=chosen)

@@ -10,7 +10,7 @@ import torch
 
 @contextmanager
 def full_precision() -> Iterator[None]:
-    """Inside, convolutions of float32 tensors are computed in float32 on every device."""
+    """Context manager: convolutions of float32 tensors are computed in float32 on every device."""
     allowed = torch.backends.cudnn.allow_tf32
     torch.backends.cudnn.allow_tf32 = False
     try:

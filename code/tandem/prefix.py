@@ -15,7 +15,7 @@ from tandem.transfers import upload
 
 @dataclass(frozen=True)
 class Prefix:
-    """Token maps of scales 1..draft_steps of B images. f_hat is rebuilt from the ids where it is needed.
+    """Token maps of scales 1..draft_steps of B images. f_hat is rebuilt from the ids when it is needed.
 
     Attributes:
         tokens: uint16 [B, L'], L' = tokens of the first draft_steps scales, small scale to large.

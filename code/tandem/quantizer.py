@@ -43,7 +43,7 @@ class SharedPhi(nn.Module):
 
     def at(self, position: float) -> nn.Module:
         """The convolution for a scale at `position` in [0, 1]."""
-        # of 10 scales, two lie midway between ticks up to rounding: the published expression decides
+        # two of 10 scales lie midway between ticks, up to rounding: keep the published expression
         return self.qresi_ls[int(np.argmin(np.abs(self.ticks - position)))]
 
 
@@ -89,7 +89,7 @@ class Quantizer(nn.Module):
         """Token maps of the scales that `ids_BL` holds completely, small to large."""
         length = ids_BL.shape[1]
         if length not in self.pyramid.offsets:
-            raise ValueError(f"expected whole scales, a length of {self.pyramid.offsets}, got {length} tokens")
+            raise ValueError(f"expected whole scales, one of {self.pyramid.offsets} tokens, got {length}")
         num_scales = self.pyramid.offsets.index(length)
         o = self.pyramid.offsets
         return [ids_BL[:, o[k] : o[k + 1]] for k in range(num_scales)]

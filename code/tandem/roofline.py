@@ -1,11 +1,11 @@
-"""What decoding could reach on some GPUs at best: a roofline of counted work, bytes moved and data sheets.
+"""Upper bounds of decoding speed on some GPUs: a roofline from counted work, bytes moved and data sheets.
 
 Shapes: B images, R rows (2 B with CFG), L tokens, l tokens of one scale, C width, V codes. Units: floating-point
 operations, bytes, seconds. `python -m tandem.roofline` prints the tables of docs/GPU.md.
 
 A forward takes the longer of two times: work over the dense peak in bfloat16, and bytes over the memory bandwidth.
 Bytes are what remains if everything but the matrix products is fused into as few kernels as possible:
-- weights: those that the forward reads, once. AdaLN is read by the first forward of a stage alone;
+- weights: those that the forward reads, once. AdaLN is read only by the first forward of a stage;
 - KV cache: K and V of the new tokens written, and those of all tokens that a scale sees read, in every layer;
 - activations: `passes` values of width C read or written for each token in every layer;
 - logits: float32, written by the head and read by the sampling once.
@@ -34,8 +34,8 @@ DRAFTER, REFINER = VAR_PRESETS["d30"], VAR_PRESETS["d16"]
 SCALES = DRAFTER.pyramid.num_scales
 SETTINGS: tuple[int | None, ...] = (6, 7, 8, 9, None)  # N, or None for plain VAR of the drafter
 CELLS = [(draft_steps, batch) for draft_steps in SETTINGS for batch in (1, 8, 64)]
-# CoDe (arXiv 2411.17787), Table 1: images a second on an L20 at batch 64 in float16, VQVAE decode left out, and how
-# much faster that is than plain VAR
+# CoDe (arXiv 2411.17787), Table 1: images a second on an L20 at batch 64 in float16, without VQVAE decode, and the
+# speed-up over plain VAR
 PAPER_BATCH = 64
 PAPER_SPEED: dict[int | None, tuple[float, float]] = {
     6: (50.39, 2.9),
@@ -51,7 +51,7 @@ class Card:
     """
     Attributes:
         name: of the GPU.
-        tflops: dense peak in bfloat16 with float32 sums, in 10^12 operations a second. Not the one with sparsity.
+        tflops: dense peak in bfloat16 with float32 sums, without sparsity, in 10^12 operations a second.
         gbps: memory bandwidth in 10^9 bytes a second.
         gigabytes: memory in 10^9 bytes.
         source: where the figures are from.
@@ -64,7 +64,7 @@ class Card:
     source: str
 
 
-# The data sheets of L4 and H100 tell bfloat16 with sparsity; without, it is half. TensorRT-LLM of NVIDIA has the dense
+# The data sheets of L4 and H100 give bfloat16 with sparsity; the dense peak is half. TensorRT-LLM by NVIDIA has dense
 # figures of all four, rounded: tensorrt_llm/auto_parallel/cluster_info.py (119, 120, 312, 989), with these bandwidths.
 CARDS = (
     Card("L20", 119.5, 864, 48, "no public data sheet: NVIDIA's figures in Tom's Hardware, February 2024"),
@@ -77,13 +77,13 @@ PAPER_CARD = CARDS[0]
 
 @dataclass(frozen=True)
 class ForwardCost:
-    """Of one forward of a batch, or of several: operations, and bytes between memory and chip."""
+    """Operations of one forward of a batch, and bytes moved between memory and chip."""
 
     flops: float
     bytes: float
 
     def seconds(self, card: Card) -> float:
-        """At the least, on this card, for one forward."""
+        """Least time of the forward on this card."""
         return max(self.flops / (card.tflops * 1e12), self.bytes / (card.gbps * 1e9))
 
 
@@ -142,19 +142,19 @@ def stages(draft_steps: int | None, batch: int) -> dict[str, list[ForwardCost]]:
 
 
 def stage_roofline(forwards: Iterable[ForwardCost], card: Card) -> float:
-    """Seconds that a stage takes at the least: forwards follow one another."""
+    """Least seconds that a stage takes: its forwards run one after another."""
     return sum(forward.seconds(card) for forward in forwards)
 
 
 def images_per_s(draft_steps: int | None, batch: int, card: Card, with_decode: bool) -> float:
-    """At the most, with the stages one after the other on one card."""
+    """Upper bound if the stages take turns on one card."""
     found = stages(draft_steps, batch)
     return batch / sum(stage_roofline(w, card) for stage, w in found.items() if with_decode or stage != "decode")
 
 
 def device_bytes(draft_steps: int | None, batch: int) -> dict[str, int]:
-    """Bytes of each stage on a card of its own, and of all in one process ("together"): the weights of all models
-    and the most that one stage takes beside them."""
+    """Bytes of each stage on a card of its own, and of all in one process ("together"): the weights of all models, plus
+    the working memory of the largest stage."""
     found = {
         "draft": costs.var_bytes(DRAFTER, batch, 0, draft_steps or SCALES, BF16, CUDA, PLAIN, SAMPLING),
         "decode": costs.vqvae_bytes(VQVAE_PRESET, batch, BF16, CUDA),
@@ -170,7 +170,7 @@ def name_of(draft_steps: int | None) -> str:
 
 
 def short(value: float) -> str:
-    """Three digits, and no fewer before the point."""
+    """Three significant digits, and all those before the point."""
     digits = 2 if 0 < value < 9.995 else 1 if 0 < value < 99.95 else 0
     return f"{value:,.{digits}f}"
 
@@ -184,7 +184,7 @@ def table(title: str, columns: Sequence[str], rows: Iterable[str]) -> str:
 
 
 def speed_tables() -> str:
-    """Cards, the paper's share, images a second, milliseconds and work."""
+    """Tables of cards, of the paper's share, of images a second, milliseconds and work."""
     cards = [row([c.name, f"{c.tflops:g}", f"{c.gbps:,g}", f"{c.gigabytes:g}", c.source]) for c in CARDS]
     speed, seconds, work = [], [], []
     for draft_steps, batch in CELLS:
@@ -217,7 +217,7 @@ def speed_tables() -> str:
 
 
 def memory_row(draft_steps: int | None, batch: int) -> str:
-    """GB that a setting takes, and on which cards all of it fits."""
+    """Row of a setting: its GB, and the cards on which all of it fits."""
     taken = device_bytes(draft_steps, batch)
     fits = [card.name for card in CARDS if taken["together"] <= card.gigabytes * 1e9]
     gigabytes = [short(taken.get(stage, 0) / 1e9) for stage in ("draft", "refine", "decode", "together")]

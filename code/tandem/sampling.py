@@ -19,7 +19,7 @@ from tandem.config import SamplingConfig
 from tandem.transfers import upload
 
 WEIGHT_BITS = 30
-HEAD_SHARE = 8  # 1 / share of the codes that top-p sorts first on a CPU, where a full sort is slow
+HEAD_SHARE = 8  # on a CPU top-p first sorts 1/8 of the codes, as a full sort is slow
 
 
 def uniforms(seed: int | np.ndarray, index_B: np.ndarray, num_tokens: int) -> Tensor:
@@ -88,11 +88,11 @@ def guidance(cfg_B: Tensor, scale: int, num_scales: int) -> Tensor:
 
 
 def candidates(logits_BlV: Tensor, sampling: SamplingConfig, temperature: float) -> tuple[Tensor, Tensor | None]:
-    """Distribution that a token is drawn from, over the codes that top-k can leave, in the order of their ids:
+    """Distribution that a token is drawn from, over the codes that top-k leaves, in the order of their ids:
     (probabilities float [B, l, W], ids int64 [B, l, W], or None for all codes). Top-k, top-p, then temperature.
 
-    What is kept is decided by a threshold on the logits. Top-p needs them sorted: only the k largest are, where
-    there is a top-k. Of equal logits at the threshold of top-k, k are kept in all.
+    Top-p keeps logits above a threshold, which needs them sorted; after top-k only the k largest are. Top-k keeps
+    exactly k codes, even if logits at its threshold are equal.
     """
     logits_BlV, order_BlV, vocab = logits_BlV.float(), None, logits_BlV.shape[-1]
     if 0 < sampling.top_k < vocab:
@@ -106,8 +106,10 @@ def candidates(logits_BlV: Tensor, sampling: SamplingConfig, temperature: float)
 
 
 def nucleus(falling_BlV: Tensor, probability_BlV: Tensor, top_p: float) -> tuple[Tensor, Tensor]:
-    """For the largest logits, in falling order, and their probabilities among all codes: (the least logit that top-p
-    keeps [B, l, 1], whether these codes are all that can be kept [B, l, 1])."""
+    """(least logit that top-p keeps, whether it can keep no code beyond those given), both [B, l, 1].
+
+    Takes the largest logits in descending order, and their probabilities among all codes.
+    """
     # summed in integers, so that the set kept is the same in every run and on every device
     weight_BlV = fixed_point(probability_BlV)
     sum_BlV = weight_BlV.cumsum(dim=-1)
@@ -118,7 +120,7 @@ def nucleus(falling_BlV: Tensor, probability_BlV: Tensor, top_p: float) -> tuple
 
 
 def by_id(probability_BlV: Tensor, ids_BlV: Tensor) -> tuple[Tensor, Tensor]:
-    """Both in the order of the ids."""
+    """Probabilities and ids, sorted by id."""
     ids_BlV, place_BlV = ids_BlV.sort(dim=-1)
     return probability_BlV.gather(-1, place_BlV), ids_BlV
 
@@ -166,6 +168,6 @@ def sample_head_first(
 
 
 def draw_code(probability_BlV: Tensor, ids_BlV: Tensor | None, uniform_Bl: Tensor) -> Tensor:
-    """Ids int64 [B, l] drawn from what `candidates` gives."""
+    """Ids int64 [B, l] drawn from the distribution of `candidates`."""
     drawn_Bl = draw(probability_BlV, uniform_Bl)
     return drawn_Bl if ids_BlV is None else ids_BlV.gather(-1, drawn_Bl[..., None]).squeeze(-1)

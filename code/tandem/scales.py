@@ -1,4 +1,4 @@
-"""Token maps one scale after the other: the loop of draft and refine.
+"""Decodes token maps scale by scale: the loop of draft and refine.
 
 Shapes: B images, R rows (with CFG: B conditional, then B unconditional), L tokens of all scales, l tokens of one
 scale, C width or latent channels, V codes.
@@ -39,7 +39,7 @@ def decode_scales(
     stop: int,
     sampling: SamplingConfig | Sequence[SamplingConfig],
 ) -> Iterator[Tensor]:
-    """Continue the given token maps up to scale `stop`; after each new scale k: ids int64 [B, L'] of scales 1..k.
+    """Continue the given token maps up to scale `stop`; yields ids int64 [B, L'] of scales 1..k after each scale k.
 
     The prefix and the first new scale enter in one block-causal forward; every further scale is one forward on
     the KV cache. Only positions that are sampled get logits.
@@ -49,12 +49,12 @@ def decode_scales(
         quantizer: that of its VQVAE (`vqvae.quantize`).
         labels_B: class of each image, whole numbers [B] below `num_classes`.
         uniforms_BL: random integers of each image, int64 [B, L], as `uniforms` gives them.
-        prefix_BL: token ids of the scales that are there, int64 [B, L'], perhaps none: [B, 0].
-        stop: scales that are there in the end, above those of the prefix, at most K.
+        prefix_BL: token ids of the scales to continue, int64 [B, L']; [B, 0] if none.
+        stop: number of scales in the end, above that of the prefix, at most K.
         sampling: one setting for all images, or one for each.
 
-    Raises, at the first step, InputError for arguments that do not fit; JobError in the end, before the last scale is
-    given out, for logits that are not finite.
+    Raises InputError at the first step for arguments that do not fit, and JobError before the last yield for logits
+    that are not finite.
     """
     decode = Decode.of(var, quantizer, labels_B, uniforms_BL, prefix_BL, stop, sampling)
     for scale, (ids_BL, total) in enumerate(decode.scales(by_graphs=True), decode.start + 1):
@@ -65,13 +65,13 @@ def decode_scales(
 
 @dataclass(frozen=True)
 class Decode:
-    """One batch, its arguments checked, between two scales of the pyramid.
+    """The decode of one batch from scale `start` to `stop`, its arguments checked.
 
     Attributes:
-        labels_R: those of the images, and under guidance as many of no class.
-        strength_B11: of guidance at the last scale; None where no image has any.
-        vectors: modulation vectors of the rows where they come from a table, else empty.
-        groups: the images that are sampled alike.
+        labels_R: labels of the images, under CFG followed by as many of "no class".
+        strength_B11: guidance at the last scale; None if no image has any.
+        vectors: modulation vectors of the rows if they come from a table, else empty.
+        groups: images with the same sampling settings.
     """
 
     var: Var
@@ -98,8 +98,8 @@ class Decode:
         sampling: SamplingConfig | Sequence[SamplingConfig],
         read_values: bool = True,
     ) -> Decode:
-        """Raises InputError. Values of labels and uniforms are not read where the caller has: on a GPU the host would
-        wait for all that was launched before."""
+        """Raises InputError. `read_values` False: the caller has checked the values of labels and uniforms; to read
+        them from a GPU, the host would wait for all queued work."""
         check_pair(var.config, quantizer)
         check_batch(var.config, labels_B, uniforms_BL, prefix_BL, stop, sampling)
         if read_values:
@@ -125,15 +125,15 @@ class Decode:
 
     @torch.inference_mode()
     def tokens(self) -> Tensor:
-        """Ids int64 [B, L'] of scales 1..stop, as `decode_scales` gives them in the end. With CUDA graphs it is one
-        launch for shapes that come again. Raises JobError for logits that are not finite."""
+        """Ids int64 [B, L'] of scales 1..stop, the last that `decode_scales` yields. With CUDA graphs, repeated
+        shapes take one launch. Raises JobError for logits that are not finite."""
         ids_BL, total = self.launch()
         self.check(total)
         return ids_BL
 
     @torch.inference_mode()
     def launch(self) -> tuple[Tensor, Tensor]:
-        """The same ids, and the sum of all logits, which the caller has to `check`. A GPU has yet to compute them."""
+        """The ids of `tokens`, and the sum of all logits for `check`. A GPU may still be computing both."""
         graphs = self.var.graphs
         made = graphs.whole(self.key, self.work, self.tensors) if graphs is not None else None
         ids_BL, total = made or last(self.scales(by_graphs=True))
@@ -141,17 +141,17 @@ class Decode:
 
     @property
     def key(self) -> Hashable:
-        """What a decode depends on, beside its tensors."""
+        """All that a decode depends on, except its tensors."""
         return self.start, self.stop, self.groups.key
 
     @property
     def tensors(self) -> list[Tensor]:
-        """All that a decode reads beside the weights: a graph must find it at the same addresses each time."""
+        """All tensors that a decode reads, except weights: a graph needs them at fixed addresses."""
         strength = () if self.strength_B11 is None else (self.strength_B11,)
         return [self.labels_R, self.uniforms_BL, self.prefix_BL, *strength, *self.vectors, *self.groups.tensors]
 
     def work(self, labels_R: Tensor, uniforms_BL: Tensor, prefix_BL: Tensor, *others: Tensor) -> tuple[Tensor, Tensor]:
-        """All scales of a batch of these tensors: what `scales` gives last."""
+        """The last that `scales` yields for a batch of these tensors. CUDA graphs capture this."""
         rest = iter(others)
         new = replace(
             self,
@@ -165,7 +165,7 @@ class Decode:
         return last(new.scales(by_graphs=False))
 
     def scales(self, by_graphs: bool) -> Iterator[tuple[Tensor, Tensor]]:
-        """After each new scale k: ids int64 [B, L'] of scales 1..k, and the sum of all logits so far."""
+        """Yields ids int64 [B, L'] of scales 1..k, and the sum of all logits so far, after each new scale k."""
         var, quantizer, start, stop = self.var, self.quantizer, self.start, self.stop
         offsets, num_scales = var.config.pyramid.offsets, var.config.pyramid.num_scales
         sizes = [n * n for n in var.config.pyramid.patch_nums]
@@ -188,7 +188,7 @@ class Decode:
                 noise_Bl = self.uniforms_BL[:, offsets[scale] : offsets[scale + 1]]
                 ids_Bl, summed = draw_tokens(var, h_RlC, condition, strength_B11, noise_Bl, self.groups, scale)
                 ids_BL = torch.cat([ids_BL, ids_Bl], dim=1)
-                # looked at once in the end: a GPU is not made to wait at every scale
+                # checked once, in the end: the host does not wait at every scale
                 total = total + summed
                 yield ids_BL, total
                 if scale + 1 < stop:
@@ -197,19 +197,19 @@ class Decode:
                     x_RlC = var.embed(next_BlD, start=offsets[scale + 1]).repeat(rows // batch, 1, 1)
 
     def check(self, total: Tensor) -> None:
-        """JobError where the sum of all logits is no number."""
+        """Raise JobError if the sum of all logits is not finite."""
         check_logits(total, self.start, self.stop)
 
 
 def check_logits(total: Tensor, start: int, stop: int) -> None:
-    """JobError where the sum of all logits of a decode from `start` scales to `stop` is no number."""
+    """Raise JobError if the sum of all logits of a decode from `start` scales to `stop` is not finite."""
     if not total.is_meta and not torch.isfinite(total):
         raise JobError(f"logits of scales {start + 1} to {stop} are not finite: weights or dtype are unfit")
 
 
 def new_cache(config: VarConfig, rows: int, start: int, stop: int, dtype: torch.dtype, device: torch.device) -> KVCache:
-    """The cache of a decode from `start` scales to `stop`. It ends before the last scale, which no other reads;
-    where the entry is the last scale, nothing is read again."""
+    """The cache of a decode from `start` scales to `stop`. It leaves out the last scale, which no other reads; with
+    one new scale it is empty."""
     offsets = config.pyramid.offsets
     length = offsets[stop - 1] if stop - start > 1 else 0
     return KVCache(config, rows, length, offsets[stop], dtype, device)
@@ -244,5 +244,5 @@ def draw_tokens(
 
 
 def last(scales: Iterator[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    """Ids and sum of all scales, where nobody looks at them on the way."""
+    """The last ids and sum, without reading those before."""
     return deque(scales, maxlen=1).pop()

@@ -15,7 +15,7 @@ _thread = threading.local()
 
 @contextmanager
 def timed(name: str) -> Iterator[None]:
-    """Add the seconds inside to a part. Also a decorator. A part inside another one is not counted in the outer one."""
+    """Context manager and decorator: add the seconds inside to a part. Those of nested parts are not counted twice."""
     outer, _thread.inner_s = getattr(_thread, "inner_s", 0.0), 0.0
     began = time.perf_counter()
     try:
@@ -28,7 +28,7 @@ def timed(name: str) -> Iterator[None]:
 
 
 def add_seconds(name: str, seconds: float) -> None:
-    """Count seconds that were measured otherwise."""
+    """Add seconds that were measured elsewhere."""
     with _lock:
         _seconds[name] += seconds
 

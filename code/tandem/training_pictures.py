@@ -35,7 +35,7 @@ class PictureSet:
 
     @property
     def digest(self) -> str:
-        """Hex sha256 of pixels, labels, names and classes: what a training run was made of."""
+        """Hex sha256 of pixels, labels, names and classes: they identify the data of a training run."""
         digest = hashlib.sha256("\n".join((*self.classes, *self.names)).encode(errors="surrogateescape"))
         digest.update(self.labels.numpy().tobytes())
         digest.update(self.pixels.numpy().tobytes())

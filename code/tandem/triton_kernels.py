@@ -1,8 +1,8 @@
 # mypy: disable-error-code="no-untyped-def"
 """Triton kernels of decoding on a GPU: the many small steps between products, merged.
 
-Each reads its inputs once, computes in float32 and rounds once. `tandem.fused` and `tandem.fused_vqvae` launch them
-beside the plain torch lines that define them.
+Each reads its inputs once, computes in float32 and rounds once. `tandem.fused`, `tandem.fused_fp8` and
+`tandem.fused_vqvae` launch them; plain torch defines what they compute.
 
 Shapes: R rows, L tokens, C width, H heads, D head size; B images, P pixels of a feature map, G groups.
 """
@@ -15,7 +15,7 @@ import triton.language as tl
 
 @triton.jit
 def store_fp8(value, inside, out, row_scale):
-    """A row over its largest value as FP8 (e4m3, up to 448), and the float32 that it is to be multiplied with."""
+    """Store a row, divided by a float32 scale, as FP8 (e4m3, up to 448), and its scale."""
     largest = tl.max(tl.abs(tl.where(inside, value, 0.0)))
     factor = tl.maximum(largest, 1e-12) / 448.0
     tl.store(row_scale, factor)
@@ -28,7 +28,7 @@ def quantised_rows(
     GELU: tl.constexpr, SIZE: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Rows in FP8, `out` [R, L, C] contiguous with `row_scale` [R, L], of x [R, L, C / SIZE, SIZE] with the given
-    strides, or of its GELU (tanh approximation). One program a token."""
+    strides, or of its GELU (tanh approximation). One program per token."""
     token = tl.program_id(0).to(tl.int64)
     column = tl.arange(0, BLOCK)
     inside = column < width
@@ -45,7 +45,7 @@ def gated_norm(
     x, branch, gate, scale, shift, x_out, out, row_scale, width, tokens, x_stride, modulation_stride, eps,
     HAS_BRANCH: tl.constexpr, HAS_OUT: tl.constexpr, QUANTISED: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """x_out = x + branch * gate, out = layer_norm(x_out) * (1 + scale) + shift; one program a token.
+    """x_out = x + branch * gate, out = layer_norm(x_out) * (1 + scale) + shift; one program per token.
 
     x [R, L, C] with stride `x_stride` between rows, branch, x_out and out [R, L, C] contiguous; gate, scale and shift
     [R, C] with stride `modulation_stride`. QUANTISED: out is FP8, its rows scaled by `row_scale` float32 [R, L].
@@ -109,10 +109,10 @@ def split_heads(
     qkv, head_scale, q, k, v, tokens, first_query, heads, kv_stride_row, kv_stride_head, kv_start,
     HEADS: tl.constexpr, SIZE: tl.constexpr,
 ):  # fmt: skip
-    """q and k of length 1, q times `head_scale` float32 [H]; k and v written to their place in the cache.
+    """q and k with norm 1, q times `head_scale` float32 [H]; k and v written to their place in the cache.
 
     qkv [R, L, 3, H, D] and q [R, L - first_query, H, D] contiguous; k and v [R, H, ., D] with the given strides, from
-    token `kv_start` on. One program a token.
+    token `kv_start` on. One program per token.
     """
     token = tl.program_id(0).to(tl.int64)
     row, place = token // tokens, token % tokens
@@ -138,9 +138,9 @@ def add_and_measure(
     x, other, bias, total, mean, squares, pixels, channels, tile_pixels, width,
     HAS_OTHER: tl.constexpr, HAS_TOTAL: tl.constexpr, DOUBLED: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """total = x + other + bias in NHWC, and of each channel of a tile of pixels the mean and the squares around it.
+    """total = x + other + bias in NHWC, with the mean and squared deviations of each channel in each tile of pixels.
 
-    x, other, total [B, P, C]; bias [C]; mean and squares float32 [B, tiles, C]. One program a tile of `tile_pixels`.
+    x, other, total [B, P, C]; bias [C]; mean and squares float32 [B, tiles, C]. One program per tile of `tile_pixels`.
     DOUBLED: x is [B, h + 1, w + 1, 4, C], the four pixels of every input of a 2 x 2 convolution, and total
     [B, 2h, 2w, C] with `width` = 2w.
     """
@@ -148,7 +148,7 @@ def add_and_measure(
     channel = tl.arange(0, BLOCK)[None, :]
     there = channel < channels
     offset = tl.load(bias + channel, mask=there, other=0.0).to(tl.float32)
-    # each lane sums around the first value that it sees, so that no large sums are subtracted
+    # each lane sums deviations from its first value, so that no large sums are subtracted
     count = tl.zeros([ROWS, 1], dtype=tl.float32)
     pivot = tl.zeros([ROWS, BLOCK], dtype=tl.float32)
     first_sum = tl.zeros([ROWS, BLOCK], dtype=tl.float32)
@@ -195,9 +195,9 @@ def group_factors(
     mean, squares, weight, bias, before, factor, offset, pixels, channels, group, tiles, tile_pixels, eps,
     TILES: tl.constexpr, GROUP: tl.constexpr,
 ):  # fmt: skip
-    """Of each channel the factor and offset [B, C] float32 that GroupNorm comes to, from the measures of its tiles.
+    """GroupNorm as a factor and an offset per channel, float32 [B, C], from the statistics of tiles.
 
-    `before` [C] is the bias that the measured values had and that x has not; one program an image and group of `group`
+    `before` [C] is the bias that the statistics include and x lacks. One program per image and group of `group`
     channels.
     """
     image, which = tl.program_id(0).to(tl.int64), tl.program_id(1)

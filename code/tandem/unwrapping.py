@@ -1,7 +1,7 @@
-"""State dicts inside what training programs save: trainer files, prefixes of wrappers, averaged weights.
+"""Finds state dicts in files of training programs: nested in dictionaries, with prefixes of wrappers, averaged.
 
-A part is one model's tensors, found by the one tensor that every such model has, wherever it lies in nested
-dictionaries and under whatever prefix: `{'trainer': {'var_wo_ddp': ...}}` of VAR's trainer, `{'state_dict': ...}`,
+A part is one model's tensors, found by the one tensor that every such model has, in any nested dictionary and under
+any prefix: `{'trainer': {'var_wo_ddp': ...}}` of VAR's trainer, `{'state_dict': ...}`,
 `module.` of DistributedDataParallel, `_orig_mod.` of torch.compile.
 """
 
@@ -66,7 +66,7 @@ def state_dicts(loaded: Any) -> Iterator[tuple[tuple[str, ...], dict[str, Tensor
 
 
 def split(keys: tuple[str, ...], tensors: dict[str, Tensor]) -> list[Part]:
-    """The models among the tensors of one dictionary, freed of prefixes and wrappers."""
+    """The models among the tensors of one dictionary, without prefixes and wrappers."""
     found: dict[str, str] = {}  # prefix of each model -> its kind
     for name in tensors:
         for kind, marker in MARKERS.items():
@@ -96,7 +96,7 @@ def unwrapped(name: str) -> str:
 
 
 def in_layout(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The scale of each head, whatever its axes are called and in whatever order they are, as [1, H, 1, 1]."""
+    """The scales of heads as [1, H, 1, 1], whatever the names and order of their axes."""
     arranged = {}
     for name, tensor in tensors.items():
         if (scale := SCALE_MUL.fullmatch(name)) and sum(n != 1 for n in tensor.shape) <= 1:
@@ -118,7 +118,7 @@ def choose_part(parts: Sequence[Part], kind: str, name: str | None = None) -> Pa
     if len(best) > 1:
         raise CheckpointError(
             f"expected one {kind}, got {len(best)}: {', '.join(part.label for part in best)}",
-            f"tandem convert FILE OUT.safetensors --part {best[0].name} takes one of them out",
+            f"tandem convert FILE OUT.safetensors --part {best[0].name} extracts one of them",
         )
     return best[0]
 

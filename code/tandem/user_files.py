@@ -14,7 +14,7 @@ from tandem.errors import InputError
 
 MAX_TEXT_BYTES = 16 << 20
 MAX_DEPTH = 64  # of nested values: Arrow and parquet recurse into them, and crash the process at some hundreds
-MAX_NAME_BYTES, MAX_PATH_BYTES = 255, 4096  # of Linux, the zero at the end included
+MAX_NAME_BYTES, MAX_PATH_BYTES = 255, 4096  # limits of Linux; that of paths includes the final zero byte
 ADDRESS = re.compile(r"(s3[an]?|gs|gcs|hf|https?|ftp|file|hdfs|abfss?|wasbs?|az):", re.IGNORECASE)
 MAX_SHOWN = 200  # characters of a path in a message
 

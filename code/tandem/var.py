@@ -44,7 +44,7 @@ class HeadNorm(nn.Module):
 
 
 class Kernels(Protocol):
-    """Kernels of a GPU in place of `Var.hidden` and `Var.logits`: `tandem.fused.FusedVar`."""
+    """GPU kernels that replace `Var.hidden` and `Var.logits`: `tandem.fused.FusedVar`."""
 
     def hidden(self, x_RLC: Tensor, sizes: Sequence[int], condition: Conditioning, cache: KVCache) -> Tensor: ...
 
@@ -70,11 +70,11 @@ class Var(nn.Module):
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
         self.head_nm = HeadNorm(width)
         self.head = Linear(width, config.vocab_size)
-        self.table: ModulationTable | None = None  # in place of the AdaLN weights, see `tandem.assembly`
+        self.table: ModulationTable | None = None  # replaces the AdaLN weights, see `tandem.modulation`
         self.graphs: Graphs | None = None
         self.fused: Kernels | None = None
         level_L = [scale for scale, n in enumerate(pyramid.patch_nums) for _ in range(n * n)]
-        # on the CPU even where the weights are built without storage
+        # on the CPU even if the weights are on the meta device
         self.register_buffer("level_L", torch.tensor(level_L, device="cpu"), persistent=False)
 
     @property
@@ -82,11 +82,11 @@ class Var(nn.Module):
         return cast("list[Block]", list(self.blocks))
 
     def table_vectors(self, labels_R: Tensor) -> tuple[Tensor, ...]:
-        """What `condition` needs of the table of modulation vectors, where there is one: [R, ., C]. The host waits."""
+        """Rows [R, ., C] of the modulation table for `condition`; empty without a table. The host waits for labels."""
         return () if self.table is None else (self.table.rows(labels_R),)
 
     def condition(self, labels_R: Tensor, vectors: Sequence[Tensor] = ()) -> Conditioning:
-        """Modulation vectors of all blocks for labels int64 [R]; `vectors` as `table_vectors` gives them."""
+        """Modulation vectors of all blocks for labels int64 [R]; `vectors` are those of `table_vectors`."""
         class_RC = self.class_emb(labels_R)
         if vectors:
             *blocks, head_R2C = vectors[0].split(6, dim=1)
@@ -115,19 +115,19 @@ class Var(nn.Module):
     def forwards(
         self, condition: Conditioning, make_cache: Callable[[], KVCache], shape: tuple[int, ...], by_graphs: bool
     ) -> AbstractContextManager[Forward]:
-        """How the scales of one decode go through all blocks: by `hidden`, or by CUDA graphs of it if there are any.
+        """Context manager: the function that runs the scales of one decode, `hidden` or CUDA graphs of it.
 
-        `make_cache` gives an empty cache, and `shape` tells decodes apart whose tensors differ in size.
+        `make_cache` makes an empty cache; `shape` is everything that determines tensor sizes.
         """
         if self.graphs is None or not by_graphs:
             return nullcontext(partial(self.hidden, condition=condition, cache=make_cache()))
         return self.graphs.forwards(self.hidden, condition, make_cache, shape)
 
     def hidden(self, x_RLC: Tensor, sizes: Sequence[int], condition: Conditioning, cache: KVCache) -> Tensor:
-        """All blocks over the new tokens [R, L, C], whole scales of `sizes` tokens: those of the last scale
-        [R, l, C]. What came before is read from `cache`, which takes the new tokens where it has room.
+        """Run new tokens [R, L, C], whole scales of `sizes` tokens, through all blocks; returns the last one [R, l, C].
 
-        Rows go through a layer in groups. In the last layer only the tokens that are given out have queries.
+        Earlier tokens are read from `cache`, which also keeps the new ones if it has room. Rows go through a layer in
+        groups. In the last layer only the returned tokens have queries.
         """
         if self.fused is not None:
             return self.fused.hidden(x_RLC, sizes, condition, cache)
@@ -148,7 +148,7 @@ class Var(nn.Module):
         return (slice(i, min(i + step, rows)) for i in range(0, rows, step))
 
     def logits(self, x_RlC: Tensor, modulation_R2C: Tensor, guidance_B11: Tensor | None = None) -> Tensor:
-        """Head over hidden states: float32 [R, l, V], or [B, l, V] after CFG of the strengths `guidance_B11`.
+        """Logits of hidden states: float32 [R, l, V], or [B, l, V] after CFG of strengths `guidance_B11`.
 
         The head is linear, so hidden states are mixed instead of logits, at half the work.
         """
@@ -172,17 +172,17 @@ class Var(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of activations and all weights but the head's."""
+        """Dtype of activations and all weights but the head's."""
         return self.pos_1LC.dtype
 
     @staticmethod
     def dtype_of(name: str, dtype: torch.dtype) -> torch.dtype:
-        """Of a tensor in a model that computes in `dtype`: the head stays float32, as tokens are drawn from logits."""
+        """Dtype of a tensor in a model that computes in `dtype`: the head stays float32, as it makes the logits."""
         return torch.float32 if name.startswith("head.") else dtype
 
 
 def attend_cached(
     cache: KVCache, layer: int, rows: slice, sizes: Sequence[int], q_RHlc: Tensor, k_RHLc: Tensor, v_RHLc: Tensor
 ) -> Tensor:
-    """Attention of the last scales, of `sizes` tokens, to the cache and to themselves."""
+    """Attention of the new scales, of `sizes` tokens, to the cache and to themselves."""
     return attend_by_scale(q_RHlc, *cache.extend(layer, rows, k_RHLc, v_RHLc), sizes)

@@ -68,8 +68,8 @@ class Downsample(nn.Module):
 class Upsample(nn.Module):
     """Nearest-neighbour doubling, then a 3 x 3 convolution.
 
-    Each output pixel sees 2 x 2 inputs, of which doubling repeats some: `fold` adds up the weights of equal inputs,
-    and one 2 x 2 convolution makes the four pixels of every input, with 4/9 of the work.
+    Doubling repeats inputs, so each output pixel depends on only 2 x 2 of them. `fold` sums the weights of equal
+    inputs: one 2 x 2 convolution then makes the four pixels of every input, with 4/9 of the work.
     """
 
     def __init__(self, channels: int):
@@ -83,7 +83,7 @@ class Upsample(nn.Module):
             return
         weight, bias = self.conv.weight.detach(), self.conv.bias
         assert bias is not None
-        # row and column 0 of a pair: the first weight meets the neighbour, the other two the input; 1: the reverse
+        # even rows and columns: the first weight is for the neighbour, the other two for the input; odd: the reverse
         first, second = ((0, 1), (1, 3)), ((0, 2), (2, 3))
         kernels = [
             torch.stack(
@@ -116,8 +116,8 @@ def memory_format(x_BChw: Tensor) -> torch.memory_format:
 class Level(nn.Module):
     """Residual blocks of one resolution, each followed by attention at the lowest one."""
 
-    downsample: Downsample  # of an encoder, but at the lowest resolution
-    upsample: Upsample  # of a decoder, but at the highest one
+    downsample: Downsample  # in an encoder, except at the lowest resolution
+    upsample: Upsample  # in a decoder, except at the highest one
 
     def __init__(self, in_channels: int, out_channels: int, num_blocks: int, attention: bool):
         super().__init__()
@@ -249,7 +249,7 @@ class Vqvae(nn.Module):
         return (self.decode(self.quantize.unroll(ids_BL)[0]),)
 
     def images_at_once(self, device: torch.device) -> int:
-        """Images that are decoded together: as many as keep the widest feature map small."""
+        """Images that are decoded together: as many as the limit of the widest feature map allows."""
         config = self.config
         side = config.image_size // config.stem_patch
         widest = config.base_channels * side * side * self.post_quant_conv.weight.element_size()

@@ -1,7 +1,7 @@
 """Checkpoints: identifies and strictly loads published `.pth` files and safetensors.
 
-A checkpoint of ours is safetensors with a JSON header (kind, config, classes). Others have no header, so their config
-is read off the shapes. Either way every tensor must be there, with the expected shape, and none besides.
+Our own checkpoints are safetensors with a JSON header (kind, config, classes). Others have no header, so their config
+is inferred from shapes. Either way every tensor must be there, with the expected shape, and no other.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ class Checkpoint:
     kind: str  # "vqvae" or "var"
     config: VqvaeConfig | VarConfig
     tensors: dict[str, Tensor]
-    header: dict[str, Any]  # ours alone: kind, config, classes
+    header: dict[str, Any]  # of our own files only: kind, config, classes
     part: Part = field(repr=False)  # its place in the file
     choice: str | None = None  # which part was chosen, if the file holds several of the kind
 
     @property
     def classes(self) -> tuple[str, ...] | None:
-        """Class names in label order, where the file knows them."""
+        """Class names in label order, if the file has them."""
         return tuple(self.header["classes"]) if "classes" in self.header else None
 
     @property
@@ -70,9 +70,9 @@ def open_checkpoint(path: str | Path, kind: str | None = None, part: str | None 
 
     Args:
         path: .pth or .safetensors.
-        kind: "var" or "vqvae": which model to take of a file that may hold both.
+        kind: "var" or "vqvae": which model to take from a file that may hold both.
         part: which of several of that kind, by the dotted keys that lead to it; else the averaged weights (EMA)
-            where the file has them beside plain ones.
+            if the file has both averaged and plain ones.
 
     Raises CheckpointError, naming file and cause.
     """
@@ -82,14 +82,14 @@ def open_checkpoint(path: str | Path, kind: str | None = None, part: str | None 
     if part is not None and not kinds:
         raise CheckpointError(f"{path}: expected the part {part!r}, got {', '.join(p.label for p in parts)}")
     if kind is None and len(kinds) > 1:
-        raise CheckpointError(f"{path}: holds a VAR and a VQVAE: expected to hear which", "--role drafter or vqvae")
+        raise CheckpointError(f"{path}: holds a VAR and a VQVAE: expected a choice of one", "--role drafter or vqvae")
     if kind is not None and kind not in kinds:
         raise CheckpointError(f"{path}: expected a {kind} checkpoint, got a {' and a '.join(kinds)}")
     return checkpoint_of(path, parts, header, kind or kinds[0], part)
 
 
 def open_all(path: str | Path) -> list[Checkpoint]:
-    """The models that a file would be taken for: one, or a VAR and a VQVAE. Raises CheckpointError."""
+    """The models in a file: one, or a VAR and a VQVAE. Raises CheckpointError."""
     path = Path(path)
     parts, header = read_parts(path)
     return [checkpoint_of(path, parts, header, kind) for kind in dict.fromkeys(part.kind for part in parts)]
@@ -120,12 +120,12 @@ def checkpoint_of(
         raise CheckpointError(f"{path}: {error}", error.hint) from None
     except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError, RuntimeError) as error:
         cause = f"{error} is missing" if isinstance(error, KeyError) else one_line(error)
-        raise CheckpointError(f"{path}: cannot tell the config of this {kind}: {cause}") from error
+        raise CheckpointError(f"{path}: cannot infer the config of this {kind}: {cause}") from error
     return Checkpoint(path, kind, config, chosen.tensors, header, chosen, explain_choice(parts, chosen))
 
 
 def check_tensors(model: nn.Module, checkpoint: Checkpoint) -> None:
-    """Raise CheckpointError unless the file has just the tensors of the model, each of its shape."""
+    """Raise CheckpointError unless the file has exactly the tensors of the model, with their shapes."""
     path = checkpoint.path
     expected = {name: tuple(t.shape) for name, t in model.state_dict().items()}
     found = {name: tuple(t.shape) for name, t in checkpoint.tensors.items() if not DERIVED.fullmatch(name)}
@@ -158,9 +158,9 @@ def load_var(
     """Load a VAR of any depth, for inference.
 
     Args:
-        source: weights file, or a checkpoint that was opened.
+        source: weights file, or an opened checkpoint.
         dtype: of weights and activations.
-        device: device of the model.
+        device: of the model.
         expected: config (a preset, say) that the file must hold; None: any.
         preparation: for inference; None: plain parameters as in the file, for training.
 
@@ -183,9 +183,9 @@ def load_vqvae(
     """Load a VQVAE, for inference.
 
     Args:
-        source: weights file, or a checkpoint that was opened.
+        source: weights file, or an opened checkpoint.
         dtype: of weights and activations.
-        device: where it goes.
+        device: of the model.
         patch_nums: pyramid of its transformers, which published files do not hold; None: the file's.
         preparation: for inference: kernels and graphs; None: plain float32 parameters as in the file, for training.
 
@@ -212,9 +212,9 @@ def check_config(checkpoint: Checkpoint, kind: str, expected: VarConfig | None) 
 
 
 def save_checkpoint(path: Path, model: Vqvae | Var, extra: dict[str, Any], dtype: torch.dtype) -> None:
-    """Write safetensors with config and `extra` in the header, aside and then renamed.
+    """Write safetensors with config and `extra` in the header, under a temporary name first.
 
-    Raises ValueError for a model that was prepared for inference, whose weights are no longer those of the file.
+    Raises ValueError for a model prepared for inference, which no longer has the weights of its file.
     """
     if model.state_dict().keys() != build_empty(model.config).state_dict().keys():
         raise ValueError(
@@ -226,11 +226,11 @@ def save_checkpoint(path: Path, model: Vqvae | Var, extra: dict[str, Any], dtype
 
 
 def convert_checkpoint(checkpoint: Checkpoint, path: Path, dtype: torch.dtype | None, made_from: str) -> None:
-    """Write one model as a file of ours, without derived buffers. One of ours stays as it is, but for `dtype`.
+    """Write one model as safetensors with a header, without derived buffers. A header of ours is kept as it is.
 
     Args:
         dtype: of the floats in the file; None leaves them as they are, memory-mapped, so that none is copied.
-        made_from: what the new file's header says of its origin, where there is no header yet.
+        made_from: origin of the model, for the header of a file that had none.
     """
     tensors = {name: t for name, t in checkpoint.tensors.items() if not DERIVED.fullmatch(name)}
     plain = {"kind": checkpoint.kind, "config": to_dict(checkpoint.config), "made_from": made_from}
@@ -238,7 +238,7 @@ def convert_checkpoint(checkpoint: Checkpoint, path: Path, dtype: torch.dtype | 
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], header: dict[str, Any], dtype: torch.dtype | None) -> None:
-    """Write safetensors aside and rename. Tensors that share memory are written one by one."""
+    """Write safetensors under a temporary name, then rename. Tensors that share memory are written separately."""
     dense, places = {}, set()
     for name, tensor in tensors.items():
         place = (tensor := tensor.to(dtype or tensor.dtype).contiguous()).untyped_storage().data_ptr()

@@ -9,7 +9,7 @@ from torch import nn
 pytest.importorskip("triton")
 
 from tandem import card_model, fused
-from tandem.card_model import H100, MEASURED, Kernels, fit, predicted_ms, seen_on_h100, stage_ms
+from tandem.card_model import H100, MEASURED, Kernels, fit, h100_measurements, predicted_ms, stage_ms
 from tandem.launches import Launch, counted
 from tandem.limits import pretend
 
@@ -67,7 +67,7 @@ def test_a_product_with_few_rows_is_far_from_the_peak_and_a_small_step_takes_a_l
 
 @pytest.mark.slow
 def test_the_model_of_the_card_fitted_on_half_of_the_scales_predicts_the_others_and_the_fused_kernels():
-    seen = seen_on_h100(DOCS / "runs" / "gpu")
+    seen = h100_measurements(DOCS / "runs" / "gpu")
     model = fit(MEASURED, seen[::2])
     away = [abs(predicted_ms(model, one) / one.ms - 1) for one in seen]
     assert len(seen) == 24 and max(away[1::2]) < 0.1 and max(away) < 0.15

@@ -74,7 +74,7 @@ def test_a_device_is_asked_for_a_product_before_it_is_used(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 9))
     fp8.check_device(CPU)
     monkeypatch.setattr(fp8, "product", lambda *given: 1.02 * product(*given))
-    with pytest.raises(InputError, match=r"^fp8: expected right products .*, got ValueError: an error of 2\.\de-02$"):
+    with pytest.raises(InputError, match=r"^fp8: expected correct .*, got ValueError: a relative error of 2\.\de-02$"):
         fp8.check_device(CPU)
 
 
@@ -82,7 +82,7 @@ def test_a_model_in_fp8_is_near_its_plain_one_and_a_cpu_says_that_it_gains_nothi
     monkeypatch.setattr("tandem.linear.LEAST_ROWS", 16)
     var = tiny_var(3, seed=0)
     values = dict(var.named_parameters())
-    with pytest.warns(TandemWarning, match="^fp8: a CPU computes the same in float32"):
+    with pytest.warns(TandemWarning, match="^fp8: a CPU computes the same values in float32"):
         ready = assemble_var(var.config, values.__getitem__, torch.float32, CPU, Preparation(fp8=True))
     assert all(layer.fp8_OI is not None for block in ready.layers for layer in block.products)
     others = {name: module for name, module in ready.named_modules() if isinstance(module, Linear)}

@@ -218,7 +218,7 @@ def test_folders_that_are_no_image_folder_are_refused(root, tmp_path):
     (root / "cat").mkdir()
     with pytest.raises(InputError, match=r"images in every class folder .*, found none in 'cat'") as raised:
         list_image_folder(root)
-    assert "labels behind it" in raised.value.hint
+    assert "all later labels change" in raised.value.hint
     with pytest.raises(InputError, match=r"expected the class folders 'ant', 'cat' below .*, found also 'bee'"):
         list_image_folder(root, classes=("ant", "cat"))
     for name in ("ant", "bee"):

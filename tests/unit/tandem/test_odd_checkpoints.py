@@ -113,7 +113,7 @@ def test_sparse_tensors_are_named(tmp_path, var):
         ({"classes": ["a", 3, "c", "d"]}, "classes in its header: expected a list of names"),
         ({"classes": ["a"]}, "classes in its header: expected 4 names, got 1"),
         ({"kind": "vqvae"}, "its header says 'vqvae', its tensors are those of a var"),
-        ({"config": None}, "cannot tell the config"),
+        ({"config": None}, "cannot infer the config"),
         ({"config": {}}, "'patch_nums' is missing"),
         ({"config.depth": 10**9}, "its header says depth 1000000000, its tensors 2"),
         ({"config.depth": 2.0}, r"its header says depth 2\.0, its tensors 2"),
