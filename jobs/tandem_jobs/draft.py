@@ -25,6 +25,7 @@ from tandem_jobs.run.shard_size import plan_shards
 from tandem_workers.dataset.columns import check_carried
 from tandem_workers.dataset.drafts import KIND, DraftFormat
 from tandem_workers.models.model_set import resolve_models
+from tandem_workers.stages.drafter import Drafter
 
 EXAMPLES = """examples:
   tandem draft --classes all --per-class 20 --out drafts
@@ -90,10 +91,11 @@ class DraftJob(Job):
         return place_alone("draft", spec.placement, spec.drafters, session.num_gpus, session.simulated), []
 
     def pipeline(self) -> Pipeline:
+        read = ReadLabels(ray.put(self.rows), self.plan)
+        draft = Drafter(self.models, self.decoding)
         return Pipeline(
             plan=self.plan,
-            read=ReadLabels(ray.put(self.rows), self.plan),
-            pools=[draft_pool(self.models, self.decoding, self.placement)],
+            pools=[draft_pool(self.placement, read, draft)],
             write=Writer(None, DraftFormat(), self.plan, self.store, self.record.epoch),
             gpus_per_replica=self.placement.gpus_per_replica,
             shard_bytes=self.shard_bytes,

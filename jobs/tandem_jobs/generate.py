@@ -31,6 +31,8 @@ from tandem_jobs.run.progress import say
 from tandem_jobs.run.shard_size import plan_shards
 from tandem_workers.dataset.entry import ManifestEntry
 from tandem_workers.models.model_set import ModelSet, resolve_models
+from tandem_workers.stages.drafter import Drafter
+from tandem_workers.stages.refiner import Refiner
 
 EXAMPLES = """examples:
   tandem generate --classes all --per-class 20 --out emoji
@@ -144,10 +146,12 @@ class GenerateJob(Job):
         return choose_placement(self.spec, self.batch, self.profiles, session, self.draft_steps, len(self.rows))
 
     def pipeline(self) -> Pipeline:
+        read = ReadLabels(ray.put(self.rows), self.plan)
+        draft = Drafter(self.models, self.decoding)
+        refine = Refiner(self.models, self.decoding, self.spec.keep_tokens)
         return Pipeline(
             plan=self.plan,
-            read=ReadLabels(ray.put(self.rows), self.plan),
-            pools=generate_pools(self.models, self.decoding, self.spec.keep_tokens, self.placement),
+            pools=generate_pools(self.placement, read, draft, refine),
             write=self.images.writer(self.record.epoch),
             gpus_per_replica=self.placement.gpus_per_replica,
             shard_bytes=self.shard_bytes,

@@ -23,8 +23,9 @@ from tandem_jobs.run.progress import say
 from tandem_workers.dataset.drafts import Drafts, open_drafts
 from tandem_workers.dataset.entry import ManifestEntry
 from tandem_workers.dataset.row_settings import SAMPLING_SETTINGS
-from tandem_workers.dataset.shards import PrefixShard
+from tandem_workers.dataset.shards import PrefixShard, ShardRows
 from tandem_workers.models.model_set import ModelSet, resolve_models
+from tandem_workers.stages.refiner import Refiner
 from tandem_workers.storage.places import open_store
 
 EXAMPLES = """examples:
@@ -50,14 +51,19 @@ class RefineSpec(ImageJobOptions):
 
 @dataclass(frozen=True)
 class ReadDrafts:
-    """Prefixes of a shard, cut to the scales that are wanted."""
+    """The first stage: a shard's number becomes its prefixes, cut to the scales that are wanted."""
+
+    name = "read"
 
     drafts: Drafts
     draft_steps: int
     renamed: Mapping[str, str]  # columns whose values are not those of the images
 
-    def __call__(self, shard: int) -> PrefixShard:
-        prefixes = self.drafts.read(shard, self.draft_steps)
+    def load(self) -> ReadDrafts:
+        return self
+
+    def __call__(self, shard: ShardRows) -> PrefixShard:
+        prefixes = self.drafts.read(shard.shard, self.draft_steps)
         extra = {self.renamed.get(name, name): column for name, column in prefixes.extra.items()}
         return replace(prefixes, extra=extra)
 
@@ -138,10 +144,11 @@ class RefineJob(Job):
         return drafts + columns + describe_models(self.models, self.decoding, (None, self.models.refiner_config))
 
     def pipeline(self) -> Pipeline:
+        read = ReadDrafts(self.drafts, self.draft_steps, self.renamed)
+        refine = Refiner(self.models, self.decoding, self.spec.keep_tokens)
         return Pipeline(
             plan=self.plan,
-            read=ReadDrafts(self.drafts, self.draft_steps, self.renamed),
-            pools=[refine_pool(self.models, self.decoding, self.spec.keep_tokens, self.placement)],
+            pools=[refine_pool(self.placement, read, refine)],
             write=self.images.writer(self.record.epoch),
             gpus_per_replica=self.placement.gpus_per_replica,
             shard_bytes=self.shard_bytes,

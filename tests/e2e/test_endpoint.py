@@ -155,7 +155,7 @@ def test_deterministic_images_are_the_pixels_of_a_job_with_the_same_seed(served,
     models = resolve_models("embedded", "embedded", "embedded", False)
     settings = DecodeSettings(11, 5, EMBEDDED_SAMPLING, BATCH, "float32", threads=1)
     shard = ShardRows(shard=0, index=np.arange(n), label=np.full(n, 4, np.int32))
-    expected = Refiner(models, settings)(Drafter(models, settings)(shard)).pixels
+    expected = Refiner(models, settings).load()(Drafter(models, settings).load()(shard)).pixels
     torch.set_num_threads(threads)
     np.testing.assert_array_equal(np.stack([pixels_of(image) for image in answer]), expected)
 

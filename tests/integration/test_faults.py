@@ -15,7 +15,7 @@ from support.runs import IMAGES, committed, digests, job, kill_workers, start, w
 from support.tiny_models import CLASS_NAMES, tiny_var
 from tandem.errors import JobError
 from tandem.weights import save_checkpoint
-from tandem_jobs.bench.bench_pipeline import Consume
+from tandem_jobs.bench.bench_pipeline import Consume, Rows
 from tandem_jobs.cli import main
 from tandem_jobs.run.make_shards import make_shards
 from tandem_jobs.run.pipeline import MOST_FALSE_STARTS, Pipeline
@@ -24,6 +24,7 @@ from tandem_jobs.run.start_up import StartUp
 from tandem_workers.dataset.manifest import Manifest
 from tandem_workers.dataset.shards import PixelShard, ShardPlan, ShardRows
 from tandem_workers.dataset.verify import verify
+from tandem_workers.stages.ray_data import Stage
 from tandem_workers.storage.places import open_store
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
@@ -101,13 +102,10 @@ def test_logits_that_are_no_numbers_end_the_run_with_one_line_or_are_left_out_if
     assert main(["verify", out]) == 0
 
 
-def run_with(draft: type, count: int) -> dict:
+def run_with(draft: Stage, count: int) -> dict:
     """A pipeline of nothing but this stage, over some shards of a row each."""
-
-    def read(shard: int) -> ShardRows:
-        return ShardRows(shard=shard, index=np.array([shard]), label=np.zeros(1, np.int32))
-
-    pipeline = Pipeline(ShardPlan(count, 1), read, [Pool("draft", ShardRows, [draft], 1)], Consume(), 0, 1)
+    plan = ShardPlan(count, 1)
+    pipeline = Pipeline(plan, [Pool("draft", ShardRows, [Rows(plan), draft], 1)], Consume(), 0, 1)
     return make_shards(pipeline, list(range(count)), count, max_failed=0, start_up=StartUp())
 
 
@@ -117,7 +115,7 @@ def test_an_actor_that_cannot_start_is_tried_again_and_ends_the_run_with_the_cau
     class Unfit:  # in here, so that it travels to the workers, which have no tests
         name = "draft"
 
-        def __init__(self) -> None:
+        def load(self) -> Stage:
             with starts.open("a") as file:
                 file.write("x")
             raise OSError("no device answers")
@@ -126,7 +124,7 @@ def test_an_actor_that_cannot_start_is_tried_again_and_ends_the_run_with_the_cau
             raise AssertionError("nothing may come here")
 
     with pytest.raises(JobError, match="OSError: no device answers"):
-        run_with(Unfit, 4)
+        run_with(Unfit(), 4)
     assert len(starts.read_text()) == 1 + MOST_FALSE_STARTS
 
 
@@ -136,13 +134,14 @@ def test_an_actor_whose_first_start_fails_costs_time_alone(tmp_path):
     class Late:
         name = "draft"
 
-        def __init__(self) -> None:
+        def load(self) -> Stage:
             if not first.exists():
                 first.touch()
                 raise OSError("no device answers yet")
+            return self
 
         def __call__(self, shard: ShardRows) -> PixelShard:
             return PixelShard.of(shard, pixels=np.full((1, 16, 16, 3), shard.shard, np.uint8))
 
-    assert run_with(Late, 4)["images"] == 4
+    assert run_with(Late(), 4)["images"] == 4
     assert first.exists()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import time
 import warnings
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +24,7 @@ from tandem_jobs.run.pipeline import Pipeline
 from tandem_jobs.run.pools import Pool
 from tandem_jobs.run.start_up import StartUp
 from tandem_workers.dataset.shards import PixelShard, PrefixShard, ShardPlan, ShardRows
+from tandem_workers.stages.ray_data import Stage
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 SMALL = ("--batch", "4", "--image-size", "16", "--shards", "40", "--warm-up", "5", "--window", "30")
@@ -52,17 +52,18 @@ def test_drafts_do_not_pile_up_while_no_refiner_is_there():
     class Late:  # in here, so that it travels to the workers, which have no tests
         name = "refine"
 
-        def __init__(self) -> None:
+        def load(self) -> Stage:
             time.sleep(6)
+            return self
 
         def __call__(self, shard: PrefixShard) -> PixelShard:
             return PixelShard.of(shard, pixels=np.full((1, 16, 16, 3), shard.shard, np.uint8))
 
     plan = ShardPlan(24, 1)
-    stage = partial(Simulated, "draft", seconds=0.02, jitter=0.0, batch=1, prefix_tokens=20, image_size=16)
-    pools = [Pool("draft", ShardRows, [stage], 1), Pool("refine", PrefixShard, [Late], 1)]
+    draft = Simulated("draft", 0.02, jitter=0.0, batch=1, prefix_tokens=20, image_size=16)
+    pools = [Pool("draft", ShardRows, [Rows(plan), draft], 1), Pool("refine", PrefixShard, [Late()], 1)]
     summary = make_shards(
-        Pipeline(plan, Rows(plan), pools, Consume(), 1, 768), list(range(24)), 24, max_failed=0, start_up=StartUp()
+        Pipeline(plan, pools, Consume(), 1, 768), list(range(24)), 24, max_failed=0, start_up=StartUp()
     )
     assert summary["images"] == 24
     assert summary["most_waiting_shards"]["refine"] <= 2 + 2
@@ -72,14 +73,17 @@ def test_what_actors_warn_of_is_said_once_and_is_in_the_summary(capsys):
     class Warner:
         name = "refine"
 
+        def load(self) -> Stage:
+            return self
+
         def __call__(self, shard: PrefixShard) -> PixelShard:
             warnings.warn("a batch was halved", TandemWarning, stacklevel=1)
             return PixelShard.of(shard, pixels=np.full((1, 16, 16, 3), shard.shard, np.uint8))
 
     plan = ShardPlan(6, 1)
-    stage = partial(Simulated, "draft", seconds=0.01, jitter=0.0, batch=1, prefix_tokens=20, image_size=16)
-    pools = [Pool("draft", ShardRows, [stage], 1), Pool("refine", PrefixShard, [Warner], 2)]
-    pipeline = Pipeline(plan, Rows(plan), pools, Consume(), 1, 768)
+    draft = Simulated("draft", 0.01, jitter=0.0, batch=1, prefix_tokens=20, image_size=16)
+    pools = [Pool("draft", ShardRows, [Rows(plan), draft], 1), Pool("refine", PrefixShard, [Warner()], 2)]
+    pipeline = Pipeline(plan, pools, Consume(), 1, 768)
     summary = make_shards(pipeline, list(range(6)), 6, max_failed=0, start_up=StartUp())
     assert summary["warnings"] == ["a batch was halved"]
     assert capsys.readouterr().err.count("warning: a batch was halved") == 1
@@ -97,12 +101,10 @@ def test_a_hundred_thousand_label_rows_stream_through_a_small_driver(tmp_path, m
     before = resident_bytes()
     rows = read_label_file(str(tmp_path / "labels.parquet"), ClassNames.numbered(12))
     plan = ShardPlan(len(rows), 512)
-    stage = partial(Simulated, seconds=0.02, jitter=0.0, batch=512, prefix_tokens=20, image_size=16)
-    pools = [
-        Pool("draft", ShardRows, [partial(stage, "draft")], 1),
-        Pool("refine", PrefixShard, [partial(stage, "refine")], 1),
-    ]
-    pipeline = Pipeline(plan, ReadLabels(ray.put(rows), plan), pools, Consume(), 1, 512 * 3 * 16**2)
+    draft, refine = (Simulated(name, 0.02, 0.0, 512, 20, 16) for name in ("draft", "refine"))
+    read = ReadLabels(ray.put(rows), plan)
+    pools = [Pool("draft", ShardRows, [read, draft], 1), Pool("refine", PrefixShard, [refine], 1)]
+    pipeline = Pipeline(plan, pools, Consume(), 1, 512 * 3 * 16**2)
     summary = make_shards(pipeline, list(range(plan.num_shards)), count, max_failed=0, start_up=StartUp())
     grown = resident_bytes() - before
     measured(f"{count} rows: the driver grew by {grown / 1e6:.0f} MB in {summary['working_s']:.0f} s")

@@ -15,6 +15,7 @@ import ray
 
 from support.runs import committed, digests, job, processes, start, wait_until
 from tandem.errors import JobError
+from tandem_jobs.bench.bench_pipeline import Rows
 from tandem_jobs.cli import main
 from tandem_jobs.run.make_shards import make_shards
 from tandem_jobs.run.pipeline import Pipeline
@@ -22,21 +23,20 @@ from tandem_jobs.run.pools import Pool
 from tandem_jobs.run.start_up import StartUp
 from tandem_jobs.run.watchdog import Limits
 from tandem_workers.dataset.shards import PixelShard, ShardPlan, ShardRows
+from tandem_workers.stages.ray_data import Stage
 
 pytestmark = [pytest.mark.usefixtures("ray_cluster"), pytest.mark.slow]
 SERVERS = Path(ray.__file__).parent / "core" / "src" / "ray"
 QUICK = Limits(warn=(1.0, 1.0), replace=(3.0, 1.0), warn_first=1.0, replace_first=3.0, replace_store=3.0)
 
 
-def run(stage: type, sink: object, count: int, max_failed: int, limits: Limits = QUICK) -> dict:
-    def read(shard: int) -> ShardRows:
-        return ShardRows(shard=shard, index=np.array([shard]), label=np.zeros(1, np.int32))
-
-    pipeline = Pipeline(ShardPlan(count, 1), read, [Pool("draft", ShardRows, [stage], 1)], sink, 0, 1, limits)
+def run(stage: Stage, sink: object, count: int, max_failed: int, limits: Limits = QUICK) -> dict:
+    plan = ShardPlan(count, 1)
+    pipeline = Pipeline(plan, [Pool("draft", ShardRows, [Rows(plan), stage], 1)], sink, 0, 1, limits)
     return make_shards(pipeline, list(range(count)), count, max_failed=max_failed, start_up=StartUp())
 
 
-def stages(folder: Path) -> tuple[type, object]:
+def stages(folder: Path) -> tuple[Stage, object]:
     """A stage that is stopped at shard 1 the first time and dies at every attempt on shard 2; a sink that hangs at
     shard 3 and dies at 4."""
     # in here, so that they travel to the workers, which have no tests
@@ -61,6 +61,9 @@ def stages(folder: Path) -> tuple[type, object]:
     class Draft:
         name = "draft"
 
+        def load(self) -> Stage:
+            return self
+
         def __call__(self, shard: ShardRows) -> PixelShard:
             misbehave(shard.shard, 1, stop, dies=2)
             return PixelShard.of(shard, pixels=np.full((1, 16, 16, 3), shard.shard, np.uint8))
@@ -71,7 +74,7 @@ def stages(folder: Path) -> tuple[type, object]:
         def __call__(self, shard: PixelShard, spans: list) -> None:
             misbehave(shard.shard, 3, hang, dies=4)
 
-    return Draft, Sink()
+    return Draft(), Sink()
 
 
 def test_what_stops_is_replaced_and_what_dies_at_every_attempt_is_left_out(tmp_path, measured, capsys):
@@ -99,13 +102,13 @@ def test_an_actor_that_dies_while_it_loads_ends_the_run_with_its_last_lines():
     class Deadly:
         name = "draft"
 
-        def __init__(self) -> None:
+        def load(self) -> Stage:
             print("segmentation fault in the driver", file=sys.stderr, flush=True)
             os._exit(11)
 
     line = "draft: an actor does not start: 3 processes died at it .* in loading; its last lines: segmentation fault"
     with pytest.raises(JobError, match=line):
-        run(Deadly, stages(Path())[1], count=2, max_failed=0)
+        run(Deadly(), stages(Path())[1], count=2, max_failed=0)
 
 
 @pytest.mark.parametrize(("program", "part"), [("raylet/raylet", "raylet"), ("gcs/gcs_server", "GCS")])

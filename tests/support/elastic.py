@@ -9,7 +9,6 @@ import json
 import sys
 import threading
 import time
-from functools import partial
 from pathlib import Path
 
 from support.fake_nodes import FakeNodes
@@ -91,11 +90,11 @@ def releases(cluster: FakeNodes) -> list[dict[str, object]]:
 def slow_refiner(cluster: FakeNodes) -> dict[str, object]:
     """A run whose drafter is done long before its refiner: when its node went, and when the run ended."""
     plan = ShardPlan(SLOW_SHARDS, 1)
-    stage = partial(Simulated, jitter=0.0, batch=1, prefix_tokens=20, image_size=16)
+    draft, refine = (Simulated(name, s, 0.0, 1, 20, 16) for name, s in (("draft", 0.01), ("refine", 3.0)))
     nodes = {role: ({LABEL: kind},) for role, kind in KINDS.items()}
     pools = [
-        Pool("draft", ShardRows, [partial(stage, "draft", 0.01)], 1, nodes["drafter"], 1),
-        Pool("refine", PrefixShard, [partial(stage, "refine", 3.0)], 1, nodes["refiner"], 1),
+        Pool("draft", ShardRows, [Rows(plan), draft], 1, nodes["drafter"], 1),
+        Pool("refine", PrefixShard, [refine], 1, nodes["refiner"], 1),
     ]
     gone: list[float] = []
     activity: list[str] = []
@@ -113,9 +112,7 @@ def slow_refiner(cluster: FakeNodes) -> dict[str, object]:
     with open_session(cluster.address, 0, 0):
         watcher = threading.Thread(target=watch)
         watcher.start()
-        make_shards(
-            Pipeline(plan, Rows(plan), pools, Consume(), 1, 768), list(range(SLOW_SHARDS)), SLOW_SHARDS, 0, StartUp()
-        )
+        make_shards(Pipeline(plan, pools, Consume(), 1, 768), list(range(SLOW_SHARDS)), SLOW_SHARDS, 0, StartUp())
         ended = time.monotonic() - began
     watcher.join()
     early = gone[0] < ended - 2

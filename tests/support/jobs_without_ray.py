@@ -12,6 +12,7 @@ import pytest
 from support.sample_shards import sha256
 from tandem_jobs.run import job, pipeline
 from tandem_jobs.run.job import Job
+from tandem_jobs.run.pools import Pool
 from tandem_workers.dataset.commit import Format
 from tandem_workers.dataset.shards import ShardPlan, ShardRows
 from tandem_workers.storage import layout
@@ -66,7 +67,8 @@ class JobWithoutRay(Job):
 
     def pipeline(self) -> pipeline.Pipeline:
         writer = pipeline.Writer(None, self.fmt, self.plan, self.store, self.record.epoch)
-        return pipeline.Pipeline(self.plan, self.read, [], writer, 0, 1)
+        reader: Any = self.read
+        return pipeline.Pipeline(self.plan, [Pool("", ShardRows, [reader], 1)], writer, 0, 1)
 
     def files(self, entries: Any, failed: Any) -> dict[str, bytes]:
         """What a card depends on; a contact sheet is made of files that are read back."""

@@ -179,14 +179,15 @@ class Model:
     def make_shards(self, job: pipeline.Pipeline, todo: list[int], total: int, max_failed: int, _: Any) -> dict:
         """In place of Ray's: one after the other, and now and then a second writer of one of them."""
         failed: dict[int, str] = {}
+        read: Any = job.pools[0].stages[0]
         write: Any = job.write
         for shard in todo:
             picture = self.rng.randrange(PICTURES)
             try:
                 if self.rng.random() < self.faults["twice"]:
-                    other = job.read(shard, self.rng.randrange(PICTURES), again=True)  # type: ignore[call-arg]
+                    other = read(shard, self.rng.randrange(PICTURES), again=True)
                     self.start(partial(self.write_again, write, other))
-                made = job.read(shard, picture)  # type: ignore[call-arg]
+                made = read(shard, picture)
             except (ValueError, JobError) as error:
                 failed[shard] = str(error)
                 make_shards.check_failures(failed, max_failed)

@@ -5,8 +5,9 @@ To be installed before modules of the project are imported, in a process of its 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from types import SimpleNamespace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from types import MappingProxyType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -23,9 +24,15 @@ class InProcessDataset:
     def __init__(self, rows: Sequence[Row]) -> None:
         self.rows, self.stages = rows, []
 
-    def map_batches(self, stage: Callable[..., Any], fn_constructor_args: Sequence[Any] = (), **_: Any) -> Any:
+    def map_batches(
+        self,
+        stage: Callable[..., Any],
+        fn_constructor_args: Sequence[Any] = (),
+        fn_kwargs: Mapping[str, Any] = MappingProxyType({}),
+        **_: Any,
+    ) -> Any:
         """An actor is made at once, where Ray would place it."""
-        self.stages.append(stage(*fn_constructor_args) if isinstance(stage, type) else stage)
+        self.stages.append(stage(*fn_constructor_args) if isinstance(stage, type) else partial(stage, **fn_kwargs))
         return self
 
     def iter_batches(self, **_: Any) -> Iterator[Row]:

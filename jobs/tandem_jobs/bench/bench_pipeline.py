@@ -10,7 +10,6 @@ import json
 import resource
 import time
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,8 @@ from tandem_cluster.placement import check_gpus
 from tandem_cluster.session import open_session
 from tandem_jobs.options.spec import Spec
 from tandem_jobs.run.backpressure import wanted_object_store
-from tandem_jobs.run.pipeline import Pipeline, StoredShard
+from tandem_jobs.run.outcome import StoredShard
+from tandem_jobs.run.pipeline import Pipeline
 from tandem_jobs.run.pools import Pool
 from tandem_jobs.run.progress import RunProgress, busy_shares, say
 from tandem_workers.dataset.shards import FailedShard, PixelShard, PrefixShard, ShardPlan, ShardRows
@@ -68,6 +68,9 @@ class Simulated:
     prefix_tokens: int
     image_size: int
 
+    def load(self) -> Simulated:
+        return self
+
     def __call__(self, shard: ShardRows) -> ShardRows:
         rng = np.random.default_rng(shard.shard)
         batches = -(-len(shard) // self.batch)
@@ -94,13 +97,18 @@ class Consume:
 
 @dataclass(frozen=True)
 class Rows:
-    """The source: rows with indices only."""
+    """The first stage: rows with indices only."""
+
+    name = "read"
 
     plan: ShardPlan
 
-    def __call__(self, shard: int) -> ShardRows:
-        index = np.array(self.plan.indices(shard), dtype=np.int64)
-        return ShardRows(shard=shard, index=index, label=np.zeros(len(index), np.int32))
+    def load(self) -> Rows:
+        return self
+
+    def __call__(self, shard: ShardRows) -> ShardRows:
+        index = np.array(self.plan.indices(shard.shard), dtype=np.int64)
+        return ShardRows(shard=shard.shard, index=index, label=np.zeros(len(index), np.int32))
 
 
 def run(spec: BenchPipelineSpec) -> dict[str, Any]:
@@ -112,13 +120,15 @@ def run(spec: BenchPipelineSpec) -> dict[str, Any]:
     plan = ShardPlan(spec.shards * spec.batch * spec.batches_per_shard, spec.batch * spec.batches_per_shard)
     gpus = spec.drafters + spec.refiners + spec.colocated
     tokens = Pyramid(PATCH_NUMS_256).offsets[spec.draft_steps]
-    stage = partial(Simulated, jitter=spec.jitter, batch=spec.batch, prefix_tokens=tokens, image_size=spec.image_size)
-    draft, refine = partial(stage, "draft", spec.draft_s), partial(stage, "refine", spec.refine_s)
+    draft, refine = (
+        Simulated(name, seconds, spec.jitter, spec.batch, tokens, spec.image_size)
+        for name, seconds in (("draft", spec.draft_s), ("refine", spec.refine_s))
+    )
     pools = [
         Pool(
             "draft",
             ShardRows,
-            [draft],
+            [Rows(plan), draft],
             spec.drafters + spec.colocated,
             further=[refine],
             finishers=spec.colocated,
@@ -132,7 +142,7 @@ def run(spec: BenchPipelineSpec) -> dict[str, Any]:
         began = time.time()
         ticks: list[tuple[int, int]] = []
         done: list[tuple[float, StoredShard]] = []
-        pipeline = Pipeline(plan, Rows(plan), pools, Consume(), 1, shard_bytes)
+        pipeline = Pipeline(plan, pools, Consume(), 1, shard_bytes)
         flow = pipeline.flow(plan.num_shards)
         with RunProgress(plan.num_rows, flow=flow) as progress:
             for stored in pipeline.run(list(range(plan.num_shards)), flow):

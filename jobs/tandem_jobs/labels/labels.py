@@ -82,14 +82,19 @@ class LabelRows:
 
 @dataclass(frozen=True)
 class ReadLabels:
-    """Label rows of a shard, from the one copy in the object store."""
+    """The first stage of jobs with labels: a shard's number becomes its rows, from the one copy in the object store."""
+
+    name = "read"
 
     rows: ray.ObjectRef
     plan: ShardPlan
 
-    def __call__(self, shard: int) -> ShardRows:
+    def load(self) -> ReadLabels:
+        return self
+
+    def __call__(self, shard: ShardRows) -> ShardRows:
         table: LabelRows = ray.get(self.rows)
-        return table.shard(self.plan, shard)
+        return table.shard(self.plan, shard.shard)
 
 
 def choose_classes(text: str, classes: ClassNames) -> list[int]:

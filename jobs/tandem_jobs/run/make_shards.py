@@ -12,7 +12,8 @@ from tandem.errors import JobError
 from tandem_cluster.session import num_unplaced, why_unplaced
 from tandem_jobs.run.backpressure import Flow, StageState
 from tandem_jobs.run.fallback_report import summarise_fallbacks
-from tandem_jobs.run.pipeline import Pipeline, StoredShard
+from tandem_jobs.run.outcome import StoredShard
+from tandem_jobs.run.pipeline import Pipeline
 from tandem_jobs.run.progress import RunProgress, busy_shares, overlap_s, say
 from tandem_jobs.run.start_up import StartUp
 from tandem_jobs.run.throughput import Throughput

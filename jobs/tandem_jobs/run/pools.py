@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import cycle
 from typing import Any
@@ -18,11 +18,11 @@ class Pool:
 
     name: str
     takes: type[ShardRows]
-    stages: list[Callable[[], Stage]]
+    stages: Sequence[Stage]
     replicas: int
     nodes: Sequence[Mapping[str, str]] = ()  # for each replica the Ray labels of its node; none: anywhere
     least: int = 0  # replicas that it starts with, when others may come later; 0: all
-    further: Sequence[Callable[[], Stage]] = ()  # stages of the next pool
+    further: Sequence[Stage] = ()  # stages of the next pool
     finishers: int = 0  # the last so many replicas run these as well
     passes: type[ShardRows] | None = None  # shards that finishers of the pool before have made
 

@@ -9,7 +9,7 @@ from statistics import median
 from typing import Any
 
 from tandem.timing import seconds_by_part
-from tandem_jobs.run.pipeline import StoredShard
+from tandem_jobs.run.outcome import StoredShard
 from tandem_workers.dataset.start_times import ReplicaStart, process_began
 from tandem_workers.stages.ray_data import Span
 

@@ -13,7 +13,8 @@ from tandem.errors import FallbackWarning, TandemWarning
 from tandem_jobs.run import make_shards, pipeline
 from tandem_jobs.run.backpressure import Flow
 from tandem_jobs.run.fallback_report import summarise_fallbacks
-from tandem_jobs.run.pipeline import StoredShard, outcome, write_shard
+from tandem_jobs.run.outcome import StoredShard, outcome
+from tandem_jobs.run.pipeline import write_shard
 from tandem_jobs.run.progress import print_summary
 from tandem_jobs.run.start_up import StartUp
 from tandem_workers.dataset.fallbacks import Fallback
@@ -31,9 +32,10 @@ class Draft:
     name = "draft"
     reason = HALVED
 
-    def __init__(self):
+    def load(self):
         warnings.warn(NO_KERNELS, FallbackWarning, stacklevel=1)
         warnings.warn("no fallback", TandemWarning, stacklevel=1)
+        return self
 
     def __call__(self, shard):
         if self.reason:
@@ -81,12 +83,12 @@ def actors(monkeypatch):
 
 
 def test_a_warning_belongs_to_the_stage_that_was_loading_or_at_work(actors):
-    actor = actors("n1/gpu0", Draft)
+    actor = actors("n1/gpu0", Draft())
     first, second = (made(actor, shard) for shard in (7, 8))
     expected = [Fallback("draft", "n1/gpu0", NO_KERNELS), Fallback("draft", "n1/gpu0", f"{HALVED} (7 bytes)")]
     assert first.fallbacks == second.fallbacks == tuple(expected)
     assert "no fallback" in first.warnings
-    failed = made(actors("n1/gpu0", Draft, Refine), 7)
+    failed = made(actors("n1/gpu0", Draft(), Refine()), 7)
     assert isinstance(failed, FailedShard)
     assert failed.fallbacks == [expected[0], Fallback("refine", "n1/gpu0", NO_KERNELS), expected[1]]
 

@@ -90,7 +90,7 @@ def test_every_way_to_name_a_class_gives_the_same_bytes(models, api, engine, tmp
     provenance = Provenance("t", hashes["drafter"], hashes["refiner"], hashes["vqvae"], SEED, STEPS)
     settings = DecodeSettings(SEED, STEPS, SAMPLING, batch=1, dtype="float32", threads=1)
     before = torch.get_num_threads()
-    drafter, refiner = Drafter(models, settings), Refiner(models, settings)
+    drafter, refiner = Drafter(models, settings).load(), Refiner(models, settings).load()
     works = DraftDecoder(models, "float32", 1), RefineDecoder(models, "float32", 1)
 
     def by_job(label: int) -> bytes:

@@ -12,7 +12,7 @@ import pytest
 from support.sources import PYTHONPATH
 from tandem import timing
 from tandem.timing import add_seconds, seconds_by_part, timed
-from tandem_jobs.run.pipeline import StoredShard, outcome
+from tandem_jobs.run.outcome import StoredShard, outcome
 from tandem_jobs.run.start_up import StartUp, describe_start
 from tandem_workers.dataset.shards import ShardRows
 from tandem_workers.dataset.start_times import ReplicaStart
@@ -114,6 +114,9 @@ def test_an_inner_part_is_not_counted_in_the_outer_one(no_seconds):
 class Pass:
     name = "draft"
 
+    def load(self):
+        return self
+
     def __call__(self, shard: ShardRows) -> ShardRows:
         return shard
 
@@ -123,7 +126,7 @@ def test_a_replica_tells_of_its_start_with_its_first_shard_alone(monkeypatch):
     monkeypatch.setattr(
         "tandem_workers.stages.ray_data.stage_metrics", lambda: type("No", (), {"observe": lambda *_: None})()
     )
-    actor = StageActor(ShardRows, [Pass], ledger=Ledger("", "draft"))
+    actor = StageActor(ShardRows, [Pass()], ledger=Ledger("", "draft"))
     shards = [from_row(actor(to_row(empty_shard(number), [])), ShardRows)[0] for number in (0, 1)]
     (told,), none = (shard.starts for shard in shards)
     assert (told.pool, told.replica, list(none)) == ("draft", "n/gpu0", [])

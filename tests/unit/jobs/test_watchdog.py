@@ -9,7 +9,7 @@ import pytest
 
 from tandem_jobs.run import make_shards
 from tandem_jobs.run.backpressure import Flow, StageState
-from tandem_jobs.run.pipeline import StoredShard
+from tandem_jobs.run.outcome import StoredShard
 from tandem_jobs.run.start_up import StartUp
 from tandem_jobs.run.watchdog import Limits, Watchdog
 from tandem_workers.dataset.shards import ShardPlan

@@ -131,11 +131,11 @@ def test_the_images_of_a_request_are_the_bytes_of_a_job_with_its_seed(works, mod
     """At the job's batch size: five images, padded with the last as a job pads its last batch."""
     settings = DecodeSettings(11, 2, GUIDED, batch=8, dtype="float32", threads=1)
     shard = ShardRows(shard=0, index=np.arange(5), label=np.full(5, 3, np.int32))
-    prefixes = Drafter(models, settings)(shard)
+    prefixes = Drafter(models, settings).load()(shard)
     tokens, pixels, *_ = make(works, rows_of(ask(3, 11, 5)), 8)
     np.testing.assert_array_equal(np.stack([made.ids for made in tokens]), prefixes.prefix)
     np.testing.assert_array_equal(
-        np.stack([made.pixels for made in pixels]), Refiner(models, settings)(prefixes).pixels
+        np.stack([made.pixels for made in pixels]), Refiner(models, settings).load()(prefixes).pixels
     )
 
 

@@ -83,8 +83,8 @@ def shard() -> ShardRows:
 @pytest.fixture(scope="module")
 def expected(models):  # noqa: F811
     """One batch after the other, as on a CPU."""
-    prefixes = Drafter(models, settings())(shard())
-    return prefixes, Refiner(models, settings(), keep_tokens=True)(prefixes)
+    prefixes = Drafter(models, settings()).load()(shard())
+    return prefixes, Refiner(models, settings(), keep_tokens=True).load()(prefixes)
 
 
 def same_bytes(found, expected) -> None:
@@ -95,11 +95,11 @@ def same_bytes(found, expected) -> None:
 
 def test_the_next_batch_is_launched_before_the_last_is_fetched(models, gpu, expected):  # noqa: F811
     order = ["random", "launched", "random", "launched", "fetched", "random", "launched", "fetched", "fetched"]
-    stage = Drafter(models, settings())
+    stage = Drafter(models, settings()).load()
     same_bytes(stage(shard()), expected[0])
     assert gpu.log == order
     gpu.log.clear()
-    stage = Refiner(models, settings(), keep_tokens=True)
+    stage = Refiner(models, settings(), keep_tokens=True).load()
     found = stage(expected[0])
     assert gpu.log == order
     same_bytes(found, expected[1])
@@ -108,7 +108,7 @@ def test_the_next_batch_is_launched_before_the_last_is_fetched(models, gpu, expe
 
 def test_a_cpu_makes_one_batch_after_the_other(models, gpu, monkeypatch, expected):  # noqa: F811
     monkeypatch.setattr(FakeGpu, "ahead", DeviceQueue.ahead)
-    same_bytes(Drafter(models, settings())(shard()), expected[0])
+    same_bytes(Drafter(models, settings()).load()(shard()), expected[0])
     assert gpu.log == ["random", "launched", "fetched"] * BATCHES
 
 
@@ -124,10 +124,10 @@ def test_memory_that_runs_out_behind_a_batch_under_way_spoils_neither(models, gp
 
         monkeypatch.setattr(module, name, second_on)
     with pytest.warns(UserWarning, match="draft: out of memory with 3 images at once, now 2"):
-        prefixes = Drafter(models, settings())(shard())
+        prefixes = Drafter(models, settings()).load()(shard())
     same_bytes(prefixes, expected[0])
     with pytest.warns(UserWarning, match="out of memory with 3 images at once, now 2") as warned:
-        found = Refiner(models, settings(), keep_tokens=True)(prefixes)
+        found = Refiner(models, settings(), keep_tokens=True).load()(prefixes)
     assert [str(w.message).split(":")[0] for w in warned] == ["refine", "decode"]
     np.testing.assert_array_equal(found.tokens, expected[1].tokens)
     assert np.abs(found.pixels.astype(int) - expected[1].pixels.astype(int)).max() <= 1
@@ -136,11 +136,11 @@ def test_memory_that_runs_out_behind_a_batch_under_way_spoils_neither(models, gp
 
 
 def test_what_is_not_finite_is_found_when_it_is_fetched(models, gpu, monkeypatch, expected):  # noqa: F811
-    stage = Refiner(models, settings())
+    stage = Refiner(models, settings()).load()
     monkeypatch.setattr(refiner, "decode", lambda vqvae, ids: torch.full((len(ids), 3, 16, 16), torch.nan))
     with pytest.raises(JobError, match="made pixels that are not finite"):
         stage(expected[0])
-    stage = Drafter(models, settings())
+    stage = Drafter(models, settings()).load()
     with torch.no_grad():
         stage.drafter.class_emb.weight[0] = torch.nan
     with pytest.raises(JobError, match="logits of scales 1 to 2 are not finite"):
@@ -152,7 +152,7 @@ def test_labels_are_checked_in_host_memory(models, gpu):  # noqa: F811
     wrong = shard()
     wrong.label[5] = 99
     with pytest.raises(InputError, match="labels: expected 0 to 3, got 99"):
-        Drafter(models, settings())(wrong)
+        Drafter(models, settings()).load()(wrong)
 
 
 class NoWait:
@@ -180,6 +180,7 @@ def test_nothing_that_a_launch_does_reads_from_the_device(models, gpu, monkeypat
     """Reading a value makes the host wait for all batches before: by `item`, `tolist`, `bool`, `numpy` or `cpu`."""
     mixed = settings(row_settings=("cfg",))
     made, given = (Drafter(models, mixed), shard()) if stage == "draft" else (Refiner(models, mixed), expected[0])
+    made.load()
     given = replace(given, extra={"cfg": [2.0, 1.0] * 4})
     monkeypatch.setattr(collaborative, "check_ids", lambda *of: None)  # which leaves values on a GPU alone
     launching = []

@@ -106,6 +106,9 @@ def process(monkeypatch) -> Callable[[int], None]:
 class Refine:
     name = "refine"
 
+    def load(self) -> Refine:
+        return self
+
     def __call__(self, shard: ShardRows) -> PixelShard:
         raise AssertionError("must not be tried once more")
 
@@ -122,11 +125,14 @@ def test_an_entry_stands_while_a_shard_is_worked_on_and_names_its_stage(gcs, pro
     class Draft:
         name = "draft"
 
+        def load(self) -> Draft:
+            return self
+
         def __call__(self, shard: ShardRows) -> ShardRows:
             seen.extend(at_work(gcs))
             return shard
 
-    actor = StageActor(ShardRows, [Draft], ledger=Ledger("run", "draft + refine"))
+    actor = StageActor(ShardRows, [Draft()], ledger=Ledger("run", "draft + refine"))
     assert at_work(gcs) == [], "it has loaded"
     actor(to_row(ROWS, []))
     assert [(e.pool, e.task, e.stage, e.replica, e.node, e.pid) for e in seen] == [
@@ -144,7 +150,7 @@ def test_a_shard_at_which_processes_die_counts_as_failed_with_the_last_lines(gcs
         die(pid, "refine", "shard 7", "refine")
     (tmp_path / "worker-x-ffffffff-2.err").write_text(":job_id:01\nloading\n\nterminate called after CUDA error\n")
     process(99)
-    actor = StageActor(ShardRows, [Refine], ledger=refine)
+    actor = StageActor(ShardRows, [Refine()], ledger=refine)
     failed = from_row(actor(to_row(ROWS, [])), FailedShard)[0]
     assert failed.cause == (
         "refine: 3 processes died at it one after the other, the last one (process 2 of aaaaaaaa/gpu0) in refine; "
@@ -171,8 +177,9 @@ def test_deaths_with_their_node_and_calls_that_are_repeated_do_not_count(gcs, pr
 def test_an_actor_that_dies_while_it_loads_is_not_started_for_ever(gcs, process, tmp_path):
     draft = Ledger("run", "draft")
 
-    def load() -> None:
-        raise AssertionError("must not be tried once more")
+    class Deadly(Refine):
+        def load(self) -> Refine:
+            raise AssertionError("must not be tried once more")
 
     for pid in range(MOST_DEATHS):
         die(pid, "draft", "loading actor1", "loading")
@@ -180,7 +187,7 @@ def test_an_actor_that_dies_while_it_loads_is_not_started_for_ever(gcs, process,
     (tmp_path / "worker-x-ffffffff-2.out").write_text("fatal\n")
     line = "draft: an actor does not start: 3 processes died at it .* in loading; its last lines: fatal"
     with pytest.raises(JobError, match=line):
-        StageActor(ShardRows, [load], ledger=draft)
+        StageActor(ShardRows, [Deadly()], ledger=draft)
 
 
 def test_a_writer_that_dies_at_a_shard_is_bounded_too_and_errors_are_no_deaths(gcs, process):

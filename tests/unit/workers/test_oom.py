@@ -90,15 +90,15 @@ def with_room_for(room: int, work):
 
 def test_stages_make_the_same_images_in_halves(models, monkeypatch):  # noqa: F811
     """The tiny models in float32 give the same tokens in batches of any size."""
-    prefixes = Drafter(models, settings(batch=4))(rows(0, 7))
-    expected = Refiner(models, settings(batch=4), keep_tokens=True)(prefixes)
+    prefixes = Drafter(models, settings(batch=4)).load()(rows(0, 7))
+    expected = Refiner(models, settings(batch=4), keep_tokens=True).load()(prefixes)
     for module, name in ((drafter, "begin_draft"), (refiner, "begin_refine"), (refiner, "decode")):
         monkeypatch.setattr(module, name, with_room_for(2, getattr(collaborative, name)))
     with pytest.warns(TandemWarning, match="draft: out of memory with 4 images at once, now 2"):
-        halved = Drafter(models, settings(batch=4))(rows(0, 7))
+        halved = Drafter(models, settings(batch=4)).load()(rows(0, 7))
     np.testing.assert_array_equal(halved.prefix, prefixes.prefix)
     with pytest.warns(TandemWarning, match="out of memory with 4 images at once, now 2") as warned:
-        found = Refiner(models, settings(batch=4), keep_tokens=True)(halved)
+        found = Refiner(models, settings(batch=4), keep_tokens=True).load()(halved)
     assert [str(w.message).split(":")[0] for w in warned] == ["refine", "decode"]
     np.testing.assert_array_equal(found.tokens, expected.tokens)
     assert np.abs(found.pixels.astype(int) - expected.pixels.astype(int)).max() <= 1

@@ -37,7 +37,7 @@ def give_up(*_: object) -> None:
 def test_an_entry_says_what_each_stage_ran_with(models, tmp_path):  # noqa: F811
     """After a way between actors, in a bfloat16 job whose VQVAE computes in what this CPU multiplies."""
     decoding = settings(dtype="bfloat16")
-    drafter, refiner_ = Drafter(models, decoding), Refiner(models, decoding)
+    drafter, refiner_ = Drafter(models, decoding).load(), Refiner(models, decoding).load()
     pixels = from_row(to_row(refiner_(drafter(rows(0, 4))), []), PixelShard)[0]
     shard = Encoder("png", 90, PROVENANCE, CLASS_NAMES)(pixels)
     store = open_store(str(tmp_path / "out"))
@@ -49,24 +49,24 @@ def test_an_entry_says_what_each_stage_ran_with(models, tmp_path):  # noqa: F811
 
 
 def test_kernels_that_some_parts_lack_and_graphs_that_were_given_up_show(models):  # noqa: F811
-    stage = Refiner(models, settings())
+    stage = Refiner(models, settings()).load()
     graphs = stage.refiner.graphs = Graphs(give_up)
     stage.vqvae.graphs = Graphs(give_up)
     stage.vqvae.fused = stage.vqvae.decoder
     assert stage.ran["refine"] == replace(ON_CPU, graphs=True)
     assert stage.ran["decode"] == replace(ON_CPU, graphs=True, kernels="partly fused")
     with pytest.warns(UserWarning, match="cuda-graphs: RuntimeError: cannot be captured"):
-        shard = stage(stage_input := Drafter(models, settings())(rows(0, 9)))
+        shard = stage(stage_input := Drafter(models, settings()).load()(rows(0, 9)))
     assert len(stage_input) == 9 and not graphs.in_use
     assert [shard.ran[name].graphs for name in ("draft", "refine", "decode")] == [False, False, False]
     assert Ran.of("cpu", torch.float32, [stage, stage], None, 3).kernels == "fused"
 
 
 def test_a_batch_that_was_halved_shows(models, monkeypatch):  # noqa: F811
-    prefixes = Drafter(models, settings(batch=4))(rows(0, 4))
+    prefixes = Drafter(models, settings(batch=4)).load()(rows(0, 4))
     monkeypatch.setattr(refiner, "decode", with_room_for(2, collaborative.decode))
     with pytest.warns(UserWarning, match="out of memory"):
-        shard = Refiner(models, settings(batch=4))(prefixes)
+        shard = Refiner(models, settings(batch=4)).load()(prefixes)
     assert {stage: ran.batch for stage, ran in shard.ran.items()} == {"draft": 4, "refine": 4, "decode": 2}
 
 

@@ -62,12 +62,18 @@ class Pixels:
 
     name = "refine"
 
+    def load(self):
+        return self
+
     def __call__(self, shard):
         return PixelShard.of(shard, pixels=np.full((len(shard), 2, 2, 3), shard.shard, np.uint8))
 
 
 class Prefixes:
     name = "draft"
+
+    def load(self):
+        return self
 
     def __call__(self, shard):
         return PrefixShard.of(shard, prefix=np.zeros((len(shard), 5), np.uint16), draft_steps=2)
@@ -76,8 +82,8 @@ class Prefixes:
 def test_finishers_do_the_next_pools_work_and_it_passes_their_shards_through(monkeypatch):
     monkeypatch.setattr(ray_data, "replica_name", lambda: "here/gpu0")
     drafter, refiner = (
-        lambda: StageActor(ShardRows, [Prefixes], further=[Pixels]),
-        lambda: StageActor(PrefixShard, [Pixels], passes=PixelShard),
+        lambda: StageActor(ShardRows, [Prefixes()], further=[Pixels()]),
+        lambda: StageActor(PrefixShard, [Pixels()], passes=PixelShard),
     )
     row = to_row(SHARDS[0], [])
     drafted = drafter()(row)
@@ -89,7 +95,7 @@ def test_finishers_do_the_next_pools_work_and_it_passes_their_shards_through(mon
     assert refine(finished) is finished
     np.testing.assert_array_equal(refine(drafted)["pixels"], finished["pixels"])
     with pytest.raises(TypeError, match="expected a row that holds a PrefixShard, got a PixelShard"):
-        StageActor(PrefixShard, [Pixels])(finished)
+        StageActor(PrefixShard, [Pixels()])(finished)
 
 
 @pytest.mark.parametrize(
@@ -106,6 +112,9 @@ def test_an_actor_whose_gpu_is_lost_ends_in_place_of_failing_every_later_shard(m
     class Broken:
         name = "draft"
 
+        def load(self):
+            return self
+
         def __call__(self, shard):
             raise error
 
@@ -118,7 +127,7 @@ def test_an_actor_whose_gpu_is_lost_ends_in_place_of_failing_every_later_shard(m
 
     monkeypatch.setattr("tandem_workers.stages.ray_data.os._exit", end)
     monkeypatch.setattr("tandem_workers.stages.ray_data.replica_name", lambda: "node/gpu0")
-    actor, row = StageActor(ShardRows, [Broken]), to_row(SHARDS[0], [])
+    actor, row = StageActor(ShardRows, [Broken()]), to_row(SHARDS[0], [])
     if ends:
         with pytest.raises(Ended):
             actor(row)

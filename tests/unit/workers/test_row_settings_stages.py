@@ -36,6 +36,7 @@ from tandem_workers.models.decode_settings import DecodeSettings
 from tandem_workers.models.model_set import ModelSet, Resolved, resolve_models
 from tandem_workers.stages.drafter import Drafter
 from tandem_workers.stages.encoder import Encoder
+from tandem_workers.stages.ray_data import empty_shard
 from tandem_workers.stages.refiner import Refiner
 from tandem_workers.stages.shard_batches import fixed_batches
 from tandem_workers.storage.places import open_store
@@ -74,7 +75,7 @@ def models(tiny_models) -> Iterator[ModelSet]:
 
 
 def run(models: ModelSet, shard: ShardRows, decoding: DecodeSettings) -> PixelShard:
-    return Refiner(models, decoding, keep_tokens=True)(Drafter(models, decoding)(shard))
+    return Refiner(models, decoding, keep_tokens=True).load()(Drafter(models, decoding).load()(shard))
 
 
 @pytest.fixture(scope="module")
@@ -183,7 +184,7 @@ def test_the_identity_has_the_columns_and_a_plain_job_has_none(models):
 def drafts(models, tmp_path) -> Drafts:
     names = ("cfg", "top_k", "seed")
     store, plan, decoding = open_store(str(tmp_path / "drafts")), ShardPlan(7, 7), settings(names)
-    store_shard(store, Manifest(store), Drafter(models, decoding)(rows(*names)), DraftFormat(), plan)
+    store_shard(store, Manifest(store), Drafter(models, decoding).load()(rows(*names)), DraftFormat(), plan)
     identity = {"decoding": decoding_identity(decoding)}
     return Drafts(store, plan, identity, Resolved(models.drafter, models.drafter_config))
 
@@ -194,7 +195,7 @@ def test_drafts_are_refined_with_the_settings_of_their_rows(models, drafts):
     assert columns == ["cfg", "top_k", "seed", "seed_index"]
     assert overridden(RefineSpec(drafts="d", out="out"), drafts, columns) == {}
     decoding = settings(drafts.row_settings)
-    refined = Refiner(models, decoding, keep_tokens=True)(ReadDrafts(drafts, 2, {})(0))
+    refined = Refiner(models, decoding, keep_tokens=True).load()(ReadDrafts(drafts, 2, {})(empty_shard(0)))
     whole = run(models, rows("cfg", "top_k", "seed"), decoding)
     np.testing.assert_array_equal(refined.pixels, whole.pixels)
 
@@ -203,10 +204,10 @@ def test_a_flag_of_refine_replaces_the_column_whose_values_are_kept_as_those_of_
     columns = drafts.extra_schema().names
     renamed = overridden(RefineSpec(drafts="d", out="out", cfg=1.0), drafts, columns)
     assert renamed == {"cfg": "drafted_cfg"}
-    shard = ReadDrafts(drafts, 2, renamed)(0)
+    shard = ReadDrafts(drafts, 2, renamed)(empty_shard(0))
     assert list(shard.extra) == ["drafted_cfg", "top_k", "seed", "seed_index"]
     assert shard.extra["drafted_cfg"].to_pylist() == COLUMNS["cfg"]
-    refined = Refiner(models, settings(("top_k", "seed"), sampling=SamplingConfig(1.0, 20, 0.95, (1.0,))))(shard)
+    refined = Refiner(models, settings(("top_k", "seed"), sampling=SamplingConfig(1.0, 20, 0.95, (1.0,)))).load()(shard)
     assert refined.pixels.shape == (7, *([4 * PATCH_NUMS[-1]] * 2), 3)
     with pytest.raises(InputError, match="--cfg: expected no column drafted_cfg"):
         overridden(RefineSpec(drafts="d", out="out", cfg=1.0), drafts, [*columns, "drafted_cfg"])

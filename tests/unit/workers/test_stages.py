@@ -1,5 +1,6 @@
 """Drafter and refiner as stages, without a cluster: cuts, padding, threads, dtype."""
 
+import pickle
 from dataclasses import replace
 from importlib import import_module
 
@@ -13,16 +14,17 @@ from tandem.config import SamplingConfig
 from tandem.errors import InputError, JobError
 from tandem.sampling import uniforms
 from tandem_cluster.placement import Placement
+from tandem_jobs.bench.bench_pipeline import Rows
 from tandem_jobs.options.spec import parse
 from tandem_jobs.refine import RefineSpec
 from tandem_jobs.run.decode_choices import check_gpus_here, check_preparation, choose_settings, decoding_identity
 from tandem_jobs.run.pipeline import generate_pools
-from tandem_workers.dataset.shards import ShardRows
+from tandem_workers.dataset.shards import ShardPlan, ShardRows
 from tandem_workers.models.decode_settings import DecodeSettings
 from tandem_workers.models.model_set import resolve_models
 from tandem_workers.stages import ray_data
 from tandem_workers.stages.drafter import Drafter
-from tandem_workers.stages.ray_data import FINISHER, StageActor, to_row
+from tandem_workers.stages.ray_data import FINISHER, StageActor
 from tandem_workers.stages.refiner import Refiner, to_uint8
 from tandem_workers.stages.shard_batches import fixed_batches
 
@@ -65,10 +67,10 @@ def test_every_batch_has_one_shape_and_the_last_is_padded_with_its_last_row(mode
 @pytest.mark.parametrize("count", [1, 3, 7])
 def test_a_shard_comes_out_whole_with_its_columns(models, count):
     shard = ShardRows.of(rows(5, count), extra={"note": [f"n{i}" for i in range(count)]})
-    prefixes = Drafter(models, settings())(shard)
+    prefixes = Drafter(models, settings()).load()(shard)
     assert prefixes.prefix.shape == (count, 5)
     assert prefixes.draft_steps == 2
-    pixels = Refiner(models, settings(), keep_tokens=True)(prefixes)
+    pixels = Refiner(models, settings(), keep_tokens=True).load()(prefixes)
     assert pixels.pixels.shape == (count, 16, 16, 3)
     assert pixels.pixels.dtype == np.uint8
     assert pixels.tokens.shape == (count, sum(n * n for n in PATCH_NUMS))
@@ -76,43 +78,48 @@ def test_a_shard_comes_out_whole_with_its_columns(models, count):
     assert pixels.index.tolist() == list(range(5, 5 + count))
     assert pixels.extra["note"].to_pylist() == [f"n{i}" for i in range(count)]
     assert set(pixels.seconds) == {"draft", "refine", "decode"}
-    assert Refiner(models, settings())(prefixes).tokens is None
+    assert Refiner(models, settings()).load()(prefixes).tokens is None
 
 
 def test_the_same_shard_gives_the_same_bytes_from_any_replica(models):
     """Two replicas, one of which has worked on another shard before."""
-    first, second = Drafter(models, settings()), Drafter(models, settings())
+    first, second = Drafter(models, settings()).load(), Drafter(models, settings()).load()
     second(rows(100, 5))
     expected, found = first(rows(0, 7)), second(rows(0, 7))
     np.testing.assert_array_equal(expected.prefix, found.prefix)
-    one, other = Refiner(models, settings()), Refiner(models, settings())
+    one, other = Refiner(models, settings()).load(), Refiner(models, settings()).load()
     other(second(rows(100, 5)))
     np.testing.assert_array_equal(one(expected).pixels, other(found).pixels)
+
+
+def test_a_stage_travels_to_its_actors_without_weights(models):
+    for stage in (Drafter(models, settings()), Refiner(models, settings())):
+        assert len(pickle.dumps(stage)) < 10_000
 
 
 def test_pixels_that_are_no_numbers_are_an_error(models, monkeypatch):
     monkeypatch.setattr(
         "tandem_workers.stages.refiner.decode", lambda vqvae, ids: torch.full((len(ids), 3, 16, 16), torch.nan)
     )
-    prefixes = Drafter(models, settings())(rows(0, 2))
+    prefixes = Drafter(models, settings()).load()(rows(0, 2))
     with pytest.raises(JobError, match="made pixels that are not finite"):
-        Refiner(models, settings())(prefixes)
+        Refiner(models, settings()).load()(prefixes)
 
 
 def test_threads_are_set_explicitly(models):
-    Drafter(models, settings(threads=2))
+    Drafter(models, settings(threads=2)).load()
     assert torch.get_num_threads() == 2
-    Refiner(models, settings(threads=1))
+    Refiner(models, settings(threads=1)).load()
     assert torch.get_num_threads() == 1
 
 
 def test_bfloat16_runs_and_stays_near_float32(models):
     """Same prefixes, so that only rounding differs: the first new scale mostly draws the same tokens."""
-    prefixes = Drafter(models, settings())(rows(0, 30))
+    prefixes = Drafter(models, settings()).load()(rows(0, 30))
     greedy = settings(sampling=SamplingConfig(cfg=0.0, top_k=1))
-    exact = Refiner(models, greedy, keep_tokens=True)(prefixes)
-    rounded = Refiner(models, settings(sampling=greedy.sampling, dtype="bfloat16"), keep_tokens=True)(prefixes)
-    named = Refiner(models, settings(dtype="bfloat16")).refiner.named_parameters()
+    exact = Refiner(models, greedy, keep_tokens=True).load()(prefixes)
+    rounded = Refiner(models, settings(sampling=greedy.sampling, dtype="bfloat16"), keep_tokens=True).load()(prefixes)
+    named = Refiner(models, settings(dtype="bfloat16")).load().refiner.named_parameters()
     assert {p.dtype for name, p in named if not name.startswith("head.")} == {torch.bfloat16}  # head: see dtype_of
     next_scale = slice(5, 14)
     assert (exact.tokens[:, next_scale] == rounded.tokens[:, next_scale]).mean() > 0.9
@@ -125,16 +132,14 @@ def test_pixels_are_rounded_to_nearest():
 
 @pytest.mark.parametrize("preparation", [Preparation(fold_adaln=True), Preparation(int8=True)])
 def test_both_stages_prepare_their_models_as_the_settings_say(models, preparation):
-    drafter, refiner = (
-        Drafter(models, settings(preparation=preparation)),
-        Refiner(models, settings(preparation=preparation), keep_tokens=True),
-    )
+    drafter = Drafter(models, settings(preparation=preparation)).load()
+    refiner = Refiner(models, settings(preparation=preparation), keep_tokens=True).load()
     for var in (drafter.drafter, refiner.refiner):
         assert (var.table is not None) == preparation.fold_adaln
         assert (var.blocks[0].ffn.fc1.int8_scale_O is not None) == preparation.int8
     pixels = refiner(drafter(rows(0, 4)))
     assert pixels.pixels.shape == (4, 16, 16, 3)
-    plain = Refiner(models, settings(), keep_tokens=True)(Drafter(models, settings())(rows(0, 4)))
+    plain = Refiner(models, settings(), keep_tokens=True).load()(Drafter(models, settings()).load()(rows(0, 4)))
     assert (pixels.tokens == plain.tokens).mean() > (0.9 if preparation.fold_adaln else 0.3)
 
 
@@ -204,13 +209,14 @@ def test_mixed_pools_make_the_same_pixels_by_either_way(models, monkeypatch):
     """One shard by a drafter and a refiner, one by a finisher whose work the refiner passes through."""
     monkeypatch.setattr(ray_data, "replica_name", lambda: "here/gpu0")
     placement = Placement("mixed", 1, 1, "as asked", num_both=2)
-    first, second = generate_pools(models, settings(), True, placement)
+    draft, refine = Drafter(models, settings()), Refiner(models, settings(), keep_tokens=True)
+    first, second = generate_pools(placement, Rows(ShardPlan(4, 4)), draft, refine)
     assert (first.replicas, first.finishers, second.replicas) == (3, 2, 1)
 
     def actor(pool):
         return StageActor(pool.takes, pool.stages, pool.further, pool.passes)
 
-    row, refiner = to_row(rows(0, 4), []), actor(second)
+    row, refiner = {"item": np.array([0])}, actor(second)
     apart = refiner(actor(first)(row))
     monkeypatch.setenv(FINISHER, "1")
     finished = actor(first)(row)

@@ -35,13 +35,17 @@ class Drafter:
     name = "draft"
 
     def __init__(self, models: ModelSet, settings: DecodeSettings):
+        self.models, self.settings = models, settings
+
+    def load(self) -> Drafter:
+        models, settings = self.models, self.settings
         torch.set_num_threads(settings.threads)
-        self.settings, self.device = settings, pick_device(settings.on_gpu)
-        dtype = DTYPES[settings.dtype]
+        self.device, dtype = pick_device(settings.on_gpu), DTYPES[settings.dtype]
         self.drafter = load_transformer(models.drafter, dtype, self.device, settings.preparation)
         patch_nums = models.drafter_config.patch_nums
         self.quantizer = load_tokenizer(models.vqvae, patch_nums, dtype, self.device, settings.preparation).quantize
         self.halving, self.queue = Halving(self.name, settings.batch), queue_of(self.device)
+        return self
 
     def __call__(self, shard: ShardRows) -> PrefixShard:
         began = time.perf_counter()

@@ -10,7 +10,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NoReturn, Protocol, TypeVar
 
@@ -32,11 +32,18 @@ ShardT = TypeVar("ShardT", bound=ShardRows)
 
 
 class Stage(Protocol):
-    """One kind of work on a shard. `name` is what summaries call it."""
+    """One kind of work on a shard. `name` is what summaries call it.
+
+    A job makes its stages in the driver, out of settings alone. Each actor that runs them gets copies.
+    """
 
     name: str
 
-    def __call__(self, shard: Any) -> ShardRows: ...
+    def load(self) -> Stage:
+        """Called once by each actor, before its first shard: weights go to the device here. Returns itself."""
+
+    def __call__(self, shard: Any) -> ShardRows:
+        """The same rows in the form that the next stage takes."""
 
 
 ARRAYS = ("index", "label", "prefix", "tokens", "pixels")
@@ -143,17 +150,6 @@ def replica_name() -> str:
     return f"{context.get_node_id()[:8]}/{place}"
 
 
-@dataclass
-class Read:
-    """The first stage of a pipeline: the number of a shard becomes its rows."""
-
-    rows: Callable[[int], ShardRows]
-    name: str = "read"
-
-    def __call__(self, shard: ShardRows) -> ShardRows:
-        return self.rows(shard.shard)
-
-
 FINISHER = "TANDEM_FINISHER"  # set in the environment of actors that finish their shards
 
 
@@ -166,8 +162,8 @@ class StageActor:
     def __init__(
         self,
         kind: type[ShardRows],
-        factories: Sequence[Callable[[], Stage]],
-        further: Sequence[Callable[[], Stage]] = (),
+        stages: Sequence[Stage],
+        further: Sequence[Stage] = (),
         passes: type[ShardRows] | None = None,
         ledger: Ledger = NO_LEDGER,
     ):
@@ -180,14 +176,14 @@ class StageActor:
             if turn.given_up:
                 raise JobError(f"{ledger.pool}: an actor does not start: {turn.given_up}")
             turn.enter(LOADING)
-            every = (*factories, *(further if FINISHER in os.environ else ()))
-            self.stages = [self.load(factory) for factory in every]
+            every = (*stages, *(further if FINISHER in os.environ else ()))
+            self.stages = [self.load(stage) for stage in every]
         self.ready_s = time.time()
 
-    def load(self, factory: Callable[[], Stage]) -> Stage:
-        stage = factory()
+    def load(self, stage: Stage) -> Stage:
+        loaded = stage.load()
         self.fallbacks.attribute(stage.name)
-        return stage
+        return loaded
 
     def __call__(self, row: Row) -> Row:
         shard: ShardRows

@@ -54,15 +54,19 @@ class Refiner:
     name = "refine"
 
     def __init__(self, models: ModelSet, settings: DecodeSettings, keep_tokens: bool = False):
+        self.models, self.settings, self.keep_tokens = models, settings, keep_tokens
+
+    def load(self) -> Refiner:
+        models, settings = self.models, self.settings
         torch.set_num_threads(settings.threads)
-        self.settings, self.keep_tokens, self.device = settings, keep_tokens, pick_device(settings.on_gpu)
-        dtype = DTYPES[settings.dtype]
+        self.device, dtype = pick_device(settings.on_gpu), DTYPES[settings.dtype]
         self.refiner = load_transformer(models.ref("refiner"), dtype, self.device, settings.preparation)
         self.vqvae = load_tokenizer(
             models.vqvae, models.drafter_config.patch_nums, dtype, self.device, settings.preparation
         )
         self.refining, self.decoding = Halving("refine", settings.batch), Halving("decode", settings.batch)
         self.queue = queue_of(self.device)
+        return self
 
     def __call__(self, shard: PrefixShard) -> PixelShard:
         seconds = dict.fromkeys(("refine", "decode"), 0.0)

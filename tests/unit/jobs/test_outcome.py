@@ -2,7 +2,7 @@
 
 import pytest
 
-from tandem_jobs.run.pipeline import as_job_error
+from tandem_jobs.run.outcome import as_job_error
 
 REMOTE = """\x1b[36mray::MapWorker(MapBatches(StageActor)).submit()\x1b[39m (pid=1, ip=192.0.2.2)
   File "/x/workers/refiner.py", line 43, in __call__
