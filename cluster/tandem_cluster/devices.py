@@ -44,10 +44,10 @@ def memory_here() -> Memory:
 def cards_here() -> tuple[int, ...]:
     """Bytes of each card of this machine, or of each MIG part where a card is divided."""
     rows = [line.split(", ") for line in ask_driver(*QUERY).splitlines()]
-    whole = tuple(int(row[0]) << 20 for row in rows if row[0].isdigit() and row[-1] != "Enabled")
+    undivided = tuple(int(row[0]) << 20 for row in rows if row[0].isdigit() and row[-1] != "Enabled")
     if not any(row[-1] == "Enabled" for row in rows):
-        return whole
-    return whole + tuple(int(gigabytes) * 10**9 for gigabytes in MIG_PART.findall(ask_driver("-L")))
+        return undivided
+    return undivided + tuple(int(gigabytes) * 10**9 for gigabytes in MIG_PART.findall(ask_driver("-L")))
 
 
 def ask_driver(*arguments: str) -> str:
@@ -87,10 +87,10 @@ def joins(address: str | None) -> bool:
     return address is not None or "RAY_ADDRESS" in os.environ or ray.is_initialized()
 
 
-def complete(memory: Memory, where: str, has_gpus: bool) -> Memory:
+def complete(memory: Memory, machine: str, has_gpus: bool) -> Memory:
     """Return `memory` unchanged. Raises PlacementError if there are GPUs that nvidia-smi does not list."""
     if has_gpus and not memory.cards:
-        raise PlacementError(f"--batch auto: {where} has GPUs, but {NVIDIA_SMI} reports no memory", HINT)
+        raise PlacementError(f"--batch auto: {machine} has GPUs, but {NVIDIA_SMI} reports no memory", HINT)
     return memory
 
 

@@ -5,24 +5,24 @@ from __future__ import annotations
 from typing import Any
 
 from tandem_cluster.pods import INSTANCE, KUEUE
-from tandem_cluster.render import SERVE_PORT, Pool, Settings
+from tandem_cluster.render import SERVE_PORT, NodePool, RenderSettings
 
 REDIS_KEY = "password"  # of the secret that --gcs-redis-secret names
 
 
-def kubectl(settings: Settings) -> str:
+def kubectl(settings: RenderSettings) -> str:
     """The kubectl command with the namespace of the files."""
     return f"kubectl -n {settings.namespace}" if settings.namespace else "kubectl"
 
 
-def metadata(settings: Settings, name: str = "", kueue: bool = False) -> dict[str, Any]:
+def metadata(settings: RenderSettings, name: str = "", kueue: bool = False) -> dict[str, Any]:
     """Metadata of an object. Kueue's labels go only on objects that Kueue admits."""
     own = {key: value for key, value in settings.object_labels if kueue or not key.startswith(KUEUE)}
     place = {"namespace": settings.namespace} if settings.namespace else {}
     return {"name": name or settings.name, **place, "labels": {"app.kubernetes.io/name": "tandem", **own}}
 
 
-def extras(settings: Settings, pools: list[Pool], serving: bool) -> list[dict[str, Any]]:
+def extras(settings: RenderSettings, pools: list[NodePool], serving: bool) -> list[dict[str, Any]]:
     """The optional objects that were asked for."""
     found = []
     if settings.pod_monitor:
@@ -34,7 +34,7 @@ def extras(settings: Settings, pools: list[Pool], serving: bool) -> list[dict[st
     return found
 
 
-def pod_monitor(settings: Settings) -> dict[str, Any]:
+def pod_monitor(settings: RenderSettings) -> dict[str, Any]:
     """A PodMonitor for the Prometheus operator: metrics of all nodes, labelled with the cluster's name."""
     spec = {
         "selector": {"matchLabels": {INSTANCE: settings.name}},
@@ -49,7 +49,7 @@ def pod_monitor(settings: Settings) -> dict[str, Any]:
     }
 
 
-def disruption_budgets(settings: Settings, serving: list[Pool]) -> list[dict[str, Any]]:
+def disruption_budgets(settings: RenderSettings, serving: list[NodePool]) -> list[dict[str, Any]]:
     """Budgets that never evict the head, and evict one pod at a time of each serving group.
 
     Kubernetes does not know how many pods a RayCluster should have, so these budgets set `minAvailable`.
@@ -69,7 +69,7 @@ def disruption_budgets(settings: Settings, serving: list[Pool]) -> list[dict[str
     ]
 
 
-def ingress(settings: Settings, host: str) -> dict[str, Any]:
+def ingress(settings: RenderSettings, host: str) -> dict[str, Any]:
     """An Ingress that gives the endpoint's service a host name."""
     service = {"name": f"{settings.name}-serve-svc", "port": {"number": SERVE_PORT}}
     path = {"path": "/", "pathType": "Prefix", "backend": {"service": service}}

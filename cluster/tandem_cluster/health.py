@@ -18,7 +18,7 @@ import ray
 from ray._private import worker
 from ray._raylet import GcsClient  # type: ignore[attr-defined]
 
-LOOK_EVERY_S = 1.0
+CHECK_EVERY_S = 1.0
 REPLY_TIMEOUT_S = 5.0
 # Counted from the first check without an answer. After 60 s Ray itself exits the process without a message
 GCS_SILENCE_S = 40.0
@@ -26,7 +26,7 @@ HINT = "committed shards are kept, and the same command resumes from them; Ray's
 
 
 @dataclass
-class Health:
+class ClusterHealth:
     """Health of the Ray processes that this process depends on. Times are `time.monotonic` seconds.
 
     Attributes:
@@ -93,7 +93,7 @@ def local_processes() -> dict[str, int]:
     return {name: pid for name, pid in found.items() if pid and process_state(pid)}  # skip those of other containers
 
 
-def health_of_session() -> Health:
+def health_of_session() -> ClusterHealth:
     """Health of the Ray that this process has joined."""
     context = ray.get_runtime_context()
     client, node_id = GcsClient(context.gcs_address), ray.NodeID.from_hex(context.get_node_id())
@@ -101,7 +101,7 @@ def health_of_session() -> Health:
     def node_is_alive() -> bool:
         return bool(client.check_alive([node_id], timeout=REPLY_TIMEOUT_S)[0])
 
-    return Health(local_processes(), node_is_alive, ray_node().get_logs_dir_path())
+    return ClusterHealth(local_processes(), node_is_alive, ray_node().get_logs_dir_path())
 
 
 @contextmanager
@@ -113,7 +113,7 @@ def watched() -> Iterator[None]:
     health, over = health_of_session(), threading.Event()
 
     def watch() -> None:
-        while not over.wait(LOOK_EVERY_S):
+        while not over.wait(CHECK_EVERY_S):
             lost, news = health.check()
             for line in news:
                 print(line, file=sys.stderr, flush=True)

@@ -23,10 +23,10 @@ from tandem_cluster.pods import (
 from tandem_cluster.render import (
     RAY_VERSION,
     SERVE_PORT,
-    Block,
+    BlockText,
     Deployment,
-    Pool,
-    Settings,
+    NodePool,
+    RenderSettings,
     entrypoint,
     serve_config,
     to_yaml,
@@ -41,7 +41,7 @@ JOB, ENDPOINT = "-job", "-endpoint"  # suffixes of the name, so that no two file
 NEEDS = "Needs KubeRay 1.5.1 or newer, NVIDIA's device plugin, and the image where the nodes can pull it."
 
 
-def credentials(settings: Settings) -> str:
+def credentials(settings: RenderSettings) -> str:
     lines = f"""
 Access to S3 is by the identity of the service account {settings.name} (on EKS its role, by annotation or
 Pod Identity), or else by a secret that is not in this file:
@@ -54,7 +54,7 @@ Pod Identity), or else by a secret that is not in this file:
     return lines
 
 
-def redis_lines(settings: Settings) -> str:
+def redis_lines(settings: RenderSettings) -> str:
     if not settings.gcs_redis:
         return ""
     text = f"\nThe head's state is kept in Redis at {settings.gcs_redis}, so that a new head takes it over."
@@ -63,7 +63,7 @@ def redis_lines(settings: Settings) -> str:
     return text
 
 
-def cluster_lines(settings: Settings) -> str:
+def cluster_lines(settings: RenderSettings) -> str:
     """KubeRay keeps a cluster's token in a secret of the cluster's name."""
     name, program = settings.name, kubectl(settings)
     return f"""
@@ -78,7 +78,7 @@ KubeRay makes the access token. To submit a job, forward the port in another ter
 """
 
 
-def job_lines(settings: Settings) -> str:
+def job_lines(settings: RenderSettings) -> str:
     text = f"""
 One dataset, on a cluster that exists only for this job. kubectl apply -f rayjob.yaml
 {NEEDS}
@@ -91,7 +91,7 @@ resumed in the same way after kubectl delete -f rayjob.yaml.
     return text
 
 
-def service_lines(settings: Settings) -> str:
+def service_lines(settings: RenderSettings) -> str:
     return f"""
 The endpoint, at port {SERVE_PORT} of service/{settings.name}-serve-svc. Clients need API keys,
 which have no default:
@@ -136,37 +136,37 @@ def rayservice(deployment: Deployment) -> str:
     for group in deployment.groups:
         # with autoscaling one replica of each role stays; Serve requests the others
         first = next(other for other in deployment.groups if other.role == group.role) == group
-        pools.append(Pool(group, int(first) if settings.autoscale else group.count, group.count))
+        pools.append(NodePool(group, int(first) if settings.autoscale else group.count, group.count))
     spec = {
         "upgradeStrategy": {"type": "NewCluster"},
         "excludeHeadPodFromServeSvc": True,
-        "serveConfigV2": Block(to_yaml(serve_config(deployment))),
+        "serveConfigV2": BlockText(to_yaml(serve_config(deployment))),
         "rayClusterConfig": cluster_spec(settings, pools, serving=True) | fault_tolerance(settings),
     }
     return to_file(service_lines(settings), deployment, settings, "RayService", spec, pools)
 
 
 def to_file(
-    lines: str, deployment: Deployment, settings: Settings, kind: str, spec: dict[str, Any], pools: list[Pool]
+    lines: str, deployment: Deployment, settings: RenderSettings, kind: str, spec: dict[str, Any], pools: list[NodePool]
 ) -> str:
     """The file: a service account, the document, and the optional objects that were asked for."""
     document = {"apiVersion": API, "kind": kind, "metadata": metadata(settings, kueue=True), "spec": spec}
-    beside = extras(settings, pools, serving=kind == "RayService")
-    return with_header(lines, deployment, to_yaml(service_account(settings), document, *beside))
+    optional = extras(settings, pools, serving=kind == "RayService")
+    return with_header(lines, deployment, to_yaml(service_account(settings), document, *optional))
 
 
-def service_account(settings: Settings) -> dict[str, Any]:
+def service_account(settings: RenderSettings) -> dict[str, Any]:
     about = metadata(settings)
     if settings.role_arn:
         about["annotations"] = {"eks.amazonaws.com/role-arn": settings.role_arn}
     return {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": about}
 
 
-def suspended(settings: Settings) -> dict[str, Any]:
+def suspended(settings: RenderSettings) -> dict[str, Any]:
     return {"suspend": True} if settings.suspend else {}
 
 
-def fault_tolerance(settings: Settings) -> dict[str, Any]:
+def fault_tolerance(settings: RenderSettings) -> dict[str, Any]:
     """GCS fault tolerance: the cluster's state is kept in Redis, so that it outlives its head pod."""
     if not settings.gcs_redis:
         return {}
@@ -177,7 +177,7 @@ def fault_tolerance(settings: Settings) -> dict[str, Any]:
     return {"gcsFaultToleranceOptions": options}
 
 
-def cluster_spec(settings: Settings, pools: list[Pool], serving: bool = False) -> dict[str, Any]:
+def cluster_spec(settings: RenderSettings, pools: list[NodePool], serving: bool = False) -> dict[str, Any]:
     """Spec of a RayCluster. It has Ray's autoscaler only if a group can scale, because Kueue does not admit one."""
     scales = any(pool.least < pool.most for pool in pools)
     head_params = {"num-cpus": "0", "dashboard-host": "0.0.0.0", **start_params(HEAD_MEMORY_GIB)}
@@ -195,7 +195,7 @@ def cluster_spec(settings: Settings, pools: list[Pool], serving: bool = False) -
     }
 
 
-def autoscaler(settings: Settings) -> dict[str, Any]:
+def autoscaler(settings: RenderSettings) -> dict[str, Any]:
     amounts = {"cpu": "500m", "memory": "1Gi"}
     return {
         "version": "v2",
@@ -207,7 +207,7 @@ def autoscaler(settings: Settings) -> dict[str, Any]:
     }
 
 
-def worker_group(settings: Settings, pool: Pool, serving: bool) -> dict[str, Any]:
+def worker_group(settings: RenderSettings, pool: NodePool, serving: bool) -> dict[str, Any]:
     return {
         "groupName": pool.group.name,
         "replicas": pool.least,
@@ -219,7 +219,7 @@ def worker_group(settings: Settings, pool: Pool, serving: bool) -> dict[str, Any
     }
 
 
-def submitter(settings: Settings) -> dict[str, Any]:
+def submitter(settings: RenderSettings) -> dict[str, Any]:
     """The pod that submits the job to the cluster and follows its log."""
     amounts = {"cpu": "500m", "memory": "1Gi"}
     submits = {

@@ -8,7 +8,7 @@ from typing import Any
 
 from tandem_cluster.driver import OLDEST_DRIVERS
 from tandem_cluster.pods import CACHE, DRIVER_CHECK, SPILL, STORE_SHARE
-from tandem_cluster.render import RAY_VERSION, Deployment, Pool, Settings, to_yaml, with_header
+from tandem_cluster.render import RAY_VERSION, Deployment, NodePool, RenderSettings, to_yaml, with_header
 
 HEAD = "head"
 HEAD_TYPE = "m6i.xlarge"
@@ -99,7 +99,7 @@ def launcher(deployment: Deployment) -> str:
     return with_header(LINES, deployment, to_yaml(config))
 
 
-def worker_type(settings: Settings, pool: Pool) -> dict[str, Any]:
+def worker_type(settings: RenderSettings, pool: NodePool) -> dict[str, Any]:
     group = pool.group
     given = {kind: (name, gpus) for kind, name, gpus in settings.instances}
     instance, gpus = given.get(group.kind) or INSTANCES[group.kind]
@@ -115,12 +115,12 @@ def worker_type(settings: Settings, pool: Pool) -> dict[str, Any]:
     }
 
 
-def node_config(settings: Settings, instance: str, profile: str | None) -> dict[str, Any]:
+def node_config(settings: RenderSettings, instance: str, profile: str | None) -> dict[str, Any]:
     """Parameters of EC2's RunInstances."""
     node = {"InstanceType": instance, "ImageId": settings.ami, "BlockDeviceMappings": disk(settings)}
     return node | ({"IamInstanceProfile": {"Name": profile}} if profile else {})
 
 
-def disk(settings: Settings) -> list[dict[str, Any]]:
+def disk(settings: RenderSettings) -> list[dict[str, Any]]:
     """The node's disk, with room for the image."""
     return [{"DeviceName": "/dev/sda1", "Ebs": {"VolumeSize": settings.disk_gib + 100, "VolumeType": "gp3"}}]

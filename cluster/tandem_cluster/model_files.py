@@ -19,14 +19,14 @@ def read_model(model: type[ModelT], flag: str, source: str | Path, hint: str) ->
         text = read_text(source)
     except InputError as error:
         raise InputError(f"{flag}: {error}", hint) from error
-    where = f"{flag}: {shown(source)}"
+    location = f"{flag}: {shown(source)}"
     try:
         return model.model_validate_json(text)
     except ValidationError as error:
         problem = error.errors()[0]
     if problem["type"] == "json_invalid":
-        raise InputError(f"{where}: not JSON: {problem['ctx']['error']}", hint)
+        raise InputError(f"{location}: not JSON: {problem['ctx']['error']}", hint)
     field = ".".join(map(str, problem["loc"])) or "the whole file"
     message = problem["msg"].replace("Input should be", "expected").replace("Field required", "expected a value")
     got = "none" if problem["type"] == "missing" else shown(repr(problem["input"]), 60)
-    raise InputError(f"{where}: {shown(field)}: {shown(message)}, got {got}", hint)
+    raise InputError(f"{location}: {shown(field)}: {shown(message)}, got {got}", hint)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tandem_cluster.plan_file import Group
-from tandem_cluster.render import SERVE_PORT, Settings
+from tandem_cluster.render import SERVE_PORT, RenderSettings
 
 USER = 1000  # the image's
 CACHE, SPILL = "/cache", "/spill"
@@ -88,7 +88,7 @@ def drain_s(serving: bool) -> int:
     return SERVE_DRAIN_S if serving else JOB_DRAIN_S
 
 
-def environment(settings: Settings, serving: bool) -> list[dict[str, Any]]:
+def environment(settings: RenderSettings, serving: bool) -> list[dict[str, Any]]:
     values = {"TANDEM_CACHE": CACHE, DRAIN: str(drain_s(serving)), **dict(settings.env)}
     variables: list[dict[str, Any]] = [{"name": name, "value": value} for name, value in values.items()]
     if serving:
@@ -123,7 +123,12 @@ def mounts() -> list[dict[str, str]]:
 
 
 def container(
-    name: str, settings: Settings, amounts: dict[str, str], ports: dict[str, int], serving: bool, health: dict[str, Any]
+    name: str,
+    settings: RenderSettings,
+    amounts: dict[str, str],
+    ports: dict[str, int],
+    serving: bool,
+    health: dict[str, Any],
 ) -> dict[str, Any]:
     return {
         "name": name,
@@ -147,13 +152,13 @@ def amounts_of(cpus: int, memory_gib: int, disk_gib: int, gpus: int = 0) -> dict
     return amounts | ({"nvidia.com/gpu": str(gpus)} if gpus else {})
 
 
-def pod_labels(settings: Settings) -> dict[str, str]:
+def pod_labels(settings: RenderSettings) -> dict[str, str]:
     """Kubernetes labels of a pod: monitors and budgets select it by `INSTANCE`. Kueue's labels go on whole clusters."""
     own = {name: value for name, value in settings.object_labels if not name.startswith(KUEUE)}
     return {INSTANCE: settings.name, **own}
 
 
-def pod_spec(settings: Settings) -> dict[str, Any]:
+def pod_spec(settings: RenderSettings) -> dict[str, Any]:
     """The part of the spec that all pods share."""
     spec: dict[str, Any] = {"restartPolicy": "Never", "securityContext": pod_security()}
     if settings.priority_class:
@@ -163,7 +168,7 @@ def pod_spec(settings: Settings) -> dict[str, Any]:
     return spec
 
 
-def head_pod(settings: Settings, serving: bool, scales: bool) -> dict[str, Any]:
+def head_pod(settings: RenderSettings, serving: bool, scales: bool) -> dict[str, Any]:
     """The head: GCS, dashboard, the jobs' drivers and, if the cluster `scales`, the autoscaler, the only one that needs
     Kubernetes' API. It runs no stage, because it offers Ray no CPUs."""
     ports = {"gcs": 6379, "dashboard": 8265, "client": 10001, "metrics": METRICS_PORT}
@@ -182,7 +187,7 @@ def head_pod(settings: Settings, serving: bool, scales: bool) -> dict[str, Any]:
     return {"metadata": {"labels": pod_labels(settings), "annotations": annotations}, "spec": spec}
 
 
-def worker_pod(settings: Settings, group: Group, serving: bool) -> dict[str, Any]:
+def worker_pod(settings: RenderSettings, group: Group, serving: bool) -> dict[str, Any]:
     """A worker with one GPU and the CPU cores that read, encode and store for it."""
     ports = {"metrics": METRICS_PORT} | ({"serve": SERVE_PORT} if serving else {})
     amounts = amounts_of(settings.cpus, settings.memory_gib, settings.disk_gib, gpus=1)
@@ -201,7 +206,7 @@ def worker_pod(settings: Settings, group: Group, serving: bool) -> dict[str, Any
     return {"metadata": {"labels": pod_labels(settings)}, "spec": spec}
 
 
-def driver_check(settings: Settings) -> dict[str, Any]:
+def driver_check(settings: RenderSettings) -> dict[str, Any]:
     """An init container that fails with one line in its log if the node's driver is too old for torch."""
     amounts = {"cpu": "500m", "memory": "1Gi", "nvidia.com/gpu": "1"}
     return {

@@ -18,7 +18,7 @@ SERVE_PORT = 8000
 
 
 @dataclass(frozen=True)
-class Settings:
+class RenderSettings:
     """Settings that a plan does not contain. Sizes are those of a node with one GPU."""
 
     image: str
@@ -83,7 +83,7 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Pool:
+class NodePool:
     """Nodes of a group: between `least` and `most`."""
 
     group: Group
@@ -96,7 +96,7 @@ class Deployment:
     """A plan's option and the settings, from which every file is made."""
 
     option: PlannedOption
-    settings: Settings
+    settings: RenderSettings
 
     @property
     def groups(self) -> list[Group]:
@@ -127,7 +127,7 @@ class Deployment:
                 what = f"{role}s are on {' and '.join(kinds)}"
                 raise InputError(f"--max-{role}s: expected the plan's {self.count(role)}, as {what}, got {most}")
 
-    def pools(self) -> list[Pool]:
+    def pools(self) -> list[NodePool]:
         """Nodes for jobs. If a role has several kinds of GPU, the least number is filled from the first kinds."""
         pools = []
         for role in ROLES:
@@ -135,17 +135,17 @@ class Deployment:
             least, most = self.bounds(role)
             for group in groups:
                 size = most if len(groups) == 1 else group.count
-                pools.append(Pool(group, min(size, least), size))
+                pools.append(NodePool(group, min(size, least), size))
                 least -= pools[-1].least
         return pools
 
     def describe(self) -> str:
         option = self.option
         drafters, refiners = (" + ".join(f"{n} {k}" for k, n in c.items()) for c in (option.drafters, option.refiners))
-        who = f"{drafters} with both models" if option.mode == "colocated" else f"{drafters} draft, {refiners} refine"
+        roles = f"{drafters} with both models" if option.mode == "colocated" else f"{drafters} draft, {refiners} refine"
         if option.both:
-            who += f", {' + '.join(f'{n} {k}' for k, n in option.both.items())} with both models"
-        return f"{who}, N = {option.draft_steps}, batch {option.batch}: {option.images_per_s:.1f} images/s predicted"
+            roles += f", {' + '.join(f'{n} {k}' for k, n in option.both.items())} with both models"
+        return f"{roles}, N = {option.draft_steps}, batch {option.batch}: {option.images_per_s:.1f} images/s predicted"
 
 
 def entrypoint(deployment: Deployment) -> str:
@@ -199,7 +199,7 @@ def serve_config(deployment: Deployment) -> dict[str, Any]:
     }
 
 
-class Block(str):
+class BlockText(str):
     """Text that YAML writes as a literal block."""
 
 
@@ -210,11 +210,11 @@ class Dumper(yaml.SafeDumper):
         return True
 
 
-def represent_block(dumper: yaml.SafeDumper, text: Block) -> yaml.ScalarNode:
+def represent_block(dumper: yaml.SafeDumper, text: BlockText) -> yaml.ScalarNode:
     return dumper.represent_scalar("tag:yaml.org,2002:str", str(text), style="|")
 
 
-Dumper.add_representer(Block, represent_block)
+Dumper.add_representer(BlockText, represent_block)
 
 
 def to_yaml(*documents: dict[str, Any]) -> str:

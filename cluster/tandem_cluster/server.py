@@ -53,10 +53,10 @@ def deployed(
         JobError: a replica does not start; with the cause.
     """
     logs = LoggingConfig(enable_access_log=access_log)
-    where = ProxyLocation.HeadOnly if host in LOOPBACK else ProxyLocation.EveryNode
+    proxies = ProxyLocation.HeadOnly if host in LOOPBACK else ProxyLocation.EveryNode
     logging.getLogger("ray.serve").setLevel(logging.ERROR)  # the driver's own; replicas write to files
     try:
-        serve.start(proxy_location=where, http_options={"host": host, "port": port}, logging_config=logs)
+        serve.start(proxy_location=proxies, http_options={"host": host, "port": port}, logging_config=logs)
     except (RuntimeError, TimeoutError) as error:
         raise JobError(f"Ray Serve did not start: {' '.join(str(error).split())}", LOGS) from None
     check_free(name, host, port)

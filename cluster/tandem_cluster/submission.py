@@ -30,7 +30,7 @@ CHATTY = (  # loggers that report every package, its size and the socket
     "ray.dashboard.modules.job.sdk",
     "ray._private.runtime_env.packaging",
 )
-LOOK_EVERY_S = 0.5
+POLL_EVERY_S = 0.5
 ANSWER_S = 60.0
 LOST_S = 60.0  # a cluster that is unreachable for longer counts as lost
 LAST_LINES_S = 5.0  # the end of a job's log may arrive after the job's end
@@ -114,17 +114,17 @@ def connect(address: str | None) -> Client:
             os.environ.pop(name, None)
         if not address.startswith(("http://", "https://", "ray://")):
             raise InputError(f"--address: expected http://HOST:8265, the dashboard of a cluster, got {address}")
-    where = address or os.environ.get("RAY_API_SERVER_ADDRESS") or os.environ.get("RAY_ADDRESS") or "this machine"
+    cluster = address or os.environ.get("RAY_API_SERVER_ADDRESS") or os.environ.get("RAY_ADDRESS") or "this machine"
     try:
         return Client(address)
     except AuthenticationError as error:
         raise PlacementError(
-            f"the Ray cluster at {where} refuses: {first_line(error)}",
+            f"the Ray cluster at {cluster} refuses: {first_line(error)}",
             "set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH unless ~/.ray/auth_token has the token",
         ) from error
     except Exception as error:  # Ray raises many types for a missing cluster, some of them bare
         raise PlacementError(
-            f"no Ray cluster answers at {where}: {first_line(error)}",
+            f"no Ray cluster answers at {cluster}: {first_line(error)}",
             "expected the address of its dashboard, such as http://127.0.0.1:8265",
         ) from error
 
@@ -178,7 +178,7 @@ def follow(log: LogTail, show: Callable[[str], None], changed: Callable[[str], N
                 log.join(LAST_LINES_S)
                 log.drain(show)
                 return outcome(details)
-        time.sleep(LOOK_EVERY_S)
+        time.sleep(POLL_EVERY_S)
 
 
 def outcome(details: JobDetails) -> Outcome:

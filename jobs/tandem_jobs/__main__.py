@@ -1,4 +1,4 @@
-"""`python -m tandem_jobs COMMAND`: the command `tandem` where that is not installed, as in a Ray job."""
+"""`python -m tandem_jobs COMMAND`: the command `tandem` where it is not installed, such as in a Ray job."""
 
 import sys
 

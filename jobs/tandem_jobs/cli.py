@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Command:
-    """A sub-command: where its options and its work are. Modules are imported when they are needed."""
+    """A sub-command: the module, spec class and function behind it. Modules are imported on use."""
 
     module: str
     spec: str
@@ -38,8 +38,8 @@ class Command:
 COMMANDS = {
     "generate": Command("tandem_jobs.generate", "GenerateSpec", "run", "synthesise a labelled image dataset"),
     "submit": Command("tandem_jobs.submit", "SubmitSpec", "run", "run a command as a job on a Ray cluster", True),
-    "serve": Command("tandem_jobs.serve", "ServeSpec", "run", "the models behind an HTTP endpoint, with a page"),
-    "draft": Command("tandem_jobs.draft", "DraftSpec", "run", "make and keep the coarse token maps alone"),
+    "serve": Command("tandem_jobs.serve", "ServeSpec", "run", "serve images over HTTP, with a web page"),
+    "draft": Command("tandem_jobs.draft", "DraftSpec", "run", "make only the coarse token maps, to refine later"),
     "refine": Command("tandem_jobs.refine", "RefineSpec", "run", "finish drafted images"),
     "profile": Command("tandem_jobs.profile", "ProfileSpec", "run", "measure seconds per batch of every stage"),
     "plan": Command("tandem_jobs.plan", "PlanSpec", "run", "choose a placement from measured stage times"),
@@ -92,9 +92,9 @@ examples:
   tandem submit -- generate --classes all --images 90 --out s3://bucket/out    the same on a Ray cluster
   tandem serve                                               an endpoint and a page at http://127.0.0.1:8000/
   tandem plan --profile paper-l20 --gpus l20:3 --images 1e6  which GPUs draft and which refine
-  tandem bench store                                         how fast files are written here
-  tandem models                                              what models there are
-  tandem inspect var_d16.pth                                 what a checkpoint is
+  tandem bench store                                         measure how fast files are written here
+  tandem models                                              list the models
+  tandem inspect var_d16.pth                                 identify a checkpoint
 
 'tandem help COMMAND' explains a command. Every option is also a key of a --spec file and a variable TANDEM_*."""
 
@@ -149,7 +149,7 @@ def parse_options(name: str, args: Sequence[str]) -> Spec:
 
     command = COMMANDS[name]
     module = importlib.import_module(command.module)
-    with without_variable("TANDEM_SPEC" if command.wraps else ""):  # that of the command inside
+    with without_variable("TANDEM_SPEC" if command.wraps else ""):  # it is for the wrapped command
         return parse(getattr(module, command.spec), args, f"tandem {name}", getattr(module, "EXAMPLES", ""))
 
 
@@ -158,7 +158,7 @@ def usage() -> str:
 
 
 def split_command(args: list[str]) -> tuple[str, list[str]]:
-    """The command's name, one word or two, and what follows. Raises InputError for an unknown one."""
+    """The command's name, one word or two, and its arguments. Raises InputError for an unknown command."""
     for count in (2, 1):
         name = " ".join(args[:count])
         if name in COMMANDS:
@@ -172,6 +172,6 @@ def split_command(args: list[str]) -> tuple[str, list[str]]:
 
 
 def suggest(typed: str, names: Sequence[str]) -> str:
-    """A hint with the most similar command, else with the list of commands."""
+    """A hint that names the most similar command, or how to list all."""
     close = difflib.get_close_matches(typed, names, 1, 0.7)
     return f"did you mean tandem {close[0]}?" if close else "tandem help lists all commands"

@@ -1,4 +1,4 @@
-"""Options of `tandem cluster render` beyond the plan, in the groups in which `--help` shows them."""
+"""Options of `tandem cluster render` beyond the plan, in the groups of its `--help`."""
 
 from __future__ import annotations
 
@@ -24,26 +24,27 @@ SET_ALREADY |= {"RAY_ADDRESS", "RAY_IP", "RAY_CLUSTER_NAME", "RAY_enable_autosca
 
 
 class NodeOptions(Spec):
-    """Nodes: sizes, and how many of them come and go."""
+    """Nodes: their sizes, and how the clusters scale."""
 
     spot: Spot = Field("refiners", description="which replicas run on spot nodes: refiners, all, none")
-    cpus: PositiveInt = Field(8, description="CPU cores for each GPU: they encode and store")
+    cpus: PositiveInt = Field(8, description="CPU cores for each GPU, to encode and store")
     memory_gib: PositiveInt = Field(32, description="memory for each GPU; a quarter is the object store")
-    disk_gib: PositiveInt = Field(100, description="disk of a node: half for weights, half for objects without room")
+    disk_gib: PositiveInt = Field(100, description="disk of a node: half for weights, half for spilled objects")
     idle_minutes: PositiveInt = Field(10, description="minutes after which the autoscaler removes idle nodes")
     min_drafters: PositiveInt | None = Field(
-        None, description="drafters that the job starts with and its cluster keeps; default with --max-drafters: 1"
+        None, description="drafters that the job starts with and the cluster keeps; default with --max-drafters: 1"
     )
     max_drafters: PositiveInt | None = Field(
-        None, description="drafters that the job may grow to by Ray's autoscaler; default: the plan's"
+        None, description="drafters that the job may grow to through Ray's autoscaler; default: the plan's"
     )
     min_refiners: PositiveInt | None = Field(None, description="the same for refiners")
     max_refiners: PositiveInt | None = Field(None, description="the same for refiners")
     release_refiners: bool = Field(
-        False, description="let a permanent cluster scale down idle spot nodes; jobs need theirs when they start"
+        False,
+        description="let a permanent cluster scale down idle spot nodes; jobs still need their nodes at the start",
     )
     autoscale: bool = Field(
-        False, description="the endpoint starts with one replica of each role and follows the load up to the plan"
+        False, description="the endpoint starts with one replica of each role and scales with load up to the plan"
     )
 
     @property
@@ -54,7 +55,7 @@ class NodeOptions(Spec):
 
 
 class KubernetesOptions(Spec):
-    """Kubernetes: what its cluster asks of objects and pods."""
+    """Kubernetes: requirements of its cluster on objects and pods."""
 
     namespace: str | None = Field(None, description="namespace of all objects; default: kubectl's")
     object_labels: tuple[str, ...] = Field(
@@ -62,11 +63,11 @@ class KubernetesOptions(Spec):
     )
     image_pull_secrets: tuple[str, ...] = Field((), description="secrets for the image's registry")
     priority_class: str | None = Field(None, description="PriorityClass of all pods")
-    env: tuple[str, ...] = Field((), description="more variables of all nodes, NAME=VALUE; no secrets")
+    env: tuple[str, ...] = Field((), description="environment variables of all nodes, NAME=VALUE; no secrets")
     env_from_secret: tuple[str, ...] = Field((), description="secrets whose keys become variables of all nodes")
-    suspend: bool = Field(False, description="job and cluster start suspended, until a person or a queue resumes them")
-    deadline: str | None = Field(None, description="longest time of a try of the job: 90m, 24h, 2d")
-    role_arn: str | None = Field(None, description="IAM role of the pods on EKS; without it Pod Identity or a secret")
+    suspend: bool = Field(False, description="create job and cluster suspended, until a person or a queue resumes them")
+    deadline: str | None = Field(None, description="time limit of one attempt of the job: 90m, 24h, 2d")
+    role_arn: str | None = Field(None, description="IAM role of the pods on EKS; default: Pod Identity or a secret")
 
     @field_validator("object_labels")
     @classmethod
@@ -112,17 +113,19 @@ class KubernetesOptions(Spec):
         return any(pair.startswith(f"{QUEUE}=") for pair in self.object_labels)
 
 
-class BesideOptions(Spec):
+class AddonOptions(Spec):
     """Optional parts on Kubernetes: Redis, metrics, disruption budgets, ingress."""
 
     gcs_redis: str | None = Field(
         None,
-        description="HOST:PORT of a Redis that keeps the cluster's state, so that it outlives its head",
+        description="HOST:PORT of a Redis that keeps the cluster's state, so that it survives the loss of its head",
     )
-    gcs_redis_secret: str | None = Field(None, description="secret whose key 'password' is that of --gcs-redis")
+    gcs_redis_secret: str | None = Field(
+        None, description="secret with the password of --gcs-redis under the key 'password'"
+    )
     pod_monitor: bool = Field(False, description="a PodMonitor of all nodes for the Prometheus operator")
     disruption_budgets: bool = Field(
-        False, description="budgets that keep heads from being evicted, and the endpoint's replicas but one at a time"
+        False, description="budgets that never evict heads, and evict the endpoint's replicas one at a time"
     )
     ingress_host: str | None = Field(None, description="host name of an Ingress for the endpoint")
     ingress_class: str | None = Field(None, description="IngressClass; default: the cluster's")
@@ -141,11 +144,11 @@ class BesideOptions(Spec):
         return name and check_domain(name)
 
     @model_validator(mode="after")
-    def check_beside(self) -> BesideOptions:
+    def check_addons(self) -> AddonOptions:
         if self.gcs_redis_secret and not self.gcs_redis:
-            raise ValueError("expected --gcs-redis beside --gcs-redis-secret, got none")
+            raise ValueError("expected --gcs-redis with --gcs-redis-secret, got none")
         if (self.ingress_class or self.ingress_tls_secret) and not self.ingress_host:
-            raise ValueError("expected --ingress-host beside --ingress-class and --ingress-tls-secret, got none")
+            raise ValueError("expected --ingress-host with --ingress-class and --ingress-tls-secret, got none")
         return self
 
 
@@ -154,17 +157,19 @@ class Ec2Options(Spec):
 
     region: str = Field("us-west-2", description="EC2 region")
     instances: Annotated[str | None, COMMAS] = Field(
-        None, description="EC2 instances of kinds of GPU: KIND=TYPE, with more than one GPU KIND=TYPE:GPUS"
+        None, description="EC2 instance type for each kind of GPU: KIND=TYPE, or KIND=TYPE:GPUS for several GPUs"
     )
     ami: str | None = Field(
         None,
         description="image of EC2 nodes, with NVIDIA's driver: ami-..., or resolve:ssm:PARAMETER; without it no "
-        "launcher.yaml",
+        "launcher.yaml is written",
     )
-    instance_profile: str | None = Field(None, description="of the EC2 workers, with access to the dataset")
+    instance_profile: str | None = Field(
+        None, description="instance profile of the EC2 workers, with access to the dataset"
+    )
     head_instance_profile: str | None = Field(
         None,
-        description="of the EC2 head, which starts the workers: EC2, iam:PassRole and ssm:GetParameters",
+        description="instance profile of the EC2 head, which starts the workers: EC2, iam:PassRole, ssm:GetParameters",
     )
 
     @field_validator("ami")
@@ -182,7 +187,7 @@ def check_domain(name: str) -> str:
 
 
 def once(pairs: tuple[str, ...]) -> tuple[str, ...]:
-    """Each NAME of NAME=VALUE is there once."""
+    """Raise ValueError if a NAME of NAME=VALUE is repeated."""
     names = [pair.partition("=")[0] for pair in pairs]
     if len(names) != len(set(names)):
         raise ValueError("expected each name once")

@@ -16,9 +16,9 @@ from tandem.errors import InputError
 from tandem_cluster.kubernetes import raycluster, rayjob, rayservice
 from tandem_cluster.launcher import AMI_PARAMETER, launcher, unknown_kinds
 from tandem_cluster.plan_file import PlanFile, read_plan
-from tandem_cluster.render import Deployment, Settings, serve_config, to_yaml, with_header
+from tandem_cluster.render import Deployment, RenderSettings, serve_config, to_yaml, with_header
 from tandem_cluster.secrets import SECRET
-from tandem_jobs.cluster_options import QUEUE, BesideOptions, Ec2Options, KubernetesOptions, NodeOptions, split_pairs
+from tandem_jobs.cluster_options import QUEUE, AddonOptions, Ec2Options, KubernetesOptions, NodeOptions, split_pairs
 from tandem_jobs.options.flags import COMMAS
 from tandem_jobs.options.options import PreparationOptions
 from tandem_jobs.options.spec import Spec
@@ -32,20 +32,20 @@ EXAMPLES = """examples:
   tandem cluster render --plan plan.json --out deploy --image registry.example.com/tandem:1 \\
       --dataset s3://bucket/imagenet --classes 0-999 --role-arn arn:aws:iam::111122223333:role/tandem \\
       --drafter s3://bucket/var_d30.pth --refiner s3://bucket/var_d16.pth --vqvae s3://bucket/vae_ch160v4096z32.pth
-  tandem cluster render --plan plan.json --mode split --out deploy       the best split, where colocated is the best
+  tandem cluster render --plan plan.json --mode split --out deploy       the best split, if colocated is best of all
   tandem cluster render --plan plan.json --out deploy --namespace images --pod-monitor --disruption-budgets \\
       --object-labels kueue.x-k8s.io/queue-name=gpus,team=vision --deadline 24h
   tandem cluster render --plan plan.json --mode split --out deploy --max-drafters 8 --max-refiners 16
 
-  kubectl apply -f deploy/rayjob.yaml            the dataset, on a cluster of its own (KubeRay 1.5.1 or newer)
-  kubectl apply -f deploy/raycluster.yaml        a cluster that stays, for tandem submit
+  kubectl apply -f deploy/rayjob.yaml            the dataset, on its own cluster (KubeRay 1.5.1 or newer)
+  kubectl apply -f deploy/raycluster.yaml        a permanent cluster, for tandem submit
   kubectl apply -f deploy/rayservice.yaml        the endpoint
   ray up deploy/launcher.yaml                    the same cluster on EC2, without Kubernetes
-  serve deploy deploy/serve.yaml                 the endpoint on a Ray cluster that runs
+  serve deploy deploy/serve.yaml                 the endpoint on a running Ray cluster
 
-Replicas, N, batch and kinds of GPU are the plan's in every file. Each role has nodes of its own, which Ray's label
-tandem/role tells apart. Files hold no secrets: each says at its top which ones it expects."""
-# user:password@ before a host, in part where the password has a slash; neither a port nor an image's digest
+All files use the plan's replicas, N, batch and kinds of GPU. Each role has its own nodes, marked with the Ray label
+tandem/role. Files contain no secrets: the top of each names those it expects."""
+# user:password@ before a host, or its start if the password has a slash; not a port, not an image's digest
 LOGIN = re.compile(r"://[^/\s]*(?:@|:(?!\d+(?:/|$)))|^[^/\s@]+:[^/\s@]*@(?!sha256:[0-9a-f]{64}$)")
 HINT = "--overwrite replaces them"
 AMI_HINT = f"AWS names a current one: resolve:ssm:{AMI_PARAMETER}"
@@ -56,41 +56,42 @@ API keys come from the environment of the cluster's nodes (TANDEM_API_KEYS, sepa
 """
 
 
-class RenderSpec(Ec2Options, BesideOptions, KubernetesOptions, NodeOptions, PreparationOptions):
+class RenderSpec(Ec2Options, AddonOptions, KubernetesOptions, NodeOptions, PreparationOptions):
     """Write the files of a real cluster from a plan: KubeRay, Ray's cluster launcher, Ray Serve."""
 
-    plan: Path = Field(description="what tandem plan printed: tandem plan ... > plan.json")
+    plan: Path = Field(description="the output of tandem plan: tandem plan ... > plan.json")
     out: Path = Field(description="folder for the files")
     mode: Literal["plan", "split", "colocated", "mixed"] = Field(
         "plan", description="plan: the best option of all; otherwise the best of this placement"
     )
     image: str = Field(
-        f"tandem:{tandem.__version__}", description="made from cluster/Dockerfile, as nodes pull it: HOST/NAME:TAG"
+        f"tandem:{tandem.__version__}",
+        description="image built from cluster/Dockerfile, by the name that nodes pull: HOST/NAME:TAG",
     )
-    dataset: str | None = Field(None, description="s3://bucket/prefix that the job fills; without it no rayjob.yaml")
+    dataset: str | None = Field(None, description="s3://bucket/prefix for the job's dataset; without it no rayjob.yaml")
     classes: Annotated[str, COMMAS] = Field("all", description="classes of the dataset, as for tandem generate")
     drafter: str = Field(
         EMBEDDED,
-        description="'embedded', an address (s3://, hf://, https://), a name (tandem models), or a file of the image",
+        description="'embedded', an address (s3://, hf://, https://), a name (tandem models), or a file in the image",
     )
     refiner: str = Field(EMBEDDED, description="like --drafter; the smaller model")
     vqvae: str = Field(EMBEDDED, description="like the models")
     class_names: str | None = Field(
-        None, description="names of the classes: an s3:// address, a file of the image, 'imagenet' or 'numbers'"
+        None, description="names of the classes: an s3:// address, a file in the image, 'imagenet' or 'numbers'"
     )
     name: str = Field("tandem", description="name of the cluster; the job is NAME-job, the endpoint NAME-endpoint")
-    overwrite: bool = Field(False, description="replace files that are there and differ")
+    overwrite: bool = Field(False, description="replace existing files that differ")
 
     @model_validator(mode="before")
     @classmethod
     def check_logins(cls, given: dict[str, Any]) -> dict[str, Any]:
-        """Runs before all other checks, because those repeat the values in messages."""
+        """Runs before all other checks, because their messages repeat the values."""
         for name, value in given.items():
             texts = [value] if isinstance(value, str) else value if isinstance(value, list | tuple) else []
             if any(LOGIN.search(text) for text in texts if isinstance(text, str)):
                 flag = "--" + name.replace("_", "-")
                 raise ValueError(
-                    f"{flag}: expected an address without user or password, which would stand in the files"
+                    f"{flag}: expected an address without user or password, which would be written to the files"
                 )
             if name == "env":
                 check_no_secret(",".join(map(str, texts)).split(","))
@@ -100,13 +101,13 @@ class RenderSpec(Ec2Options, BesideOptions, KubernetesOptions, NodeOptions, Prep
     def check_queue(self) -> RenderSpec:
         if self.queued and self.scales:
             scaling = "--autoscale, --release-refiners, --min- and --max- options"
-            raise ValueError(f"expected no {scaling} beside the label {QUEUE}: Kueue refuses clusters that scale")
+            raise ValueError(f"expected no {scaling} with the label {QUEUE}: Kueue refuses clusters that scale")
         return self
 
     @model_validator(mode="after")
     def check_int8(self) -> RenderSpec:
         if self.int8:
-            raise ValueError("--int8: expected none, as the nodes of a plan have GPUs, where bfloat16 is faster")
+            raise ValueError("--int8: the nodes of a plan have GPUs, where bfloat16 is faster")
         return self
 
     @field_validator("image", "drafter", "refiner", "vqvae", "class_names", "region")
@@ -146,7 +147,7 @@ def check_no_secret(pairs: Iterable[str]) -> None:
     for pair in pairs:
         if SECRET.search(name := pair.partition("=")[0]):
             raise ValueError(
-                f"--env: expected no secrets, which would stand in the files, got {name}; see --env-from-secret"
+                f"--env: expected no secrets, which would be written to the files, got {name}; see --env-from-secret"
             )
 
 
@@ -170,7 +171,7 @@ def read_deployment(spec: RenderSpec) -> Deployment:
         try:
             models.drafter_config.pyramid.check_draft_steps(option.draft_steps)
         except InputError as error:
-            hint = "--drafter, --refiner and --vqvae name the models that the plan is for; by default they are embedded"
+            hint = "--drafter, --refiner and --vqvae name the models of the plan; the default is the embedded ones"
             raise InputError(f"--plan: {error}", hint) from None
     deployment = Deployment(option, read_settings(spec, plan))
     deployment.check_ranges()
@@ -178,13 +179,13 @@ def read_deployment(spec: RenderSpec) -> Deployment:
 
 
 def read_preparation(options: PreparationOptions) -> dict[str, bool | str]:
-    """Options of computation that differ from their defaults."""
+    """Preparation options that differ from their defaults."""
     names = [name for name in PreparationOptions.model_fields if name not in Spec.model_fields]
     given = {name: getattr(options, name) for name in names}
     return {name: value for name, value in given.items() if value != PreparationOptions.model_fields[name].default}
 
 
-def read_settings(spec: RenderSpec, plan: PlanFile) -> Settings:
+def read_settings(spec: RenderSpec, plan: PlanFile) -> RenderSettings:
     own: dict[str, Any] = {
         "images": plan.images,
         "instances": parse_instances(spec.instances or ""),
@@ -193,8 +194,8 @@ def read_settings(spec: RenderSpec, plan: PlanFile) -> Settings:
         "env": split_pairs(spec.env),
         "deadline_s": math.ceil(3600 * parse_hours(spec.deadline)) if spec.deadline else None,
     }
-    given = {name: getattr(spec, name) for name in set(Settings.__dataclass_fields__) - set(own)}
-    return Settings(**given, **own)
+    given = {name: getattr(spec, name) for name in set(RenderSettings.__dataclass_fields__) - set(own)}
+    return RenderSettings(**given, **own)
 
 
 def parse_instances(text: str) -> tuple[tuple[str, str, int], ...]:
@@ -209,10 +210,10 @@ def parse_instances(text: str) -> tuple[tuple[str, str, int], ...]:
 
 
 def documents(deployment: Deployment) -> dict[str, str]:
-    """Text of every file by its name."""
+    """The text of every file, by name."""
     settings = deployment.settings
     if not names_registry(settings.image):
-        say(f"warning: --image {settings.image} names no registry: nodes that do not have it ask Docker Hub for it")
+        say(f"warning: --image {settings.image} names no registry: nodes without it will try Docker Hub")
     if settings.ingress_host and not settings.ingress_tls_secret:
         say("warning: rayservice.yaml: without --ingress-tls-secret clients send their keys in clear text")
     files = {"raycluster.yaml": raycluster(deployment)}
@@ -221,7 +222,7 @@ def documents(deployment: Deployment) -> dict[str, str]:
     else:
         files["rayjob.yaml"] = rayjob(deployment)
     if deployment.option.mode == "mixed":
-        say("left out: rayservice.yaml and serve.yaml: the endpoint does not mix; see --mode split")
+        say("left out: rayservice.yaml and serve.yaml: the endpoint has no mixed placement; see --mode split")
     else:
         files["rayservice.yaml"] = rayservice(deployment)
         files["serve.yaml"] = with_header(SERVE_LINES, deployment, to_yaml(serve_config(deployment)))
@@ -230,13 +231,13 @@ def documents(deployment: Deployment) -> dict[str, str]:
 
 
 def names_registry(image: str) -> bool:
-    """Whether an image name has a registry, by the rule of container runtimes."""
+    """Whether an image name includes a registry, by the rule of container runtimes."""
     host, slash, _ = image.partition("/")
     return bool(slash) and ("." in host or ":" in host or host == "localhost")
 
 
 def launcher_file(deployment: Deployment) -> dict[str, str]:
-    """`launcher.yaml`, or nothing and a line that says what is missing."""
+    """`launcher.yaml`; empty, with a line on stderr, if an option is missing."""
     settings = deployment.settings
     if settings.ami is None:
         say(f"left out: launcher.yaml, which needs --ami: AMIs differ by region, and Ray's own is too old; {AMI_HINT}")
@@ -245,19 +246,21 @@ def launcher_file(deployment: Deployment) -> dict[str, str]:
         say(f"left out: launcher.yaml: no EC2 instance with {', '.join(kinds)} is known; see --instances")
         return {}
     if settings.instance_profile is None:
-        say("launcher.yaml: its workers have no rights to a dataset; see --instance-profile")
+        say("launcher.yaml: its workers have no access to a dataset; see --instance-profile")
     elif settings.head_instance_profile is None:
-        say("launcher.yaml: the head that Ray makes may not start workers with a profile; see --head-instance-profile")
+        say("launcher.yaml: Ray's default head may not start workers with a profile; see --head-instance-profile")
     return {"launcher.yaml": launcher(deployment)}
 
 
 def write_files(files: dict[str, str], folder: Path, overwrite: bool) -> None:
-    """All or none. Raises InputError where a file is there and differs, or the folder cannot be written."""
+    """Write all files or none. Raises InputError if an existing file differs, or the folder cannot be written."""
     folder = Path(os.path.expanduser(folder))
     try:
         differ = [name for name, text in files.items() if (folder / name).exists() and not is_same(folder / name, text)]
         if differ and not overwrite:
-            raise InputError(f"--out: expected none or the same files in {folder}, got other {', '.join(differ)}", HINT)
+            raise InputError(
+                f"--out: expected none or the same files in {folder}, got different {', '.join(differ)}", HINT
+            )
         folder.mkdir(parents=True, exist_ok=True)
         aside = {folder / name: folder / f".{name}.tmp" for name in files}
         try:

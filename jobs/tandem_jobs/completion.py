@@ -1,4 +1,4 @@
-"""`tandem completion`: a script for the shell that completes commands, options and file names."""
+"""`tandem completion`: a shell script that completes commands, options and file names."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ class CompletionSpec(Spec):
 
 
 def run(spec: CompletionSpec) -> None:
-    """The script, on stdout."""
-    print(shtab.complete(whole_parser(), spec.shell))
+    """Print the script on stdout."""
+    print(shtab.complete(full_parser(), spec.shell))
 
 
-def whole_parser() -> argparse.ArgumentParser:
+def full_parser() -> argparse.ArgumentParser:
     """All commands as one parser of sub-commands."""
     root = argparse.ArgumentParser("tandem")
     groups: dict[str, Any] = {"": root.add_subparsers(dest="command")}
@@ -55,7 +55,7 @@ def whole_parser() -> argparse.ArgumentParser:
 
 
 def complete_values(parser: argparse.ArgumentParser, spec: type[Spec]) -> None:
-    """The words that an option takes, or names of files where it takes text. Parents share their actions."""
+    """Complete an option's words, or file names if it takes text. Parsers share the actions of their parents."""
     for action in parser._actions:
         field = spec.model_fields.get(action.dest)
         if field is None or action.nargs == 0:

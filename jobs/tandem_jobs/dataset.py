@@ -1,4 +1,4 @@
-"""`tandem ls` lists the files of a dataset; `tandem verify` reads all of them and compares with the manifest."""
+"""`tandem ls` lists the files of a dataset; `tandem verify` reads all of them and compares them with the manifest."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from tandem.errors import JobError
 from tandem_jobs.options.flags import POSITIONAL
 from tandem_jobs.options.spec import Spec
 from tandem_jobs.run.progress import RunProgress, say
-from tandem_jobs.run.shard_range import whole_command
+from tandem_jobs.run.shard_range import full_command
 from tandem_workers.dataset.job_record import NoJobError, read_job
 from tandem_workers.dataset.manifest import READS_AT_ONCE, Manifest
 from tandem_workers.dataset.repair import heal_job, repair
-from tandem_workers.dataset.verify import AGAIN, Problem, Verdict, plan_of, read_entry, verify
+from tandem_workers.dataset.verify import SAME_COMMAND, Problem, Verdict, plan_of, read_entry, verify
 from tandem_workers.storage.places import open_store
 from tandem_workers.storage.store import Store
 
@@ -32,12 +32,14 @@ EXAMPLES = """examples:
   tandem verify s3://bucket/dataset
   tandem verify s3://bucket/dataset --repair
 
-ls prints a line a committed file: path, bytes, sha256; with --presign the addresses alone, for whoever has no keys.
+ls prints one line per committed file: path, bytes, sha256; with --presign only addresses, for readers without keys.
+
 verify reads everything. Exit code 0: the dataset is complete, every file has the size and hash of its manifest entry,
-every row is there once, all sums are right. Exit code 1: not so, and every problem has a line that says how to heal it.
-verify --repair moves what is damaged to damaged/, where nothing is lost, and removes files of jobs that --overwrite
-replaced. The command that made the dataset then makes what is missing, with the same bytes. No job may write to the
-dataset meanwhile. Exit code 0: all is repaired, or that command does the rest."""
+every row exists once, all sums are right. Exit code 1: there are problems, each with a line that says how to fix it.
+
+verify --repair moves damaged files to damaged/, so that nothing is lost, and removes files of jobs that --overwrite
+replaced. The command that made the dataset then makes the missing shards again, with the same bytes. No job may write
+to the dataset meanwhile. Exit code 0: everything is repaired, or that command does the rest."""
 MAX_SHOWN = 50
 
 
@@ -46,7 +48,9 @@ class LsSpec(Spec):
 
     out: Annotated[str, POSITIONAL] = Field(description="folder or s3://bucket/prefix of the dataset")
     json_lines: bool = Field(False, description="one JSON object a line")
-    presign: PositiveInt | None = Field(None, le=604_800, description="seconds until presigned addresses expire (S3)")
+    presign: PositiveInt | None = Field(
+        None, le=604_800, description="print presigned addresses that expire after this many seconds (S3)"
+    )
 
 
 class VerifySpec(Spec):
@@ -55,12 +59,13 @@ class VerifySpec(Spec):
     out: Annotated[str, POSITIONAL] = Field(description="folder or s3://bucket/prefix of the dataset")
     repair: bool = Field(
         False,
-        description="move damaged files to damaged/, to be made again by the same command; no job may write meanwhile",
+        description="move damaged files to damaged/, so that the job's command makes them again; no job may write "
+        "meanwhile",
     )
 
 
 def run_ls(spec: LsSpec) -> None:
-    """Files on stdout, a closing line on stderr. JobError in the end where entries cannot be read."""
+    """Print files on stdout and a summary on stderr. JobError at the end if entries cannot be read."""
     store = open_store(spec.out)
     plan, manifest = plan_of(store), Manifest(store)
     entries, problems = [], []
@@ -90,7 +95,7 @@ def run_verify(spec: VerifySpec) -> dict[str, Any]:
         say(line)
     try:
         num_rows = plan_of(store).num_rows
-    except NoJobError:  # verify says it
+    except NoJobError:  # reported by verify
         num_rows = 0
     with RunProgress(num_rows) as progress:
         verdict = verify(store, progress.add)
@@ -117,9 +122,9 @@ def command_of(store: Store) -> str:
     """The command that makes the whole dataset, from its job.json."""
     command = read_job(store)["info"].get("command")
     try:
-        return whole_command(command) if isinstance(command, str) else AGAIN
-    except ValueError:  # quotes without an end
-        return AGAIN
+        return full_command(command) if isinstance(command, str) else SAME_COMMAND
+    except ValueError:  # unbalanced quotes
+        return SAME_COMMAND
 
 
 def fail(store: Store, problems: Sequence[Problem]) -> None:

@@ -1,4 +1,4 @@
-"""`tandem draft`: the drafter's half of the work as a dataset of its own, to be refined elsewhere and later."""
+"""`tandem draft`: the drafter's half of the work as a dataset of its own, to be refined later or elsewhere."""
 
 from __future__ import annotations
 
@@ -33,18 +33,18 @@ EXAMPLES = """examples:
   tandem draft --drafter var_d30.pth --vqvae vae_ch160v4096z32.pth --draft-steps 9 --classes 0-999 --per-class 1300 \\
       --batch 64 --out s3://bucket/drafts
 
-Drafts are 182 to 848 bytes an image (N = 6 to 9 of the published pyramid). Draft and refine with the same settings
-give the bytes that 'tandem generate' gives. The same command again goes on where it stopped."""
+Drafts take 182 to 848 bytes an image (N = 6 to 9 of the published pyramid). Draft and refine with the same settings
+make the same bytes as 'tandem generate'. The same command resumes where it stopped."""
 
 
 class DraftSpec(JobOptions, RowOptions):
-    """Make the coarse token maps of a dataset and keep them: drafters alone."""
+    """Make and store only the coarse token maps of a dataset, with drafters alone."""
 
     drafter: str = Field(
         "embedded", description="'embedded', a file, an address (hf://, https://, s3://), or a name (tandem models)"
     )
-    placement: Literal["auto", "gpu", "cpu"] = Field("auto", description="gpu: one drafter on each; cpu: processes")
-    drafters: Replicas | None = Field(None, description="drafter replicas; default: every GPU, or one on the CPU")
+    placement: Literal["auto", "gpu", "cpu"] = Field("auto", description="gpu: one drafter per GPU; cpu: CPU processes")
+    drafters: Replicas | None = Field(None, description="drafter replicas; default: one per GPU, or one on the CPU")
 
 
 class DraftJob(Job):
@@ -61,10 +61,10 @@ class DraftJob(Job):
         check_preparation(spec, {"drafter": config})
         self.draft_steps = choose_draft_steps(spec.draft_steps, config.pyramid)
         self.sampling = choose_sampling(spec, self.models.sampling)
-        rows, where = read_rows(spec, self.models.class_names), f"--labels: {spec.labels}"
-        check_columns(rows, where)
+        rows, location = read_rows(spec, self.models.class_names), f"--labels: {spec.labels}"
+        check_columns(rows, location)
         if rows.unfilled_settings is not None:
-            rows = fill_settings(rows, self.sampling, self.draft_steps, spec.seed, config.pyramid, where)
+            rows = fill_settings(rows, self.sampling, self.draft_steps, spec.seed, config.pyramid, location)
         self.rows, self.row_settings = rows, rows.row_settings
         store = open_output(spec)
         replicas = spec.drafters or (spec.logical_gpus if spec.placement == "gpu" else 1)
@@ -75,7 +75,7 @@ class DraftJob(Job):
         self.batch = choose_batch(spec, store, workload, len(rows), spec.shard_size)
         plan = plan_shards(spec, len(rows), self.batch)
         self.source = row_identity(rows, store, spec.overwrite)
-        self.makers = spec.drafters or spec.logical_gpus
+        self.num_producers = spec.drafters or spec.logical_gpus
         self.shard_bytes = plan.shard_size * 2 * config.pyramid.offsets[self.draft_steps]
         super().__init__(spec, store, plan)
 
@@ -102,19 +102,19 @@ class DraftJob(Job):
         )
 
 
-def check_columns(rows: LabelRows, where: str) -> None:
+def check_columns(rows: LabelRows, location: str) -> None:
     """LabelError for columns that drafts cannot have."""
     if rows.extra is not None:
         check_carried(rows.extra, KIND)
     if rows.unfilled_settings is not None and "draft_steps" in rows.unfilled_settings.column_names:
         raise LabelError(
-            f"{where}: column 'draft_steps': expected none, as drafts keep equally many tokens of every row",
-            "give --draft-steps, make drafts of each N apart, or use tandem generate",
+            f"{location}: column 'draft_steps': expected none, as drafts keep the same number of tokens for every row",
+            "give --draft-steps, make a dataset of drafts for each N, or use tandem generate",
         )
 
 
 def run(spec: DraftSpec) -> dict[str, Any]:
-    """Draft what is missing, and return the summary."""
+    """Draft the missing shards, and return the summary."""
     job = DraftJob(spec)
     if not job.is_done():
         with job.session() as session:

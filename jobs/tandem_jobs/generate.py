@@ -23,7 +23,7 @@ from tandem_jobs.options.flags import COMMAS
 from tandem_jobs.options.options import ReplicaOptions, Replicas, RowOptions
 from tandem_jobs.run.batch_size import COLOCATED, SPLIT, Workload, choose_batch
 from tandem_jobs.run.decode_choices import check_gpus_here, check_preparation, choose_draft_steps, choose_sampling
-from tandem_jobs.run.image_output import CLOSES_WITH, ImageJobOptions, image_identity, open_images
+from tandem_jobs.run.image_output import REQUIRED_FILES, ImageJobOptions, image_identity, open_images
 from tandem_jobs.run.job import Job
 from tandem_jobs.run.job_inputs import open_output, read_rows
 from tandem_jobs.run.pipeline import Pipeline, generate_pools
@@ -44,11 +44,11 @@ EXAMPLES = """examples:
   tandem generate --drafter var_d30.pth --refiner var_d16.pth --vqvae vae_ch160v4096z32.pth \\
       --draft-steps 8 --classes 0-999 --per-class 50 --batch 64 --out s3://bucket/imagenet
 
-images/s, in the progress, the closing table and the JSON line (images_per_s): committed images over the seconds from
-the first start of a stage to the last commit; starting Ray and loading models are in start_up_s.
+images/s in the progress, the closing table and the JSON line (images_per_s) means committed images per second from the
+first start of a stage to the last commit; starting Ray and loading models are in start_up_s.
 
-The same command again goes on where it stopped. Only other replicas and placements are the same job;
-anything that changes a byte is another one and is refused in the same place."""
+The same command resumes where it stopped. Replicas and placement may change; anything that changes a byte is another
+job, and is refused in the same --out."""
 
 
 class GenerateSpec(ImageJobOptions, ReplicaOptions, RowOptions):
@@ -60,19 +60,19 @@ class GenerateSpec(ImageJobOptions, ReplicaOptions, RowOptions):
     refiner: str = Field("embedded", description="like --drafter; the smaller model")
     placement: PlacementMode = Field(
         "auto",
-        description="split: drafters and refiners on disjoint GPUs; colocated: both on each GPU; mixed: some GPUs "
-        "colocated, the others split; cpu; auto says what it chose and why",
+        description="split: drafters and refiners on separate GPUs; colocated: both on each GPU; mixed: some GPUs "
+        "colocated, the others split; cpu: CPU processes; auto: chooses, and says why",
     )
     colocated: Replicas | None = Field(
-        None, description="with --placement mixed: replicas that hold both models, beside --drafters and --refiners"
+        None, description="replicas that hold both models, for --placement mixed with --drafters and --refiners"
     )
     profile: tuple[str, ...] | None = Field(
-        None, description="profile of each kind of GPU there is: with --placement auto the planner chooses by them"
+        None, description="profiles, one for each kind of GPU, by which --placement auto plans"
     )
     drafters_on: Annotated[str | None, COMMAS] = Field(
-        None, description="Ray labels of the nodes for drafters: ray.io/accelerator-type=H100; with --placement split"
+        None, description="Ray labels of the nodes for drafters: ray.io/accelerator-type=H100; for --placement split"
     )
-    refiners_on: Annotated[str | None, COMMAS] = Field(None, description="the same for refiners; both or neither")
+    refiners_on: Annotated[str | None, COMMAS] = Field(None, description="the same for refiners; give both or neither")
     colocated_on: Annotated[str | None, COMMAS] = Field(None, description="the same for --colocated")
 
     @model_validator(mode="after")
@@ -83,16 +83,14 @@ class GenerateSpec(ImageJobOptions, ReplicaOptions, RowOptions):
             if text is not None:
                 parse_labels(flag, text)
         if self.is_elastic and self.placement not in ("auto", "split"):
-            raise ValueError(
-                f"expected --placement split beside --max-drafters and --max-refiners, got {self.placement}"
-            )
+            raise ValueError(f"expected --placement split with --max-drafters and --max-refiners, got {self.placement}")
         if self.drafters_on and self.placement not in ("split", "mixed") and not self.is_elastic:
-            raise ValueError(f"expected --placement split or mixed beside --drafters-on, got {self.placement}")
+            raise ValueError(f"expected --placement split or mixed with --drafters-on, got {self.placement}")
         self.check_mixed()
         if self.profile and (self.placement != "auto" or self.drafters or self.refiners or self.is_elastic):
             raise ValueError("expected --profile with --placement auto and without --drafters and --refiners")
         if self.profile and self.batch == "auto":
-            raise ValueError("expected a number for --batch beside --profile, one that was profiled, got auto")
+            raise ValueError("expected a profiled number for --batch with --profile, got auto")
         return self
 
     def check_mixed(self) -> None:
@@ -101,9 +99,9 @@ class GenerateSpec(ImageJobOptions, ReplicaOptions, RowOptions):
             got = ", ".join(str(number or "none") for number in numbers)
             raise ValueError(f"--placement mixed: expected --drafters, --refiners and --colocated, got {got}")
         if self.placement != "mixed" and (self.colocated or self.colocated_on):
-            raise ValueError(f"expected --placement mixed beside --colocated, got {self.placement}")
+            raise ValueError(f"expected --placement mixed with --colocated, got {self.placement}")
         if self.placement == "mixed" and (self.drafters_on is None) != (self.colocated_on is None):
-            raise ValueError("expected --colocated-on beside --drafters-on and --refiners-on, or none of them")
+            raise ValueError("expected --colocated-on with --drafters-on and --refiners-on, or none of them")
         if self.colocated_on:
             parse_labels("--colocated-on", self.colocated_on)
 
@@ -112,7 +110,7 @@ class GenerateJob(Job):
     """Label rows to images, by drafters and refiners."""
 
     result = "dataset, card and contact sheet"
-    closes_with = CLOSES_WITH
+    required_files = REQUIRED_FILES
 
     def __init__(self, spec: GenerateSpec) -> None:
         say("checking models, rows and --out")
@@ -124,9 +122,9 @@ class GenerateJob(Job):
         self.draft_steps = choose_draft_steps(spec.draft_steps, pyramid)
         self.sampling = choose_sampling(spec, self.models.sampling)
         self.profiles = [read_profile(source) for source in spec.profile or ()]
-        rows, where = read_rows(spec, self.models.class_names), f"--labels: {spec.labels}"
+        rows, location = read_rows(spec, self.models.class_names), f"--labels: {spec.labels}"
         if rows.unfilled_settings is not None:
-            rows = fill_settings(rows, self.sampling, self.draft_steps, spec.seed, pyramid, where)
+            rows = fill_settings(rows, self.sampling, self.draft_steps, spec.seed, pyramid, location)
         self.rows, self.row_settings = rows, rows.row_settings
         store = open_output(spec)
         workload = workload_of(spec, self.models, self.draft_steps, self.sampling, rows)
@@ -135,7 +133,7 @@ class GenerateJob(Job):
         self.source = row_identity(rows, store, spec.overwrite)
         steps, own = self.draft_steps, self.row_settings
         self.images = open_images(spec, store, self.models, spec.seed, steps, plan, rows.extra, own)
-        self.makers = (spec.refiners or spec.max_refiners or spec.logical_gpus) + (spec.colocated or 0)
+        self.num_producers = (spec.refiners or spec.max_refiners or spec.logical_gpus) + (spec.colocated or 0)
         self.shard_bytes = self.images.shard_bytes
         super().__init__(spec, store, plan)
 
@@ -162,7 +160,7 @@ class GenerateJob(Job):
 
 
 def run(spec: GenerateSpec) -> dict[str, Any]:
-    """Make what is missing of a dataset of images, and return the summary."""
+    """Make the missing shards of a dataset of images, and return the summary."""
     job = GenerateJob(spec)
     if not job.is_done():
         with job.session() as session:
@@ -174,7 +172,7 @@ def run(spec: GenerateSpec) -> dict[str, Any]:
 def workload_of(
     spec: GenerateSpec, models: ModelSet, draft_steps: int, sampling: SamplingConfig, rows: LabelRows
 ) -> Workload:
-    """What the bytes of a batch depend on. Where the placement is not known yet, all models may share a device."""
+    """What the memory of a batch depends on. If the placement is not known yet, all models may share a device."""
     apart = spec.placement == "split" or spec.is_elastic
     replicas = sum(role.most for role in spec.ranges())
     if spec.placement in ("split", "colocated") and not (spec.drafters and spec.refiners):
@@ -187,9 +185,9 @@ def workload_of(
 def choose_placement(
     spec: GenerateSpec, batch: int, profiles: list[Profile], session: Session, draft_steps: int, num_images: int
 ) -> tuple[Placement, list[str]]:
-    """By labels, by profiles, or by number alone; and what to say of it."""
+    """Placement by labels, by profiles, or by number alone, and lines that explain it."""
     if spec.is_elastic:
-        return take_what_comes(spec, session)
+        return choose_elastic_placement(spec, session)
     if spec.drafters and spec.refiners and spec.colocated:
         flags = {"--drafters-on": spec.drafters_on, "--refiners-on": spec.refiners_on}
         flags["--colocated-on"] = spec.colocated_on
@@ -205,17 +203,17 @@ def choose_placement(
     if not counts or not set(counts) <= known:
         there = ", ".join(f"{count} {kind}" for kind, count in sorted(counts.items())) or "no GPUs"
         raise InputError(
-            f"--profile: expected profiles of what the cluster has ({there}), got those of {', '.join(sorted(known))}",
+            f"--profile: expected profiles of the cluster's GPUs ({there}), got those of {', '.join(sorted(known))}",
             "made by: tandem profile --kind KIND",
         )
-    wish = Request(counts, num_images, draft_steps=draft_steps, batch=batch)
-    plan = make_plan(profiles, wish)
+    request = Request(counts, num_images, draft_steps=draft_steps, batch=batch)
+    plan = make_plan(profiles, request)
     lines = [f"next best: {option.mode}, {option.images_per_s:.1f} images/s" for option in plan.runners_up[:1]]
     return place_by_plan(plan.best, nodes), lines
 
 
-def take_what_comes(spec: GenerateSpec, session: Session) -> tuple[Placement, list[str]]:
-    """Replicas that start small, on nodes that may not be there yet."""
+def choose_elastic_placement(spec: GenerateSpec, session: Session) -> tuple[Placement, list[str]]:
+    """The placement of an elastic job, on nodes that may not have joined yet."""
     on = None
     if spec.drafters_on and spec.refiners_on:
         nodes = living_nodes()
@@ -223,4 +221,4 @@ def take_what_comes(spec: GenerateSpec, session: Session) -> tuple[Placement, li
         on = drafters_on, as_spelt(parse_labels("--refiners-on", spec.refiners_on), nodes)
     placement = place_elastically(*spec.ranges(), on, session.num_gpus, session.can_grow)
     unknown = spec.dtype == "auto" and not session.num_gpus
-    return placement, ["no GPU is here yet: real ones are expected, so dtype is bfloat16"] * unknown
+    return placement, ["no GPU has joined yet: real ones are expected, so dtype is bfloat16"] * unknown

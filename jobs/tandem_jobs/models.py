@@ -1,4 +1,4 @@
-"""`tandem models`: lists all models that have a name."""
+"""`tandem models`: lists all models that can be named on the command line."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ CAPTION = (
 
 
 class ModelsSpec(Spec):
-    """List the embedded model, the files that VAR's and CoDe's authors publish, and presets, with their sizes."""
+    """List the embedded model, the files published by VAR's and CoDe's authors, and presets, with their sizes."""
 
     json_lines: bool = Field(False, description="one JSON object a line instead of a table")
 
 
 def run_models(spec: ModelsSpec) -> list[dict[str, Any]]:
-    """Print every model that `--drafter`, `--refiner` and `--vqvae` know by name. Asks no server."""
+    """Print every model that `--drafter`, `--refiner` and `--vqvae` know by name. Needs no network."""
     rows = [embedded_row(role) for role in ROLES]
     rows += [published_row(name, file) for name, file in PUBLISHED.items()]
     rows += [preset_row("drafter or refiner", name, config) for name, config in VAR_PRESETS.items()]
@@ -49,7 +49,7 @@ def run_models(spec: ModelsSpec) -> list[dict[str, Any]]:
 
 
 def published_row(name: str, file: Published) -> dict[str, Any]:
-    """Size of a file as the hub shows it; if unknown, 4 bytes per parameter."""
+    """A published file, with its size on the hub; if unknown, 4 bytes per parameter."""
     row = preset_row(file.role, name, file.config)
     size = file.size_bytes or 4 * row["parameters"]
     about = {"megabytes": size / 1e6, "counted": file.size_bytes is None, "licence": file.licence}

@@ -1,4 +1,4 @@
-"""`tandem plan`: which GPUs draft and which refine, how fast that is and what it costs, from measured stage times."""
+"""`tandem plan`: which GPUs draft and which refine, how fast and at what cost, from measured stage times."""
 
 from __future__ import annotations
 
@@ -26,10 +26,9 @@ EXAMPLES = """examples:
   tandem plan --profile h100.json --profile l20.json --gpus h100:2,l20:6 --images 1.3e6 \\
       --deadline 24h --price h100=2.5,l20=0.8 --draft-steps auto --max-fid 2.1
 
-Profiles are made by 'tandem profile' on each kind of machine; built in: paper-l20 (the paper's figures).
-With a deadline and prices the cheapest plan that meets the deadline is chosen, without them the fastest. Whole GPUs are
-searched exactly: split, colocated, or mixed, that is some of them colocated and the others split. Kinds are the same in
-capitals and in small letters."""
+'tandem profile' makes a profile on each kind of machine; paper-l20 (the paper's figures) is built in.
+With a deadline and prices, the cheapest plan that meets the deadline is chosen, else the fastest. The search over whole
+GPUs is exact: split, colocated, or mixed (some GPUs colocated, the others split). The case of kinds does not matter."""
 MAX_HOURS = 3650 * 24
 HOURS = {"s": 1 / 3600, "m": 1 / 60, "h": 1.0, "d": 24.0}
 ValueT = TypeVar("ValueT", int, float)
@@ -38,14 +37,14 @@ ValueT = TypeVar("ValueT", int, float)
 class PlanSpec(Spec):
     """Choose a placement: how many drafters and refiners on which GPUs, from measured stage times."""
 
-    profile: tuple[str, ...] = Field(description="profile of each kind of GPU: files, or built-in names")
+    profile: tuple[str, ...] = Field(description="profiles, one for each kind of GPU: files, or built-in names")
     gpus: Annotated[str, COMMAS] = Field(description="available GPUs: KIND:COUNT,KIND:COUNT")
     images: PositiveFloat = Field(description="images to make, such as 1.3e6")
     draft_steps: PositiveInt | Literal["auto"] = Field(
         "auto", description="N; auto: the fastest N within --max-fid, else about 0.7 K"
     )
     max_fid: PositiveFloat | None = Field(None, description="highest acceptable FID, for profiles that have it")
-    batch: PositiveInt | None = Field(None, description="images per forward; default: the best measured one")
+    batch: PositiveInt | None = Field(None, description="images per forward; default: the best measured batch")
     deadline: str | None = Field(None, description="deadline: 90m, 24h, 2d")
     price: Annotated[str | None, COMMAS] = Field(None, description="price per GPU hour: KIND=PRICE,KIND=PRICE")
 
@@ -81,8 +80,8 @@ def as_json(plan: Plan, request: Request) -> dict[str, Any]:
 
 
 def parse_pairs(flag: str, text: str, sign: str, number: Callable[[str], ValueT]) -> dict[str, ValueT]:
-    """'A:2,b:6' -> {'a': 2, 'b': 6}: kinds in small letters. Raises InputError for anything but names and numbers
-    above 0, and for a kind that is there twice."""
+    """'A:2,b:6' -> {'a': 2, 'b': 6}: kinds in lower case. Raises InputError for anything but names and numbers above 0,
+    and for repeated kinds."""
     pairs: dict[str, ValueT] = {}
     for part in text.split(","):
         name, found, value = (piece.strip().lower() for piece in part.partition(sign))
@@ -94,13 +93,13 @@ def parse_pairs(flag: str, text: str, sign: str, number: Callable[[str], ValueT]
             kind = "a whole number" if number is int else "a number"
             raise InputError(f"{flag}: expected KIND{sign}X with X {kind} above 0, got {part!r}")
         if name in pairs:
-            raise InputError(f"{flag}: expected each kind once, in capitals or not; got {name} twice")
+            raise InputError(f"{flag}: expected each kind once, in upper or lower case; got {name} twice")
         pairs[name] = amount
     return pairs
 
 
 def parse_hours(text: str) -> float:
-    """Hours of a text with a unit. InputError for none, and for more than ten years."""
+    """Hours from text with a unit. InputError for other text, and for more than ten years."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhd])", text.strip())
     if not match or float(match[1]) == 0:
         raise InputError(f"--deadline: expected a time such as 90m, 24h or 2d, got {shown(repr(text), 60)}")
@@ -126,12 +125,12 @@ def print_plan(plan: Plan, request: Request) -> None:
         table.add_row(word, *cells(option, decimals, mixed))
     Console(stderr=True).print(table)
     if ties:
-        say("tie: equal within 0.0002 %; best is the faster, then the one with fewer GPUs, then the simpler placement")
+        say("tie: equal within 0.0002 %; then the faster, fewer GPUs and the simpler placement win, in this order")
     say("busy: " + ", ".join(f"{stage} {share:.0%}" for stage, share in best.busy.items()))
     if not best.exact:
-        say("the search was cut off: a better plan may exist, up to the bound")
+        say("the search was cut short: a better plan may exist, up to the bound")
     share = best.images_per_s / plan.bound_images_per_s
-    say(f"bound if GPUs could be cut into fractions: {plan.bound_images_per_s:.1f} images/s; the plan has {share:.0%}")
+    say(f"bound with fractions of GPUs: {plan.bound_images_per_s:.1f} images/s; the plan reaches {share:.0%}")
     if best.cpu_cores:
         say(f"encoding and storing keep {best.cpu_cores:.1f} CPU cores busy")
     if plan.meets_deadline is not None:
@@ -144,7 +143,7 @@ def print_plan(plan: Plan, request: Request) -> None:
 
 
 def decimals_for(rates: Sequence[float]) -> int:
-    """So many decimals, 1 to 6, that rates which differ look different."""
+    """The fewest decimals, 1 to 6, at which different rates look different."""
     known = {float(f"{rate:.6g}") for rate in rates}
     return next((n for n in range(1, 6) if len({f"{rate:.{n}f}" for rate in known}) == len(known)), 6)
 

@@ -33,28 +33,29 @@ EXAMPLES = """examples:
   tandem profile --out d30.json --drafter d30 --refiner d16 --vqvae vae_ch160v4096z32 --random-weights
   tandem profile --out small.json --roles refine
 
-Roles are measured one after the other, so that a card needs room for the models of one. One that it has no room for, by
-counted bytes or when it is tried, goes into the profile with the reason, and the planner does not place it there.
+Roles are measured one after the other, so a GPU needs memory for the models of one role at a time. A role that does not
+fit, by counted bytes or when tried, is recorded with the reason, and the planner does not place it on such GPUs.
+
 Run it once on each kind of machine, then: tandem plan --profile ... --gpus ..."""
 
 
 class ProfileSpec(MeasuredOptions):
-    """Measure seconds per batch of draft, refine, decode, encode and store, and load times, into a JSON file."""
+    """Measure seconds per batch of draft, refine, decode, encode and store, and load times; write a JSON file."""
 
     out: Path = Field(description="file to write")
-    kind: str | None = Field(None, description="name of this kind of device for --gpus; default: the device's own name")
+    kind: str | None = Field(None, description="name of this kind of device in --gpus; default: the device's own name")
     draft_steps: tuple[PositiveInt, ...] | None = Field(None, description="values of N; default: all")
     batches: tuple[PositiveInt, ...] = Field((32,), description="batch sizes")
     repeats: PositiveInt = Field(3, description="timed runs of each stage after a warm-up; the median counts")
     roles: tuple[RoleName, ...] = Field(
         ("draft", "refine"),
-        description="what to measure: draft, refine (with VQVAE decode); others count as impossible",
+        description="roles to measure: draft, refine (with VQVAE decode); others count as impossible",
     )
     device_memory_gb: PositiveFloat | None = Field(
-        None, description="gigabytes that a replica may fill; default: 0.9 of a GPU, on CPUs any"
+        None, description="gigabytes that a replica may use; default: 0.9 of a GPU, no limit on CPUs"
     )
     threads: PositiveInt = Field(1, description="CPU threads of a replica")
-    codec: Codec = Field("png", description="image files")
+    codec: Codec = Field("png", description="format of the image files")
     quality: int = Field(92, ge=1, le=100, description=f"of {LOSSY}")
     seed: NonNegativeInt = Field(0, description="seed of the images")
 
@@ -62,10 +63,10 @@ class ProfileSpec(MeasuredOptions):
 def run(spec: ProfileSpec) -> Profile:
     """Measure and write the profile; a table on stderr, the profile as one JSON line on stdout.
 
-    Raises InputError where the device can take no role.
+    Raises InputError if the device can take no role.
     """
     if not spec.out.parent.is_dir() or spec.out.is_dir():  # before minutes of measuring
-        raise InputError(f"--out: expected a file in a folder that is there, got {spec.out}")
+        raise InputError(f"--out: expected a file in an existing folder, got {spec.out}")
     torch.set_num_threads(spec.threads)
     device = pick_device()
     dtype = choose_dtype(spec.dtype, device.type == "cuda")
@@ -81,7 +82,7 @@ def run(spec: ProfileSpec) -> Profile:
     measure_all(spec, Measuring(models, settings, steps), timer, fitting_batches(spec, timer, counted, budget))
     if not any(t.stage in ("draft", "refine") for t in timer.times):
         reasons = "; ".join(dict.fromkeys(c.reason for c in timer.cannot))
-        raise InputError(f"expected a device that can draft or refine, got one that can do neither: {reasons}")
+        raise InputError(f"this device can neither draft nor refine: {reasons}")
     profile = Profile(
         name=spec.out.stem,
         kind=spec.kind or device_kind(device),
@@ -106,14 +107,14 @@ Counted = dict[tuple[StageName, int], Bytes]  # by stage and batch
 
 
 def budget_of(spec: ProfileSpec, device: torch.device) -> int | None:
-    """Bytes that a replica may fill, where that is known."""
+    """Bytes that a replica may use; None if not known."""
     if spec.device_memory_gb is not None:
         return int(spec.device_memory_gb * 1e9)
     return int(GPU_SHARE * torch.cuda.get_device_properties(device).total_memory) if device.type == "cuda" else None
 
 
 def count_bytes(spec: ProfileSpec, models: ModelSet, draft_steps: int, device: torch.device) -> Counted:
-    """Bytes of each stage at each batch, with the most draft steps: those take the most."""
+    """Bytes of each stage at each batch, with the most draft steps, which take the most memory."""
     workload = Workload(models, SPLIT, draft_steps, models.sampling, replicas=1)
     stages = all_stages(spec, workload, device.type == "cuda")
     names: tuple[StageName, ...] = (*DRAFTERS, *REFINERS)
@@ -148,7 +149,7 @@ def role_bytes(parts: list[Bytes], spec: ProfileSpec, timer: Timer) -> int:
 
 
 def measure_all(spec: ProfileSpec, measuring: Measuring, timer: Timer, batches: dict[RoleName, list[int]]) -> None:
-    """All stages of the roles that may fit; the images of the last N go through encode and store."""
+    """Measure all stages of the roles that may fit; encode and store get the images of the last N."""
     prefixes = measuring.draft(timer, batches["draft"]) if batches["draft"] else {}
     pixels = measuring.refine(timer, batches["refine"], prefixes) if batches["refine"] else {}
     for batch, images in pixels.items():
@@ -156,7 +157,7 @@ def measure_all(spec: ProfileSpec, measuring: Measuring, timer: Timer, batches: 
 
 
 def with_counted(timer: Timer, counted: Counted) -> list[StageTime]:
-    """Stage times with counted bytes, all weights of the role included, where the device does not say what it used."""
+    """Stage times, with counted bytes (all weights of the role included) where memory was not measured."""
     found = []
     for t in timer.times:
         role = DRAFTERS if t.stage in DRAFTERS else REFINERS if t.stage in REFINERS else ()

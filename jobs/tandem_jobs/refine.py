@@ -1,4 +1,4 @@
-"""`tandem refine`: drafts in, images out, by refiners alone and as often as wanted."""
+"""`tandem refine`: turns drafts into images, with refiners alone and any number of times."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tandem_cluster.session import Session
 from tandem_jobs.options.options import Replicas
 from tandem_jobs.run.batch_size import REFINERS, Workload, choose_batch
 from tandem_jobs.run.decode_choices import check_gpus_here, check_preparation, choose_sampling, describe_models
-from tandem_jobs.run.image_output import CLOSES_WITH, ImageJobOptions, image_identity, open_images
+from tandem_jobs.run.image_output import REQUIRED_FILES, ImageJobOptions, image_identity, open_images
 from tandem_jobs.run.job import Job
 from tandem_jobs.run.job_inputs import open_output
 from tandem_jobs.run.pipeline import Pipeline, refine_pool
@@ -34,19 +34,19 @@ EXAMPLES = """examples:
       --vqvae vae_ch160v4096z32.pth --batch 64
   tandem refine --drafts drafts --draft-steps 3 --cfg 2 --out guided
 
-Seed, class names and columns come from the drafts. --draft-steps below what was drafted cuts the prefixes.
-The same command again goes on where it stopped."""
+Seed, class names and columns come from the drafts. A smaller --draft-steps than drafted cuts the prefixes.
+The same command resumes where it stopped."""
 
 
 class RefineSpec(ImageJobOptions):
-    """Finish drafted images: refiners, and the VQVAE, alone."""
+    """Finish drafted images, with refiners and the VQVAE alone."""
 
-    drafts: str = Field(description="place of a finished 'tandem draft': a folder or s3://bucket/prefix")
+    drafts: str = Field(description="the drafts of a finished 'tandem draft': a folder or s3://bucket/prefix")
     refiner: str = Field(
         "embedded", description="'embedded', a file, an address (hf://, https://, s3://), or a name (tandem models)"
     )
-    placement: Literal["auto", "gpu", "cpu"] = Field("auto", description="gpu: one refiner on each; cpu: processes")
-    refiners: Replicas | None = Field(None, description="refiner replicas; default: every GPU, or one on the CPU")
+    placement: Literal["auto", "gpu", "cpu"] = Field("auto", description="gpu: one refiner per GPU; cpu: CPU processes")
+    refiners: Replicas | None = Field(None, description="refiner replicas; default: one per GPU, or one on the CPU")
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class ReadDrafts:
 
     drafts: Drafts
     draft_steps: int
-    renamed: Mapping[str, str]  # columns whose values are not those of the images
+    renamed: Mapping[str, str]  # settings columns that flags override: name -> name under which they are kept
 
     def load(self) -> ReadDrafts:
         return self
@@ -69,9 +69,9 @@ class ReadDrafts:
 
 
 def overridden(spec: RefineSpec, drafts: Drafts, columns: Sequence[str]) -> dict[str, str]:
-    """Settings of the drafts' rows that flags replace for all images: the names under which they are kept.
+    """Settings columns of the drafts that flags override for all images, and the names under which they are kept.
 
-    InputError where such a name is taken, or where a column of an older version looks like a setting and is none.
+    InputError if such a name is taken, or if a data column of an older version has the name of a setting.
     """
     renamed = {
         name: f"drafted_{name}"
@@ -83,14 +83,14 @@ def overridden(spec: RefineSpec, drafts: Drafts, columns: Sequence[str]) -> dict
             raise InputError(f"--{name.replace('_', '-')}: expected no column {kept} in the drafts, which it needs")
     if stray := sorted(set(SAMPLING_SETTINGS) & set(columns) - set(drafts.row_settings)):
         raise InputError(
-            f"--drafts: column {stray[0]!r}: expected the setting that rows were drafted with, got data of that name",
+            f"--drafts: column {stray[0]!r}: expected the setting that rows were drafted with, got data of this name",
             "an older version carried it along; draft again, with the column renamed",
         )
     return renamed
 
 
 def check_names(drafts: Drafts, names: ClassNames) -> None:
-    """InputError where classes are to be called otherwise than when their labels were chosen by name."""
+    """InputError if class names differ from those by which the labels of the drafts were chosen."""
     drafted = ClassNames(drafts.drafter.class_names or ())
     if differ := [label for label, name in enumerate(drafted) if name != names[label] and not drafted.are_numbers]:
         there, here = drafted[differ[0]], names[differ[0]]
@@ -101,7 +101,7 @@ class RefineJob(Job):
     """Prefixes to images, by refiners alone."""
 
     result = "dataset, card and contact sheet"
-    closes_with = CLOSES_WITH
+    required_files = REQUIRED_FILES
 
     def __init__(self, spec: RefineSpec) -> None:
         say("checking drafts, models and --out")
@@ -127,7 +127,7 @@ class RefineJob(Job):
         self.source = {"drafts": drafts.identity, "rows": plan.num_rows}
         extra = schema.empty_table().rename_columns([self.renamed.get(name, name) for name in schema.names])
         self.images = open_images(spec, store, self.models, self.seed, self.draft_steps, plan, extra, own)
-        self.makers = spec.refiners or spec.logical_gpus
+        self.num_producers = spec.refiners or spec.logical_gpus
         self.shard_bytes = self.images.shard_bytes
         super().__init__(spec, store, plan)
 
@@ -159,22 +159,22 @@ class RefineJob(Job):
 
 
 def check_vqvae(drafts: Drafts, models: ModelSet) -> None:
-    """InputError for another VQVAE than that of the drafts, whose codes mean something else."""
+    """InputError for another VQVAE than that of the drafts: its codes mean something else."""
     drafted_for = drafts.identity["weights_sha256"]["vqvae"]
     if models.vqvae.sha256 != drafted_for:
         raise InputError(f"--vqvae: expected that of the drafts, sha256 {drafted_for}, got {models.vqvae.sha256}")
 
 
 def choose_drafted_steps(asked: int | None, drafts: Drafts) -> int:
-    """N that was asked for, else all scales that were drafted. Raises InputError."""
+    """The requested N, else the number of drafted scales. Raises InputError."""
     draft_steps = drafts.draft_steps if asked is None else asked
     if not 1 <= draft_steps <= drafts.draft_steps:
-        raise InputError(f"--draft-steps: expected 1 to {drafts.draft_steps}, which were drafted, got {draft_steps}")
+        raise InputError(f"--draft-steps: expected 1 to {drafts.draft_steps}, the drafted scales, got {draft_steps}")
     return draft_steps
 
 
 def run(spec: RefineSpec) -> dict[str, Any]:
-    """Refine what is missing, and return the summary."""
+    """Refine the missing shards, and return the summary."""
     job = RefineJob(spec)
     if not job.is_done():
         with job.session() as session:

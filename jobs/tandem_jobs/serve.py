@@ -1,4 +1,4 @@
-"""`tandem serve`: the models behind HTTP, on Ray Serve; and `app`, the same for `serve run` and config files."""
+"""`tandem serve`: images over HTTP, on Ray Serve; and `app`, the same for `serve run` and config files."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ from tandem_workers.models.model_set import ModelSet, resolve_models
 from tandem_workers.storage.places import open_store
 
 APP = "tandem"
-QUEUED_BATCHES = 2.5  # of requests for every replica: one under way, one to choose from, and some on their way
-QUEUED_IMAGES = 8  # of a request in flight, on average
+QUEUED_BATCHES = 2.5  # batches of requests per replica: one in work, one queued, and some in transit
+QUEUED_IMAGES = 8  # average images of a request in flight
 KEYS = "TANDEM_API_KEYS"
-MIN_KEY = 16  # characters: only digests of keys leave this process, and short keys could be found from them
+MIN_KEY = 16  # characters: only digests of keys leave this process, but short keys could be guessed from them
 
 EXAMPLES = """examples:
   tandem serve                                   then open http://127.0.0.1:8000/
@@ -60,8 +60,7 @@ running requests finish. API keys come from the environment alone: TANDEM_API_KE
 
 
 def app(args: dict[str, Any]) -> Application:
-    """For `serve run tandem_jobs.serve:app` and config files; `args` are the options of
-    `tandem serve` that say what it is.
+    """For `serve run tandem_jobs.serve:app` and config files; `args` are the options of AppSpec.
 
     Raises InputError with one line for every wrong value, and for a Ray of another minor version.
     """
@@ -108,14 +107,14 @@ def make_app(spec: AppSpec, session: Session, parts: Parts | None = None) -> tup
     warm_prefix = models.drafter_config.pyramid.offsets[about.draft_steps]
     replica = ReplicaSettings(spec.batch, spec.batch_wait_ms / 1000, warm_up, warm_prefix, on_real_gpus)
     drafters, refiners = replica_ranges(spec, placement)
-    if parts is not None:  # they request no resources and run next to the real ones
+    if parts is not None:  # these request no resources and run next to the real ones
         drafters, refiners = drafters.anywhere(), refiners and refiners.anywhere()
     bound = build_app(parts or real, about, gateway, replica, drafters, refiners, spec.ingresses)
     return bound, placement, about
 
 
 def describe(spec: AppSpec, models: ModelSet) -> About:
-    """The facts about the models that the API shows."""
+    """The facts about the models for the API."""
     draft_steps = choose_draft_steps(spec.draft_steps, models.drafter_config.pyramid)
     embedded = spec.drafter == spec.refiner == "embedded"
     name = "tandem-embedded" if embedded else f"tandem-{Path(spec.drafter).stem}-{Path(spec.refiner).stem}"
@@ -133,8 +132,8 @@ def describe(spec: AppSpec, models: ModelSet) -> About:
 
 
 def api_keys() -> list[str]:
-    """Digests of the API keys in the environment. Raises InputError for keys that could be guessed, and for an empty
-    variable: whoever sets it wants keys to be required."""
+    """The API keys in the environment. Raises InputError for keys that could be guessed, and for an empty variable, as
+    whoever sets it wants keys to be required."""
     if KEYS not in os.environ:
         return []
     keys = [key.strip() for key in os.environ[KEYS].split(",") if key.strip()]
@@ -142,17 +141,17 @@ def api_keys() -> list[str]:
         raise InputError(f"{KEYS}: expected keys separated by commas, got none", "unset it to serve without keys")
     for key in keys:
         if len(key) < MIN_KEY or not (key.isascii() and key.isprintable()):
-            got = f"one of {len(key)}" if key.isascii() else "one with others"
+            got = f"one of {len(key)}" if key.isascii() else "one with other characters"
             raise InputError(f"{KEYS}: expected keys of {MIN_KEY} ASCII characters or more, got {got}")
     return keys
 
 
 def choose_port(spec: ServeSpec) -> int:
-    """The port asked for, or a free one. On a cluster that is joined the proxies need not be on this machine."""
+    """The requested port, or a free one. On a joined cluster it is not probed: the proxies may be on other machines."""
     if not (spec.address or os.environ.get("RAY_ADDRESS")):
         return find_port(spec.host, spec.port)
     if not spec.port:
-        raise InputError("--port: expected a number on a cluster that is joined, got 0")
+        raise InputError("--port: expected a number above 0 on a joined cluster, got 0")
     return spec.port
 
 
@@ -163,7 +162,7 @@ def url_of(host: str, port: int) -> str:
 def run(spec: ServeSpec) -> None:
     """Serve until ctrl-C or SIGTERM, then let running requests finish."""
     if spec.host not in LOOPBACK and not api_keys():
-        say(f"warning: {spec.host} can be reached from other machines, and no {KEYS} are set")
+        say(f"warning: {spec.host} can be reached from other machines, and {KEYS} is not set")
     check_gpus_here(spec, spec.address, spec.placement == "cpu")
     port = choose_port(spec)
     replicas = (spec.drafters or 1) + (spec.refiners or 1)

@@ -19,41 +19,43 @@ class AppSpec(DecodingOptions):
         "embedded", description="'embedded', a file, an address (hf://, https://, s3://), or a name (tandem models)"
     )
     refiner: str = Field("embedded", description="like --drafter; the smaller model")
-    model_id: str = Field("", description="the models' name for clients; default: tandem-embedded, or from the files")
-    batch: PositiveInt = Field(8, description="most images per forward, and the size of deterministic ones")
+    model_id: str = Field("", description="model name for clients; default: tandem-embedded, or from the file names")
+    batch: PositiveInt = Field(8, description="most images per forward; deterministic requests use this size")
     batch_wait_ms: float = Field(
         5.0, ge=0, le=1000, description="longest wait to fill a batch; up to 6 times longer under load"
     )
     placement: Literal["auto", "split", "colocated", "cpu"] = Field(
         "auto",
-        description="split: a GPU each; colocated: both models on each GPU; cpu; auto: colocated on all GPUs, split "
-        "where numbers are given",
+        description="split: drafters and refiners on separate GPUs; colocated: both models on each GPU; cpu: CPU "
+        "processes; auto: colocated on all GPUs, split if numbers are given",
     )
-    drafters: PositiveInt | None = Field(None, description="drafter replicas; the most with --autoscale")
-    refiners: PositiveInt | None = Field(None, description="refiner replicas; the most with --autoscale")
+    drafters: PositiveInt | None = Field(None, description="drafter replicas; the maximum with --autoscale")
+    refiners: PositiveInt | None = Field(None, description="refiner replicas; the maximum with --autoscale")
     drafters_on: Annotated[str | None, COMMAS] = Field(
         None,
         description="Ray labels of the nodes for drafters, with --placement split or colocated and both numbers; "
-        "nodes that are not there yet are waited for",
+        "waits for nodes that have not joined yet",
     )
     refiners_on: Annotated[str | None, COMMAS] = Field(
-        None, description="the same for refiners; both or neither, and equal if colocated"
+        None, description="the same for refiners; give both or neither, and the same if colocated"
     )
     ingresses: PositiveInt = Field(1, description="replicas of the HTTP API; each has its own queue")
     autoscale: bool = Field(False, description="start with one replica of each and let Ray Serve follow the load")
     profile: tuple[str, ...] | None = Field(
-        None, description="profile of each kind of GPU: the planner says how many draft and how many refine"
+        None, description="profiles, one for each kind of GPU, from which the planner chooses the numbers of replicas"
     )
     max_requests: PositiveInt | None = Field(
         None,
-        description="requests in flight per ingress; more get status 429; default: 2.5 x --batch a replica",
+        description="most requests in flight per ingress; others get status 429; default: 2.5 x --batch per replica",
     )
-    max_images: PositiveInt | None = Field(None, description="the same for their images; default: 8 x --max-requests")
+    max_images: PositiveInt | None = Field(
+        None, description="most images in flight per ingress; default: 8 x --max-requests"
+    )
     max_n: PositiveInt = Field(10, description="most images per request")
-    timeout_s: PositiveFloat = Field(120.0, description="time limit of a request, then 503")
-    store: str | None = Field(None, description="s3://bucket/prefix for response_format url")
-    url_seconds: PositiveInt = Field(3600, le=7 * 24 * 3600, description="seconds until such a link expires")
-    cors_origins: tuple[str, ...] = Field((), description="other sites whose pages may call: https://a.example")
+    timeout_s: PositiveFloat = Field(120.0, description="time limit of a request in seconds, then status 503")
+    store: str | None = Field(None, description="s3://bucket/prefix for images of requests with response_format url")
+    url_seconds: PositiveInt = Field(3600, le=7 * 24 * 3600, description="seconds until links to these images expire")
+    cors_origins: tuple[str, ...] = Field((), description="other sites whose pages may call the API: https://a.example")
 
     @model_validator(mode="after")
     def check_together(self) -> AppSpec:
@@ -66,7 +68,7 @@ class AppSpec(DecodingOptions):
             parse_labels("--refiners-on", self.refiners_on)
             if self.placement not in ("split", "colocated") or not (self.drafters and self.refiners):
                 expected = "--placement split or colocated, --drafters and --refiners"
-                raise ValueError(f"expected {expected} beside --drafters-on")
+                raise ValueError(f"expected {expected} with --drafters-on")
             if self.placement == "colocated":
                 check_pairs(self)
         if self.max_images is not None and self.max_n > self.max_images:
@@ -79,15 +81,15 @@ class AppSpec(DecodingOptions):
 class ServeSpec(AppSpec):
     """Serve images over HTTP: drafters and refiners on Ray Serve behind the OpenAI images API, and a page."""
 
-    host: str = Field("127.0.0.1", description="address to listen on; 0.0.0.0 is every network")
-    port: int = Field(8000, ge=0, le=65535, description="0 takes a free one")
-    access_log: bool = Field(False, description="log every request, in Ray's files")
-    logical_gpus: NonNegativeInt = Field(4, description="simulated GPUs offered where the machine has none")
+    host: str = Field("127.0.0.1", description="address to listen on; 0.0.0.0: all networks")
+    port: int = Field(8000, ge=0, le=65535, description="port; 0: a free one")
+    access_log: bool = Field(False, description="log every request, in Ray's log files")
+    logical_gpus: NonNegativeInt = Field(4, description="simulated GPUs on a machine without any")
     address: str | None = Field(None, description="Ray cluster to join (also RAY_ADDRESS); default: start Ray here")
 
 
 def check_pairs(spec: AppSpec) -> None:
-    """Raises ValueError where drafters and refiners on the same GPUs differ in number or nodes."""
+    """Raises ValueError if colocated drafters and refiners differ in number or nodes."""
     if spec.drafters != spec.refiners:
         got = f"{spec.drafters} and {spec.refiners}"
         raise ValueError(f"colocated: expected as many drafters as refiners, got {got}")

@@ -1,4 +1,4 @@
-"""Where the replicas of the endpoint run, how many there are, and how they follow the load."""
+"""Placement of the endpoint's replicas: how many, on which nodes, and how they scale with load."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from tandem_workers.endpoint.app import ReplicaRange
 
 
 def choose_placement(spec: AppSpec, session: Session, draft_steps: int) -> Placement:
-    """By profiles, labels, or number alone. One of each on CPUs and on simulated GPUs unless more are asked for."""
+    """By profiles, labels, or number alone. By default one of each on CPUs and on simulated GPUs."""
     if spec.drafters_on and spec.refiners_on and spec.drafters and spec.refiners:
-        # on a cluster that grows, nodes come when replicas request them, so the present ones do not matter
+        # nodes may join an elastic cluster when replicas request them, so the present ones do not matter
         drafter_nodes = (parse_labels("--drafters-on", spec.drafters_on),) * spec.drafters
         refiner_nodes = (parse_labels("--refiners-on", spec.refiners_on),) * spec.refiners
         mode: Literal["split", "colocated"] = "colocated" if spec.placement == "colocated" else "split"
@@ -32,21 +32,21 @@ def choose_placement(spec: AppSpec, session: Session, draft_steps: int) -> Place
 
 
 def place_by_profiles(profiles: Sequence[str], mode: str, draft_steps: int) -> Placement:
-    """The planner's best whose deployments are of one kind of GPU each: their replicas all ask for the same nodes."""
+    """The best plan with one kind of GPU per role, since all replicas of a deployment request the same nodes."""
     nodes = living_nodes()
-    wish = Request(gpus_by_kind(nodes), images=1, draft_steps=draft_steps, batch=None)
-    plan = make_plan([read_profile(source) for source in profiles], wish)
+    request = Request(gpus_by_kind(nodes), images=1, draft_steps=draft_steps, batch=None)
+    plan = make_plan([read_profile(source) for source in profiles], request)
     for option in (plan.best, *plan.runners_up):
         if mode in ("auto", option.mode) and len(option.drafters) == len(option.refiners) == 1:
             return place_by_plan(option, nodes)
-    raise PlacementError("--profile: no good plan has one kind of GPU a role; give --drafters and --refiners")
+    raise PlacementError("--profile: no good plan has one kind of GPU per role; give --drafters and --refiners")
 
 
 def replica_ranges(spec: AppSpec, placement: Placement) -> tuple[ReplicaRange, ReplicaRange | None]:
-    """Replicas of both deployments, or of the one that holds both models, and how each follows the load.
+    """Replica ranges of both deployments, or of the one that holds both models.
 
-    A request is in hand at a drafter until its refiner has answered, so a drafter has 1 + R / D times the requests
-    in hand that a refiner has when both are as busy; with targets in this ratio both grow in the plan's.
+    A drafter holds a request until its refiner has answered. So with D drafters and R refiners, equally busy, a drafter
+    holds 1 + R / D times the requests of a refiner; with targets in this ratio both scale in the plan's ratio.
     """
     cpus = float(spec.threads) if placement.mode == "cpu" else 0.0
     gpus = float(placement.gpus_per_replica)

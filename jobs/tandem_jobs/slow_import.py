@@ -1,4 +1,4 @@
-"""A line for the terminal while a command imports its modules, which takes seconds."""
+"""Prints a line while a command imports its modules, which takes seconds."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ MOMENT_S = 0.7
 
 @contextmanager
 def say_if_slow(text: str, after_s: float = MOMENT_S) -> Iterator[None]:
-    """Print the text on stderr if the block takes longer than a moment and somebody watches."""
+    """Context manager: prints the text on stderr, if that is a terminal, once the block has taken `after_s`."""
 
     def say() -> None:
         print(text, file=sys.stderr, flush=True)

@@ -1,4 +1,4 @@
-"""Seconds per batch of every stage, role after role, with the models of one role in memory at a time."""
+"""Seconds per batch of every stage, with the models of one role in memory at a time."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ NO_DRAFTS = "of images from random prefixes, as this device does not draft"
 
 @dataclass
 class Timer:
-    """Times stages on one device and keeps what it found."""
+    """Times stages on one device and keeps the results."""
 
     device: torch.device
     repeats: int
@@ -48,7 +48,7 @@ class Timer:
         work: Callable[[], Any],
         estimated: str | None = None,
     ) -> Any:
-        """Run the work once to warm up and then `repeats` times; returns what it returned last."""
+        """Run the work once to warm up, then `repeats` times. Returns its last result."""
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
         seconds = []
@@ -72,7 +72,7 @@ class Timer:
         return result
 
     def load(self, name: str, loader: Callable[[], Any]) -> Any:
-        """A model, and the seconds that it took to load."""
+        """Load a model and record the time."""
         began = time.perf_counter()
         model = loader()
         self.load_s[name] = max(1e-6, time.perf_counter() - began)
@@ -85,7 +85,7 @@ class Timer:
 
     @contextmanager
     def trying(self, role: RoleName, batch: int | None) -> Iterator[None]:
-        """Running out of memory inside is a result; times of the role at this batch size are dropped."""
+        """Context manager: records out of memory as a result, and drops times of the role at this batch size."""
         try:
             yield
         except Exception as error:
@@ -140,7 +140,7 @@ class Measuring:
     def refine(
         self, timer: Timer, batches: Sequence[int], prefixes: dict[tuple[int, int], Prefix]
     ) -> dict[int, np.ndarray]:
-        """Times of refining and of VQVAE decode; returns the pixels by batch. Without a prefix, of random ones."""
+        """Times of refining and of VQVAE decode; returns the pixels by batch. Missing prefixes are random."""
         pixels: dict[int, np.ndarray] = {}
         settings, device = self.settings, timer.device
         with timer.trying("refine", None):

@@ -1,4 +1,4 @@
-"""Standard streams as shells hand them over: closed ones, and pipes whose reader has gone."""
+"""Handles standard streams that the shell has closed, and pipes whose reader has gone."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-CUT_OFF = 128 + 13  # as shells report a tool that SIGPIPE ended
+CUT_OFF = 128 + 13  # the exit code that shells show for a program ended by SIGPIPE
 
 
 class OutputCut(Exception):
-    """Nobody reads the output any more, as after `| head -1`."""
+    """The reader of the output has gone, as after `| head -1`."""
 
 
 @contextmanager
 def usable_streams() -> Iterator[None]:
-    """A context in which all three streams can be used. Raises OutputCut where a reader goes away.
+    """Context manager: all three streams can be used. Raises OutputCut if a reader goes away.
 
-    A closed stream becomes the null device: else the next file that is opened would take its number, and whatever is
-    printed would end up in it.
+    A closed stream is replaced by the null device: else the next opened file would get its number, and printed lines
+    would end up in that file.
     """
     while (null := os.open(os.devnull, os.O_RDWR)) <= 2:
         pass
@@ -38,7 +38,7 @@ def usable_streams() -> Iterator[None]:
         if not cut:
             raise
         null = os.open(os.devnull, os.O_WRONLY)
-        for stream in cut:  # what is still buffered goes nowhere, at exit too
+        for stream in cut:  # buffered output is discarded, also at exit
             os.dup2(null, stream.fileno())
         os.close(null)
         raise OutputCut from error

@@ -1,4 +1,4 @@
-"""`tandem submit`: a command of ours as a job on a Ray cluster, followed to its true outcome."""
+"""`tandem submit`: runs a Tandem command as a job on a Ray cluster, and follows it to its end."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ EXAMPLES = """examples:
   tandem submit --follow --stop-on-interrupt -- generate --classes all --per-class 20 --out s3://bucket/stoppable
   tandem submit --env AWS_ENDPOINT_URL -- draft --classes all --per-class 20 --out s3://bucket/drafts
 
-The command after -- is checked here, with its --spec file and TANDEM_* variables, and sent as one line. The code of
-this machine travels with it: the cluster needs Ray and our dependencies alone. So do files that it names by relative
-paths, such as rows.csv; absolute paths and s3:// addresses are those of the cluster's nodes. Secrets do not travel:
-nodes have them by their cloud identity, or in the environment in which their Ray was started.
+The command after -- is checked here, with its --spec file and TANDEM_* variables, and sent as one line. Tandem's code
+is sent along, so the cluster needs only Ray and Tandem's dependencies. Files with relative paths, such as rows.csv, are
+sent too; absolute paths and s3:// addresses are those of the cluster's nodes. Secrets are not sent: nodes need a cloud
+identity, or the variables in the environment in which Ray was started.
 
-Submitted again, a job that was stopped goes on from what it had committed.
+A stopped job that is submitted again resumes from its committed shards.
 Exit codes with --wait and --follow: 0 succeeded; 1 failed; 2 wrong input; 3 stopped; 130 ctrl-C here."""
 
 LINE_EVERY_S = 15.0
@@ -48,38 +48,41 @@ class SubmitSpec(Spec):
 
     address: str | None = Field(
         None,
-        description="dashboard of the cluster: http://head:8265; default: RAY_ADDRESS, or the cluster of this machine",
+        description="address of the cluster's dashboard: http://head:8265; default: RAY_ADDRESS, or this machine's "
+        "cluster",
     )
-    wait: bool = Field(False, description="wait for the end, with a line of progress from time to time")
-    follow: bool = Field(False, description="wait for the end and show the job's whole log")
-    stop_on_interrupt: bool = Field(False, description="ctrl-C stops the job; without this option it keeps running")
+    wait: bool = Field(False, description="wait for the end, with occasional lines of progress")
+    follow: bool = Field(False, description="wait for the end, with the job's whole log")
+    stop_on_interrupt: bool = Field(False, description="stop the job on ctrl-C; by default it keeps running")
     env: tuple[str, ...] | None = Field(
         None,
-        description="environment of the job: NAME (its value here) or NAME=VALUE; no secrets, which Ray would show",
+        description="environment variables of the job: NAME (with its value here) or NAME=VALUE; no secrets, as Ray "
+        "shows them",
     )
     runtime_env: Path | None = Field(
-        None, description="YAML file of a Ray runtime environment to add to, for a cluster without our dependencies"
+        None,
+        description="YAML file of a Ray runtime environment to extend, for a cluster without Tandem's dependencies",
     )
-    submission_id: str | None = Field(None, description="name of the job on the cluster; default: Ray makes one")
+    submission_id: str | None = Field(None, description="name of the job on the cluster; default: chosen by Ray")
 
     @model_validator(mode="after")
     def check(self) -> SubmitSpec:
         if self.stop_on_interrupt and not (self.wait or self.follow):
-            raise ValueError("expected --wait or --follow beside --stop-on-interrupt, got neither")
+            raise ValueError("expected --wait or --follow with --stop-on-interrupt, got neither")
         if self.submission_id is not None and not re.fullmatch(r"[\w.-]{1,100}", self.submission_id):
             raise ValueError(f"--submission-id: expected letters, digits, . _ -, got {self.submission_id!r}")
         return self
 
 
 def run(spec: SubmitSpec, command: Sequence[str]) -> dict[str, Any]:
-    """Check, send and, where asked, follow. Raises JobError or StoppedError where the job did not succeed."""
+    """Check, submit and, if asked, follow a command. Raises JobError or StoppedError if the job does not succeed."""
     began = process_began()
     name, inner = read_command(command)
     with tempfile.TemporaryDirectory() as folder:
         args = [*name.split(), *as_flags(send_files(inner, Path(folder)))]
         base = load_yaml("--runtime-env", spec.runtime_env) if spec.runtime_env else {}
         if base.get("working_dir") and os.listdir(folder):
-            raise InputError("expected no working_dir in --runtime-env beside files that travel with the job")
+            raise InputError("expected no working_dir in --runtime-env, as files are sent with the job")
         working_dir = folder if os.listdir(folder) else None
         env = submission.runtime_env(read_variables(spec.env), base, working_dir)
         client = submission.connect(spec.address)
@@ -89,15 +92,15 @@ def run(spec: SubmitSpec, command: Sequence[str]) -> dict[str, Any]:
         sent = time.time()
     say(f"submitted {job} to {client.get_address()}: tandem {shlex.join(args)}")
     if not (spec.wait or spec.follow):
-        say(how_to_go_on(client, job))
+        say(job_commands(client, job))
         result = {"submission_id": job, "status": "SUBMITTED"}
         print(json.dumps(result), flush=True)
         return result
-    return attend(spec, client, job, began, sent)
+    return follow_job(spec, client, job, began, sent)
 
 
-def attend(spec: SubmitSpec, client: JobSubmissionClient, job: str, began: float, sent: float) -> dict[str, Any]:
-    """Follow a job to its end; its outcome as one JSON line on stdout."""
+def follow_job(spec: SubmitSpec, client: JobSubmissionClient, job: str, began: float, sent: float) -> dict[str, Any]:
+    """Follow a job to its end; print its outcome as one JSON line on stdout."""
     log, tail = JobLog(spec.follow), submission.LogTail(client, job)
     tail.start()
     with interruptible():
@@ -105,7 +108,7 @@ def attend(spec: SubmitSpec, client: JobSubmissionClient, job: str, began: float
             end = submission.follow(tail, log.show, log.changed)
         except KeyboardInterrupt:
             if not spec.stop_on_interrupt:
-                say(f"\nthe job goes on\n{how_to_go_on(client, job)}")
+                say(f"\nthe job keeps running\n{job_commands(client, job)}")
                 raise
             say(f"\nstopping {job}")
             submission.stop(client, job)
@@ -122,7 +125,7 @@ def attend(spec: SubmitSpec, client: JobSubmissionClient, job: str, began: float
         parts = ", ".join(f"{name.replace('_', ' ')} {seconds:.1f}" for name, seconds in start_up.items())
         say(f"from here to the first committed shard: {sum(start_up.values()):.1f} s ({parts})")
     print(json.dumps(result), flush=True)
-    hint = "submitted again, without --overwrite, it goes on from what was committed"
+    hint = "submitted again, without --overwrite, it resumes from the committed shards"
     if end.status == "STOPPED":
         raise StoppedError(f"job {job} was stopped", hint)
     if end.status != "SUCCEEDED":
@@ -134,23 +137,23 @@ def attend(spec: SubmitSpec, client: JobSubmissionClient, job: str, began: float
     return result
 
 
-def how_to_go_on(client: JobSubmissionClient, job: str) -> str:
+def job_commands(client: JobSubmissionClient, job: str) -> str:
     here = f"--address {client.get_address()} {job}"
     return f"its log: ray job logs --follow {here}\nto stop it: ray job stop {here}"
 
 
 class JobLog:
-    """Filters the lines that a job prints, and keeps the important ones."""
+    """Filters the lines of a job's log, and keeps its summary, error and hint."""
 
-    def __init__(self, whole: bool):
-        self.whole = whole
+    def __init__(self, show_all: bool):
+        self.show_all = show_all
         self.summary: dict[str, Any] = {}
         self.error: str | None = None
         self.hint: str | None = None
         self.shown_at = time.monotonic()
 
     def show(self, line: str) -> None:
-        """Take one line."""
+        """Process one line."""
         if line.startswith("{") and (values := as_object(line)) is not None:
             self.summary = values
             return
@@ -161,7 +164,7 @@ class JobLog:
         elif self.error is not None and self.hint is None and line.startswith("  "):
             self.error += "\n" + line
         now = time.monotonic()
-        if self.whole or (line.strip() and now - self.shown_at > LINE_EVERY_S):
+        if self.show_all or (line.strip() and now - self.shown_at > LINE_EVERY_S):
             self.shown_at = now
             say(line)
 
@@ -169,9 +172,9 @@ class JobLog:
         say(f"job is {status.lower()}")
 
     def start_up(self, began: float, sent: float) -> dict[str, float]:
-        """Seconds from the start of this process to the first committed shard, by what they went to.
+        """Seconds from the start of this process to the first committed shard, by phase.
 
-        `job_start` lies between the clocks of two machines.
+        `job_start` compares the clocks of two machines.
         """
         parts: dict[str, float] = self.summary.get("start_up_s") or {}
         if not parts:

@@ -1,4 +1,4 @@
-"""What is sent with a submitted job: one complete command line, and the local files that it names."""
+"""Prepares a submitted job: one complete command line, and the local files to send with it."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from tandem_workers.models.sources import PUBLISHED
 COMMANDS = ("generate", "draft", "refine", "verify", "bench pipeline", "bench store")
 # Options that may name files of this machine
 INPUTS = ("labels", "class_names", "drafter", "refiner", "vqvae", "profile")
-NAMES = {EMBEDDED, VQVAE_PRESET_NAME, *VAR_PRESETS, *PUBLISHED, NUMBERS, IMAGENET}  # which are no files
-MOST_SENT_BYTES = 100 << 20  # Ray keeps what is sent in the memory of the head node
-ENV_HINT = "a value with commas or braces: set the variable here and give its name alone"
-HERE = "relative paths are those of this machine, and travel; absolute ones are those of the cluster's nodes"
+NAMES = {EMBEDDED, VQVAE_PRESET_NAME, *VAR_PRESETS, *PUBLISHED, NUMBERS, IMAGENET}  # values that are not files
+MAX_SENT_BYTES = 100 << 20  # Ray keeps sent files in the memory of the head node
+ENV_HINT = "for a value with commas or braces, set the variable here and give only its name"
+PATH_HINT = "files with relative paths are sent from this machine; absolute paths are those of the cluster's nodes"
 
 
 def read_command(command: Sequence[str]) -> tuple[str, Spec]:
@@ -36,10 +36,10 @@ def read_command(command: Sequence[str]) -> tuple[str, Spec]:
     name, rest = cli.split_command(list(command))
     if name not in COMMANDS:
         raise InputError(f"expected a command that can be submitted ({', '.join(COMMANDS)}), got {name}")
-    with without_variable("TANDEM_ADDRESS"):  # the submission's own
+    with without_variable("TANDEM_ADDRESS"):  # it is for the submission
         spec = cli.parse_options(name, rest)
     if getattr(spec, "address", None) is not None:
-        raise InputError("expected --address before --, for the job itself is on the cluster")
+        raise InputError("expected --address before --, as the job itself runs on the cluster")
     for field, value in spec.model_dump(exclude_none=True).items():
         if has_user(value):
             raise InputError(f"--{field.replace('_', '-')}: expected an address without user and password")
@@ -48,13 +48,13 @@ def read_command(command: Sequence[str]) -> tuple[str, Spec]:
         if place is not None and not is_remote(place) and not place.startswith("/"):
             raise InputError(
                 f"--{field}: expected s3://bucket/prefix or an absolute path that all nodes share, got {place}",
-                HERE,
+                PATH_HINT,
             )
     return name, spec
 
 
 def send_files(spec: Spec, folder: Path) -> Spec:
-    """The options with files of relative paths copied into the folder that travels. Raises InputError."""
+    """Copy files with relative paths to the folder to be sent. Returns the changed options. Raises InputError."""
     updates: dict[str, Any] = {}
     size = 0
     for field in INPUTS:
@@ -72,14 +72,14 @@ def send_files(spec: Spec, folder: Path) -> Spec:
                 continue
             path = Path(os.path.expanduser(source))
             if not path.is_file():
-                raise InputError(f"--{field}: no such file here: {source}", HERE)
+                raise InputError(f"--{field}: no such file here: {source}", PATH_HINT)
             if "," in path.name:
                 raise InputError(f"--{field}: expected a file name without commas, got {path.name}")
-            if (size := size + path.stat().st_size) > MOST_SENT_BYTES:
+            if (size := size + path.stat().st_size) > MAX_SENT_BYTES:
                 raise InputError(
-                    f"--{field}: expected at most {MOST_SENT_BYTES >> 20} MiB of files that travel with the job, "
+                    f"--{field}: expected at most {MAX_SENT_BYTES >> 20} MiB of files to send with the job, "
                     f"got {source} of {path.stat().st_size / 2**20:.0f} MiB",
-                    "put it where the nodes can read it: s3://bucket/key, or a path that they share",
+                    "put it where the nodes can read it: s3://bucket/key, or a shared path",
                 )
             name = f"{field}-{len(sent)}-{path.name}"
             shutil.copy(path, folder / name)

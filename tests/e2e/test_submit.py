@@ -88,7 +88,7 @@ def test_every_outcome_has_its_exit_code(cluster, tiny_models, tmp_path):
     process.send_signal(signal.SIGINT)
     result, errors = ended(process, 3)
     assert result["status"] == "STOPPED" and "was stopped" in errors
-    assert "stopping (SIGTERM): what was committed is kept" in errors
+    assert "stopping (SIGTERM): committed shards are kept" in errors
     there = committed(out)
     assert 2 <= there < 72 and not (out / "_SUCCESS").exists()
     incomplete, errors = ended(submit(cluster, "--wait", "--", "verify", str(out)), 1)

@@ -44,7 +44,7 @@ def test_drafts_and_their_refinement_choose_for_themselves_and_a_job_that_goes_o
     assert main(["refine", "--drafts", drafts, "--batch", "auto", *refiner, *vqvae, "--out", images]) == 0
     said = re.findall("batch auto: (.*?)[;\n]", capsys.readouterr().err)
     chosen = "16, all that this job can use"
-    assert said == [chosen, "16, as the job has begun", chosen]
+    assert said == [chosen, "16, as in the job that is resumed", chosen]
     assert batch_of(drafts) == batch_of(images) == 16
 
 
@@ -52,9 +52,9 @@ def test_memory_without_auto_and_too_little_memory_are_refused(tiny_models, out,
     job = [*AUTO[:-1], *models(tiny_models), "--out", out]
     job.remove("--batch")
     assert main([*job, "--device-memory-gb", "8"]) == 2
-    assert "expected --batch auto beside --device-memory-gb, got --batch 32" in capsys.readouterr().err
+    assert "expected --batch auto with --device-memory-gb, got --batch 32" in capsys.readouterr().err
     assert main([*job, "--batch", "auto", "--shards", "0-9/32"]) == 2
-    assert "expected a number for --batch beside --shards" in capsys.readouterr().err
+    assert "expected a number for --batch with --shards" in capsys.readouterr().err
     assert main([*job, "--batch", "auto", "--device-memory-gb", "0.0001"]) == 2
     assert "GB for a single image, got 0.0001 GB" in capsys.readouterr().err
     assert not Path(out).exists()

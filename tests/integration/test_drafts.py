@@ -99,8 +99,8 @@ def test_drafts_can_be_refined_again_from_fewer_scales_and_otherwise(tiny_models
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--draft-steps", "4"], "--draft-steps: expected 1 to 3, which were drafted, got 4"),
-        (["--draft-steps", "0"], "--draft-steps: expected 1 to 3, which were drafted, got 0"),
+        (["--draft-steps", "4"], "--draft-steps: expected 1 to 3, the drafted scales, got 4"),
+        (["--draft-steps", "0"], "--draft-steps: expected 1 to 3, the drafted scales, got 0"),
         (["--vqvae", "embedded"], "different vocabulary"),
         (["--refiner", "embedded"], "drafter and refiner of different"),
     ],

@@ -60,7 +60,7 @@ def test_it_says_what_it_starts_with_and_what_it_waits_for(outcome):
     log = outcome[1]["log"]
     assert "Ray on 1 node: 0 CPUs, 0 GPUs" in log
     assert "placement split: 1 to 2 drafters, 1 to 2 refiners, one GPU each (as nodes come)" in log
-    assert re.search(r"started with [12] of 1 to 2 draft, [12] of 1 to 2 refine replicas; more are taken", log)
+    assert re.search(r"started with [12] of 1 to 2 draft, [12] of 1 to 2 refine replicas; more join", log)
 
 
 @pytest.mark.slow

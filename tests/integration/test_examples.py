@@ -14,7 +14,7 @@ from PIL import Image
 from support.s3_server import made_bucket
 from support.sample_shards import CLASS_NAMES, LABELS, PROVENANCE, finished, pixel_shard, sample_dataset, sample_format
 from tandem_workers.dataset.shards import EncodedShard, ShardPlan
-from tandem_workers.stages.encoder import Encoder
+from tandem_workers.stages.encoder import ImageEncoder
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 COLOURS = np.array([(230, 20, 20), (20, 230, 20), (20, 20, 230), (230, 230, 20), (20, 230, 230), (230, 20, 230)])
@@ -25,7 +25,7 @@ def coloured(shard: int, plan: ShardPlan) -> EncodedShard:
     pixels = pixel_shard(shard, plan)
     colours_B113 = COLOURS[pixels.label][:, None, None]
     mixed = (0.8 * colours_B113 + 0.2 * pixels.pixels).astype(np.uint8)
-    return Encoder("png", 90, PROVENANCE, CLASS_NAMES)(replace(pixels, pixels=mixed))
+    return ImageEncoder("png", 90, PROVENANCE, CLASS_NAMES)(replace(pixels, pixels=mixed))
 
 
 def test_the_library_shows_every_scale_of_images_that_are_sampled_in_ways_of_their_own(tmp_path, capsys):

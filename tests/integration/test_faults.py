@@ -18,8 +18,8 @@ from tandem.weights import save_checkpoint
 from tandem_jobs.bench.bench_pipeline import Consume, Rows
 from tandem_jobs.cli import main
 from tandem_jobs.run.make_shards import make_shards
-from tandem_jobs.run.pipeline import MOST_FALSE_STARTS, Pipeline
-from tandem_jobs.run.pools import Pool
+from tandem_jobs.run.pipeline import MAX_FAILED_STARTS, Pipeline
+from tandem_jobs.run.pools import ActorPool
 from tandem_jobs.run.start_up import StartUp
 from tandem_workers.dataset.manifest import Manifest
 from tandem_workers.dataset.shards import PixelShard, ShardPlan, ShardRows
@@ -62,7 +62,7 @@ def test_a_run_stopped_and_stopped_again_is_completed_by_the_same_command(undist
         told = time.monotonic()
         assert run.wait(timeout=20) == 130
         assert time.monotonic() - told < 3
-        assert "To go on from there:\n  tandem generate --drafter" in log.read_text()
+        assert "To resume:\n  tandem generate --drafter" in log.read_text()
         assert "Traceback" not in log.read_text()
     assert 6 <= committed(out) < IMAGES
     assert main(argv) == 0
@@ -105,7 +105,7 @@ def test_logits_that_are_no_numbers_end_the_run_with_one_line_or_are_left_out_if
 def run_with(draft: Stage, count: int) -> dict:
     """A pipeline of nothing but this stage, over some shards of a row each."""
     plan = ShardPlan(count, 1)
-    pipeline = Pipeline(plan, [Pool("draft", ShardRows, [Rows(plan), draft], 1)], Consume(), 0, 1)
+    pipeline = Pipeline(plan, [ActorPool("draft", ShardRows, [Rows(plan), draft], 1)], Consume(), 0, 1)
     return make_shards(pipeline, list(range(count)), count, max_failed=0, start_up=StartUp())
 
 
@@ -125,7 +125,7 @@ def test_an_actor_that_cannot_start_is_tried_again_and_ends_the_run_with_the_cau
 
     with pytest.raises(JobError, match="OSError: no device answers"):
         run_with(Unfit(), 4)
-    assert len(starts.read_text()) == 1 + MOST_FALSE_STARTS
+    assert len(starts.read_text()) == 1 + MAX_FAILED_STARTS
 
 
 def test_an_actor_whose_first_start_fails_costs_time_alone(tmp_path):

@@ -21,7 +21,7 @@ from tandem_jobs.labels.label_file import read_label_file
 from tandem_jobs.labels.labels import ReadLabels
 from tandem_jobs.run.make_shards import make_shards
 from tandem_jobs.run.pipeline import Pipeline
-from tandem_jobs.run.pools import Pool
+from tandem_jobs.run.pools import ActorPool
 from tandem_jobs.run.start_up import StartUp
 from tandem_workers.dataset.shards import PixelShard, PrefixShard, ShardPlan, ShardRows
 from tandem_workers.stages.ray_data import Stage
@@ -61,7 +61,7 @@ def test_drafts_do_not_pile_up_while_no_refiner_is_there():
 
     plan = ShardPlan(24, 1)
     draft = Simulated("draft", 0.02, jitter=0.0, batch=1, prefix_tokens=20, image_size=16)
-    pools = [Pool("draft", ShardRows, [Rows(plan), draft], 1), Pool("refine", PrefixShard, [Late()], 1)]
+    pools = [ActorPool("draft", ShardRows, [Rows(plan), draft], 1), ActorPool("refine", PrefixShard, [Late()], 1)]
     summary = make_shards(
         Pipeline(plan, pools, Consume(), 1, 768), list(range(24)), 24, max_failed=0, start_up=StartUp()
     )
@@ -82,7 +82,7 @@ def test_what_actors_warn_of_is_said_once_and_is_in_the_summary(capsys):
 
     plan = ShardPlan(6, 1)
     draft = Simulated("draft", 0.01, jitter=0.0, batch=1, prefix_tokens=20, image_size=16)
-    pools = [Pool("draft", ShardRows, [Rows(plan), draft], 1), Pool("refine", PrefixShard, [Warner()], 2)]
+    pools = [ActorPool("draft", ShardRows, [Rows(plan), draft], 1), ActorPool("refine", PrefixShard, [Warner()], 2)]
     pipeline = Pipeline(plan, pools, Consume(), 1, 768)
     summary = make_shards(pipeline, list(range(6)), 6, max_failed=0, start_up=StartUp())
     assert summary["warnings"] == ["a batch was halved"]
@@ -103,7 +103,7 @@ def test_a_hundred_thousand_label_rows_stream_through_a_small_driver(tmp_path, m
     plan = ShardPlan(len(rows), 512)
     draft, refine = (Simulated(name, 0.02, 0.0, 512, 20, 16) for name in ("draft", "refine"))
     read = ReadLabels(ray.put(rows), plan)
-    pools = [Pool("draft", ShardRows, [read, draft], 1), Pool("refine", PrefixShard, [refine], 1)]
+    pools = [ActorPool("draft", ShardRows, [read, draft], 1), ActorPool("refine", PrefixShard, [refine], 1)]
     pipeline = Pipeline(plan, pools, Consume(), 1, 512 * 3 * 16**2)
     summary = make_shards(pipeline, list(range(plan.num_shards)), count, max_failed=0, start_up=StartUp())
     grown = resident_bytes() - before

@@ -19,20 +19,20 @@ from tandem_jobs.bench.bench_pipeline import Rows
 from tandem_jobs.cli import main
 from tandem_jobs.run.make_shards import make_shards
 from tandem_jobs.run.pipeline import Pipeline
-from tandem_jobs.run.pools import Pool
+from tandem_jobs.run.pools import ActorPool
 from tandem_jobs.run.start_up import StartUp
-from tandem_jobs.run.watchdog import Limits
+from tandem_jobs.run.watchdog import WatchdogLimits
 from tandem_workers.dataset.shards import PixelShard, ShardPlan, ShardRows
 from tandem_workers.stages.ray_data import Stage
 
 pytestmark = [pytest.mark.usefixtures("ray_cluster"), pytest.mark.slow]
 SERVERS = Path(ray.__file__).parent / "core" / "src" / "ray"
-QUICK = Limits(warn=(1.0, 1.0), replace=(3.0, 1.0), warn_first=1.0, replace_first=3.0, replace_store=3.0)
+QUICK = WatchdogLimits(warn=(1.0, 1.0), replace=(3.0, 1.0), warn_first=1.0, replace_first=3.0, replace_store=3.0)
 
 
-def run(stage: Stage, sink: object, count: int, max_failed: int, limits: Limits = QUICK) -> dict:
+def run(stage: Stage, sink: object, count: int, max_failed: int, limits: WatchdogLimits = QUICK) -> dict:
     plan = ShardPlan(count, 1)
-    pipeline = Pipeline(plan, [Pool("draft", ShardRows, [Rows(plan), stage], 1)], sink, 0, 1, limits)
+    pipeline = Pipeline(plan, [ActorPool("draft", ShardRows, [Rows(plan), stage], 1)], sink, 0, 1, limits)
     return make_shards(pipeline, list(range(count)), count, max_failed=max_failed, start_up=StartUp())
 
 

@@ -27,7 +27,7 @@ EXPECTED: dict[str, dict[str, str] | str] = {
     "colA.csv": {"id": "string"},
     "colB.csv": {"id": "string"},
     "emptydict.jsonl": "column 'meta' of the label file holds objects without any key, which a dataset cannot keep",
-    "header_space.csv": "column ' count': expected 'count', or a name that is less like it",
+    "header_space.csv": "column ' count': expected 'count', or a less similar name",
     "ids.csv": TEXT,
     "iso.jsonl": "row 1: big: expected whole numbers from -2^63 to 2^63 - 1, got 12345678901234567890",
     "label_columns_like_settings.csv": {"cfg": "double", "top_k": "int64"},

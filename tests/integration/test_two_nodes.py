@@ -88,6 +88,6 @@ def test_what_no_node_offers_is_refused_before_anything_starts(outcome):
     nowhere, unknown = found["runs"][1:]
     assert nowhere["code"] == unknown["code"] == 2
     assert f"error: refiners: expected nodes of {LABEL}=B200 with GPUs, found none" in nowhere["log"]
-    assert "expected profiles of what the cluster has (1 h100, 1 l20), got those of h100" in unknown["log"]
+    assert "expected profiles of the cluster's GPUs (1 h100, 1 l20), got those of h100" in unknown["log"]
     assert not (folder / "nowhere").exists()
     assert not (folder / "unknown").exists()

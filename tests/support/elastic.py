@@ -17,7 +17,7 @@ from tandem_cluster.session import open_session
 from tandem_jobs.bench.bench_pipeline import Consume, Rows, Simulated
 from tandem_jobs.run.make_shards import make_shards
 from tandem_jobs.run.pipeline import Pipeline
-from tandem_jobs.run.pools import Pool
+from tandem_jobs.run.pools import ActorPool
 from tandem_jobs.run.start_up import StartUp
 from tandem_workers.dataset.shards import PrefixShard, ShardPlan, ShardRows
 
@@ -93,8 +93,8 @@ def slow_refiner(cluster: FakeNodes) -> dict[str, object]:
     draft, refine = (Simulated(name, s, 0.0, 1, 20, 16) for name, s in (("draft", 0.01), ("refine", 3.0)))
     nodes = {role: ({LABEL: kind},) for role, kind in KINDS.items()}
     pools = [
-        Pool("draft", ShardRows, [Rows(plan), draft], 1, nodes["drafter"], 1),
-        Pool("refine", PrefixShard, [refine], 1, nodes["refiner"], 1),
+        ActorPool("draft", ShardRows, [Rows(plan), draft], 1, nodes["drafter"], 1),
+        ActorPool("refine", PrefixShard, [refine], 1, nodes["refiner"], 1),
     ]
     gone: list[float] = []
     activity: list[str] = []

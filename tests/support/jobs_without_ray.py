@@ -12,7 +12,7 @@ import pytest
 from support.sample_shards import sha256
 from tandem_jobs.run import job, pipeline
 from tandem_jobs.run.job import Job
-from tandem_jobs.run.pools import Pool
+from tandem_jobs.run.pools import ActorPool
 from tandem_workers.dataset.commit import Format
 from tandem_workers.dataset.shards import ShardPlan, ShardRows
 from tandem_workers.storage import layout
@@ -25,7 +25,7 @@ class JobWithoutRay(Job):
     """The job of a command; `read` makes a shard ready to be written, when `make_shards` asks for it."""
 
     result = "dataset"
-    makers = shard_bytes = 1
+    num_producers = shard_bytes = 1
     models: Any = SimpleNamespace(hashes={})
 
     def __init__(
@@ -43,7 +43,7 @@ class JobWithoutRay(Job):
         chosen: Any = SimpleNamespace(**{**defaults, "int8": False, **options})
         super().__init__(chosen, store, plan)
         self.fmt, self.read, self.fields, self.kept, self.card = fmt, read, dict(identity), dict(info), card
-        self.closes_with = (layout.CARD,) if card else ()
+        self.required_files = (layout.CARD,) if card else ()
 
     def run(self) -> dict[str, Any]:
         """As each command runs its job."""
@@ -68,7 +68,7 @@ class JobWithoutRay(Job):
     def pipeline(self) -> pipeline.Pipeline:
         writer = pipeline.Writer(None, self.fmt, self.plan, self.store, self.record.epoch)
         reader: Any = self.read
-        return pipeline.Pipeline(self.plan, [Pool("", ShardRows, [reader], 1)], writer, 0, 1)
+        return pipeline.Pipeline(self.plan, [ActorPool("", ShardRows, [reader], 1)], writer, 0, 1)
 
     def files(self, entries: Any, failed: Any) -> dict[str, bytes]:
         """What a card depends on; a contact sheet is made of files that are read back."""

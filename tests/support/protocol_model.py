@@ -270,7 +270,7 @@ class Model:
         self.run_alone(command)
         verdict = verify.verify(store)
         if problems := verdict.problems:  # files that came after all was closed
-            if not all("no entry names them" in problem.text or problem.leftovers for problem in problems):
+            if not all("are in no entry" in problem.text or problem.leftovers for problem in problems):
                 raise Violation(f"after the same command: {problems}")
             self.disk.on_remove = lambda name: None
             repair(store, verdict)

@@ -15,7 +15,7 @@ from tandem_workers.dataset.commit import store_shard
 from tandem_workers.dataset.formats import DatasetFormat
 from tandem_workers.dataset.manifest import Manifest
 from tandem_workers.dataset.shards import EncodedShard, PixelShard, ShardPlan
-from tandem_workers.stages.encoder import Encoder
+from tandem_workers.stages.encoder import ImageEncoder
 from tandem_workers.storage.places import open_store
 from tandem_workers.storage.store import Store
 
@@ -53,7 +53,7 @@ def pixel_shard(shard: int, plan: ShardPlan, tokens: bool = False, noise: int = 
 
 
 def encoded_shard(shard: int, plan: ShardPlan, codec="png", tokens=False, noise=0) -> EncodedShard:
-    return Encoder(codec, 90, PROVENANCE, CLASS_NAMES)(pixel_shard(shard, plan, tokens, noise))
+    return ImageEncoder(codec, 90, PROVENANCE, CLASS_NAMES)(pixel_shard(shard, plan, tokens, noise))
 
 
 def sample_dataset(root: Path, name: str, codec="png", plan=PLAN, tokens=False) -> Store:

@@ -1,1 +1,1 @@
-"""Ray around the algorithm: the stages of the pipeline and the dataset store. No maths here."""
+"""The algorithm on Ray: the stages of the pipeline, the dataset store and the endpoint. No maths here."""

@@ -82,27 +82,27 @@ class CardCheck:
         """Seconds of the budget."""
         return self.spec.budget_s - (time.perf_counter() - self.began)
 
-    def works(self) -> Iterator[tuple[Section, Callable[[], Any]]]:
+    def sections(self) -> Iterator[tuple[Section, Callable[[], Any]]]:
         """The selected sections, in order."""
-        works: dict[Section, Callable[[], Any]] = {
+        sections: dict[Section, Callable[[], Any]] = {
             "environment": partial(environment, self.device),
-            "rates": lambda: gpu_rates.ceilings(self.models),
+            "rates": lambda: gpu_rates.peak_rates(self.models),
             "attention": lambda: gpu_rates.attention(self.models),
             "parity": lambda: gpu_checks.parity(self.models),
             "identity": lambda: gpu_checks.identity(self.models),
             "speed": lambda: list(self.speed()),
-            "published": self.beside_published,
+            "published": self.compare_published,
             "memory": lambda: gpu_checks.memory(self.models),
             "halving": lambda: gpu_checks.out_of_memory(self.models),
             "generate": self.generate,
         }
         for name in self.spec.only or SECTIONS:
             if name != "published" or self.spec.published is not None:
-                yield name, works[name]
+                yield name, sections[name]
 
     def card(self) -> Card:
         """This card with its measured rates."""
-        rates = self.found.get("rates") or gpu_rates.ceilings(self.models)
+        rates = self.found.get("rates") or gpu_rates.peak_rates(self.models)
         memory = torch.cuda.get_device_properties(self.device).total_memory if self.models.on_gpu else 0
         return gpu_rates.measured_card(name_of(self.device), rates, memory / 1e9)
 
@@ -111,7 +111,7 @@ class CardCheck:
             say(describe(row))
             yield row
 
-    def beside_published(self) -> list[dict[str, Any]]:
+    def compare_published(self) -> list[dict[str, Any]]:
         assert self.spec.published is not None
         published, size = PublishedCode(self.spec.published, self.models), self.models.size
         cells = [(n, batch) for batch in size.batches for n in (size.draft_steps, *size.others, None)]
@@ -133,7 +133,7 @@ class CardCheck:
 
     def run(self) -> dict[str, Any]:
         """Run all sections. One that fails is reported and does not stop the others."""
-        for name, work in self.works():
+        for name, work in self.sections():
             if self.left() <= 0:
                 self.found[name] = {"left_out": f"{self.spec.budget_s:g} s are over (--budget-s)"}
                 continue
@@ -149,8 +149,8 @@ class CardCheck:
                     lines = traceback.format_exc().splitlines()[-5:]
                     found = {"wrong": [f"{type(error).__name__}: {' '.join(str(error).split()):.300}"], "trace": lines}
             found = {"rows": found} if isinstance(found, list) else found
-            if told := sorted({str(warning.message)[:200] for warning in warned}):
-                found["warnings"] = told
+            if messages := sorted({str(warning.message)[:200] for warning in warned}):
+                found["warnings"] = messages
             self.found[name] = rounded(found) | {"s": round(time.perf_counter() - began, 1)}
             for key, value in self.found[name].items():
                 if key != "rows":
@@ -199,9 +199,9 @@ def name_of(device: torch.device) -> str:
 
 def describe(row: dict[str, Any]) -> str:
     stages = ", ".join(f"{key[:-3]} {row[key]:.1f}" for key in ("draft_ms", "refine_ms", "decode_ms") if key in row)
-    what = "plain VAR" if row["draft_steps"] is None else f"N = {row['draft_steps']}"
+    steps = "plain VAR" if row["draft_steps"] is None else f"N = {row['draft_steps']}"
     times = f" ({stages} ms)" if stages else ""
-    return f"{row['way']}, {what}, batch {row['batch']}: {row['images_per_s']:.1f} images/s{times}"
+    return f"{row['way']}, {steps}, batch {row['batch']}: {row['images_per_s']:.1f} images/s{times}"
 
 
 def rounded(value: Any) -> Any:

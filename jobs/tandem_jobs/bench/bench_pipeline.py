@@ -26,7 +26,7 @@ from tandem_jobs.options.spec import Spec
 from tandem_jobs.run.backpressure import wanted_object_store
 from tandem_jobs.run.outcome import StoredShard
 from tandem_jobs.run.pipeline import Pipeline
-from tandem_jobs.run.pools import Pool
+from tandem_jobs.run.pools import ActorPool
 from tandem_jobs.run.progress import RunProgress, busy_shares, say
 from tandem_workers.dataset.shards import FailedShard, PixelShard, PrefixShard, ShardPlan, ShardRows
 from tandem_workers.stages.ray_data import Span
@@ -125,7 +125,7 @@ def run(spec: BenchPipelineSpec) -> dict[str, Any]:
         for name, seconds in (("draft", spec.draft_s), ("refine", spec.refine_s))
     )
     pools = [
-        Pool(
+        ActorPool(
             "draft",
             ShardRows,
             [Rows(plan), draft],
@@ -133,7 +133,7 @@ def run(spec: BenchPipelineSpec) -> dict[str, Any]:
             further=[refine],
             finishers=spec.colocated,
         ),
-        Pool("refine", PrefixShard, [refine], spec.refiners, passes=PixelShard if spec.colocated else None),
+        ActorPool("refine", PrefixShard, [refine], spec.refiners, passes=PixelShard if spec.colocated else None),
     ]
     shard_bytes = plan.shard_size * 3 * spec.image_size**2
     with open_session(None, gpus, 4, wanted_object_store(spec.refiners + spec.colocated, shard_bytes)) as session:

@@ -27,7 +27,7 @@ from tandem_workers.dataset.commit import Format, store_shard
 from tandem_workers.dataset.formats import DatasetFormat
 from tandem_workers.dataset.manifest import Manifest
 from tandem_workers.dataset.shards import EncodedShard, PixelShard, ShardPlan
-from tandem_workers.stages.encoder import Encoder
+from tandem_workers.stages.encoder import ImageEncoder
 from tandem_workers.storage import layout
 from tandem_workers.storage.places import open_store
 from tandem_workers.storage.s3_address import SCHEME, split_prefix
@@ -76,8 +76,8 @@ def sample_pixels(count: int, size: int) -> np.ndarray:
     return np.stack(images).astype(np.uint8)
 
 
-def encoder(codec: Codec) -> Encoder:
-    return Encoder(codec, 92, Provenance("tandem bench", "d" * 64, "r" * 64, "v" * 64, 0, 1), NAMES)
+def encoder(codec: Codec) -> ImageEncoder:
+    return ImageEncoder(codec, 92, Provenance("tandem bench", "d" * 64, "r" * 64, "v" * 64, 0, 1), NAMES)
 
 
 def pixel_shard(pixels: np.ndarray) -> PixelShard:

@@ -16,7 +16,7 @@ from tandem.sampling import uniforms
 from tandem.scales import Decode
 from tandem.weights import load_var, load_vqvae
 from tandem.zoo import EMBEDDED_SAMPLING, weights_path
-from tandem_jobs.bench.gpu_models import SAMPLING, Batch, GpuModels
+from tandem_jobs.bench.gpu_models import SAMPLING, DecodeInputs, GpuModels
 from tandem_workers.stages.oom import Halving
 
 IMAGES = 16
@@ -46,7 +46,7 @@ def embedded_ids(dtype: torch.dtype, device: torch.device, preparation: Preparat
     quantizer = load_vqvae(weights_path("vqvae"), torch.float32, device, var.config.patch_nums, preparation).quantize
     index, pyramid = np.arange(IMAGES), var.config.pyramid
     labels, noise = torch.from_numpy(index % var.config.num_classes), uniforms(7, index, pyramid.num_tokens)
-    batch = Batch(labels.to(device), noise.to(device))
+    batch = DecodeInputs(labels.to(device), noise.to(device))
     stop, none_B0 = pyramid.num_scales, batch.uniforms_BL[:, :0]
     decode = Decode.of(var, quantizer, batch.labels_B, batch.uniforms_BL, none_B0, stop, EMBEDDED_SAMPLING)
     return decode.tokens().cpu()
@@ -56,7 +56,9 @@ def identity(models: GpuModels) -> dict[str, Any]:
     """Share of equal ids for each way: in a second run, in another batch, with and without graphs."""
     most = models.size.batches[0]
     one, two, half = models.batch(most), models.batch(most, first=500), most // 2
-    mixed = Batch(*(torch.cat([getattr(one, n)[:half], getattr(two, n)[half:]]) for n in ("labels_B", "uniforms_BL")))
+    mixed = DecodeInputs(
+        *(torch.cat([getattr(one, n)[:half], getattr(two, n)[half:]]) for n in ("labels_B", "uniforms_BL"))
+    )
     found: dict[str, Any] = {}
     first: dict[str, Tensor] = {}
     for way in models.ways:
@@ -74,7 +76,7 @@ def identity(models: GpuModels) -> dict[str, Any]:
     return found | {"wrong": wrong}
 
 
-def mixed_rows(models: GpuModels, batch: Batch) -> float:
+def mixed_rows(models: GpuModels, batch: DecodeInputs) -> float:
     """Share of equal ids with and without graphs, of batches with two samplings of rows. Two mixes in turn, so that
     the memory of what a graph was captured with has been used for something else."""
     ways, rows = (SAMPLING, replace(SAMPLING, top_k=50)), len(batch.labels_B)

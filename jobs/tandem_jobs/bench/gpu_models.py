@@ -59,14 +59,14 @@ SIZES = {
 
 
 @dataclass(frozen=True)
-class Batch:
+class DecodeInputs:
     """Labels int64 [B] and uniforms int64 [B, L] of one batch."""
 
     labels_B: Tensor
     uniforms_BL: Tensor
 
-    def part(self, some: slice) -> Batch:
-        return Batch(self.labels_B[some], self.uniforms_BL[some])
+    def part(self, rows: slice) -> DecodeInputs:
+        return DecodeInputs(self.labels_B[rows], self.uniforms_BL[rows])
 
 
 class GpuModels:
@@ -117,25 +117,25 @@ class GpuModels:
         for layer, fp8_OI in self.fp8:
             layer.fp8_OI = fp8_OI if wanted else None
 
-    def batch(self, size: int, first: int = 0) -> Batch:
+    def batch(self, size: int, first: int = 0) -> DecodeInputs:
         """Images first..first + size of all classes in turn."""
         index = np.arange(first, first + size)
         labels = torch.from_numpy(index % self.size.drafter.num_classes)
         noise = uniforms(0, index, self.size.drafter.pyramid.num_tokens)
-        return Batch(labels.to(self.device), noise.to(self.device))
+        return DecodeInputs(labels.to(self.device), noise.to(self.device))
 
-    def draft(self, batch: Batch, draft_steps: int, sampling: Sampling = SAMPLING) -> Prefix:
+    def draft(self, batch: DecodeInputs, draft_steps: int, sampling: Sampling = SAMPLING) -> Prefix:
         quantizer = self.vqvae.quantize
         return draft(self.drafter, quantizer, batch.labels_B, batch.uniforms_BL, draft_steps, sampling)
 
-    def refine(self, batch: Batch, prefix: Prefix, sampling: Sampling = SAMPLING) -> Tensor:
+    def refine(self, batch: DecodeInputs, prefix: Prefix, sampling: Sampling = SAMPLING) -> Tensor:
         return refine(self.refiner, self.vqvae.quantize, batch.labels_B, batch.uniforms_BL, prefix, sampling)
 
-    def ids(self, batch: Batch, sampling: Sampling = SAMPLING) -> Tensor:
+    def ids(self, batch: DecodeInputs, sampling: Sampling = SAMPLING) -> Tensor:
         """Token ids int64 [B, L] of CoDe at the size's N."""
         return self.refine(batch, self.draft(batch, self.size.draft_steps, sampling), sampling)
 
-    def alone(self, batch: Batch) -> Tensor:
+    def alone(self, batch: DecodeInputs) -> Tensor:
         """Pixels of plain VAR of the drafter."""
         return generate_alone(self.drafter, self.vqvae, batch.labels_B, batch.uniforms_BL, SAMPLING)[0]
 

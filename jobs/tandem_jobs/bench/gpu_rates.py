@@ -17,7 +17,7 @@ ATTENTION = {0: "math", 1: "flash", 2: "efficient", 3: "cudnn"}
 COPIED = {True: 1 << 30, False: 1 << 22}  # bytes, on a GPU or on a CPU
 
 
-def ceilings(models: GpuModels) -> dict[str, Any]:
+def peak_rates(models: GpuModels) -> dict[str, Any]:
     """TFLOP/s of products of the sizes that occur, in bfloat16 and FP8, and GB/s of a copy."""
     size, found = models.size, dict[str, Any]()
     width, rows = size.drafter.width, 2 * size.batches[0] * size.drafter.patch_nums[size.draft_steps - 1] ** 2

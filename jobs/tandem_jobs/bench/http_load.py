@@ -71,12 +71,12 @@ def overload(url: str, body: Body, per_s: float, seconds: float) -> tuple[list[A
 
 
 def run(work: Callable[[aiohttp.ClientSession], Coroutine[Any, Any, list[Answer]]]) -> list[Answer]:
-    async def within() -> list[Answer]:
+    async def in_session() -> list[Answer]:
         limits = aiohttp.ClientTimeout(total=TIMEOUT_S)
         async with aiohttp.ClientSession(timeout=limits, connector=aiohttp.TCPConnector(limit=0)) as session:
             return await work(session)
 
-    return asyncio.run(within())
+    return asyncio.run(in_session())
 
 
 async def send(session: aiohttp.ClientSession, url: str, body: dict[str, Any]) -> Answer:

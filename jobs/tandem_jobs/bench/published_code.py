@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from tandem.errors import InputError
-from tandem_jobs.bench.gpu_models import SAMPLING, Batch, GpuModels
+from tandem_jobs.bench.gpu_models import SAMPLING, DecodeInputs, GpuModels
 
 RESETTING = (nn.Linear, nn.LayerNorm, nn.BatchNorm2d, nn.SyncBatchNorm, nn.Conv1d, nn.Conv2d, nn.ConvTranspose1d)
 FILES = ("models/__init__.py", "models/var.py")
@@ -56,7 +56,7 @@ class PublishedCode:
             for parameter in model.parameters():
                 parameter.normal_(0, 0.02)
 
-    def make(self, batch: Batch, draft_steps: int | None) -> Any:
+    def make(self, batch: DecodeInputs, draft_steps: int | None) -> Any:
         """Labels to pixels, as the published `demo` does it."""
         scales = self.models.size.drafter.pyramid.num_scales
         with (

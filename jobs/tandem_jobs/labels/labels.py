@@ -20,26 +20,26 @@ from tandem_workers.dataset.row_settings import SEED_INDEX
 from tandem_workers.dataset.shards import ShardPlan, ShardRows
 from tandem_workers.storage.layout import MAX_ROWS
 
-DIGEST_ROWS = 4096  # hashed together, of at most 2 GiB a column; another number would be another digest
+DIGEST_ROWS = 4096  # rows hashed at a time, at most 2 GiB a column; another number gives another digest
 
 
 @dataclass(frozen=True)
 class LabelRows:
-    """All images of a job: position in the job is the image's index. Some bytes an image; columns are held once for
-    each row of the label file, however many images it asks for."""
+    """All images of a job, in index order. Takes a few bytes an image: columns are held once for each row of the label
+    file, however many images the row asks for."""
 
     label: np.ndarray  # int32 [n]
     extra: pa.Table | None = None  # columns of the dataset, one row for each row of the label file
-    file_row: np.ndarray | None = None  # int32 [n], ascending: the row of `extra` for each image; None: its own
-    unfilled_settings: pa.Table | None = None  # of the label file, row for row as `extra`; null: the job's own value
-    row_settings: tuple[str, ...] = ()  # names of the columns of `extra` that are settings, without nulls
+    file_row: np.ndarray | None = None  # int32 [n], ascending: each image's row in `extra`; None: row i is image i
+    unfilled_settings: pa.Table | None = None  # settings columns, same rows as `extra`; null: the job's own value
+    row_settings: tuple[str, ...] = ()  # columns of `extra` that are settings; they have no nulls
 
     def __len__(self) -> int:
         return len(self.label)
 
     @property
     def draft_steps(self) -> tuple[int, ...]:
-        """Every N that rows have; none where all have the job's."""
+        """All values of N in the rows; empty if all rows have the job's."""
         if self.extra is None or "draft_steps" not in self.row_settings:
             return ()
         return tuple(np.unique(self.extra["draft_steps"].to_numpy()).tolist())
@@ -55,12 +55,12 @@ class LabelRows:
         return digest.hexdigest()
 
     def carried(self, rows: range) -> dict[str, pa.Array]:
-        """The columns of some images. `seed_index` in `extra` is that of the first image of a row."""
+        """The columns of these images. `seed_index` in `extra` belongs to the first image of each row."""
         if self.extra is None or not rows:
             return {}
         if self.file_row is None:
             part = self.extra.slice(rows.start, len(rows))
-        else:  # a slice first: to take from a table of many chunks would copy all of it
+        else:  # slice first: `take` on a table of many chunks copies all of it
             chosen = self.file_row[rows.start : rows.stop]
             part = self.extra.slice(chosen[0], chosen[-1] - chosen[0] + 1).take(pa.array(chosen - chosen[0]))
         columns = {name: part[name].combine_chunks() for name in part.column_names}
@@ -98,9 +98,9 @@ class ReadLabels:
 
 
 def choose_classes(text: str, classes: ClassNames) -> list[int]:
-    """Labels of 'all' or of a comma list of names, numbers and ranges. Raises LabelError naming the wrong part.
+    """Labels of 'all', or of names, numbers and ranges separated by commas. Raises LabelError naming the wrong part.
 
-    A name with commas stands in quotation marks, as in CSV: 'face,"dark glasses, shades"'.
+    A name with commas is quoted, as in CSV: 'face,"dark glasses, shades"'.
     """
     if text.strip() == "all":
         return list(range(len(classes)))
@@ -110,41 +110,41 @@ def choose_classes(text: str, classes: ClassNames) -> list[int]:
         if match and not classes.named(part):
             first, last = int(match[1]), int(match[2] or match[1])
             if first > last:
-                raise LabelError(f"--classes: expected a range that ascends, got {part}")
+                raise LabelError(f"--classes: expected an ascending range, got {part}")
             check_label(last, classes, "--classes")
             chosen.update(dict.fromkeys(range(first, last + 1)))
         else:
             chosen[find_class(part, classes, "--classes")] = None
-    whole = classes.named(text) if "," in text and '"' not in text else ()
-    if len(whole) == 1 and list(chosen) != list(whole):
+    exact_matches = classes.named(text) if "," in text and '"' not in text else ()
+    if len(exact_matches) == 1 and list(chosen) != list(exact_matches):
         raise LabelError(
-            f"--classes: expected one meaning, got {text!r}, which names {classes.describe(whole[0])}, and a list of "
-            f"{' and '.join(map(classes.describe, chosen))}",
+            f"--classes: expected one meaning, got {text!r}, which names {classes.describe(exact_matches[0])}, "
+            f"and a list of {' and '.join(map(classes.describe, chosen))}",
             f"""for the former: '"{text}"'; for the latter: {",".join(map(str, chosen))}""",
         )
     return list(chosen)
 
 
 def split_list(text: str) -> list[str]:
-    """The parts of a comma list, of which some may be quoted. Raises LabelError."""
-    tight = re.sub(r'"\s+(?=,|$)', '"', text)  # CSV allows no space behind a quoted cell
+    """The parts of a list separated by commas; any may be quoted. Raises LabelError."""
+    normalised = re.sub(r'"\s+(?=,|$)', '"', text)  # CSV allows no space after a quoted cell
     try:
-        (parts,) = csv.reader([tight], skipinitialspace=True, strict=True) if tight.strip() else [[""]]
+        (parts,) = csv.reader([normalised], skipinitialspace=True, strict=True) if normalised.strip() else [[""]]
     except (csv.Error, ValueError) as error:
         raise LabelError(f"--classes: expected a comma list, names with commas in quotes, got {text!r}") from error
     return [part.strip() for part in parts]
 
 
-def find_class(text: str, classes: ClassNames, where: str) -> int:
-    """The label of a class. LabelError that begins with the place where the text stands."""
+def find_class(text: str, classes: ClassNames, location: str) -> int:
+    """The label of a class. LabelErrors begin with `location`, where the text was given."""
     try:
         return classes.find(text)
     except LabelError as error:
-        raise LabelError(f"{where}: {error}", error.hint) from None
+        raise LabelError(f"{location}: {error}", error.hint) from None
 
 
 def rows_of_classes(labels: Sequence[int], per_class: int | None, images: int | None) -> LabelRows:
-    """Rows that go round the classes: so many of each, or so many in all. Raises LabelError for too many."""
+    """Rows that cycle through the classes: `per_class` of each, or `images` in all. LabelError for too many."""
     total = len(labels) * per_class if per_class else images or 0
     if total > MAX_ROWS:
         flag, most = ("--per-class", MAX_ROWS // len(labels)) if per_class else ("--images", MAX_ROWS)
@@ -153,17 +153,17 @@ def rows_of_classes(labels: Sequence[int], per_class: int | None, images: int | 
     return LabelRows(np.tile(np.asarray(labels, dtype=np.int32), rounds)[:total])
 
 
-def named_labels(names: Sequence[str | None], classes: ClassNames, where: str, done: int) -> Iterator[int]:
-    """Labels of the class names of a file's rows, after `done` other rows. Raises LabelError naming the row."""
-    known: dict[str, int] = {}  # classes recur
-    for row, name in enumerate(names, done + 1):
+def named_labels(names: Sequence[str | None], classes: ClassNames, location: str, rows_before: int) -> Iterator[int]:
+    """Labels of the class names of a file's rows. `rows_before` rows came before. Raises LabelError naming the row."""
+    known: dict[str, int] = {}  # names repeat
+    for row, name in enumerate(names, rows_before + 1):
         text = "" if name is None else str(name)
         if text not in known:
-            known[text] = find_class(text, classes, f"{where}, row {row}: class_name")
+            known[text] = find_class(text, classes, f"{location}, row {row}: class_name")
         yield known[text]
 
 
-def check_label(label: int, classes: ClassNames, where: str) -> int:
+def check_label(label: int, classes: ClassNames, location: str) -> int:
     if not 0 <= label < len(classes):
-        raise LabelError(f"{where}: expected labels 0 to {len(classes) - 1}, got {label}")
+        raise LabelError(f"{location}: expected labels 0 to {len(classes) - 1}, got {label}")
     return label

@@ -1,6 +1,6 @@
-"""One digest for equal columns, whatever their chunks, offsets and buffers; another one for any other columns.
+"""A digest of columns by value: equal columns have the same digest, whatever their chunks, offsets and buffers.
 
-Arrow's own buffers would not do: bytes below nulls, unused bits and offsets of slices differ between equal columns.
+Arrow's own buffers cannot be hashed: bytes under nulls, unused bits and slice offsets differ between equal columns.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ class Hash(Protocol):
 
 
 def update_schema(digest: Hash, schema: pa.Schema) -> None:
-    """Number, names and types of columns, each text with its length in front."""
+    """Hash number, names and types of columns, each text preceded by its length."""
     digest.update(len(schema).to_bytes(8, "little"))
     for field in schema:
         for text in (field.name.encode(), str(field.type).encode()):
@@ -27,13 +27,13 @@ def update_schema(digest: Hash, schema: pa.Schema) -> None:
 
 
 def update_columns(digest: Hash, columns: Iterable[pa.Array]) -> None:
-    """Values of columns in their stored types (`dataset.columns`), an equal number of each."""
+    """Hash the values of columns of equal length, in their stored types (`dataset.columns`)."""
     for column in columns:
         update_values(digest, column)
 
 
 def update_values(digest: Hash, array: pa.Array) -> None:
-    """Which values are null, then the others: their lengths where they differ, and their bytes."""
+    """Hash which values are null, then the other values: their lengths if these vary, and their bytes."""
     digest.update(np.packbits(array.is_valid().to_numpy(zero_copy_only=False)).tobytes())
     array, kind = array.drop_null(), array.type
     if pt.is_struct(kind):

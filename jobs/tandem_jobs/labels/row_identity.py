@@ -1,4 +1,4 @@
-"""The label rows' part of a job's identity, also for datasets of older versions."""
+"""The label rows' part of a job's identity, compatible with datasets of older versions."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ HINT = "choose another --out, or replace that job with --overwrite"
 
 
 def row_identity(rows: LabelRows, store: Store, overwrite: bool) -> dict[str, Any]:
-    """The fields for `job.json`: how many rows, their digest, and names and types of carried columns.
+    """The fields for `job.json`: number of rows, their digest, and names and types of carried columns.
 
-    A job that an older version has begun with these rows keeps its fields, which have no columns, if its digest is
-    certain. Raises OutputError where it is not, or where the columns have been read as other types since.
+    A job begun by an older version with these rows keeps its fields, which have no columns, if its digest is
+    unambiguous. Raises OutputError if it is not, or if the columns are now read as other types.
     """
     fields: dict[str, Any] = {"rows": len(rows), "rows_sha256": rows.digest}
     if rows.extra is None:
@@ -37,15 +37,15 @@ def row_identity(rows: LabelRows, store: Store, overwrite: bool) -> dict[str, An
         )
     if unsure := [field.name for field in rows.extra.schema if pt.is_integer(field.type) or pt.is_floating(field.type)]:
         raise OutputError(
-            f"{store.uri} holds a job of an older version, whose digest takes 1, 23 for 12, 3: "
-            f"the column {unsure[0]!r} may be another one",
+            f"{store.uri} holds a job of an older version, whose digest does not tell 1, 23 from 12, 3: "
+            f"the column {unsure[0]!r} may differ",
             HINT,
         )
     return old
 
 
 def old_digest(rows: LabelRows) -> str:
-    """The digest of an older version: values follow each other without a length."""
+    """The digest of older versions: values without their lengths."""
     digest = hashlib.sha256(rows.label.astype("<i4").tobytes())
     table = pa.table(rows.carried(range(len(rows))))
     for name in table.column_names:

@@ -1,7 +1,7 @@
 """Columns of a label file that are settings of the row: cfg, top_k, top_p, temperatures, draft_steps and seed.
 
-An empty cell is the job's own value. Values are checked as the flags are. Columns with the name of a setting that the
-whole job has are refused, as a dataset would seem to say by them how its images were made; other columns are data.
+An empty cell means the job's own value. Values are checked like flags. Columns named after a setting of the whole job
+are refused: in a dataset they would seem to say how its images were made. All other columns are data.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from tandem_jobs.labels.labels import LabelRows
 from tandem_jobs.options.options import DecodingOptions, RowOptions
 from tandem_workers.dataset.row_settings import ROW_SETTINGS, SAMPLING_SETTINGS, SEED_INDEX
 
-MOST = {"top_k": 2**31 - 1, "draft_steps": 2**31 - 1, "seed": 2**63 - 1}
+MAX_VALUES = {"top_k": 2**31 - 1, "draft_steps": 2**31 - 1, "seed": 2**63 - 1}
 TYPES = {
     "cfg": pa.float64(),
     "top_k": pa.int64(),
@@ -33,11 +33,11 @@ TYPES = {
 }
 EXPECTED = {
     "cfg": "a number >= 0",
-    "top_k": f"a whole number from 0 (all codes) to {MOST['top_k']}",
+    "top_k": f"a whole number from 0 (all codes) to {MAX_VALUES['top_k']}",
     "top_p": "a number from 0 to 1",
     "temperatures": f"numbers >= {MIN_TEMPERATURE}, one a scale, such as 1.1,1.0",
     "draft_steps": "a whole number",
-    "seed": f"a whole number from 0 to {MOST['seed']}",
+    "seed": f"a whole number from 0 to {MAX_VALUES['seed']}",
 }
 # Settings of the whole job that change what an image is or how it is stored
 JOB_SETTINGS = (
@@ -47,7 +47,7 @@ JOB_SETTINGS = (
 
 
 def field_check(name: str) -> TypeAdapter[Any]:
-    """The check of the flag of that name."""
+    """The validator of the flag with this name."""
     field = (RowOptions if name == "seed" else DecodingOptions).model_fields[name]
     checked: Any = Annotated[field.annotation, field]
     return TypeAdapter(checked)
@@ -56,34 +56,34 @@ def field_check(name: str) -> TypeAdapter[Any]:
 CHECKS = {name: field_check(name) for name in ROW_SETTINGS}
 
 
-def check_job_settings(names: Sequence[str], where: str) -> None:
+def check_job_settings(names: Sequence[str], location: str) -> None:
     """LabelError for a column that has the name of a setting of the whole job."""
     for name in names:
         if name.casefold() in JOB_SETTINGS:
             flag = f"it is --{name.casefold().replace('_', '-')} for all rows, "
             raise LabelError(
-                f"{where}: column {name!r}: expected none of that name, as it would seem to say how an image was made",
+                f"{location}: column {name!r}: expected another name: this one would seem to say how images were made",
                 f"{'' if name.casefold() == SEED_INDEX else flag}rename the column if it is data",
             )
 
 
-def read_settings(table: pa.Table, where: str, done: int) -> pa.Table | None:
-    """The settings in a part of a label file, typed; null: the job's own. None where it has no such column. `done`
-    rows came before. LabelError naming row, column and value."""
+def read_settings(table: pa.Table, location: str, rows_before: int) -> pa.Table | None:
+    """The typed settings columns of a part of a label file; null: the job's own value. None if there are no such
+    columns. `rows_before` rows came before. LabelError naming row, column and value."""
     columns = {}
     for name in (name for name in ROW_SETTINGS if name in table.column_names):
         values, known = [], {}
-        for i, cell in enumerate(cells(table, name, where)):
+        for i, cell in enumerate(cells(table, name, location)):
             key = repr(cell)
             if key not in known:
-                known[key] = read_cell(name, cell, f"{where}, row {done + i + 1}")
+                known[key] = read_cell(name, cell, f"{location}, row {rows_before + i + 1}")
             values.append(known[key])
         columns[name] = pa.array(values, TYPES[name])
     return pa.table(columns) if columns else None
 
 
-def read_cell(name: str, cell: Any, at: str) -> Any:
-    """One value, or None for an empty cell. CSV has text, typed files have numbers and lists."""
+def read_cell(name: str, cell: Any, row_location: str) -> Any:
+    """One value, or None for an empty cell. CSV cells are text; typed files hold numbers and lists."""
     value = cell.strip() if isinstance(cell, str) else cell
     if value is None or value == "":
         return None
@@ -95,19 +95,19 @@ def read_cell(name: str, cell: Any, at: str) -> Any:
         checked = CHECKS[name].validate_python(value)
         if name in SAMPLING_SETTINGS:
             SamplingConfig(**{name: checked})
-        if name in MOST and checked > MOST[name]:
+        if name in MAX_VALUES and checked > MAX_VALUES[name]:
             raise ValueError("too large")
         return checked
     except (ValueError, InputError):  # pydantic's errors are ValueErrors
-        raise LabelError(f"{at}: {name}: expected {EXPECTED[name]}, got {shown(repr(cell), 80)}") from None
+        raise LabelError(f"{row_location}: {name}: expected {EXPECTED[name]}, got {shown(repr(cell), 80)}") from None
 
 
 def fill_settings(
-    rows: LabelRows, sampling: SamplingConfig, draft_steps: int, seed: int, pyramid: Pyramid, where: str
+    rows: LabelRows, sampling: SamplingConfig, draft_steps: int, seed: int, pyramid: Pyramid, location: str
 ) -> LabelRows:
-    """Rows whose settings are columns without gaps: an empty cell has become the job's own value.
+    """Fill the empty cells of settings columns with the job's own values.
 
-    For rows with settings that are not filled yet. LabelError for draft steps that the pyramid does not have.
+    The rows must have unfilled settings. LabelError for draft steps that the pyramid does not have.
     """
     unfilled = rows.unfilled_settings
     assert unfilled is not None
@@ -117,7 +117,7 @@ def fill_settings(
         values = [own[name] if value is None else value for value in unfilled[name].to_pylist()]
         columns[name] = pa.chunked_array([pa.array(values, TYPES[name])])
     if "draft_steps" in columns:
-        check_draft_steps(columns["draft_steps"].to_numpy(), pyramid, where)
+        check_draft_steps(columns["draft_steps"].to_numpy(), pyramid, location)
     carried = {} if rows.extra is None else {name: rows.extra[name] for name in rows.extra.column_names}
     names = tuple(columns)
     if "seed" in columns:
@@ -126,21 +126,21 @@ def fill_settings(
 
 
 def first_seed_index(seeds: pa.ChunkedArray, file_row: np.ndarray | None) -> pa.ChunkedArray:
-    """`seed_index` of the first image of each row: 0 under a seed of its own, its index in the job under the job's."""
+    """`seed_index` of the first image of each row: 0 if the row has its own seed, else the image's index in the job."""
     file_rows = np.arange(len(seeds), dtype=np.int32)
     first = file_rows if file_row is None else np.searchsorted(file_row, file_rows)
     return pa.chunked_array([pa.array(np.where(seeds.is_valid().to_numpy(), 0, first), pa.int64())])
 
 
-def check_draft_steps(steps: np.ndarray, pyramid: Pyramid, where: str) -> None:
+def check_draft_steps(steps: np.ndarray, pyramid: Pyramid, location: str) -> None:
     for n in np.unique(steps).tolist():
         try:
             pyramid.check_draft_steps(n)
         except InputError as error:
-            raise LabelError(f"{where}, row {int(np.argmax(steps == n)) + 1}: {error}") from None
+            raise LabelError(f"{location}, row {int(np.argmax(steps == n)) + 1}: {error}") from None
 
 
 def most_demanding(sampling: SamplingConfig, row_settings: tuple[str, ...]) -> SamplingConfig:
-    """The row settings that need most memory: guidance, and a sort of all codes."""
+    """The row settings that need the most memory: guidance, and sorting all codes."""
     worst: dict[str, Any] = {"cfg": max(sampling.cfg, 1.0), "top_k": 0, "top_p": 0.5}
     return replace(sampling, **{name: value for name, value in worst.items() if name in row_settings})

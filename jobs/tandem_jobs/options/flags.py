@@ -1,4 +1,4 @@
-"""A command's flags, made from the fields of its spec: the argparse parser, and words for what an option expects."""
+"""A command's flags, made from the fields of its spec: the argparse parser, and descriptions of expected values."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ COMMAS = "commas"  # in an Annotated text: values separated by commas, in YAML a
 LETTERS: dict[type, str] = {int: "N", float: "X", str: "TEXT", Path: "PATH"}
 NUMBERS: dict[type, tuple[str, str]] = {int: ("a whole number", "whole numbers"), float: ("a number", "numbers")}
 
-# Options of earlier versions: name, and why there is none any more
+# Options of earlier versions, and why they were removed
 REMOVED = {"compile": "it was removed, as fused kernels and CUDA graphs, the default on GPUs, are faster; leave it out"}
 
 
 class CommandParser(argparse.ArgumentParser):
-    """argparse, whose errors are InputError: one line with what was expected, and a hint."""
+    """argparse that raises InputError: one line that says what was expected, and a hint."""
 
     def __init__(self, prog: str, usage: str, description: str | None, epilog: str):
         super().__init__(
@@ -63,7 +63,7 @@ def read_flags(parser: argparse.ArgumentParser, spec: type[BaseModel], argv: Seq
     if unknown := [word for word in unknown if word != "--"]:
         word = next((word for word in unknown if word.startswith("-")), unknown[0])
         if not word.startswith("-"):
-            raise InputError(f"expected options of {parser.prog} alone, got {word!r} besides", help_hint)
+            raise InputError(f"expected only options of {parser.prog}, got {word!r}", help_hint)
         word = word.split("=")[0]
         known = [flag for action in parser._actions for flag in action.option_strings]
         if reason := REMOVED.get(word.removeprefix("--no-").removeprefix("--")):
@@ -120,7 +120,7 @@ def is_list(annotation: Any) -> bool:
 
 
 def leaves(annotation: Any, metadata: Sequence[Any] = ()) -> Iterator[tuple[Any, Sequence[Any]]]:
-    """The types that one value may have, each with what bounds it; a tuple of words for a Literal."""
+    """The possible types of one value, each with its bounds; a tuple of words for a Literal."""
     origin, parts = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
         yield from leaves(parts[0], [*metadata, *parts[1:]])
@@ -143,7 +143,7 @@ def metavar_of(field: FieldInfo) -> str:
 
 
 def expected(field: FieldInfo) -> str:
-    """In words: 'a whole number above 0, or auto'."""
+    """The expected value in words: 'a whole number above 0, or auto'."""
     several, words = is_list(field.annotation), []
     for kind, metadata in leaves(field.annotation, field.metadata):
         if isinstance(kind, tuple):

@@ -19,7 +19,7 @@ Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 
 
 def check_batch_size(value: Any) -> Any:
-    """One error for what is neither of the two."""
+    """ValueError for anything but a number above 0 or 'auto'."""
     if (value != "auto" and not str(value).isdecimal()) or str(value).strip("0") == "":
         raise ValueError("expected a number above 0, or auto")
     return value
@@ -43,19 +43,19 @@ class RowOptions(Spec):
 
     classes: Annotated[str | None, COMMAS] = Field(
         None,
-        description="which classes: 'all', or names, synonyms, WordNet ids, label numbers and ranges: 'face,flag', "
-        "'0-99,207'; a name with commas in quotes: 'face,\"dark glasses, shades\"'",
+        description="which classes: 'all', or names, synonyms, WordNet ids, label numbers and ranges, separated by "
+        "commas: 'face,flag', '0-99,207'; quote a name with commas: 'face,\"dark glasses, shades\"'",
     )
     per_class: Images | None = Field(None, description="images of each class")
-    images: Images | None = Field(None, description="images in all, dealt evenly to the classes")
+    images: Images | None = Field(None, description="images in all, spread evenly over the classes")
     labels: str | None = Field(
         None,
-        description="file of label rows (.parquet, .csv, .jsonl; local or s3://) instead of --classes: a column "
-        "'label' (number) or 'class_name', optionally 'count'; cfg, top_k, top_p, temperatures, "
-        "draft_steps and seed are settings of their row (empty: the job's); other columns are carried into the output "
-        "as they are written: text of CSV stays text",
+        description="file of label rows (.parquet, .csv, .jsonl; local or s3://) instead of --classes, with a column "
+        "'label' (number) or 'class_name' and optionally 'count'. Columns cfg, top_k, top_p, temperatures, "
+        "draft_steps and seed set these for their row (empty: the job's value). Other columns are copied to the output "
+        "unchanged; CSV values stay text",
     )
-    seed: NonNegativeInt = Field(0, description="the same seed and job give the same images")
+    seed: NonNegativeInt = Field(0, description="random seed: the same job with the same seed makes the same images")
     shard_size: Images | None = Field(
         None, description="images per shard; default: from --batch and the number of images"
     )
@@ -64,22 +64,22 @@ class RowOptions(Spec):
     def check_rows(self) -> RowOptions:
         if self.labels is None:
             if self.per_class is not None and self.images is not None:
-                raise ValueError("expected either --per-class or --images beside --classes, got both")
+                raise ValueError("expected either --per-class or --images with --classes, got both")
         elif self.classes or self.per_class or self.images:
-            raise ValueError("expected --labels alone, got --classes, --per-class or --images beside it")
+            raise ValueError("expected --labels alone, got --classes, --per-class or --images with it")
         return self
 
 
 class ReplicaOptions(Spec):
-    """Number of replicas of each stage: fixed, or a least and a most."""
+    """Number of replicas of each stage: fixed, or between a minimum and a maximum."""
 
     drafters: Replicas | None = Field(None, description="drafter replicas")
     refiners: Replicas | None = Field(None, description="refiner replicas")
     min_drafters: Replicas | None = Field(None, description="drafters to start with; default: 1")
     max_drafters: Replicas | None = Field(
         None,
-        description="drafters to grow to: the job asks for so many GPUs, from an autoscaler if there is one, and takes "
-        "what comes and goes; implies --placement split",
+        description="drafters to grow to: the job requests this many GPUs, from the autoscaler if there is one, and "
+        "adapts as nodes join and leave; implies --placement split",
     )
     min_refiners: Replicas | None = Field(None, description="refiners to start with; default: 1")
     max_refiners: Replicas | None = Field(None, description="refiners to grow to")
@@ -104,13 +104,13 @@ class ReplicaOptions(Spec):
         for role, other in (("drafters", "refiners"), ("refiners", "drafters")):
             count, least, most = (getattr(self, name) for name in (role, f"min_{role}", f"max_{role}"))
             if count and (least or most):
-                raise ValueError(f"expected --{role} alone, got --min-{role} or --max-{role} beside it")
+                raise ValueError(f"expected --{role} alone, got --min-{role} or --max-{role} with it")
             if least and not most:
-                raise ValueError(f"expected --max-{role} beside --min-{role} {least}, got none")
+                raise ValueError(f"expected --max-{role} with --min-{role} {least}, got none")
             if least and least > most:
                 raise ValueError(f"expected --min-{role} of at most --max-{role} {most}, got {least}")
             if most and not (getattr(self, other) or getattr(self, f"max_{other}")):
-                raise ValueError(f"expected --{other} or --max-{other} beside --max-{role}, got neither")
+                raise ValueError(f"expected --{other} or --max-{other} with --max-{role}, got neither")
         return self
 
 
@@ -119,28 +119,28 @@ class PreparationOptions(Spec):
 
     fold_adaln: bool = Field(
         False,
-        description="keep the AdaLN layers as a table of vectors per class in host memory, which frees device memory; "
-        "not for models that share AdaLN",
+        description="replace the AdaLN layers by a table of vectors per class in host memory, to save device memory; "
+        "not for models with shared AdaLN",
     )
     int8: bool = Field(
         False,
-        description="int8 weights and activations in the transformers' blocks, to save memory and time on CPUs; not "
-        "exact; refused on GPUs, where bfloat16 is faster",
+        description="int8 weights and activations in the transformers' blocks, to save memory and time on CPUs; "
+        "approximate; refused on GPUs, where bfloat16 is faster",
     )
     fp8: bool = Field(
         False,
-        description="float8_e4m3 weights and activations in the transformers' blocks, for speed on GPUs from compute "
-        "capability 8.9 on (L4, L40S, H100); not exact; a CPU computes the same slowly",
+        description="float8_e4m3 weights and activations in the transformers' blocks, for speed on GPUs of compute "
+        "capability 8.9 or higher (L4, L40S, H100); approximate; CPUs emulate it slowly",
     )
     cuda_graphs: bool | None = Field(
         None,
-        description="launch all kernels of a decode at once, same bytes, which helps small models and batches; keeps "
-        "their memory allocated; default: on GPUs; where it fails workers warn and go on without it",
+        description="launch all kernels of a decode as one CUDA graph: same bytes, faster for small models; "
+        "keeps their memory allocated; on failure workers warn and run without it; default: on for GPUs",
     )
     kernels: Literal["auto", "plain"] = Field(
         "auto",
-        description="auto: on GPUs, merge the small steps between products into fused kernels, which prove themselves "
-        "first; where that fails workers warn and go on with plain ones",
+        description="auto: on GPUs, fuse the small operations between matrix products into kernels that are tested at "
+        "start; if a test fails workers warn and use plain ones",
     )
 
     @model_validator(mode="after")
@@ -151,38 +151,42 @@ class PreparationOptions(Spec):
 
 
 class MeasuredOptions(PreparationOptions):
-    """Which models a measurement runs, and in what precision."""
+    """Models and precision of a measurement."""
 
     drafter: str = Field(
         "embedded", description="'embedded', a file, an address (hf://, https://, s3://), or a name (tandem models)"
     )
     refiner: str = Field("embedded", description="like --drafter; the smaller model")
     vqvae: str = Field("embedded", description="like --drafter; its preset is vae_ch160v4096z32")
-    random_weights: bool = Field(False, description="let presets have random weights: times are those of real ones")
+    random_weights: bool = Field(False, description="give presets random weights; times are those of real ones")
     dtype: Dtype = Field("auto", description="of weights and activations; auto: bfloat16 on GPUs, float32 on CPUs")
 
 
 class DecodingOptions(PreparationOptions):
-    """How tokens are decoded. All of it but --cuda-graphs is part of the job: it changes bytes."""
+    """How tokens are decoded. All but --cuda-graphs changes bytes and is part of the job."""
 
     vqvae: str = Field("embedded", description="like the models; its preset is vae_ch160v4096z32")
-    random_weights: bool = Field(False, description="let presets have random weights, to try size and speed")
+    random_weights: bool = Field(False, description="give presets random weights, to try their size and speed")
     class_names: str | None = Field(
         None,
-        description="names of the classes, part of the job: a file of one name a line, .csv or .json, by path or "
-        "address, 'imagenet' or 'numbers'; default: those in the weights, else ImageNet's for 1,000 classes",
+        description="names of the classes, part of the job: a file (one name a line, .csv or .json; path or address), "
+        "'imagenet' or 'numbers'; default: those in the weights, else ImageNet's for 1,000 classes",
     )
-    draft_steps: int | None = Field(None, description="N: scales made by the drafter, 1 to K - 1; default about 0.7 K")
-    cfg: float | None = Field(None, ge=0, description="guidance at the last scale; default: the model's own")
+    draft_steps: int | None = Field(None, description="N: scales made by the drafter, 1 to K - 1; default: about 0.7 K")
+    cfg: float | None = Field(
+        None, ge=0, description="classifier-free guidance at the last scale; default: the model's own"
+    )
     top_k: NonNegativeInt | None = Field(
-        None, description="keep the k likeliest codes, 0 keeps all; default: the model's own"
+        None, description="keep the k most likely codes; 0: all; default: the model's own"
     )
-    top_p: Share | None = Field(None, description="keep codes up to this probability; default: the model's own")
+    top_p: Share | None = Field(
+        None, description="keep the most likely codes up to this total probability; default: the model's own"
+    )
     temperatures: tuple[float, ...] | None = Field(
-        None, description="one per scale, the last repeats: 1.1,1.0; default: the model's own"
+        None, description="sampling temperatures, one per scale, the last repeats: 1.1,1.0; default: the model's own"
     )
     dtype: Dtype = Field("auto", description="of weights and activations; auto: bfloat16 on GPUs, float32 on CPUs")
-    threads: Threads = Field(1, description="CPU threads of each replica; part of the job, as rounding depends on it")
+    threads: Threads = Field(1, description="CPU threads of each replica; part of the job, as it affects rounding")
 
 
 class PlaceOptions(Spec):
@@ -191,18 +195,18 @@ class PlaceOptions(Spec):
     logical_gpus: NonNegativeInt = Field(
         4,
         le=MAX_REPLICAS,
-        description="simulated GPUs offered where the machine has none: pinning as on real ones, CPU speed",
+        description="simulated GPUs on a machine without any: replicas are pinned as on real ones, at CPU speed",
     )
     address: str | None = Field(None, description="Ray cluster to join (also RAY_ADDRESS); default: start Ray here")
     max_failed_shards: NonNegativeInt = Field(
-        0, description="continue without up to this many shards that cannot be made, and list them at the end"
+        0, description="leave out up to this many shards that cannot be made, and list them at the end"
     )
     out: str = Field(description="folder or s3://bucket/prefix of the dataset; the same command resumes there")
-    overwrite: bool = Field(False, description="replace the job in --out")
+    overwrite: bool = Field(False, description="replace the dataset in --out")
     shards: str | None = Field(
         None,
-        description="make only these shards, FIRST-LAST/ALL such as 0-9/40: several jobs share one dataset, and "
-        "whichever commits the last shard finishes it",
+        description="make only these shards, FIRST-LAST/ALL such as 0-9/40: several jobs can share one dataset; the "
+        "one that commits the last shard finishes it",
     )
 
     @model_validator(mode="after")
@@ -211,7 +215,7 @@ class PlaceOptions(Spec):
             raise ValueError("expected --shards without --overwrite, which would remove what other jobs have made")
         if self.shards and self.max_failed_shards:
             raise ValueError(
-                "expected --shards without --max-failed-shards: only a job of all shards can leave some of them out"
+                "expected --shards without --max-failed-shards: only a job of all shards can leave some out"
             )
         if "://" not in self.out and not os.path.isabs(self.out) and RAY_JOB in os.environ:
             raise ValueError(
@@ -226,19 +230,19 @@ class JobOptions(PlaceOptions, DecodingOptions):
 
     batch: BatchSize = Field(
         32,
-        description="images per forward; short batches are padded, so it is part of the job; auto: the largest "
-        "that fits the smallest device, from counted bytes, and leaves 32 shards",
+        description="images per forward; part of the job, as short batches are padded; auto: the largest batch that "
+        "fits the smallest device by counted bytes and leaves 32 shards",
     )
     device_memory_gb: float | None = Field(
-        None, gt=0, description="for --batch auto: gigabytes that a replica may fill; default: measured on the nodes"
+        None, gt=0, description="for --batch auto: gigabytes that a replica may use; default: measured on the nodes"
     )
 
     @model_validator(mode="after")
     def check_batch(self) -> JobOptions:
         if self.batch == "auto" and self.shards:
-            raise ValueError("expected a number for --batch beside --shards: all parts have to agree on it; got auto")
+            raise ValueError("expected a number for --batch with --shards: all parts have to agree on it; got auto")
         if self.device_memory_gb is not None and self.batch != "auto":
-            raise ValueError(f"expected --batch auto beside --device-memory-gb, got --batch {self.batch}")
+            raise ValueError(f"expected --batch auto with --device-memory-gb, got --batch {self.batch}")
         return self
 
 
@@ -246,6 +250,6 @@ class ImageOptions(Spec):
     """How images are stored."""
 
     format: FormatName = Field("webdataset", description="layout of the output")
-    codec: Codec = Field("png", description="image files; png is exact")
+    codec: Codec = Field("png", description="format of the image files; png is lossless")
     quality: int = Field(92, ge=1, le=100, description=f"of {LOSSY}")
     keep_tokens: bool = Field(False, description="also write the token ids of every image")

@@ -1,9 +1,9 @@
 """Specs: validated options of commands, the one boundary where input is not trusted.
 
 Every option of a command is a field of one pydantic model, so a flag (--per-class), a key of a YAML file
-(per_class, given by --spec) and an environment variable (TANDEM_PER_CLASS) mean the same: each is the text that was
-typed, whatever YAML would make of it. A flag wins over the environment, the environment over the file, the file over
-the default. An empty variable, and a key of YAML without a value, count as not given.
+(per_class, given by --spec) and an environment variable (TANDEM_PER_CLASS) mean the same: each is taken as the text
+that was typed, without YAML's types. A flag overrides the environment, the environment the file, the file the default.
+An empty variable, or a YAML key without a value, counts as not given.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from tandem_jobs.options.yaml_file import TextLoader, load_yaml
 from tandem_workers.storage.layout import MAX_ROWS
 
 ENV_PREFIX = "TANDEM_"
-# Errors whose message is our own, or says more than the type of the field does
+# Errors whose message is our own, or more precise than the field's type
 OWN_WORDS = ("value_error", "literal_error", "extra_forbidden")
 SpecT = TypeVar("SpecT", bound="Spec")
 
@@ -47,14 +47,14 @@ class Spec(BaseModel):
 
     model_config = ConfigDict(extra="forbid", protected_namespaces=())
 
-    needs: ClassVar[dict[str, tuple[str, ...]]] = {}  # one of several options is required: how errors name them
+    needs: ClassVar[dict[str, tuple[str, ...]]] = {}  # name in errors -> options of which one is required
 
     spec: Path | None = Field(None, description="YAML file with any of these options")
 
     @field_validator("*")
     @classmethod
     def check_size(cls, value: Any, info: ValidationInfo) -> Any:
-        """Numbers must be finite and not above the largest job: 10^12 images would exhaust the machine's memory."""
+        """Numbers must be finite and at most the size of the largest job: 10^12 images would exhaust memory."""
         most = 2**63 - 1 if info.field_name == "seed" else MAX_ROWS
         for number in value if isinstance(value, tuple) else (value,):
             if isinstance(number, int | float) and number > most:
@@ -65,7 +65,7 @@ class Spec(BaseModel):
 
     @classmethod
     def missing(cls, given: Mapping[str, Any]) -> list[str]:
-        """The required options that are not given, as errors name them."""
+        """The names, for errors, of the required options that are not given."""
         required = [name for name, field in cls.model_fields.items() if field.is_required() and name not in given]
         words = [typed_name(cls, name) for name in required]
         choices = {words: names for base in cls.__mro__ for words, names in vars(base).get("needs", {}).items()}
@@ -73,7 +73,7 @@ class Spec(BaseModel):
 
     @classmethod
     def groups(cls) -> list[tuple[str, list[str]]]:
-        """Titles and options for `--help`: the required ones, the command's own, and those that it shares."""
+        """Titles and options for `--help`: required ones, the command's own, shared ones."""
         choices = [name for base in cls.__mro__ for names in vars(base).get("needs", {}).values() for name in names]
         first = [name for name, f in cls.model_fields.items() if f.is_required() or name in choices]
         groups = [("required", first)]
@@ -85,14 +85,14 @@ class Spec(BaseModel):
 
 
 def typed_name(spec: type[Spec], name: str) -> str:
-    """How a line of help or an error names an option."""
+    """The name of an option in help and errors."""
     return name.upper() if POSITIONAL in spec.model_fields[name].metadata else flag_of(name)
 
 
 def parse(spec: type[SpecT], argv: Sequence[str], prog: str, epilog: str = "") -> SpecT:
-    """Options of a command from its flags, the environment and the file that --spec names.
+    """Options of a command from its flags, the environment and the --spec file.
 
-    `--help` prints and ends the process with 0. Raises InputError with one line for every wrong value.
+    `--help` prints and exits with 0. Raises InputError with one line for every wrong value.
     """
     parser = make_parser(spec, prog, epilog)
     flags = read_flags(parser, spec, argv)
@@ -117,9 +117,9 @@ def make_parser(spec: type[Spec], prog: str, epilog: str = "") -> CommandParser:
 
 
 def check(spec: type[SpecT], given: Mapping[str, Any], hint: str) -> SpecT:
-    """A spec of values by name: text as it was typed, or values of YAML and JSON. None counts as not given.
+    """A spec from values by name: text as typed, or values of YAML and JSON. None counts as not given.
 
-    Raises InputError with one line for every wrong value, and one for all that are missing.
+    Raises InputError with one line for every wrong value, or one line for all missing ones.
     """
     values, wrong = {}, []
     for name, value in given.items():
@@ -142,7 +142,7 @@ def check(spec: type[SpecT], given: Mapping[str, Any], hint: str) -> SpecT:
 
 
 def as_value(field: FieldInfo, given: Any) -> Any:
-    """The value for pydantic to check: text, or a list of texts. Raises ValueError."""
+    """The value that pydantic checks: text, or a list of texts. Raises ValueError."""
     if isinstance(given, dict):
         raise ValueError(f"expected {expected(field)}, got a mapping")
     several = isinstance(given, list | tuple)
@@ -157,7 +157,7 @@ def as_value(field: FieldInfo, given: Any) -> Any:
 
 
 def plain(field: FieldInfo, value: Any) -> str:
-    """One value as a flag would have it. Raises ValueError."""
+    """One value as the text of a flag. Raises ValueError."""
     if isinstance(value, bool):
         return str(value).lower()
     if not isinstance(value, str | int | float | Path):
@@ -173,7 +173,7 @@ def plain(field: FieldInfo, value: Any) -> str:
 
 
 def split(text: str) -> list[str]:
-    """'a, "b,c"' -> a and b,c. Brackets around all of it may stand there. Raises ValueError."""
+    """'a, "b,c"' -> a and b,c. Brackets around the whole text are allowed. Raises ValueError."""
     if text.startswith("[") and text.endswith("]"):
         text = text[1:-1]
     try:
@@ -183,7 +183,7 @@ def split(text: str) -> list[str]:
 
 
 def join(values: Sequence[Any]) -> str:
-    """The text that `split` takes apart: values with commas or brackets are quoted."""
+    """The inverse of `split`: values with commas or brackets are quoted."""
     line = io.StringIO()
     brackets = any(str(value).startswith("[") for value in values)
     csv.writer(line, quoting=csv.QUOTE_ALL if brackets else csv.QUOTE_MINIMAL, lineterminator="").writerow(values)
@@ -192,7 +192,7 @@ def join(values: Sequence[Any]) -> str:
 
 @contextmanager
 def without_variable(name: str) -> Iterator[None]:
-    """A context in which a variable of the environment is not set."""
+    """Context manager that unsets an environment variable."""
     kept = os.environ.pop(name, None)
     try:
         yield
@@ -202,7 +202,7 @@ def without_variable(name: str) -> Iterator[None]:
 
 
 def as_flags(spec: Spec) -> list[str]:
-    """The command line that gives these options, whatever they came from: `parse` of it is the spec again."""
+    """The command line of these options, wherever they came from; `parse` turns it into the same spec."""
     flags: list[str] = []
     positional: list[str] = []
     for name, field in type(spec).model_fields.items():
@@ -226,7 +226,7 @@ def read_yaml(path: str, spec: type[Spec]) -> dict[str, Any]:
     for key, value in load_yaml("--spec", path, TextLoader).items():
         name = str(key).replace("-", "_")
         if name in values:
-            raise InputError(f"--spec: {shown(path)}: expected {flag_of(name)} once, got {key!r} besides")
+            raise InputError(f"--spec: {shown(path)}: expected {flag_of(name)} once, got {key!r} as well")
         values[name] = value
     values = {name: value for name, value in values.items() if value is not None}
     if removed := [name for name in values if name in REMOVED and name not in spec.model_fields]:
@@ -237,7 +237,7 @@ def read_yaml(path: str, spec: type[Spec]) -> dict[str, Any]:
 
 
 def explain(error: ValidationError, spec: type[BaseModel]) -> list[str]:
-    """One line for each wrong option: the flag, what was expected, what came."""
+    """One line for each wrong option: the flag, expected and actual value."""
     lines: dict[str, str] = {}
     for problem in error.errors():
         name = str(problem["loc"][0]) if problem["loc"] else ""

@@ -1,4 +1,4 @@
-"""YAML files of values by name, read within bounds: a file of a kilobyte can stand for billions of values."""
+"""YAML files of values by name, read with limits: with aliases a kilobyte can expand to billions of values."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tandem.errors import InputError
 from tandem.user_files import MAX_DEPTH, read_text, repeated, shown
 
 MAX_BYTES = 512 << 10  # of a file
-MAX_VALUES = 20_000  # once aliases are replaced by what they stand for; PyYAML makes some 10,000 a second
+MAX_VALUES = 20_000  # aliases expanded; PyYAML constructs some 10,000 a second
 MAX_SCALAR = 4_000  # characters of a number, a date or another value that is not text
 TOO_MANY = f"expected at most {MAX_VALUES:,} values, aliases included, got more"
 TEXT_TAGS = ("tag:yaml.org,2002:str", "tag:yaml.org,2002:binary")
@@ -24,8 +24,8 @@ class Refused(yaml.MarkedYAMLError):
 
 
 class BoundedLoader(yaml.SafeLoader):
-    """PyYAML's safe loader, which refuses depth, aliases that multiply or contain themselves, and keys that stand
-    twice. Its errors are yaml.YAMLError."""
+    """PyYAML's safe loader with limits: refuses deep nesting, aliases that expand without bound or contain themselves,
+    and repeated keys. Raises yaml.YAMLError."""
 
     depth, values = 0, 0
 
@@ -46,10 +46,10 @@ class BoundedLoader(yaml.SafeLoader):
         return node
 
     def count(self, node: Node, sizes: dict[int, int]) -> int:
-        """Values in a node, those of aliases each time. `sizes` has those that are known; 0: being counted."""
+        """Number of values in a node, aliases expanded. `sizes` caches it by node id; 0: being counted."""
         if (known := sizes.get(id(node))) is not None:
             if not known:
-                self.refuse("expected aliases of other values, got one of what contains it", node)
+                self.refuse("expected aliases of other values, got one of a value that contains it", node)
             return known
         sizes[id(node)] = 0
         if isinstance(node, MappingNode):
@@ -70,14 +70,14 @@ class BoundedLoader(yaml.SafeLoader):
             return super().construct_object(node, deep)
         except yaml.YAMLError:
             raise
-        # what Python's own parsers of numbers, dates and truth values raise
+        # raised by Python's parsers of numbers, dates and booleans
         except (ValueError, LookupError, AttributeError, TypeError, ArithmeticError):
             got = shown(node.value, 60) if isinstance(node, ScalarNode) else "other values"
             self.refuse(f"expected {node.tag.rpartition(':')[2]}, got {got}", node)
 
     @staticmethod
-    def refuse(problem: str, where: Any) -> None:
-        raise Refused(problem=problem, problem_mark=where.start_mark)
+    def refuse(problem: str, node: Any) -> None:
+        raise Refused(problem=problem, problem_mark=node.start_mark)
 
 
 def parts(node: Node) -> Iterator[Node]:
@@ -91,7 +91,7 @@ def parts(node: Node) -> Iterator[Node]:
 
 
 class TextLoader(BoundedLoader):
-    """YAML whose scalars are the text that was written, and null None: `classes: 007` is what --classes 007 is."""
+    """YAML whose scalars stay text, except null, which is None: `classes: 007` equals --classes 007."""
 
 
 TextLoader.yaml_implicit_resolvers = {
@@ -101,7 +101,7 @@ TextLoader.yaml_implicit_resolvers = {
 
 
 def load_yaml(flag: str, path: str | Path, loader: type[BoundedLoader] = BoundedLoader) -> dict[Any, Any]:
-    """A YAML file of values by name; an empty one has none. Raises InputError naming the flag that it came by."""
+    """A YAML file of values by name; empty for an empty file. Raises InputError naming the flag."""
     name = f"{flag}: {shown(path)}"
     try:
         text = read_text(path, MAX_BYTES)
@@ -111,9 +111,9 @@ def load_yaml(flag: str, path: str | Path, loader: type[BoundedLoader] = Bounded
         values = yaml.load(text, loader) or {}
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        where = f", line {mark.line + 1}" if mark else ""
+        line = f", line {mark.line + 1}" if mark else ""
         problem = error.problem if isinstance(error, Refused) else f"is not YAML: {error.problem or error.context}"
-        raise InputError(f"{name}{where}: {shown(problem)}") from error
+        raise InputError(f"{name}{line}: {shown(problem)}") from error
     except yaml.reader.ReaderError as error:
         raise InputError(f"{name} is not YAML: {error.reason} (U+{error.character:04X})") from error
     if not isinstance(values, dict):

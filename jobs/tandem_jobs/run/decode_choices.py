@@ -1,4 +1,4 @@
-"""How a job decodes: what was asked for, else what the models and the devices suggest."""
+"""How a job decodes: the user's options, else defaults of the models and devices."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tandem_workers.models.model_set import DTYPES, ModelSet
 
 @contextmanager
 def as_flag() -> Iterator[None]:
-    """Within it, an error that begins with the name of an argument begins with that of the flag."""
+    """Context manager: errors that begin with an argument's name begin with its flag instead."""
     try:
         yield
     except InputError as error:
@@ -32,13 +32,13 @@ def as_flag() -> Iterator[None]:
 
 
 def choose_draft_steps(asked: int | None, pyramid: Pyramid) -> int:
-    """N that was asked for, else the default. InputError, naming the flag, for one that the pyramid does not have."""
+    """The requested N, else the default. InputError, naming the flag, if the pyramid does not have it."""
     with as_flag():
         return pyramid.check_draft_steps(pyramid.default_draft_steps if asked is None else asked)
 
 
 def choose_sampling(options: DecodingOptions, own: SamplingConfig) -> SamplingConfig:
-    """What was asked for, else the model's own. InputError naming the flag."""
+    """The model's own sampling with the user's options. InputError naming the flag."""
     names = ("cfg", "top_k", "top_p", "temperatures")
     with as_flag():
         return replace(own, **{name: value for name in names if (value := getattr(options, name)) is not None})
@@ -82,8 +82,8 @@ def choose_preparation(options: PreparationOptions, on_gpu: bool, dtype: str) ->
 
 
 def check_gpus_here(options: DecodingOptions, address: str | None, on_cpus: bool) -> None:
-    """InputError, before anything starts, for what the GPUs of this machine are not asked to do. Those of a cluster
-    that is joined are known when it answers."""
+    """InputError, before anything starts, for options that this machine's GPUs do not support. GPUs of a cluster are
+    checked once it is joined."""
     if (options.int8 or options.fp8) and not on_cpus and not joins(address) and (gpus := count_real_gpus()):
         choose_preparation(options, True, choose_dtype(options.dtype, True))
         with as_flag():
@@ -109,7 +109,7 @@ def decoding_identity(settings: DecodeSettings) -> dict[str, Any]:
 
 
 def describe_models(models: ModelSet, settings: DecodeSettings, configs: Sequence[VarConfig | None]) -> list[str]:
-    """What is about to decode, in a few lines."""
+    """Models and settings in a few lines."""
     transformers = (models.drafter, models.refiner)
     lines = [
         f"{ref.role}: VAR of depth {config.depth}, {config.num_parameters / 1e6:.1f} M parameters "

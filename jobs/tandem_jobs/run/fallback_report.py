@@ -12,10 +12,9 @@ MAX_NAMED = 6  # replicas in a line
 
 
 def summarise_fallbacks(fallbacks: Collection[Fallback], spans: Sequence[Span]) -> list[dict[str, Any]]:
-    """One entry a stage and reason: the replicas that fell back, of how many that worked in the stage.
+    """One entry for each stage and reason: the replicas that fell back, and how many worked in the stage.
 
-    What stands in parentheses in a reason, such as the bytes that were lacking, differs from replica to replica: the
-    first one is shown.
+    The part of a reason in parentheses, such as the missing bytes, differs between replicas: the first one is shown.
     """
     groups: dict[tuple[str, str], list[Fallback]] = {}
     for fallback in fallbacks:

@@ -12,7 +12,7 @@ from tandem.config import SamplingConfig, to_dict
 from tandem.images import EXACT, Provenance
 from tandem_jobs.options.options import ImageOptions, JobOptions
 from tandem_jobs.run.pipeline import Writer
-from tandem_jobs.run.shard_range import command_line, whole_command
+from tandem_jobs.run.shard_range import command_line, full_command
 from tandem_jobs.run.versions import software
 from tandem_workers.dataset.card import CardInfo, closing_files
 from tandem_workers.dataset.claim import JobRecord
@@ -20,11 +20,11 @@ from tandem_workers.dataset.entry import ManifestEntry
 from tandem_workers.dataset.formats import DatasetFormat
 from tandem_workers.dataset.shards import ShardPlan
 from tandem_workers.models.model_set import ModelSet
-from tandem_workers.stages.encoder import Encoder
+from tandem_workers.stages.encoder import ImageEncoder
 from tandem_workers.storage import layout
 from tandem_workers.storage.store import Store
 
-CLOSES_WITH = (layout.CARD, layout.CONTACT_SHEET)
+REQUIRED_FILES = (layout.CARD, layout.CONTACT_SHEET)
 
 
 class ImageJobOptions(ImageOptions, JobOptions):
@@ -33,7 +33,7 @@ class ImageJobOptions(ImageOptions, JobOptions):
 
 @dataclass(frozen=True)
 class ImageDataset:
-    """A dataset of images that is about to be made."""
+    """A dataset of images to be made."""
 
     store: Store
     fmt: DatasetFormat
@@ -45,16 +45,16 @@ class ImageDataset:
 
     @property
     def shard_bytes(self) -> int:
-        """Of the pixels of a whole shard."""
+        """Bytes of a shard's pixels."""
         return self.plan.shard_size * 3 * self.models.image_size**2
 
     def writer(self, epoch: int) -> Writer:
-        """The end of the pipeline, once the job has its place."""
+        """The last stage of the pipeline."""
         hashes = self.models.hashes
         weights = hashes["drafter"], hashes["refiner"], hashes["vqvae"]
         provenance = Provenance(software(), *weights, self.fmt.seed, self.fmt.draft_steps)
         options, names = self.options, self.models.class_names.names
-        encoder = Encoder(options.codec, options.quality, provenance, names, self.row_settings)
+        encoder = ImageEncoder(options.codec, options.quality, provenance, names, self.row_settings)
         return Writer(encoder, self.fmt, self.plan, self.store, epoch)
 
     def render(
@@ -64,7 +64,7 @@ class ImageDataset:
         entries: Sequence[ManifestEntry],
         failed: Mapping[int, str],
     ) -> dict[str, bytes]:
-        """What stands beside `_SUCCESS` of a job, by path. Jobs of one record render alike."""
+        """The closing files of a job, by path. Jobs with the same record render the same bytes."""
         settings = job.identity["decoding"]
         decoding = to_dict(sampling) | {name: settings[name] for name in ("batch", "dtype")} | settings.get("how", {})
         info = CardInfo(
@@ -72,7 +72,7 @@ class ImageDataset:
             image_size=self.models.image_size,
             models={ref.role: (ref.label, ref.sha256) for ref in self.models.refs},
             sampling=decoding,
-            command=whole_command(job.info.get("command") or command_line()),
+            command=full_command(job.info.get("command") or command_line()),
             software=software(),
             tokens=self.options.keep_tokens,
             carried=self.carried,
@@ -96,13 +96,13 @@ def open_images(
     fmt = DatasetFormat(options.format, options.codec, models.class_names.names, seed, draft_steps)
     if extra is not None:
         fmt.check_extra(extra.drop_columns(list(row_settings)))
-    everywhere = {"seed", "draft_steps"}  # columns of every dataset, also where they are of each row
+    everywhere = {"seed", "draft_steps"}  # columns of every dataset, whether or not they differ by row
     carried = pa.schema([field for field in extra.schema if field.name not in everywhere] if extra is not None else [])
     return ImageDataset(store, fmt, plan, options, models, carried, row_settings)
 
 
 def image_identity(options: ImageOptions) -> dict[str, Any]:
-    """What of the output changes bytes."""
+    """The output options that change bytes."""
     return {
         "format": options.format,
         "codec": options.codec,

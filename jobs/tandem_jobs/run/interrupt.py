@@ -1,4 +1,4 @@
-"""Stopping in time: ctrl-C, and the SIGTERM of `ray job stop`, which kills three seconds later."""
+"""Stopping in time on ctrl-C, and on the SIGTERM of `ray job stop`, which kills three seconds later."""
 
 from __future__ import annotations
 
@@ -20,27 +20,27 @@ EXIT_CODE = 130
 def stop_in_time(resume: str) -> Iterator[None]:
     """Context manager: the first SIGINT or SIGTERM says how to resume and raises KeyboardInterrupt.
 
-    Shards in hand are dropped: what is not committed is made again, alike. If Ray has not let go after GRACE_S, or
-    at a second signal, the process ends at once, which is safe for the same reason. A thread sees to that, since the
-    main thread may be deep in a call that no handler interrupts. Not to be entered around `ray.init`, which puts
-    its own handlers in place.
+    Uncommitted shards are dropped; the next run makes them again with the same bytes. If Ray has not stopped after
+    GRACE_S, or at a second signal, the process exits at once, which is safe for the same reason. A thread does this,
+    since the main thread may be in a call that no handler interrupts. Do not enter it around `ray.init`, which installs
+    its own handlers.
     """
     if threading.current_thread() is not threading.main_thread():
         yield  # only the main thread may handle signals
         return
-    here, there = socket.socketpair()
-    there.setblocking(False)
-    told = threading.Event()
+    receiver, sender = socket.socketpair()
+    sender.setblocking(False)
+    signalled = threading.Event()
 
     def guard() -> None:
-        if not (number := here.recv(1)):
+        if not (number := receiver.recv(1)):
             return
-        told.set()
+        signalled.set()
         name = signal.Signals(number[0]).name
-        say(f"\nstopping ({name}): what was committed is kept. To go on from there:\n  {resume}")
-        here.settimeout(GRACE_S)
+        say(f"\nstopping ({name}): committed shards are kept. To resume:\n  {resume}")
+        receiver.settimeout(GRACE_S)
         try:
-            here.recv(1)
+            receiver.recv(1)
         finally:
             os._exit(EXIT_CODE)
 
@@ -48,7 +48,7 @@ def stop_in_time(resume: str) -> Iterator[None]:
         raise KeyboardInterrupt
 
     kept = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    kept_fd = signal.set_wakeup_fd(there.fileno())
+    kept_fd = signal.set_wakeup_fd(sender.fileno())
     threading.Thread(target=guard, daemon=True).start()
     try:
         yield
@@ -56,5 +56,5 @@ def stop_in_time(resume: str) -> Iterator[None]:
         signal.set_wakeup_fd(kept_fd)
         for number, handler in kept.items():
             signal.signal(number, handler)
-        if not told.is_set():
-            there.close()
+        if not signalled.is_set():
+            sender.close()

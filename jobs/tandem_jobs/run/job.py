@@ -35,27 +35,27 @@ from tandem_workers.models.model_set import ModelSet
 from tandem_workers.storage import layout
 from tandem_workers.storage.store import Store
 
-# Shards that a cluster of ours stores at once, if the machine has fewer cores. Each writer is a process, whose start
-# costs seconds; actors take no CPU from them.
+# Least CPUs of a cluster that is started here, hence shards stored at once. Each writer is a process, whose start costs
+# seconds; actors reserve no CPU.
 MIN_WRITERS = 2
 
 
 class Job(ABC):
     """One command and its dataset. Each command has a subclass, whose `__init__` makes all checks, starts nothing and
-    sets the attributes. Its module's `run` tells what comes then: is it done, a session, the pipeline, closing.
+    sets the attributes. The `run` of its module has the steps: is it done, a session, the pipeline, closing.
 
     Attributes:
-        options, store, plan: what was asked for, the place of the dataset, and how its rows are cut into shards.
-        models, seed, draft_steps, sampling, batch, row_settings: how it decodes, whatever device there is.
-        source: fields of the identity that say which rows or drafts the dataset is made of.
-        makers, shard_bytes: replicas whose shards wait for the sink at most, and bytes of one such shard.
-        placement, on_real_gpus: which replica gets which device, and of what kind these are, once there is a session.
-        record: the hold on the place, once it is found or taken.
+        options, store, plan: the user's options, the store of the dataset, and how its rows are cut into shards.
+        models, seed, draft_steps, sampling, batch, row_settings: how it decodes, on any device.
+        source: fields of the identity for the rows or drafts that the dataset is made of.
+        num_producers, shard_bytes: most replicas that feed the sink, and bytes of one of their shards.
+        placement, on_real_gpus: which replica gets which device, and whether it is a real GPU; set by `begin`.
+        record: the job's claim on the store, once it is found or taken.
         summary: the run in numbers.
     """
 
-    result: ClassVar[str]  # what the last line calls the dataset
-    closes_with: ClassVar[tuple[str, ...]] = ()  # files beside `_SUCCESS` that every such job has
+    result: ClassVar[str]  # name of the dataset in the last line
+    required_files: ClassVar[tuple[str, ...]] = ()  # closing files that every such job has, besides `_SUCCESS`
 
     models: ModelSet
     seed: int
@@ -64,7 +64,7 @@ class Job(ABC):
     batch: int
     row_settings: tuple[str, ...]
     source: dict[str, Any]
-    makers: int
+    num_producers: int
     shard_bytes: int
     placement: Placement
     on_real_gpus: bool
@@ -75,7 +75,7 @@ class Job(ABC):
         self.part = choose_part(options.shards, plan)
         self.summary: dict[str, Any] = {}
 
-    # What differs between commands
+    # Steps that differ between commands
 
     @abstractmethod
     def place(self, session: Session) -> tuple[Placement, list[str]]:
@@ -86,8 +86,7 @@ class Job(ABC):
         """All stages in order, on the devices of the placement."""
 
     def identity(self, on_real_gpus: bool) -> dict[str, Any]:
-        """Whatever changes bytes, with the settings that real GPUs or CPUs imply: job.json keeps it, and a later run
-        has to match it."""
+        """All that changes bytes, given real GPUs or CPUs: job.json keeps it, and a later run has to match it."""
         return {
             "weights_sha256": self.models.hashes,
             "decoding": decoding_identity(self.settings(on_real_gpus)),
@@ -97,18 +96,18 @@ class Job(ABC):
         }
 
     def info(self) -> dict[str, Any]:
-        """What else job.json keeps and nobody compares."""
+        """Further content of job.json, which is not compared."""
         return self.models.record
 
     def describe(self) -> list[str]:
-        """What is about to decode, in a few lines."""
+        """Models and settings in a few lines."""
         return describe_models(self.models, self.decoding, (self.models.drafter_config, self.models.refiner_config))
 
     def files(self, entries: Sequence[ManifestEntry], failed: Mapping[int, str]) -> Mapping[str, bytes]:
-        """The files beside `_SUCCESS`, by path, once every shard is committed or has failed, by cause."""
+        """The closing files by path, once every shard is committed or in `failed` with its cause."""
         return {}
 
-    # What all commands have in common, in the order in which they do it
+    # Steps that all commands share, in order
 
     def settings(self, on_real_gpus: bool) -> DecodeSettings:
         steps, seed, sampling = self.draft_steps, self.seed, self.sampling
@@ -120,7 +119,7 @@ class Job(ABC):
         return replace(self.settings(self.on_real_gpus), on_gpu=self.device)
 
     def is_done(self) -> bool:
-        """Whether this job has made all of its part before. Reads names, and no shard."""
+        """Whether all shards of this job's part are committed. Reads file names, no shards."""
         if self.options.overwrite or not self.store.exists(layout.JOB):
             return False
         job = read_job(self.store)
@@ -130,26 +129,26 @@ class Job(ABC):
         devices = (False,) if self.options.int8 else (False, True)  # int8 is for CPUs
         if job["identity"] not in (as_json(self.identity(on_real_gpus)) for on_real_gpus in devices):
             return False
-        say(f"{describe_part(self.part, self.plan)}: all of them done before")
+        say(f"{describe_part(self.part, self.plan)}: all done before")
         self.record = JobRecord(job["identity"], job["info"], committed, job["epoch"])
         self.summary = summarise(Throughput(), 0.0, [], {}, Flow([])) | self.about()
         return True
 
     @contextmanager
     def session(self) -> Iterator[Session]:
-        """A context with a cluster: the one that was asked for, else one that is started here."""
+        """Context manager: the cluster that was asked for, else one started here."""
         self.start_up = StartUp()
         options = self.options
         say(about_to_open(options.address))
-        object_store = wanted_object_store(self.makers, self.shard_bytes)
+        object_store = wanted_object_store(self.num_producers, self.shard_bytes)
         with open_session(options.address, options.logical_gpus, MIN_WRITERS, object_store) as session:
             _ = self.models.hashes  # waits until the weights are hashed: the job's identity needs it
             self.start_up.join()
             yield session
 
     def begin(self, session: Session, placement: Placement, reasons: Sequence[str]) -> None:
-        """Take the place of the dataset for this job, and say what it is about to do. From here on the shards that
-        other runs have committed are known. OutputError where the place is another job's."""
+        """Claim the store for this job, find the shards committed by other runs, and print a description. OutputError
+        if the store holds another job."""
         self.placement, self.on_real_gpus = placement, placement.mode != "cpu" and not session.simulated
         self.device = session.device_of(self.on_real_gpus)
         info = {"command": command_line(), **versions(), **self.info()}
@@ -159,7 +158,7 @@ class Job(ABC):
             say(line)
 
     def make(self, pipeline: Pipeline, session: Session) -> None:
-        """Make the shards that are missing."""
+        """Make the missing shards."""
         todo = [shard for shard in self.part if shard not in self.record.committed]
         resumed = len(self.part) - len(todo)
         if todo:
@@ -174,7 +173,7 @@ class Job(ABC):
         self.summary |= {**self.about(resumed), "placement": self.placement.mode, "simulated_gpus": simulated}
 
     def about(self, resumed: int | None = None) -> dict[str, Any]:
-        """The job itself, for the summary. Without a number all shards of its part were there before."""
+        """The job's own fields of the summary. `resumed` None: all shards of its part were done before."""
         return {
             "out": self.store.uri,
             "total_images": self.plan.num_rows,
@@ -183,29 +182,29 @@ class Job(ABC):
         }
 
     def close(self) -> dict[str, Any]:
-        """Close the dataset, if all of it is there; the closing table on stderr, and one JSON line on stdout."""
+        """Close the dataset if it is complete; print the closing table on stderr, and one JSON line on stdout."""
         with stop_in_time(resume_command()):
             self.summary["complete"] = self.close_if_last(self.summary["failed_shards"])
         report(self.summary, self.result)
         return self.summary
 
     def close_if_last(self, failed: Mapping[int, str]) -> bool:
-        """Close the dataset, if it is not closed; whether it is. A job that made a part waits for all other parts.
+        """Close the dataset unless it is closed or other parts are missing. Returns whether it is closed.
 
-        Each job looks after its own last commit, so whichever commits last finds everything; if two do, both close it,
-        alike. What another job closed while this one was still adding shards is closed again.
+        Each job checks after its own last commit, so the last one finds all shards; if two do, both write the same
+        files. A dataset that another job closed while this one was still adding shards is closed again.
         """
         manifest, num_shards = Manifest(self.store, self.record.epoch), self.plan.num_shards
         if len(self.part) < num_shards:
             committed = manifest.committed(range(num_shards), failed)
             missing = num_shards - len(committed)
-            if missing and is_closed(manifest, num_shards, committed, self.closes_with):
+            if missing and is_closed(manifest, num_shards, committed, self.required_files):
                 return True
             if missing:
                 check_epoch(self.store, self.record.epoch)
-                say(f"{missing} of {num_shards} shards are to come: whoever commits the last closes the dataset")
+                say(f"{missing} of {num_shards} shards are missing: the job that commits the last closes the dataset")
                 return False
-        close_dataset(manifest, num_shards, failed, self.files, self.closes_with)
+        close_dataset(manifest, num_shards, failed, self.files, self.required_files)
         return True
 
 
@@ -220,6 +219,6 @@ def report(summary: dict[str, Any], result: str) -> None:
 
 def describe_store(session: Session, pipeline: Pipeline) -> str:
     """How much of the object store the pipeline can fill."""
-    most, there = pipeline.most_bytes / 1e6, session.object_store_bytes / 1e6
-    tight = ": it will hold replicas back; smaller shards would not" if most > there * USABLE_SHARE else ""
-    return f"at most {most:.0f} MB wait for the sink; the object store has {there:.0f} MB{tight}"
+    most, size = pipeline.most_bytes / 1e6, session.object_store_bytes / 1e6
+    warning = ": it will hold replicas back; smaller shards would not" if most > size * USABLE_SHARE else ""
+    return f"at most {most:.0f} MB wait for the sink; the object store has {size:.0f} MB{warning}"

@@ -23,15 +23,15 @@ from tandem_workers.stages.ray_data import Span
 
 
 def make_shards(pipeline: Pipeline, todo: list[int], total: int, max_failed: int, start_up: StartUp) -> dict[str, Any]:
-    """Run the pipeline over the shards that are left, with progress. JobError at one failed shard too many."""
+    """Run the pipeline over the missing shards, with progress. JobError if more than `max_failed` shards fail."""
     spans: list[Span] = []
     failed: dict[int, str] = {}
-    warned: dict[str, None] = {}  # in their order
+    warned: dict[str, None] = {}  # in order
     fallbacks: dict[Fallback, None] = {}
     todo_rows = sum(len(pipeline.plan.indices(shard)) for shard in todo)
     flow = pipeline.flow(len(todo))
     with (
-        RunProgress(total, total - todo_rows, flow, partial(why_lacking, pipeline, flow)) as progress,
+        RunProgress(total, total - todo_rows, flow, partial(missing_reason, pipeline, flow)) as progress,
         watching(flow, pipeline.limits) as watchdog,
     ):
         for shard in pipeline.run(todo, flow) if todo else ():
@@ -44,7 +44,7 @@ def make_shards(pipeline: Pipeline, todo: list[int], total: int, max_failed: int
                         say(f"warning: {warning}")
                     warned[warning] = None
                 progress.add(shard.num_rows, shard.spans)
-                if shard.num_rows == pipeline.plan.shard_size:  # the last one may be of a single row
+                if shard.num_rows == pipeline.plan.shard_size:  # the last shard may be short
                     watchdog.learn(shard.spans)
             else:
                 failed[shard.shard] = shard.cause
@@ -57,7 +57,7 @@ def make_shards(pipeline: Pipeline, todo: list[int], total: int, max_failed: int
 def summarise(
     throughput: Throughput, seconds: float, spans: Sequence[Span], failed: Mapping[int, str], flow: Flow
 ) -> dict[str, Any]:
-    """A run in numbers. `seconds` from the start of the command to its last shard; speeds as `Throughput` has them."""
+    """A run in numbers. `seconds`: from the start of the command to its last shard; speeds: see `Throughput`."""
     drafts = [s for s in spans if s.stage == "draft"]
     refines = [s for s in spans if s.stage == "refine"]
     return {
@@ -74,23 +74,23 @@ def summarise(
 
 
 def check_failures(failed: Mapping[int, str], max_failed: int) -> None:
-    """Say which shard failed, or raise JobError if it is one too many."""
+    """Print which shard failed, or raise JobError if it is one too many."""
     shard, cause = list(failed.items())[-1]
     if len(failed) > max_failed:
         allowed = f"{len(failed)} shards failed, {max_failed} allowed; the last: " if max_failed else ""
-        hint = "what was committed is kept; the same command goes on from there"
+        hint = "committed shards are kept; the same command resumes from them"
         raise JobError(f"{allowed}shard {shard}: {cause}", hint + ", --max-failed-shards leaves failures out")
     say(f"shard {shard} failed ({len(failed)} of {max_failed} allowed): {cause}")
 
 
-def why_lacking(pipeline: Pipeline, flow: Flow, stage: StageState) -> str | None:
-    """Why replicas of a stage are not there: no GPU for them. None where they are only loading."""
+def missing_reason(pipeline: Pipeline, flow: Flow, stage: StageState) -> str | None:
+    """Why replicas of a stage are missing, if there is no GPU for them; None if they are only loading."""
     pool = next((pool for pool in pipeline.pools if pool.name == stage.name), None)
     if pool is None or not pipeline.gpus_per_replica:
         return None
     try:
         if num_unplaced() <= flow.optional:
             return None
-        return why_unplaced(f"{stage.short} of {stage.needed} {stage.name} replicas", pool.nodes)
-    except RpcError:  # asked again soon
+        return why_unplaced(f"{stage.missing_needed} of {stage.needed} {stage.name} replicas", pool.nodes)
+    except RpcError:  # will be asked again
         return None

@@ -28,12 +28,12 @@ from tandem_cluster.elastic import are_apart
 from tandem_cluster.placement import Placement
 from tandem_jobs.run.backpressure import SHARDS_IN_FLIGHT, Flow, StageState, watch
 from tandem_jobs.run.outcome import StoredShard, as_job_error, outcome
-from tandem_jobs.run.pools import Pool, where, where_to_write
-from tandem_jobs.run.watchdog import Limits
+from tandem_jobs.run.pools import ActorPool, actor_options, writer_options
+from tandem_jobs.run.watchdog import WatchdogLimits
 from tandem_workers.dataset.commit import Format, store_shard
 from tandem_workers.dataset.manifest import Manifest
 from tandem_workers.dataset.shards import FailedShard, PixelShard, PrefixShard, ShardPlan, ShardRows
-from tandem_workers.stages.encoder import Encoder
+from tandem_workers.stages.encoder import ImageEncoder
 from tandem_workers.stages.job_metrics import stage_metrics
 from tandem_workers.stages.ledger import NO_LEDGER, Ledger
 from tandem_workers.stages.ray_data import (
@@ -50,9 +50,8 @@ from tandem_workers.stages.ray_data import (
 )
 from tandem_workers.storage.store import Store
 
-# Actors of a stage that may die one after the other before they are ready: a file or a device that does not answer at
-# once, a node that is lost meanwhile. One more ends the run.
-MOST_FALSE_STARTS = 2
+# Failed starts in a row before the run ends: a file or a device may not answer at once, or a node may be lost
+MAX_FAILED_STARTS = 2
 
 
 @dataclass(frozen=True)
@@ -60,21 +59,21 @@ class Pipeline:
     """How shards are made: pools of actors read them and work on them, tasks write them."""
 
     plan: ShardPlan
-    pools: list[Pool]  # in order; the first stage of the first one reads
+    pools: list[ActorPool]  # in order; the first stage of the first one reads
     write: ShardSink
     gpus_per_replica: int
-    shard_bytes: int  # of what the last pool hands to the sink
-    limits: Limits = field(default_factory=Limits)
+    shard_bytes: int  # size of a shard from the last pool
+    limits: WatchdogLimits = field(default_factory=WatchdogLimits)
 
     @property
     def most_bytes(self) -> int:
-        """What may wait for the sink, however slow it is."""
+        """Most bytes that can wait for the sink, even if it stands still."""
         states = self.flow(self.plan.num_shards).stages[:-1]
         finished = StageState("", self.pools[0].finishers).limit if self.pools[0].finishers else 0
         return (states[-1].limit + finished) * self.shard_bytes
 
     def flow(self, num_shards: int) -> Flow:
-        """The stages of a run of so many shards, to be watched while it lasts."""
+        """The initial state of a run of this many shards, updated while it lasts."""
         pools = [
             StageState(pool.name, min(pool.replicas, num_shards), least=min(pool.least, num_shards))
             for pool in self.pools
@@ -85,8 +84,8 @@ class Pipeline:
     def run(self, shards: list[int], flow: Flow) -> Iterator[StoredShard | FailedShard]:
         """Make the given shards; yields each one as soon as it is committed or has failed, in any order."""
         set_up_ray_data(flow)
-        # Numbers alone go in. Rows are read by the first actors: a task of its own for each shard would cost more
-        # than it does, and would run ahead while actors load their weights.
+        # Only shard numbers go in; the first actors read the rows. A read task for each shard would cost more than
+        # reading, and would run ahead while actors load their weights.
         made: ray.data.Dataset = ray.data.from_items(shards, override_num_blocks=len(shards))
         for pool, state in zip(self.pools, flow.stages, strict=False):
             made = made.map_batches(
@@ -97,9 +96,9 @@ class Pipeline:
                 compute=ActorPoolStrategy(
                     size=flow.wanted(state),
                     max_tasks_in_flight_per_actor=SHARDS_IN_FLIGHT,
-                    max_concurrent_calls_per_actor=SHARDS_IN_FLIGHT,  # the next one's rows arrive meanwhile
+                    max_concurrent_calls_per_actor=SHARDS_IN_FLIGHT,  # the next shard's rows arrive meanwhile
                 ),
-                **where(pool),
+                **actor_options(pool),
                 num_gpus=self.gpus_per_replica,
                 num_cpus=0,  # actors set their own threads; a CPU each could starve the writing tasks
             )
@@ -108,7 +107,7 @@ class Pipeline:
             fn_kwargs={"write": self.write, "ledger": Ledger(flow.key, "write")},
             batch_size=1,
             batch_format="numpy",
-            **where_to_write(self.pools[-1]),
+            **writer_options(self.pools[-1]),
             num_cpus=1,
         )
         try:
@@ -123,24 +122,24 @@ def set_up_ray_data(flow: Flow) -> None:
     context = DataContext.get_current()
     context.enable_progress_bars = False
     context.target_max_block_size = None  # a shard's pixels may be larger than Ray's usual block
-    context.max_consecutive_actor_init_deaths = MOST_FALSE_STARTS
+    context.max_consecutive_actor_init_deaths = MAX_FAILED_STARTS
     context.execution_no_progress_timeout_s = -1  # waiting for a node is said, and the watchdog knows slow shards
     watch(flow, context)
 
 
-def draft_pool(placement: Placement, *stages: Stage) -> Pool:
+def draft_pool(placement: Placement, *stages: Stage) -> ActorPool:
     """Drafters alone: labels in, prefixes out."""
     replicas, nodes = placement.num_drafters, placement.drafter_nodes
-    return Pool("draft", ShardRows, stages, replicas, nodes, placement.least_drafters)
+    return ActorPool("draft", ShardRows, stages, replicas, nodes, placement.least_drafters)
 
 
-def refine_pool(placement: Placement, *stages: Stage) -> Pool:
+def refine_pool(placement: Placement, *stages: Stage) -> ActorPool:
     """Refiners alone: prefixes in, pixels out."""
     replicas, nodes = placement.num_refiners, placement.refiner_nodes
-    return Pool("refine", PrefixShard, stages, replicas, nodes, placement.least_refiners)
+    return ActorPool("refine", PrefixShard, stages, replicas, nodes, placement.least_refiners)
 
 
-def generate_pools(placement: Placement, read: Stage, draft: Stage, refine: Stage) -> list[Pool]:
+def generate_pools(placement: Placement, read: Stage, draft: Stage, refine: Stage) -> list[ActorPool]:
     """Both: two pools, colocated one whose actors run all stages, or mixed two, where some of the first run all."""
     drafters, refiners = draft_pool(placement, read, draft), refine_pool(placement, refine)
     if placement.mode == "mixed":
@@ -153,34 +152,34 @@ def generate_pools(placement: Placement, read: Stage, draft: Stage, refine: Stag
         )
         return [finishers, replace(refiners, passes=PixelShard)]
     if placement.mode == "colocated":
-        return [Pool("draft + refine", ShardRows, [read, draft, refine], drafters.replicas, drafters.nodes)]
+        return [ActorPool("draft + refine", ShardRows, [read, draft, refine], drafters.replicas, drafters.nodes)]
     return [drafters, refiners]
 
 
 class ShardSink(Protocol):
-    """What becomes of a shard in the end. May be called twice for the same shard."""
+    """The end of a pipeline. May be called twice for the same shard."""
 
     @property
     def takes(self) -> type[ShardRows]:
-        """The form of shard that it expects."""
+        """The type of shard that it expects."""
 
     def __call__(self, shard: Any, spans: list[Span]) -> None:
-        """Put the shard away, and add what was done to `spans`."""
+        """Store the shard, and append the work done to `spans`."""
 
 
 def write_shard(row: Row, write: ShardSink, ledger: Ledger = NO_LEDGER) -> Row:
-    """The end of a pipeline: puts the shard away and tells the driver."""
+    """The last task of a pipeline: stores the shard and returns a row without its data for the driver."""
     if is_failed(row):
         return row
     shard, spans = from_row(row, write.takes)
     before = len(spans)
-    with ledger.turn(f"shard {shard.shard}", replica_name()) as turn:
-        if turn.given_up:
-            return failed_row(shard.shard, "write", JobError(turn.given_up))
-        turn.enter("write")
+    with ledger.attempt(f"shard {shard.shard}", replica_name()) as attempt:
+        if attempt.given_up:
+            return failed_row(shard.shard, "write", JobError(attempt.given_up))
+        attempt.enter("write")
         try:
             write(shard, spans)
-        except OutputError:  # the place is at fault, not the shard
+        except OutputError:  # the store failed, not the shard
             raise
         except Exception as error:
             return failed_row(shard.shard, "write", error)
@@ -194,9 +193,9 @@ def write_shard(row: Row, write: ShardSink, ledger: Ledger = NO_LEDGER) -> Row:
 
 @dataclass(frozen=True)
 class Writer:
-    """Turns a shard into files, puts and commits them. Images are encoded first, drafts have no encoder."""
+    """Turns a shard into files, stores and commits them. Images are encoded first; drafts have no encoder."""
 
-    encoder: Encoder | None
+    encoder: ImageEncoder | None
     fmt: Format
     plan: ShardPlan
     store: Store

@@ -1,4 +1,4 @@
-"""Pools of actors: what they run, how many there are, and on which nodes."""
+"""Actor pools: their stages, replicas and nodes."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from tandem_workers.stages.ray_data import FINISHER, Stage
 
 
 @dataclass(frozen=True)
-class Pool:
-    """One kind of actor: what comes in, the stages that it runs in order, how many there are, and on which nodes."""
+class ActorPool:
+    """One kind of actor: its input type, the stages that it runs in order, the number of replicas, and their nodes."""
 
     name: str
     takes: type[ShardRows]
@@ -27,8 +27,8 @@ class Pool:
     passes: type[ShardRows] | None = None  # shards that finishers of the pool before have made
 
 
-def where(pool: Pool) -> dict[str, Any]:
-    """What tells Ray Data on which nodes a pool's actors belong, and which of them are finishers."""
+def actor_options(pool: ActorPool) -> dict[str, Any]:
+    """Ray options of a pool's actors: their nodes, and the variable that marks finishers."""
     nodes = [dict(labels) for labels in pool.nodes] or [{}] * pool.replicas
     first = pool.replicas - pool.finishers
     args: list[dict[str, Any]] = [{"label_selector": labels or None} for labels in nodes]
@@ -36,13 +36,13 @@ def where(pool: Pool) -> dict[str, Any]:
         args[first:] = [arg | {"runtime_env": {"env_vars": {FINISHER: "1"}}} for arg in args[first:]]
     if all(arg == args[0] for arg in args):
         return args[0]
-    # Ray Data 2.60 has no other way to tell actors of one pool apart, and drops this one in 2.64
+    # Ray Data 2.60 has no other way to give actors of one pool different options, and drops this one in 2.64
     warnings.filterwarnings("ignore", "`ray_remote_args_fn` is deprecated")
     turns = cycle(args)
     return {"ray_remote_args_fn": lambda: next(turns)}
 
 
-def where_to_write(last: Pool) -> dict[str, Any]:
-    """The CPUs of the last pool's nodes where nodes come and go: no other node is kept for a task now and then."""
-    labels = where(last).get("label_selector") if last.least else None
+def writer_options(last: ActorPool) -> dict[str, Any]:
+    """Ray options of the writing tasks: in elastic jobs they prefer the last pool's nodes, so that others can go."""
+    labels = actor_options(last).get("label_selector") if last.least else None
     return {"label_selector": labels, "fallback_strategy": [{"label_selector": {}}]} if labels else {}

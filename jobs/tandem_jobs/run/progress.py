@@ -1,4 +1,4 @@
-"""Progress of a run: bar and stages on a terminal, lines elsewhere, and a closing table."""
+"""Progress of a run: a bar and the stages on a terminal, lines elsewhere, and a closing table."""
 
 from __future__ import annotations
 
@@ -24,9 +24,8 @@ from tandem_jobs.run.throughput import Throughput, show_speed
 from tandem_workers.stages.ray_data import Span
 
 LINE_EVERY_S = 2.0
-# Interval of lines in long runs: at least this many seconds, and at least 1 % of the time so far
-LINE_SHARE = 0.01
-LACKING_S = 5.0  # how long replicas may be missing before the reason is asked for
+LINE_SHARE = 0.01  # in long runs lines come at least this share of the elapsed time apart
+MISSING_S = 5.0  # how long replicas may be missing before the reason is looked up
 REMIND_S = 60.0
 RECENT_S = 60.0
 
@@ -35,15 +34,15 @@ RECENT_S = 60.0
 class RunProgress:
     """Counts images and shows the stages: a live table on a terminal, lines elsewhere.
 
-    Data goes to stdout, so everything here goes to stderr. `why_lacking` says in one line why replicas of a stage
-    are not there, or None if they are merely loading; it is asked when that lasts. The speed shown is
-    `Throughput.images_per_s`; only the time that is left is estimated from the last minute.
+    Data goes to stdout, so everything here goes to stderr. `missing_reason` returns in one line why replicas of a stage
+    are missing, or None if they are only loading; it is called if that takes long. The speed shown is
+    `Throughput.images_per_s`; the time left is estimated from the last minute.
     """
 
     total: int
     done: int = 0
     flow: Flow | None = None
-    why_lacking: Callable[[StageState], str | None] = lambda stage: None
+    missing_reason: Callable[[StageState], str | None] = lambda stage: None
     console: Console = field(default_factory=lambda: Console(stderr=True, force_terminal=is_terminal()))
     began: float = field(default_factory=time.monotonic)
     throughput: Throughput = field(default_factory=Throughput)
@@ -53,7 +52,7 @@ class RunProgress:
         self.live: Live | None = None
         self.last_line = -math.inf
         self.last_status = ""
-        self.lacking_since: dict[str, float] = {}
+        self.missing_since: dict[str, float] = {}
         self.started = False
 
     def __enter__(self) -> RunProgress:
@@ -78,7 +77,7 @@ class RunProgress:
         return self
 
     def add(self, num_images: int, spans: Sequence[Span] = ()) -> None:
-        """Count the images of a committed shard, and the work that was done on it."""
+        """Count the images of a committed shard, and the work on it."""
         now = time.monotonic()
         self.done += num_images
         self.throughput.add(num_images, spans)
@@ -106,44 +105,48 @@ class RunProgress:
         return (self.total - self.done) / recent
 
     def tick(self) -> None:
-        """Lines while nothing else happens, and the reason when replicas do not come up."""
+        """Print lines at intervals, and the reason when replicas are missing."""
         while not self.over.wait(0.5):
             now = time.monotonic()
             pause = max(LINE_EVERY_S, LINE_SHARE * (now - self.began))
             if self.live is None and self.done < self.total and now - self.last_line >= pause:
                 self.print_line() if self.recent else self.print_status()
             for stage in self.flow.stages if self.flow else ():
-                self.ask_why_lacking(stage, now)
-            self.tell_start()
+                self.report_missing(stage, now)
+            self.report_start()
 
-    def tell_start(self) -> None:
-        """Say once that an elastic run has the replicas that it starts with."""
+    def report_start(self) -> None:
+        """Report once that an elastic run has its first replicas."""
         stages = [stage for stage in self.flow.stages if stage.replicas] if self.flow else []
-        if self.started or not any(stage.is_elastic for stage in stages) or any(stage.short for stage in stages):
+        if (
+            self.started
+            or not any(stage.is_elastic for stage in stages)
+            or any(stage.missing_needed for stage in stages)
+        ):
             return
         self.started = True
         counts = (f"{stage.ready} of {format_range(stage.needed, stage.replicas)} {stage.name}" for stage in stages)
-        say(f"started with {', '.join(counts)} replicas; more are taken as they come")
+        say(f"started with {', '.join(counts)} replicas; more join as nodes come")
 
-    def ask_why_lacking(self, stage: StageState, now: float) -> None:
-        """Report missing replicas if the stage waits for them; not those that an elastic stage could still add."""
-        if not stage.short:
-            self.lacking_since.pop(stage.name, None)
-        elif now - self.lacking_since.setdefault(stage.name, now) > LACKING_S:
-            self.lacking_since[stage.name] = now  # loading so far: asked again soon
-            if reason := self.why_lacking(stage):
-                self.lacking_since[stage.name] += REMIND_S - LACKING_S
+    def report_missing(self, stage: StageState, now: float) -> None:
+        """Report replicas that the stage waits for, but not those that an elastic stage could still add."""
+        if not stage.missing_needed:
+            self.missing_since.pop(stage.name, None)
+        elif now - self.missing_since.setdefault(stage.name, now) > MISSING_S:
+            self.missing_since[stage.name] = now  # perhaps only loading: ask again soon
+            if reason := self.missing_reason(stage):
+                self.missing_since[stage.name] += REMIND_S - MISSING_S
                 say(f"waiting: {reason}")
 
     @property
     def status(self) -> str:
-        """The phase of the run in two words: before the first commit there are no images to count."""
+        """The phase of the run: before the first commit there are no images to count."""
         if self.flow is None or self.throughput.images or self.done == self.total:
             return "images"
-        return "loading models" if any(stage.short for stage in self.flow.stages) else "first shard"
+        return "loading models" if any(stage.missing_needed for stage in self.flow.stages) else "first shard"
 
     def print_status(self) -> None:
-        """The status and the replicas that are ready, where that is news."""
+        """Print the phase and the ready replicas, if they have changed."""
         stages = [stage for stage in self.flow.stages if stage.replicas] if self.flow else []
         ready = ", ".join(map(readiness, stages))
         text = f"{self.status}: {ready} replicas ready"
@@ -178,7 +181,7 @@ class RunProgress:
 
 
 def readiness(stage: StageState) -> str:
-    """Number of replicas of a stage. A stage that is done has released them, and none are missing."""
+    """The ready replicas of a stage, or that it is done and has released them."""
     if (stage.ending or stage.over) and not stage.ready:
         return f"{stage.name} done"
     return f"{stage.ready} of {stage.replicas} {stage.name}"
@@ -186,7 +189,7 @@ def readiness(stage: StageState) -> str:
 
 def brief(stage: StageState) -> str:
     """One stage in a line of progress."""
-    ready = f"{stage.ready}/{stage.replicas} ready, " if stage.lacking else ""
+    ready = f"{stage.ready}/{stage.replicas} ready, " if stage.missing else ""
     return f"{stage.name}: {ready}{stage.in_flight} in hand, {stage.waiting} waiting"
 
 

@@ -1,4 +1,4 @@
-"""Parts of a dataset: jobs that make some of its shards each, `--shards 0-9/40`."""
+"""Parts of a dataset: `--shards 0-9/40` lets a job make some of its shards."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tandem_workers.dataset.shards import ShardPlan
 
 
 def choose_part(text: str | None, plan: ShardPlan) -> range:
-    """'0-9/40': shards 0 to 9 of a job that has 40 of them; all where nothing is asked. Raises InputError."""
+    """'0-9/40': shards 0 to 9 of a job with 40; None: all. Raises InputError."""
     if text is None:
         return range(plan.num_shards)
     match = re.fullmatch(r"(\d{1,18})(?:-(\d{1,18}))?/(\d{1,18})", text.strip())
@@ -23,7 +23,7 @@ def choose_part(text: str | None, plan: ShardPlan) -> range:
     if num_shards != plan.num_shards:
         raise InputError(f"--shards: expected the {plan.num_shards} shards of this job after /, got {text}")
     if not first <= last < num_shards:
-        raise InputError(f"--shards: expected shards from 0 to {num_shards - 1} that ascend, got {text}")
+        raise InputError(f"--shards: expected ascending shards from 0 to {num_shards - 1}, got {text}")
     return range(first, last + 1)
 
 
@@ -32,8 +32,8 @@ def describe_part(part: range, plan: ShardPlan) -> str:
     return images if len(part) == plan.num_shards else f"{images}, {part.start} to {part.stop - 1} of them here"
 
 
-def whole_command(command: str) -> str:
-    """The command that makes the whole dataset anew, where this one made a part of it, or replaced another."""
+def full_command(command: str) -> str:
+    """The command that makes the whole dataset: without --shards and --overwrite."""
     parts = shlex.split(command)
     while "--shards" in parts:
         at = parts.index("--shards")
@@ -46,5 +46,5 @@ def command_line() -> str:
 
 
 def resume_command() -> str:
-    """The command that goes on from what is there, also where this one began by removing it."""
+    """The command that resumes this one: without --overwrite, which would begin again."""
     return shlex.join(["tandem", *(part for part in sys.argv[1:] if part != "--overwrite")])

@@ -1,4 +1,4 @@
-"""Probes an S3 store from time to time, so that the terminal shows when a run waits for it."""
+"""Probes an S3 store at intervals, so that the terminal shows when a run waits for it."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ ASK_EVERY_S = 15.0
 
 @contextmanager
 def watch_store(store: Store) -> Iterator[None]:
-    """Ask from a thread while the block lasts.
+    """Context manager: a thread probes the store.
 
-    Tasks on the cluster write the shards, and nobody sees their stderr. The S3 client of this process says on its own
-    what it waits for, and for how long.
+    Tasks on the cluster write the shards, and nobody sees their stderr. The S3 client in this process prints what it
+    waits for, and for how long.
     """
     over = threading.Event()
 

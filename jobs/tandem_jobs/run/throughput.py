@@ -15,9 +15,9 @@ class Throughput:
     """Counts the images that a run commits. Times are seconds since the epoch.
 
     Attributes:
-        images: committed by this run; those of an earlier one that it resumes do not count.
-        first_start: the first start of any stage on any shard. Work without spans starts with the run.
-        first_commit, last_commit: of the shards so far.
+        images: committed by this run, without those of the run that it resumes.
+        first_start: the first start of any stage on any shard; the start of the run for work without spans.
+        first_commit, last_commit: times of the shards so far.
     """
 
     began: float = field(default_factory=time.time)
@@ -28,7 +28,7 @@ class Throughput:
     last_commit: float = 0.0
 
     def add(self, num_images: int, spans: Sequence[Span] = ()) -> None:
-        """Count a committed shard and what was done to it."""
+        """Count a committed shard, with its spans."""
         end = max((span.end_s for span in spans), default=time.time())
         self.images += num_images
         self.shards += 1
@@ -42,17 +42,16 @@ class Throughput:
 
     @property
     def images_per_s(self) -> float:
-        """Committed images over `working_s`: what every display calls images/s. 0 before the first commit."""
+        """Committed images over `working_s`, shown everywhere as images/s. 0 before the first commit."""
         return self.images / self.working_s if self.working_s else 0.0
 
     @property
     def steady_images_per_s(self) -> float:
-        """Images a second from the first commit to the last, so without the first shard's way through the stages.
-        0 where one shard is all."""
+        """Images a second from the first commit to the last, without the time to fill the pipeline. 0 for one shard."""
         lasted = self.last_commit - self.first_commit
         return self.images * (1 - 1 / self.shards) / lasted if self.shards > 1 and lasted > 0 else 0.0
 
 
 def show_speed(images_per_s: float) -> str:
-    """The speed as every display spells it; empty before there is one."""
+    """The speed as text, the same in every display; empty if there is none yet."""
     return f"{images_per_s:.2f} images/s" if images_per_s else ""

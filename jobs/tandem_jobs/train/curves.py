@@ -1,4 +1,4 @@
-"""`tandem train curves`: the logs of training runs as one picture."""
+"""`tandem train curves`: plots the logs of training runs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MEASURES = {"loss": "training loss", "heldout_loss": "held-out loss", "heldout_p
 
 
 class CurvesSpec(Spec):
-    """Draw what training runs have logged: losses and held-out figures over steps (needs matplotlib)."""
+    """Plot the logs of training runs: losses and held-out figures over steps (needs matplotlib)."""
 
     runs: Annotated[list[Path], POSITIONAL] = Field(description="folders of training runs")
     out: Path = Field(Path("curves.png"), description="image file to write")
@@ -49,7 +49,7 @@ def run(spec: CurvesSpec) -> Path:
 
 
 def read_log(folder: Path) -> dict[str, list[tuple[int, float]]]:
-    """(step, value) of every measure in FOLDER/log.jsonl. After a resume the later line of a step counts."""
+    """(step, value) of every measure in FOLDER/log.jsonl. If a resumed run repeats a step, the later line counts."""
     path = folder / "log.jsonl"
     if not path.is_file():
         raise InputError(f"expected a training run with log.jsonl, found none in {folder}")

@@ -56,18 +56,18 @@ class EvaluateSpec(Spec):
     drafter: str = Field("embedded", description="'embedded' or a file")
     refiner: str = Field("embedded", description="'embedded' or a file")
     vqvae: str = Field("embedded", description="'embedded' or a file")
-    images: PositiveInt = Field(2400, description="images of every setting, dealt evenly to the classes")
+    images: PositiveInt = Field(2400, description="images of every setting, spread evenly over the classes")
     draft_steps: tuple[PositiveInt, ...] | None = Field(None, description="values of N; default: all")
-    cfg: float | None = Field(None, ge=0, description="guidance; default: the model's own")
-    top_k: int | None = Field(None, ge=0, description="default: the model's own")
-    top_p: Share | None = Field(None, description="default: the model's own")
-    temperatures: tuple[float, ...] | None = Field(None, description="default: the model's own")
+    cfg: float | None = Field(None, ge=0, description="classifier-free guidance; default: the model's own")
+    top_k: int | None = Field(None, ge=0, description="keep the k most likely codes; default: the model's own")
+    top_p: Share | None = Field(None, description="keep codes up to this total probability; default: the model's own")
+    temperatures: tuple[float, ...] | None = Field(None, description="one per scale; default: the model's own")
     dtype: Literal["float32", "bfloat16"] = Field(
         "float32", description="dtype of drafter and refiner; the VQVAE, whose pixels are measured, stays float32"
     )
-    int8: bool = Field(False, description="int8 weights and activations in the transformers' blocks; not exact")
-    fp8: bool = Field(False, description="the same in FP8, as a GPU computes it with --fp8; not exact")
-    seed: int = Field(1, ge=0, description="job seed of the images")
+    int8: bool = Field(False, description="int8 weights and activations in the transformers' blocks; approximate")
+    fp8: bool = Field(False, description="the same in FP8, computed as with --fp8 on a GPU; approximate")
+    seed: int = Field(1, ge=0, description="seed of the images")
     batch: PositiveInt = Field(64, description="images per forward")
     threads: PositiveInt = Field(2, description="CPU threads")
     classifier_steps: PositiveInt = Field(1500, description="training steps of the classifier, batch 64")
@@ -80,7 +80,7 @@ class EvaluateSpec(Spec):
 
 
 def run(spec: EvaluateSpec) -> dict[str, Any]:
-    """Generate what is missing, measure, and write OUT/report.json and the sheets samples, nearest and scales.png."""
+    """Generate missing images, measure, and write OUT/report.json and the sheets samples, nearest and scales.png."""
     torch.set_num_threads(spec.threads)
     models = resolve_models(spec.drafter, spec.refiner, spec.vqvae, random_weights=False)
     train, heldout = load_splits(spec.data)
@@ -127,7 +127,7 @@ def run(spec: EvaluateSpec) -> dict[str, Any]:
 
 
 def check_pictures(models: ModelSet, train: PictureSet) -> None:
-    """InputError unless the pictures have the size and the classes of the models, two at least, in the same order."""
+    """InputError unless the pictures have the models' size and classes, at least two, in the same order."""
     check_size(train, models.image_size, "the models make")
     theirs, ours = tuple(models.class_names), train.classes
     if len(ours) < 2:
@@ -136,7 +136,7 @@ def check_pictures(models: ModelSet, train: PictureSet) -> None:
         expected, got = (", ".join(names[:12]) for names in (theirs, ours))
         raise InputError(
             f"expected the {len(theirs)} classes of the models in their order ({expected}), got {len(ours)} ({got})",
-            'DATA/pictures.json says the order: {"classes": ["first", "second"]}',
+            'DATA/pictures.json sets the order: {"classes": ["first", "second"]}',
         )
 
 
@@ -163,7 +163,7 @@ def trained_classifier(spec: EvaluateSpec, train: PictureSet) -> Classifier:
 def make_ids(
     spec: EvaluateSpec, models: ModelSet, vqvae: Vqvae, labels: Tensor, settings: list[str]
 ) -> dict[str, Tensor]:
-    """Token ids uint16 [n, L] of every setting; those that OUT already has for the same job are read."""
+    """Token ids uint16 [n, L] of every setting, read from OUT if it has them for the same job."""
     sampling = spec.sampling(models.sampling)
     job = job_key(spec, models)
     cpu, dtype, preparation = torch.device("cpu"), DTYPES[spec.dtype], Preparation(int8=spec.int8, fp8=spec.fp8)
@@ -190,7 +190,7 @@ def make_ids(
 
 
 def job_key(spec: EvaluateSpec, models: ModelSet) -> str:
-    """Everything that stored token ids depend on. Ids from before --dtype and --int8 count as made by the defaults."""
+    """Everything that token ids depend on. Ids stored before --dtype and --int8 existed count as default ones."""
     key = [models.hashes, to_dict(spec.sampling(models.sampling)), spec.seed, spec.images, spec.batch, spec.threads]
     numbers = {"dtype": spec.dtype, "int8": spec.int8} | ({"fp8": True} if spec.fp8 else {})
     return json.dumps(key if numbers == {"dtype": "float32", "int8": False} else [*key, numbers], sort_keys=True)
@@ -219,7 +219,7 @@ def decode_all(vqvae: Vqvae, ids_nL: Tensor) -> Tensor:
 
 
 def real_pixels(train: PictureSet, count: int) -> Tensor:
-    """Real pictures with every class as frequent as in the images: uint8 [count, 3, H, W]."""
+    """Real pictures with all classes equally frequent: uint8 [count, 3, H, W]."""
     generator = torch.Generator().manual_seed(0)
     return train.pixels[draw(train, train.weights(power=0.0), count, generator)]
 

@@ -1,7 +1,7 @@
-"""Which emoji make which class of the embedded model's training pictures.
+"""Which emoji form which class of the embedded model's training pictures.
 
-The rules name subcategories of the package's emoji.json. Excluded are pictures that stand in such a
-subcategory and do not show the thing: a class must be recognisable at a glance in 64 x 64 pixels.
+Classes are lists of subcategories of the package's emoji.json, without pictures that do not show the class: it must be
+recognisable at a glance in 64 x 64 pixels.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class PictureClass:
-    """One class: pictures of these subcategories, without those whose short name is excluded."""
+    """One class: the pictures of these subcategories, without excluded short names."""
 
     name: str
     subcategories: frozenset[str]
@@ -66,7 +66,7 @@ CLASSES = (
     _class(
         "vehicle",
         "transport-ground",
-        # what stands beside a road, parts, and what one wears or sits in
+        # roadside objects, parts, and things to wear or sit in
         "manual_wheelchair motorized_wheelchair motorway railway_track oil_drum fuelpump wheel rotating_light "
         "traffic_light vertical_traffic_light octagonal_sign construction busstop skateboard roller_skate",
     ),

@@ -2,7 +2,7 @@
 
 The artwork is Google's Noto emoji (Apache-2.0), packed by Cal Henderson (MIT) as 64 x 64 PNG files with a
 table of names and categories. Written as an ImageFolder: OUT/train/<class>/<picture>.png and OUT/heldout/...;
-a picture in another skin tone is <picture>~<code>.png, and OUT/pictures.json says what is there.
+a picture in another skin tone is <picture>~<code>.png, and OUT/pictures.json describes the folder.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ SIZE = 64
 DESCRIPTION = "pictures.json"
 HELDOUT_SHARE = 0.1
 MIN_HELDOUT = 4
-# Mean absolute difference (0 to 255) below which two pictures are one and the same for hold-out
+# Mean absolute difference (0 to 255) below which two pictures count as one for the hold-out
 ALIKE = 2.0
 
 # Zero-width joiner, emoji presentation, female and male sign
@@ -57,10 +57,8 @@ class PicturesSpec(Spec):
     """Make a folder of labelled pictures, split into training and held-out ones."""
 
     out: Path = Field(description="folder to make, with train/<class>/ and heldout/<class>/")
-    package: Path | None = Field(
-        None, description=f"{PACKAGE}-{VERSION}.tgz where it is here already; else npm fetches it"
-    )
-    overwrite: bool = Field(False, description="replace the pictures that stand in --out")
+    package: Path | None = Field(None, description=f"{PACKAGE}-{VERSION}.tgz on this machine; default: npm fetches it")
+    overwrite: bool = Field(False, description="replace the pictures in --out")
 
 
 @dataclass(frozen=True)
@@ -69,7 +67,7 @@ class Picture:
 
     label: int
     name: str
-    group: str  # what is held out together: one picture in all skin tones and genders
+    group: str  # held out together: one picture in all skin tones and genders
     pixels: NDArray[np.uint8]  # [64, 64, 3], RGB
 
     @property
@@ -78,7 +76,7 @@ class Picture:
 
 
 def run(spec: PicturesSpec, classes: Sequence[PictureClass] = CLASSES, sha256: str = SHA256) -> dict[str, Any]:
-    """Write the folder and return what OUT/pictures.json says.
+    """Write the folder and return the content of OUT/pictures.json.
 
     Raises:
         OutputError: OUT exists and may not be replaced.
@@ -125,8 +123,8 @@ def write(
     classes: Sequence[PictureClass],
     about: dict[str, Any],
 ) -> None:
-    """Write beside `out`, then rename: the folder is there whole or not at all."""
-    staging, old = (out.with_name(f".{out.name}.{what}") for what in ("partial", "old"))
+    """Write next to `out`, then rename: the folder is complete or does not exist."""
+    staging, old = (out.with_name(f".{out.name}.{suffix}") for suffix in ("partial", "old"))
     shutil.rmtree(staging, ignore_errors=True)
     try:
         for picture in pictures:
@@ -157,8 +155,8 @@ def fetch_package(folder: Path) -> Path:
         hint = "install Node.js, or give the .tgz with --package"
         raise InputError(f"npm is needed to fetch {wanted}, and was not found", hint) from error
     except subprocess.CalledProcessError as error:
-        why = error.stderr.strip()[-300:] or f"exit code {error.returncode}"
-        raise InputError(f"npm pack {wanted} failed: {why}", "give the .tgz with --package") from error
+        cause = error.stderr.strip()[-300:] or f"exit code {error.returncode}"
+        raise InputError(f"npm pack {wanted} failed: {cause}", "give the .tgz with --package") from error
     return folder / f"{PACKAGE}-{VERSION}.tgz"
 
 
@@ -218,11 +216,11 @@ def without_gender(label: int, emoji: dict[str, Any]) -> str:
 
 
 def alike_groups(pictures: list[Picture]) -> list[tuple[str, str]]:
-    """Pairs of groups of a class that look the same, mirrored or not: one flag of two lands, two fists."""
+    """Pairs of groups of a class that look the same, perhaps mirrored: the flag of two countries, two fists."""
     pairs = []
     for label in {p.label for p in pictures}:
         plain = [p for p in pictures if p.label == label and not p.is_variant]
-        # Every second pixel tells as much and takes a quarter of the time
+        # every second pixel suffices, and takes a quarter of the time
         small, mirrored = (np.stack([p.pixels[:, ::way][::2, ::2].astype(np.int16) for p in plain]) for way in (1, -1))
         for i, picture in enumerate(plain):
             for view in (small[i], mirrored[i]):
@@ -232,7 +230,7 @@ def alike_groups(pictures: list[Picture]) -> list[tuple[str, str]]:
 
 
 def merge_groups(pictures: list[Picture], same: list[tuple[str, str]]) -> list[Picture]:
-    """Give groups that are the same one name: of theirs, that with the smallest hash."""
+    """Give equal groups one name: that with the smallest hash."""
     parent = {group: group for pair in same for group in pair}
 
     def root(group: str) -> str:
@@ -249,7 +247,7 @@ def merge_groups(pictures: list[Picture], same: list[tuple[str, str]]) -> list[P
 def choose_heldout(pictures: list[Picture], classes: Sequence[PictureClass]) -> set[str]:
     """Groups held out whole: those with the smallest hash, a tenth of each class and at least four.
 
-    A choice by hash hardly changes when other pictures come or go. Raises InputError when none would be left.
+    A choice by hash hardly changes when other pictures are added or removed. InputError if none would be left.
     """
     heldout: set[str] = set()
     for label, c in enumerate(classes):
@@ -267,7 +265,7 @@ def digest(text: str) -> str:
 def describe(
     pictures: list[Picture], heldout: set[str], classes: Sequence[PictureClass], sha256: str
 ) -> dict[str, Any]:
-    """What OUT/pictures.json says."""
+    """The content of OUT/pictures.json."""
     counts = {}
     for label, c in enumerate(classes):
         mine = [p for p in pictures if p.label == label]

@@ -21,7 +21,7 @@ def as_images(pixels_n3HW: Tensor) -> list[Image.Image]:
 
 
 def samples_sheet(pixels: Mapping[str, Tensor], classes: Sequence[str]) -> Image.Image:
-    """A row a setting, a column a class, the same seeds in a column."""
+    """One row per setting, one column per class, the same seeds in a column."""
     cells = [image for rows in pixels.values() for image in as_images(rows)]
     return contact_sheet(cells, [f"{name} {c}" for name in pixels for c in classes], len(classes))
 
@@ -39,7 +39,7 @@ def nearest_sheet(pixels_n3HW: Tensor, train: PictureSet, columns: int) -> Image
 
 
 def scales_sheet(vqvae: Vqvae, ids_nL: Tensor, draft_steps: int) -> Image.Image:
-    """A row a scale, a column an image: what is decoded from the token maps up to that scale."""
+    """One row per scale, one column per image, decoded from the token maps up to that scale."""
     pyramid = vqvae.config.pyramid
     cells: list[Image.Image] = []
     captions: list[str] = []

@@ -1,6 +1,6 @@
 """`tandem train vqvae|var`: train a tokenizer and transformers on a folder of labelled pictures.
 
-Both are resumable: the same command goes on from the last checkpoint and sees the same batches.
+Both can be resumed: the same command continues from the last checkpoint and sees the same batches.
 """
 
 from __future__ import annotations
@@ -34,15 +34,14 @@ EXAMPLES = """examples: the embedded model
   tandem train var --data pictures --vqvae runs/vqvae/vqvae.safetensors --out runs/refiner \\
       --depth 2 --lr 2.5e-3 --steps 4000
 
-The same command again goes on from the last checkpoint in --out."""
+The same command resumes from the last checkpoint in --out."""
 
-
-# Files are known by their hash; the others change no weight
+# Options that change no weights, or that name files, which are identified by their hash
 NOT_IDENTITY = {"spec", "out", "threads", "checkpoint_every", "data", "vqvae"}
 
 
 class TrainSpec(Spec):
-    """What both trainings share."""
+    """Options of both trainings."""
 
     data: Path = Field(description="folder with train/<class>/<image> and heldout/<class>/<image>")
     out: Path = Field(description="folder for checkpoints, log and the final weights")
@@ -54,15 +53,15 @@ class TrainSpec(Spec):
 class TrainVqvaeSpec(TrainSpec):
     """Train the image tokenizer (VQVAE). The defaults made the embedded model's."""
 
-    steps: PositiveInt = Field(6000, description="optimiser steps, whatever the speed of the machine")
-    batch: PositiveInt = Field(16, description="pictures a step")
+    steps: PositiveInt = Field(6000, description="optimiser steps")
+    batch: PositiveInt = Field(16, description="pictures per step")
     lr: float = Field(2e-3, gt=0, description="peak learning rate")
     vocab_size: PositiveInt = Field(2048, description="codes in the codebook")
     latent_channels: PositiveInt = Field(16, description="channels of a code")
     base_channels: PositiveInt = Field(128, description="channels at full resolution, a multiple of 32")
     channel_mult: tuple[PositiveInt, ...] = Field((1, 1), description="channels of each level, in base channels")
-    num_res_blocks: PositiveInt = Field(1, description="residual blocks a level")
-    stem_patch: PositiveInt = Field(4, description="pixels per side that are first folded into channels")
+    num_res_blocks: PositiveInt = Field(1, description="residual blocks per level")
+    stem_patch: PositiveInt = Field(4, description="side of the pixel patches that are first folded into channels")
     patch_nums: tuple[PositiveInt, ...] = Field((1, 2, 3, 4, 5, 6, 8), description="sides of the token maps")
     continuous_steps: int = Field(100, ge=0, description="first steps without quantisation")
 
@@ -76,8 +75,8 @@ class TrainVarSpec(TrainSpec):
     """Train a transformer on the token maps of a trained tokenizer. The defaults made the embedded drafter."""
 
     vqvae: Path = Field(description="the trained tokenizer (safetensors)")
-    steps: PositiveInt = Field(5000, description="optimiser steps, whatever the speed of the machine")
-    batch: PositiveInt = Field(32, description="pictures a step")
+    steps: PositiveInt = Field(5000, description="optimiser steps")
+    batch: PositiveInt = Field(32, description="pictures per step")
     depth: PositiveInt = Field(4, description="layers; width is 64 x depth")
     lr: float = Field(1.2e-3, gt=0, description="peak learning rate")
     weight_decay: float = Field(0.05, ge=0, description="AdamW weight decay of matrices")
@@ -87,15 +86,15 @@ class TrainVarSpec(TrainSpec):
 
 
 def load_splits(data: Path) -> tuple[PictureSet, PictureSet]:
-    """Training and held-out pictures; the class order is that of DATA/pictures.json when it exists.
+    """Training and held-out pictures; the class order is that of DATA/pictures.json if it exists.
 
-    Says what was left out. Raises InputError; a class may lack held-out pictures, but not pictures to train on.
+    Prints notes on skipped files. Raises InputError; a class may lack held-out pictures, but not training pictures.
     """
     train = load_pictures(data / "train", described_classes(data / "pictures.json"))
     heldout = load_pictures(data / "heldout", train.classes, allow_empty=True)
     if heldout.pixels.shape[1:] != train.pixels.shape[1:]:
         expected, got = (list(pictures.pixels.shape[-2:]) for pictures in (train, heldout))
-        raise InputError(f"expected held-out pictures of {expected} pixels, as those to train on, got {got}")
+        raise InputError(f"expected held-out pictures of {expected} pixels, like those to train on, got {got}")
     for note in (*train.notes, *heldout.notes):
         say(note)
     if len(train.classes) == 1:
@@ -104,7 +103,7 @@ def load_splits(data: Path) -> tuple[PictureSet, PictureSet]:
 
 
 def described_classes(path: Path) -> tuple[str, ...] | None:
-    """Class names in label order, where a file says them. InputError where it says something else."""
+    """Class names in label order, if the file exists. InputError for other content."""
     if not path.exists():
         return None
     try:
@@ -123,7 +122,7 @@ def start_loop(
     weight_decay: float,
     beta2: float = LoopConfig.beta2,
 ) -> TrainingLoop:
-    """A training run in OUT, new or resumed. `made_of` are the hashes of what it is trained on."""
+    """A training run in OUT, new or resumed. `made_of`: hashes of the data and models that it is trained on."""
     config = LoopConfig(
         spec.steps,
         spec.lr,
@@ -139,7 +138,7 @@ def start_loop(
 
 
 def save_average(loop: TrainingLoop, model: Vqvae | Var, path: Path, train: PictureSet) -> dict[str, Any]:
-    """Write the averaged weights of a finished run; returns what is to be said of it."""
+    """Write the averaged weights of a finished run; returns a summary."""
     model.load_state_dict(loop.ema)
     save_checkpoint(path, model, {"classes": list(train.classes)}, torch.float16)
     say(f"wrote {path}")
@@ -152,11 +151,11 @@ def psnr(recon_B3HW: Tensor, pixels_B3HW: Tensor) -> Tensor:
     return 10 * torch.log10(4 / mse_B.clamp_min(1e-10))
 
 
-def check_size(pictures: PictureSet, size: int, who: str) -> None:
+def check_size(pictures: PictureSet, size: int, source: str) -> None:
     """InputError unless the pictures are squares of `size` pixels."""
     height, width = pictures.pixels.shape[-2:]
     if (height, width) != (size, size):
-        raise InputError(f"{who} {size} x {size} px, the pictures have {width} x {height} px")
+        raise InputError(f"{source} {size} x {size} px, the pictures have {width} x {height} px")
 
 
 def reconstruct(vqvae: Vqvae, pixels_B3HW: Tensor) -> Tensor:
@@ -214,7 +213,7 @@ def train_vqvae(spec: TrainVqvaeSpec) -> dict[str, Any]:
 
 
 def residual_vectors_of(vqvae: Vqvae, pixels_B3HW: Tensor, generator: torch.Generator) -> Tensor:
-    """First codebook: vectors of the batch, coarse scales first coded by a random codebook of the same spread."""
+    """The first codebook: residual vectors of the batch, coded so far with a random codebook of its latents."""
     with torch.no_grad():
         latents = vqvae.latents(pixels_B3HW)
         flat = latents.permute(0, 2, 3, 1).flatten(0, 2)

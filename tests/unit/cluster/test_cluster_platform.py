@@ -197,14 +197,14 @@ def test_of_several_kinds_in_an_elastic_role_the_first_stay(tmp_path):
         (("--env", "TANDEM_CACHE=/x"), "--env: expected variables that neither these files nor KubeRay set"),
         (("--deadline", "soon"), "--deadline: expected a time such as 90m, 24h or 2d, got 'soon'"),
         (("--gcs-redis", "redis"), "--gcs-redis: expected HOST:PORT, redis://HOST:PORT or rediss://HOST:PORT"),
-        (("--gcs-redis-secret", "a"), "expected --gcs-redis beside --gcs-redis-secret, got none"),
-        (("--ingress-class", "nginx"), "expected --ingress-host beside --ingress-class and --ingress-tls-secret"),
+        (("--gcs-redis-secret", "a"), "expected --gcs-redis with --gcs-redis-secret, got none"),
+        (("--ingress-class", "nginx"), "expected --ingress-host with --ingress-class and --ingress-tls-secret"),
         (("--min-drafters", "3"), "--min-drafters, --max-drafters: expected a least of at most 2, got 3"),
         (("--mode", "colocated", "--max-drafters", "3"), "--min-drafters, --max-drafters: expected a split, got col"),
         *(
             (
                 ("--object-labels", f"{QUEUE}=gpus", *scaling),
-                f"expected no --autoscale, --release-refiners, --min- and --max- options beside the label {QUEUE}: ",
+                f"expected no --autoscale, --release-refiners, --min- and --max- options with the label {QUEUE}: ",
             )
             for scaling in (("--autoscale",), ("--release-refiners",), ("--max-refiners", "9"))
         ),

@@ -11,7 +11,7 @@ import pytest
 import ray
 
 from tandem_cluster import health
-from tandem_cluster.health import GCS_SILENCE_S, LOOK_EVERY_S, REPLY_TIMEOUT_S, Health, process_state
+from tandem_cluster.health import CHECK_EVERY_S, GCS_SILENCE_S, REPLY_TIMEOUT_S, ClusterHealth, process_state
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def wait_for(pid: int, state: str) -> None:
 
 
 def test_a_part_that_has_ended_loses_the_session_also_before_it_is_reaped(process):
-    session = Health({"raylet": process.pid}, lambda: True)
+    session = ClusterHealth({"raylet": process.pid}, lambda: True)
     assert session.check() == (None, [])
     process.kill()
     wait_for(process.pid, "Z")
@@ -39,7 +39,7 @@ def test_a_part_that_has_ended_loses_the_session_also_before_it_is_reaped(proces
 
 
 def test_a_stopped_part_is_named_once_each_time(process):
-    session = Health({"raylet": process.pid}, lambda: True)
+    session = ClusterHealth({"raylet": process.pid}, lambda: True)
     for _ in range(2):
         os.kill(process.pid, signal.SIGSTOP)
         wait_for(process.pid, "T")
@@ -53,7 +53,8 @@ def test_a_stopped_part_is_named_once_each_time(process):
 
 def test_a_machine_that_ray_has_given_up_loses_the_session():
     assert (
-        Health({}, lambda: False).check()[0] == "Ray has declared this machine dead: its raylet did not answer in time"
+        ClusterHealth({}, lambda: False).check()[0]
+        == "Ray has declared this machine dead: its raylet did not answer in time"
     )
 
 
@@ -66,8 +67,8 @@ def test_silence_of_the_gcs_is_waited_out_for_less_time_than_ray_itself_waits(mo
         return True
 
     monkeypatch.setattr(health.time, "monotonic", lambda: now[0])
-    session = Health({}, node_is_alive)
-    assert GCS_SILENCE_S + 2 * (REPLY_TIMEOUT_S + LOOK_EVERY_S) < 60
+    session = ClusterHealth({}, node_is_alive)
+    assert GCS_SILENCE_S + 2 * (REPLY_TIMEOUT_S + CHECK_EVERY_S) < 60
     assert session.check() == (None, [])
     now[0] += GCS_SILENCE_S
     assert session.check() == (None, [])
@@ -89,7 +90,7 @@ def test_another_error_of_rays_client_ends_neither_the_watch_nor_the_job(monkeyp
         raise ray.exceptions.RaySystemError("not now")
 
     monkeypatch.setattr(health.time, "monotonic", lambda: now[0])
-    session = Health({}, node_is_alive)
+    session = ClusterHealth({}, node_is_alive)
     for _ in range(3):
         now[0] += GCS_SILENCE_S
         assert session.check() == (None, [])

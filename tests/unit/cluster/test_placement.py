@@ -8,7 +8,7 @@ from tandem.errors import InputError, PlacementError
 from tandem_cluster.nodes import Node, parse_labels, selector
 from tandem_cluster.placement import place, place_by_plan, place_mixed, place_on
 from tandem_cluster.planner import Option
-from tandem_jobs.run.pools import Pool, where
+from tandem_jobs.run.pools import ActorPool, actor_options
 from tandem_workers.dataset.shards import ShardRows
 
 counts = st.none() | st.integers(1, 8)
@@ -109,9 +109,11 @@ def test_a_plan_with_a_kind_in_both_roles_gives_each_replica_its_own_labels():
     placement = place_by_plan(option, [BIG, SMALL])
     assert [labels[LABEL] for labels in placement.drafter_nodes] == ["H100", "H100", "L20"]
     assert [labels[LABEL] for labels in placement.refiner_nodes] == ["L20"] * 5
-    mixed = where(Pool("draft", ShardRows, [], 3, placement.drafter_nodes))["ray_remote_args_fn"]
+    mixed = actor_options(ActorPool("draft", ShardRows, [], 3, placement.drafter_nodes))["ray_remote_args_fn"]
     assert [mixed()["label_selector"][LABEL] for _ in range(4)] == ["H100", "H100", "L20", "H100"]
-    assert where(Pool("refine", ShardRows, [], 5, placement.refiner_nodes)) == {"label_selector": {LABEL: "L20"}}
+    assert actor_options(ActorPool("refine", ShardRows, [], 5, placement.refiner_nodes)) == {
+        "label_selector": {LABEL: "L20"}
+    }
 
 
 def test_mixed_replicas_are_placed_and_told_apart():
@@ -122,7 +124,7 @@ def test_mixed_replicas_are_placed_and_told_apart():
     assert "1 drafters, 4 refiners, 3 x (drafter + refiner), one GPU each" in placement.describe()
     assert [labels[LABEL] for labels in placement.both_nodes] == ["H100", "L20", "L20"]
     nodes = (*placement.drafter_nodes, *placement.both_nodes)
-    args = where(Pool("draft", ShardRows, [], 4, nodes, finishers=3))["ray_remote_args_fn"]
+    args = actor_options(ActorPool("draft", ShardRows, [], 4, nodes, finishers=3))["ray_remote_args_fn"]
     found = [args() for _ in range(4)]
     assert [arg["label_selector"][LABEL] for arg in found] == ["H100", "H100", "L20", "L20"]
     assert ["runtime_env" in arg for arg in found] == [False, True, True, True]
@@ -143,7 +145,7 @@ def test_equal_gpus_need_no_labels():
     option = Option("colocated", 5, 32, {"l20": 6}, {"l20": 6}, 90.0, {}, 0.0)
     placement = place_by_plan(option, [SMALL])
     assert (placement.mode, placement.num_actors, placement.drafter_nodes) == ("colocated", 6, ())
-    assert where(Pool("draft", ShardRows, [], 6)) == {"label_selector": None}
+    assert actor_options(ActorPool("draft", ShardRows, [], 6)) == {"label_selector": None}
 
 
 @pytest.mark.parametrize("text", ["", "a", "a=b,a=c", "a=", "=b", "a=b c", "a=in(b,c)", "a=b,,c=d"])

@@ -95,7 +95,7 @@ def test_addresses_with_passwords_are_refused_and_not_repeated(name, address, tm
     monkeypatch.setenv(f"TANDEM_{name.upper()}", address)
     assert cli.main(argv) == 2
     out, err = capsys.readouterr()
-    line = f"error: --{name}: expected an address without user or password, which would stand in the files"
+    line = f"error: --{name}: expected an address without user or password, which would be written to the files"
     assert [text for text in err.splitlines() if not text.startswith("hint:")] == [line] * 3
     assert "ter2" not in out + err
     assert not (tmp_path / "out").exists()
@@ -134,7 +134,7 @@ def test_other_files_are_replaced_on_request_alone(tmp_path, capsys):
     capsys.readouterr()
     assert cli.main(["cluster", "render", *EXAMPLE, "--out", str(out), "--cpus", "4"]) == 2
     err = capsys.readouterr().err
-    assert f"expected none or the same files in {out}, got other raycluster.yaml, rayjob.yaml" in err
+    assert f"expected none or the same files in {out}, got different raycluster.yaml, rayjob.yaml" in err
     assert {path.name: path.read_text() for path in out.iterdir()} == first
     assert render(PLAN, out, *EXAMPLE[2:], "--cpus", "4", "--overwrite") != first
 

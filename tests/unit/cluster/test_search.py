@@ -157,7 +157,7 @@ def test_a_kind_is_the_same_in_capitals_and_is_refused_twice(capsys):
     assert '"gpus": {"l20": 3}' in capsys.readouterr().out
     for flags in (["--gpus", "l20:1,L20:2"], ["--gpus", "l20:1", "--price", "l20=1,L20=2"]):
         assert main([*wish, *flags]) == 2
-        assert "expected each kind once, in capitals or not; got l20 twice" in capsys.readouterr().err
+        assert "expected each kind once, in upper or lower case; got l20 twice" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("may_idle", [False, True])

@@ -26,7 +26,7 @@ from tandem_workers.endpoint.replicas import FileEncoder
 from tandem_workers.models.decode_settings import DecodeSettings
 from tandem_workers.models.model_set import ModelSet, resolve_models
 from tandem_workers.stages.drafter import Drafter
-from tandem_workers.stages.encoder import Encoder
+from tandem_workers.stages.encoder import ImageEncoder
 from tandem_workers.stages.refiner import Refiner
 
 GOLDEN = ("golden retriever", "Golden_Retriever", "n02099601", "207")
@@ -95,7 +95,7 @@ def test_every_way_to_name_a_class_gives_the_same_bytes(models, api, engine, tmp
 
     def by_job(label: int) -> bytes:
         shard = ShardRows(shard=0, index=np.arange(1), label=np.array([label], np.int32))
-        return Encoder("png", 90, provenance, models.class_names)(refiner(drafter(shard))).images[0]
+        return ImageEncoder("png", 90, provenance, models.class_names)(refiner(drafter(shard))).images[0]
 
     def by_endpoint(label: int) -> bytes:
         request = ImageRequest(label, SEED, 1, STEPS, SAMPLING)

@@ -29,7 +29,7 @@ def test_classes_by_name_number_and_range(text, labels):
         ("catt", "got 'catt'", "did you mean cat"),
         ("5", "expected labels 0 to 4, got 5", None),
         ("2-9", "expected labels 0 to 4, got 9", None),
-        ("3-1", "a range that ascends, got 3-1", None),
+        ("3-1", "an ascending range, got 3-1", None),
         ("", "got ''", "classes are"),
         ("-1", "got '-1'", None),
         ("0-" + "9" * 5000, "expected a class name or a number from 0 to 4, got '0-9", None),

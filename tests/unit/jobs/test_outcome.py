@@ -34,7 +34,7 @@ def test_an_error_without_a_known_form_keeps_its_first_line():
     assert str(as_job_error(RuntimeError("\n  the cluster went away\nmore"))) == "the cluster went away"
 
 
-@pytest.mark.parametrize(("mode", "hint"), [("token", "is it so on the cluster"), ("disabled", "goes on from there")])
+@pytest.mark.parametrize(("mode", "hint"), [("token", "is it so on the cluster"), ("disabled", "resumes from them")])
 def test_actors_that_never_ran_point_to_tokens_where_those_are_checked(mode, hint, monkeypatch):
     """What the driver of a run with `RAY_AUTH_MODE=token` gets on a cluster without tokens."""
     died = "The actor died unexpectedly before finishing this task.\n\tThe actor never ran - it was cancelled before it"

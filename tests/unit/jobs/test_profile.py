@@ -123,4 +123,4 @@ def test_a_folder_that_is_not_there_is_said_before_anything_is_measured(tmp_path
     monkeypatch.setattr("tandem_jobs.profile.measure_all", lambda *_: pytest.fail("measured"))
     for out in (tmp_path / "none" / "a.json", tmp_path):
         assert main(["profile", "--out", str(out), *QUICK]) == 2
-        assert "error: --out: expected a file in a folder that is there" in capsys.readouterr().err
+        assert "error: --out: expected a file in an existing folder" in capsys.readouterr().err

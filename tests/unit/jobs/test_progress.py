@@ -38,18 +38,18 @@ def test_a_stage_is_busy_for_its_work_over_its_replicas_time():
 
 def test_what_is_lacking_is_asked_until_there_is_a_reason_and_then_said_once_a_minute(capsys):
     answers = iter([None, "no GPU is free", "no GPU is free"])
-    progress = RunProgress(10, why_lacking=lambda stage: next(answers))
-    progress.lacking_since = {}
+    progress = RunProgress(10, missing_reason=lambda stage: next(answers))
+    progress.missing_since = {}
     stage = StageState("draft", replicas=2, ready=1)
     said = []
     for second in (0, 4, 6, 10, 12, 30, 60, 74):
-        progress.ask_why_lacking(stage, float(second))
+        progress.report_missing(stage, float(second))
         said.append((second, capsys.readouterr().err))
     assert [second for second, line in said if line] == [12, 74]
     assert said[4][1] == "waiting: no GPU is free\n"
     stage.over = True
-    progress.ask_why_lacking(stage, 200.0)
-    assert (stage.lacking, progress.lacking_since) == (0, {})
+    progress.report_missing(stage, 200.0)
+    assert (stage.missing, progress.missing_since) == (0, {})
 
 
 def test_a_stage_that_is_done_lacks_no_replicas():

@@ -15,7 +15,7 @@ from tandem_cluster.session import Session
 from tandem_jobs.generate import GenerateSpec, choose_placement
 from tandem_jobs.options.spec import parse
 from tandem_jobs.run.backpressure import SLACK, Flow, StageState, resize
-from tandem_jobs.run.pools import Pool, where_to_write
+from tandem_jobs.run.pools import ActorPool, writer_options
 from tandem_jobs.run.progress import RunProgress
 from tandem_workers.dataset.shards import ShardRows
 
@@ -46,10 +46,10 @@ def test_ranges_are_read(argv, drafters, refiners):
     ("argv", "line"),
     [
         ("--min-drafters 3 --max-drafters 2 --refiners 1", "--min-drafters of at most --max-drafters 2, got 3"),
-        ("--min-refiners 2 --drafters 1", "expected --max-refiners beside --min-refiners 2, got none"),
+        ("--min-refiners 2 --drafters 1", "expected --max-refiners with --min-refiners 2, got none"),
         ("--drafters 2 --max-drafters 4 --refiners 1", "expected --drafters alone, got --min-drafters or --max-"),
-        ("--max-drafters 4", "expected --refiners or --max-refiners beside --max-drafters, got neither"),
-        ("--max-drafters 4 --refiners 1 --placement cpu", "expected --placement split beside --max-drafters and"),
+        ("--max-drafters 4", "expected --refiners or --max-refiners with --max-drafters, got neither"),
+        ("--max-drafters 4 --refiners 1 --placement cpu", "expected --placement split with --max-drafters and"),
         ("--max-drafters 4 --refiners 1 --placement colocated", "--max-refiners, got colocated"),
         ("--max-drafters 4 --refiners 1 --profile h100", "expected --profile with --placement auto and without"),
         (
@@ -83,7 +83,7 @@ def test_before_there_is_a_gpu_real_ones_are_expected_and_that_is_said(num_gpus,
     session = Session(1, 0, num_gpus, simulated=num_gpus > 0, address="none", can_grow=True)
     placement, lines = choose_placement(spec, 32, [], session, 5, 10)
     assert placement.mode == "split"
-    assert lines == ["no GPU is here yet: real ones are expected, so dtype is bfloat16"] * said
+    assert lines == ["no GPU has joined yet: real ones are expected, so dtype is bfloat16"] * said
 
 
 @pytest.mark.parametrize(
@@ -119,16 +119,16 @@ def test_where_stages_compete_none_takes_more_than_it_needs_while_another_waits(
 
 def test_only_what_is_needed_is_missed_and_at_the_end_nothing_but_the_last():
     stage = StageState("draft", 4, ready=1, least=2)
-    assert (stage.is_elastic, stage.lacking, stage.short) == (True, 3, 1)
+    assert (stage.is_elastic, stage.missing, stage.missing_needed) == (True, 3, 1)
     stage.ready = 2
-    assert (stage.lacking, stage.short) == (2, 0)
+    assert (stage.missing, stage.missing_needed) == (2, 0)
     stage.ending, stage.in_flight = True, 3
-    assert (stage.lacking, stage.short) == (0, 0)
+    assert (stage.missing, stage.missing_needed) == (0, 0)
     stage.ready = 0
-    assert (stage.lacking, stage.short) == (1, 1)
+    assert (stage.missing, stage.missing_needed) == (1, 1)
     fixed = StageState("draft", 4, ready=3)
-    assert (fixed.is_elastic, fixed.lacking, fixed.short) == (False, 1, 1)
-    assert StageState("write", 0, in_flight=2, ending=True).lacking == 0
+    assert (fixed.is_elastic, fixed.missing, fixed.missing_needed) == (False, 1, 1)
+    assert StageState("write", 0, in_flight=2, ending=True).missing == 0
 
 
 def test_queues_follow_the_replicas_that_are_ready():
@@ -161,20 +161,20 @@ assert min(threshold.cpu, threshold.gpu, threshold.memory, threshold.object_stor
 
 
 def test_shards_are_written_beside_the_last_stage_where_nodes_come_and_go():
-    pool = Pool("refine", ShardRows, [], 2, (SMALL,) * 2, least=1)
-    assert where_to_write(pool) == {"label_selector": SMALL, "fallback_strategy": [{"label_selector": {}}]}
-    assert where_to_write(Pool("refine", ShardRows, [], 2, least=1)) == {}
-    assert where_to_write(Pool("refine", ShardRows, [], 2, (SMALL,) * 2)) == {}
+    pool = ActorPool("refine", ShardRows, [], 2, (SMALL,) * 2, least=1)
+    assert writer_options(pool) == {"label_selector": SMALL, "fallback_strategy": [{"label_selector": {}}]}
+    assert writer_options(ActorPool("refine", ShardRows, [], 2, least=1)) == {}
+    assert writer_options(ActorPool("refine", ShardRows, [], 2, (SMALL,) * 2)) == {}
 
 
 def test_the_start_is_reported_once_and_replicas_still_to_come_are_not_missed(capsys):
     draft, refine = StageState("draft", 4, ready=1, least=1), StageState("refine", 1, ready=0, least=1)
-    progress = RunProgress(10, flow=Flow([draft, refine, StageState("write", 0)]), why_lacking=lambda stage: "none")
-    progress.lacking_since, progress.started = {}, False
+    progress = RunProgress(10, flow=Flow([draft, refine, StageState("write", 0)]), missing_reason=lambda stage: "none")
+    progress.missing_since, progress.started = {}, False
     for second in (0, 6, 70):
         refine.ready = int(second > 6)
         for stage in (draft, refine):
-            progress.ask_why_lacking(stage, float(second))
-        progress.tell_start()
-    lines = ["waiting: none", "started with 1 of 1 to 4 draft, 1 of 1 refine replicas; more are taken as they come"]
+            progress.report_missing(stage, float(second))
+        progress.report_start()
+    lines = ["waiting: none", "started with 1 of 1 to 4 draft, 1 of 1 refine replicas; more join as nodes come"]
     assert capsys.readouterr().err.splitlines() == lines

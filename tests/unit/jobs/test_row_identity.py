@@ -136,7 +136,7 @@ def test_a_dataset_of_an_older_version_goes_on_where_its_digest_is_certain(tmp_p
 @pytest.mark.parametrize("values", [[1, 23], [12, 3]])
 def test_a_dataset_of_an_older_version_is_refused_where_numbers_were_joined(tmp_path, values):
     open_job(open_store(str(tmp_path / "out")), {"rows": 2, "rows_sha256": JOINED})
-    with pytest.raises(OutputError, match="whose digest takes 1, 23 for 12, 3: the column 'id' may") as caught:
+    with pytest.raises(OutputError, match="whose digest does not tell 1, 23 from 12, 3: the column 'id' may") as caught:
         resume(tmp_path, rows_with(pa.array(values), "id"))
     assert caught.value.hint == "choose another --out, or replace that job with --overwrite"
 

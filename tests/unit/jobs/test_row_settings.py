@@ -193,7 +193,7 @@ def test_draft_steps_are_those_of_the_pyramid(tmp_path, n):
 @pytest.mark.parametrize("name", [*JOB_SETTINGS, "Batch"])
 def test_settings_of_the_whole_job_are_refused_as_columns(tmp_path, name):
     path = write(tmp_path, "csv", [{"label": 0, name: 1}])
-    with pytest.raises(LabelError, match=f"column '{name}': expected none of that name") as caught:
+    with pytest.raises(LabelError, match=f"column '{name}': expected another name") as caught:
         read_label_file(path, NAMES)
     assert "rename the column if it is data" in (caught.value.hint or "")
 
@@ -208,7 +208,9 @@ def test_every_option_that_changes_an_image_is_a_setting_of_the_row_or_refused()
 @pytest.mark.parametrize("name", [" cfg", "CFG", "top-k", "Top_P", "temperature", "draft steps"])
 def test_near_misses_of_a_setting_are_refused(tmp_path, name):
     path = write(tmp_path, "csv", [{"label": 0, name: 1}])
-    with pytest.raises(LabelError, match=r"expected '(cfg|top_k|top_p|temperatures|draft_steps)', or a name") as caught:
+    with pytest.raises(
+        LabelError, match=r"expected '(cfg|top_k|top_p|temperatures|draft_steps)', or a less similar name"
+    ) as caught:
         read_label_file(path, NAMES)
     assert f"'my_{name.strip()}' if it is data" in (caught.value.hint or "")
     assert list(values(read(tmp_path, "csv", [{"label": 0, f"my_{name.strip()}": 1}]))) == [f"my_{name.strip()}"]
@@ -219,7 +221,7 @@ def test_a_temperature_of_the_users_own_is_carried_under_another_name(tmp_path):
     path = write(tmp_path, "csv", [{"label": 0, "temperature": 21.5}])
     with pytest.raises(LabelError) as caught:
         read_label_file(path, NAMES)
-    assert str(caught.value).endswith("column 'temperature': expected 'temperatures', or a name that is less like it")
+    assert str(caught.value).endswith("column 'temperature': expected 'temperatures', or a less similar name")
     assert caught.value.hint == (
         "rename it: 'temperatures' if it says how to make the row's images, 'my_temperature' if it is data"
     )

@@ -59,7 +59,7 @@ def spec_of(*argv: str) -> ServeSpec:
         ),
         (
             ("--drafters-on", "a=b", "--refiners-on", "a=c", "--placement", "split", "--drafters", "2"),
-            "expected --placement split or colocated, --drafters and --refiners beside --drafters-on",
+            "expected --placement split or colocated, --drafters and --refiners with --drafters-on",
         ),
         (
             (*COLOCATED, "--drafters", "2", "--refiners", "3", "--drafters-on", "a=b", "--refiners-on", "a=b"),

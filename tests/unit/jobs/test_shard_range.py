@@ -15,7 +15,7 @@ from tandem.errors import InputError
 from tandem_jobs.generate import GenerateSpec
 from tandem_jobs.options.spec import parse
 from tandem_jobs.run.job import Job
-from tandem_jobs.run.shard_range import choose_part, resume_command, whole_command
+from tandem_jobs.run.shard_range import choose_part, full_command, resume_command
 from tandem_workers.dataset.claim import open_job
 from tandem_workers.dataset.manifest import Manifest
 from tandem_workers.dataset.shards import ShardPlan, ShardRows
@@ -39,8 +39,8 @@ def test_a_part_is_a_range_of_shards(text, part):
         ("0-9", "expected FIRST-LAST/ALL such as 0-9/10, got 0-9"),
         ("0-9/" + "9" * 5000, "expected FIRST-LAST/ALL"),
         ("0-9/40", "expected the 10 shards of this job after /, got 0-9/40"),
-        ("5-10/10", "expected shards from 0 to 9 that ascend, got 5-10/10"),
-        ("5-4/10", "expected shards from 0 to 9 that ascend"),
+        ("5-10/10", "expected ascending shards from 0 to 9, got 5-10/10"),
+        ("5-4/10", "expected ascending shards from 0 to 9"),
         ("-1/10", "expected FIRST-LAST/ALL"),
     ],
 )
@@ -57,7 +57,7 @@ def test_what_concerns_all_shards_does_not_go_with_a_part(more):
 
 def test_the_card_names_the_whole_command():
     command = "tandem generate --shards 0-1/4 --overwrite --out 'my place' --shards=2/4"
-    assert whole_command(command) == "tandem generate --out 'my place'"
+    assert full_command(command) == "tandem generate --out 'my place'"
 
 
 @pytest.fixture

@@ -103,8 +103,8 @@ def test_an_empty_variable_does_not_hide_the_file(tmp_path, monkeypatch):
         ),
         (("--out", "o"), "expected --classes or --labels; --images or --per-class; got none of these"),
         (("--out", "o", "--classes", "all"), "expected --images or --per-class, got none"),
-        ((*BASE, "--per-class", "2"), "expected either --per-class or --images beside --classes, got both"),
-        ((*BASE, "--labels", "x.csv"), "expected --labels alone, got --classes, --per-class or --images beside it"),
+        ((*BASE, "--per-class", "2"), "expected either --per-class or --images with --classes, got both"),
+        ((*BASE, "--labels", "x.csv"), "expected --labels alone, got --classes, --per-class or --images with it"),
         ((*BASE, "--format", "zip"), "--format: expected 'webdataset', 'parquet' or 'folder', got 'zip'"),
         ((*BASE, "--batch", "0"), "--batch: expected a number above 0, or auto, got '0'"),
         ((*BASE, "--batch", "many"), "--batch: expected a number above 0, or auto, got 'many'"),
@@ -120,10 +120,10 @@ def test_an_empty_variable_does_not_hide_the_file(tmp_path, monkeypatch):
         (
             (*BASE, "--images"),
             "--images: expected a whole number above 0 and of at most 1000000000 "
-            "(images in all, dealt evenly to the classes), got none",
+            "(images in all, spread evenly over the classes), got none",
         ),
         ((*BASE, "--int8=yes"), "--int8: expected no value, got one"),
-        ((*BASE, "face"), "expected options of tandem generate alone, got 'face' besides"),
+        ((*BASE, "face"), "expected only options of tandem generate, got 'face'"),
     ],
 )
 def test_a_wrong_value_is_one_line_with_expected_and_actual(argv, line):

@@ -18,7 +18,7 @@ from tandem_jobs.generate import GenerateSpec
 from tandem_jobs.options.spec import as_flags, parse
 from tandem_jobs.options.yaml_file import load_yaml
 from tandem_jobs.submit import JobLog
-from tandem_jobs.submit_files import MOST_SENT_BYTES, read_command, read_variables, send_files
+from tandem_jobs.submit_files import MAX_SENT_BYTES, read_command, read_variables, send_files
 from tandem_workers.storage.local_store import LocalStore
 
 JOB = ["generate", "--classes", "all", "--images", "4"]
@@ -84,7 +84,7 @@ def test_options_of_the_submission_do_not_reach_the_command_inside(monkeypatch, 
     assert os.environ["TANDEM_ADDRESS"] == "http://head:8265"
 
 
-def test_files_of_relative_paths_travel(tmp_path, monkeypatch):
+def test_files_with_relative_paths_are_sent(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "rows.csv").write_text("label\n0\n")
     for name in ("a", "b"):
@@ -119,8 +119,8 @@ def test_missing_and_large_files_are_refused(tmp_path, monkeypatch):
     with pytest.raises(InputError, match=r"--labels: expected a file name without commas, got a,b\.csv"):
         send_files(parse(GenerateSpec, ["--labels", "a,b.csv", "--out", "s3://b/p"], ""), tmp_path)
     with open("d.pth", "wb") as file:
-        os.truncate(file.fileno(), MOST_SENT_BYTES + 1)
-    with pytest.raises(InputError, match="at most 100 MiB of files that travel with the job"):
+        os.truncate(file.fileno(), MAX_SENT_BYTES + 1)
+    with pytest.raises(InputError, match="at most 100 MiB of files to send with the job"):
         send_files(parse(GenerateSpec, [*options, "--drafter", "d.pth"], ""), tmp_path)
 
 
@@ -169,7 +169,7 @@ def test_addresses_without_one_do():
     assert submission.runtime_env(plain, {"pip": ["git+https://host/x@v1"]})["env_vars"] == plain
 
 
-def test_the_code_of_this_machine_travels():
+def test_the_code_of_this_machine_is_sent():
     env = submission.runtime_env({"A": "1"}, {"pip": ["x"], "env_vars": {"B": "2"}, "excludes": ["*.tmp"]}, "/folder")
     assert [Path(module).name for module in env["py_modules"]] == [
         "tandem",
@@ -196,7 +196,7 @@ def test_a_runtime_environment_file_is_checked(tmp_path):
 
 
 def test_what_matters_of_a_log(capsys):
-    log = JobLog(whole=False)
+    log = JobLog(show_all=False)
     summary = {"started_at": 110.0, "start_up_s": {"driver": 2.0, "cluster": 0.5}}
     lines = [
         "{not json",
@@ -212,7 +212,7 @@ def test_what_matters_of_a_log(capsys):
     assert (log.error, log.hint, log.summary) == ("wrong:\n  a: there 1", "do", summary)
     assert log.start_up(began=105.0, sent=108.5) == {"submit": 3.5, "job_start": 1.5, "driver": 2.0, "cluster": 0.5}
     assert capsys.readouterr().err == ""
-    whole = JobLog(whole=True)
+    whole = JobLog(show_all=True)
     whole.show("a line")
     assert capsys.readouterr().err == "a line\n"
     assert whole.start_up(0, 0) == {}

@@ -11,19 +11,19 @@ from tandem_jobs.run import make_shards
 from tandem_jobs.run.backpressure import Flow, StageState
 from tandem_jobs.run.outcome import StoredShard
 from tandem_jobs.run.start_up import StartUp
-from tandem_jobs.run.watchdog import Limits, Watchdog
+from tandem_jobs.run.watchdog import Watchdog, WatchdogLimits
 from tandem_workers.dataset.shards import ShardPlan
 from tandem_workers.stages.ledger import LOADING, WORKER, Entry
 from tandem_workers.stages.ray_data import Span
 
-LIMITS = Limits()
+LIMITS = WatchdogLimits()
 ENTRY = Entry("refine", "shard 7", "refine", "aaaaaaaa/gpu1", "aa", 42)
 
 
 class Run:
     """A watchdog over entries that a test sets."""
 
-    def __init__(self, limits: Limits = LIMITS) -> None:
+    def __init__(self, limits: WatchdogLimits = LIMITS) -> None:
         self.entries: dict[bytes, Entry] = {}
         self.ended: list[int] = []
         self.swept: list[list[int]] = []

@@ -33,7 +33,7 @@ MERGES = "a: &a {x: 1}\n" + "".join(
         (LAUGHS, "line [56]: expected at most 20,000 values, aliases included, got more"),
         (MERGES, "line [56]: expected at most 20,000 values"),
         ("out: [" + "a," * 100_000 + "]", "line 1: expected at most 20,000 values"),
-        ("out: &a [*a]", "line 1: expected aliases of other values, got one of what contains it"),
+        ("out: &a [*a]", "line 1: expected aliases of other values, got one of a value that contains it"),
         ("out: " + "[" * 100_000, f"line 1: expected at most {MAX_DEPTH} levels of nested values"),
         ("".join(" " * i + "a:\n" for i in range(1000)), f"line {MAX_DEPTH}: expected at most {MAX_DEPTH} levels"),
         ("seed: 1\nseed: 2", "line 1: expected every key once, got 'seed' twice or more"),
@@ -62,7 +62,7 @@ def test_yaml_is_read_within_bounds(reader, text, message, tmp_path):
 
 def test_an_option_in_both_spellings_is_refused(tmp_path):
     (tmp_path / "job.yaml").write_text("draft_steps: 1\ndraft-steps: 2\n")
-    with pytest.raises(InputError, match=r"job\.yaml: expected --draft-steps once, got 'draft-steps' besides"):
+    with pytest.raises(InputError, match=r"job\.yaml: expected --draft-steps once, got 'draft-steps' as well"):
         generate("--spec", str(tmp_path / "job.yaml"))
     with pytest.raises(InputError, match=r"--spec: expected a path, got an empty text"):
         generate("--spec=")

@@ -25,15 +25,15 @@ GB = 10**9
 @given(
     fixed=st.integers(0, 1000),
     steps=st.lists(st.integers(0, 50), min_size=40, max_size=40),
-    budget=st.integers(0, 2000),
+    num_bytes=st.integers(0, 2000),
     most=st.integers(1, 40),
 )
-def test_it_is_the_largest_whatever_the_rule(fixed, steps, budget, most):
+def test_it_is_the_largest_whatever_the_rule(fixed, steps, num_bytes, most):
     def bytes_of(batch):
         return fixed + sum(steps[:batch])
 
-    fitting = [batch for batch in range(1, most + 1) if bytes_of(batch) <= budget]
-    assert largest_batch(bytes_of, budget, most) == max(fitting, default=0)
+    fitting = [batch for batch in range(1, most + 1) if bytes_of(batch) <= num_bytes]
+    assert largest_batch(bytes_of, num_bytes, most) == max(fitting, default=0)
 
 
 def test_a_straight_line_takes_few_counts():
@@ -84,7 +84,7 @@ def store(job: bytes | None = None):
 
 
 @pytest.fixture
-def decoding():
+def workload():
     drafter, refiner = (
         replace(VAR_PRESETS["d16"], depth=depth, num_heads=2, patch_nums=PATCH_NUMS) for depth in (3, 2)
     )
@@ -93,43 +93,43 @@ def decoding():
     return auto.Workload(models, auto.COLOCATED, 2, SamplingConfig(), replicas=2)
 
 
-def test_a_number_is_taken_as_it_is(decoding):
-    assert auto.choose_batch(options(batch=7), store(), decoding, 100) == 7
+def test_a_number_is_taken_as_it_is(workload):
+    assert auto.choose_batch(options(batch=7), store(), workload, 100) == 7
 
 
-def test_auto_goes_on_with_the_batch_of_the_job(decoding, capsys):
+def test_auto_goes_on_with_the_batch_of_the_job(workload, capsys):
     begun = store(b'{"identity": {"decoding": {"batch": 13}}, "info": {}}')
-    assert auto.choose_batch(options(), begun, decoding, 100) == 13
-    assert "13, as the job has begun" in capsys.readouterr().err
+    assert auto.choose_batch(options(), begun, workload, 100) == 13
+    assert "13, as in the job that is resumed" in capsys.readouterr().err
 
 
-def test_auto_fills_the_smallest_card(decoding, monkeypatch, capsys):
+def test_auto_fills_the_smallest_card(workload, monkeypatch, capsys):
     monkeypatch.setattr(auto, "memory_of_cluster", lambda address: Memory((2 * GB, GB // 4), 64 * GB))
-    found = auto.choose_batch(options(), store(), decoding, 32000)
-    stages = list(auto.all_stages(options(), decoding, on_gpu=True).values())
+    found = auto.choose_batch(options(), store(), workload, 32000)
+    stages = list(auto.all_stages(options(), workload, on_gpu=True).values())
     assert device_bytes(stages, found) <= 0.9 * (GB // 4) < device_bytes(stages, found + 1)
     assert f"{found}, the largest that fits" in capsys.readouterr().err
 
 
-def test_auto_shares_a_machine_without_cards_and_leaves_shards(decoding, monkeypatch, capsys):
+def test_auto_shares_a_machine_without_cards_and_leaves_shards(workload, monkeypatch, capsys):
     monkeypatch.setattr(auto, "memory_of_cluster", lambda address: Memory((), 64 * GB))
-    assert auto.choose_batch(options(), store(), decoding, 160) == 5
+    assert auto.choose_batch(options(), store(), workload, 160) == 5
     said = capsys.readouterr().err
     assert "all that this job can use" in said
     assert "for each of 2 replicas" in said
 
 
-def test_processes_on_cpus_have_no_card(decoding, monkeypatch):
+def test_processes_on_cpus_have_no_card(workload, monkeypatch):
     monkeypatch.setattr(auto, "memory_of_cluster", lambda address: Memory((80 * GB,), 64 * GB))
-    room = auto.find_room(options(), replace(decoding, on_cpus=True, replicas=4))
-    assert (room.on_gpu, room.budget) == (False, 8 * GB)
+    memory = auto.find_budget(options(), replace(workload, on_cpus=True, replicas=4))
+    assert (memory.on_gpu, memory.num_bytes) == (False, 8 * GB)
 
 
 @pytest.mark.parametrize(("shard", "fits", "batch"), [(512, 256, 256), (512, 255, 171), (512, 200, 171), (7, 5, 4)])
-def test_a_shard_of_given_size_is_cut_into_even_batches(decoding, monkeypatch, shard, fits, batch):
-    monkeypatch.setattr(auto, "largest_batch", lambda bytes_of, budget, most: min(fits, most))
+def test_a_shard_of_given_size_is_cut_into_even_batches(workload, monkeypatch, shard, fits, batch):
+    monkeypatch.setattr(auto, "largest_batch", lambda bytes_of, num_bytes, most: min(fits, most))
     monkeypatch.setattr(auto, "memory_of_cluster", lambda address: Memory((), 64 * GB))
-    assert auto.choose_batch(options(), store(), decoding, 10_000, shard) == batch
+    assert auto.choose_batch(options(), store(), workload, 10_000, shard) == batch
 
 
 def test_what_is_kept_on_the_device_adds_up():
@@ -139,25 +139,25 @@ def test_what_is_kept_on_the_device_adds_up():
     assert device_bytes(stages, 7, all_kept=True) == 30 + 21 + 28
 
 
-def test_the_memory_that_is_given_needs_no_answer_of_the_nodes(decoding, monkeypatch):
+def test_the_memory_that_is_given_needs_no_answer_of_the_nodes(workload, monkeypatch):
     def no_answer(address):
         raise PlacementError("the nodes did not report their memory")
 
     monkeypatch.setattr(auto, "memory_of_cluster", no_answer)
-    room = auto.find_room(options(device_memory_gb=3), decoding)
-    assert (room.on_gpu, room.budget) == (False, 3 * GB)
+    memory = auto.find_budget(options(device_memory_gb=3), workload)
+    assert (memory.on_gpu, memory.num_bytes) == (False, 3 * GB)
 
 
-def test_one_image_has_to_fit(decoding, monkeypatch):
+def test_one_image_has_to_fit(workload, monkeypatch):
     monkeypatch.setattr(auto, "memory_of_cluster", lambda address: Memory((), 64 * GB))
     with pytest.raises(InputError, match=r"expected 0\.\d\d GB for a single image, got 0.01 GB"):
-        auto.choose_batch(options(device_memory_gb=0.01), store(), decoding, 100)
+        auto.choose_batch(options(device_memory_gb=0.01), store(), workload, 100)
 
 
-def test_gpus_that_are_to_come_cannot_be_asked(decoding, monkeypatch):
+def test_gpus_that_are_to_come_cannot_be_asked(workload, monkeypatch):
     monkeypatch.setattr(auto, "memory_of_cluster", lambda address: Memory((), 64 * GB))
     with pytest.raises(InputError, match="expected --device-memory-gb"):
-        auto.choose_batch(options(), store(), replace(decoding, awaits_gpus=True), 100)
+        auto.choose_batch(options(), store(), replace(workload, awaits_gpus=True), 100)
 
 
 def test_peak_bytes_counts_what_is_alive_at_once():

@@ -186,7 +186,7 @@ def test_what_a_writer_left_whose_shard_another_committed_goes_at_close(store, n
     for files in left.values():
         store.put_many(files)
     close(store, epoch, name, failed={1: "no numbers"})  # another job may be about to commit what is left of it
-    closing = {layout.SUCCESS, *layout.BESIDE_SUCCESS}
+    closing = {layout.SUCCESS, *layout.CLOSING_FILES}
     assert set(store.list_files()) - closing == {*kept, *(path for path, _ in left[1])}
     make(store, epoch, name, shards=[1])
     close(store, epoch, name)

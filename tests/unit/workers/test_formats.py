@@ -19,7 +19,7 @@ from tandem.errors import InputError, JobError
 from tandem.images import read_provenance
 from tandem_workers.dataset.formats import read_images, shard_files, unique_class_names
 from tandem_workers.dataset.shards import EncodedShard, PixelShard, PrefixShard, ShardPlan, ShardRows
-from tandem_workers.stages.encoder import Encoder
+from tandem_workers.stages.encoder import ImageEncoder
 
 FORMATS = ["webdataset", "parquet", "folder"]
 EXPECTED_LABELS = [LABELS[i % len(LABELS)] for i in range(PLAN.num_rows)]
@@ -232,7 +232,7 @@ def test_reading_from_a_tar_skips_what_is_not_wanted():
 
 def test_encoder_gives_each_image_its_own_provenance_and_keeps_the_rows():
     pixels = pixel_shard(1, PLAN, tokens=True)
-    encoded = Encoder("png", 90, read_provenance(encoded_shard(0, PLAN).images[0]), CLASS_NAMES)(pixels)
+    encoded = ImageEncoder("png", 90, read_provenance(encoded_shard(0, PLAN).images[0]), CLASS_NAMES)(pixels)
     made = [read_provenance(image) for image in encoded.images]
     assert [(p.index, p.label, p.class_name) for p in made] == [
         (4, 0, "train"),
@@ -244,7 +244,7 @@ def test_encoder_gives_each_image_its_own_provenance_and_keeps_the_rows():
     assert encoded.seconds["draft"] == 0.5 and encoded.seconds["encode"] > 0
     pixels.label[2] = len(CLASS_NAMES)
     with pytest.raises(InputError, match="label: expected 0 to 5, got 6 at index 6"):
-        Encoder("png", 90, made[0], CLASS_NAMES)(pixels)
+        ImageEncoder("png", 90, made[0], CLASS_NAMES)(pixels)
 
 
 def test_a_shard_checks_its_columns():

@@ -21,11 +21,11 @@ from tandem_jobs.run.pipeline import write_shard
 from tandem_workers.dataset.shards import FailedShard, PixelShard, ShardRows
 from tandem_workers.stages import ledger, ray_data
 from tandem_workers.stages.ledger import (
-    MOST_DEATHS,
+    MAX_DEATHS,
     WORKER,
     Entry,
     Ledger,
-    Turn,
+    TaskAttempt,
     end_process,
     end_stopped,
     last_lines,
@@ -83,7 +83,7 @@ class Gcs:
 def gcs(monkeypatch, tmp_path) -> Gcs:
     server = Gcs()
     monkeypatch.setattr(ledger, "registered", set())
-    monkeypatch.setattr(ledger, "store", lambda: server)
+    monkeypatch.setattr(ledger, "gcs_client", lambda: server)
     monkeypatch.setattr(ledger, "this_node", lambda: HERE)
     monkeypatch.setattr(ledger, "actor_id", lambda: "actor1")
     monkeypatch.setattr(ledger, "logs_folder", lambda: tmp_path)
@@ -115,7 +115,7 @@ class Refine:
 
 def die(pid: int, pool: str, task: str, stage: str = "draft") -> None:
     """What a process leaves that dies at the task."""
-    Turn("run", Entry(pool, task, "", "aaaaaaaa/gpu0", HERE, pid)).enter(stage)
+    TaskAttempt("run", Entry(pool, task, "", "aaaaaaaa/gpu0", HERE, pid)).enter(stage)
 
 
 def test_an_entry_stands_while_a_shard_is_worked_on_and_names_its_stage(gcs, process):
@@ -146,7 +146,7 @@ def test_an_entry_stands_while_a_shard_is_worked_on_and_names_its_stage(gcs, pro
 def test_a_shard_at_which_processes_die_counts_as_failed_with_the_last_lines(gcs, process, tmp_path):
     refine = Ledger("run", "refine")
     die(0, "refine", "shard 8", "refine")
-    for pid in range(MOST_DEATHS):
+    for pid in range(MAX_DEATHS):
         die(pid, "refine", "shard 7", "refine")
     (tmp_path / "worker-x-ffffffff-2.err").write_text(":job_id:01\nloading\n\nterminate called after CUDA error\n")
     process(99)
@@ -157,21 +157,21 @@ def test_a_shard_at_which_processes_die_counts_as_failed_with_the_last_lines(gcs
         "its last lines: loading | terminate called after CUDA error"
     )
     assert [entry.task for entry in at_work(gcs)] == ["shard 8"], "the next run tries it again"
-    with refine.turn("shard 8", "aaaaaaaa/gpu0") as turn:
-        assert (turn.given_up, turn.entry.deaths) == ("", (HERE,))
+    with refine.attempt("shard 8", "aaaaaaaa/gpu0") as attempt:
+        assert (attempt.given_up, attempt.entry.deaths) == ("", (HERE,))
 
 
 def test_deaths_with_their_node_and_calls_that_are_repeated_do_not_count(gcs, process):
     draft = Ledger("run", "draft")
-    for pid in range(MOST_DEATHS):
+    for pid in range(MAX_DEATHS):
         die(pid, "draft", "shard 7")
     gcs.nodes[HERE] = False
     process(9)
-    with draft.turn("shard 7", "bbbbbbbb/gpu0") as turn:
-        assert (turn.given_up, turn.entry.deaths) == ("", ())
+    with draft.attempt("shard 7", "bbbbbbbb/gpu0") as attempt:
+        assert (attempt.given_up, attempt.entry.deaths) == ("", ())
     die(9, "draft", "shard 8")
-    with draft.turn("shard 8", "bbbbbbbb/gpu0") as turn:
-        assert turn.entry.deaths == (), "the same process takes it up again"
+    with draft.attempt("shard 8", "bbbbbbbb/gpu0") as attempt:
+        assert attempt.entry.deaths == (), "the same process takes it up again"
 
 
 def test_an_actor_that_dies_while_it_loads_is_not_started_for_ever(gcs, process, tmp_path):
@@ -181,7 +181,7 @@ def test_an_actor_that_dies_while_it_loads_is_not_started_for_ever(gcs, process,
         def load(self) -> Refine:
             raise AssertionError("must not be tried once more")
 
-    for pid in range(MOST_DEATHS):
+    for pid in range(MAX_DEATHS):
         die(pid, "draft", "loading actor1", "loading")
     process(9)
     (tmp_path / "worker-x-ffffffff-2.out").write_text("fatal\n")
@@ -199,10 +199,10 @@ def test_a_writer_that_dies_at_a_shard_is_bounded_too_and_errors_are_no_deaths(g
         def __call__(self, shard: Any, spans: list[Any]) -> None:
             raise OutputError("disk full")
 
-    for _ in range(MOST_DEATHS + 1):
+    for _ in range(MAX_DEATHS + 1):
         with pytest.raises(OutputError):
             write_shard(to_row(ROWS, []), Full(), write)
-    for pid in range(MOST_DEATHS):
+    for pid in range(MAX_DEATHS):
         die(pid, "write", "shard 7", "write")
     process(9)
     failed = from_row(write_shard(to_row(ROWS, []), Full(), write), FailedShard)[0]
@@ -212,9 +212,9 @@ def test_a_writer_that_dies_at_a_shard_is_bounded_too_and_errors_are_no_deaths(g
 @pytest.mark.parametrize("error", [RpcError, RaySystemError])
 def test_a_gcs_that_does_not_answer_fails_no_shard(gcs, process, error):
     gcs.answers, gcs.error = False, error
-    with Ledger("run", "draft").turn("shard 7", "aaaaaaaa/gpu0") as turn:
-        turn.enter("draft")
-    assert not turn.given_up
+    with Ledger("run", "draft").attempt("shard 7", "aaaaaaaa/gpu0") as attempt:
+        attempt.enter("draft")
+    assert not attempt.given_up
 
 
 def test_last_lines_are_those_of_stderr_or_else_of_stdout(tmp_path):

@@ -21,7 +21,7 @@ from tandem_workers.dataset.ran import Ran, describe_differences
 from tandem_workers.dataset.shards import PixelShard, ShardPlan
 from tandem_workers.stages import refiner
 from tandem_workers.stages.drafter import Drafter
-from tandem_workers.stages.encoder import Encoder
+from tandem_workers.stages.encoder import ImageEncoder
 from tandem_workers.stages.ray_data import from_row, to_row
 from tandem_workers.stages.refiner import Refiner
 from tandem_workers.storage.places import open_store
@@ -39,7 +39,7 @@ def test_an_entry_says_what_each_stage_ran_with(models, tmp_path):  # noqa: F811
     decoding = settings(dtype="bfloat16")
     drafter, refiner_ = Drafter(models, decoding).load(), Refiner(models, decoding).load()
     pixels = from_row(to_row(refiner_(drafter(rows(0, 4))), []), PixelShard)[0]
-    shard = Encoder("png", 90, PROVENANCE, CLASS_NAMES)(pixels)
+    shard = ImageEncoder("png", 90, PROVENANCE, CLASS_NAMES)(pixels)
     store = open_store(str(tmp_path / "out"))
     store_shard(store, Manifest(store, 0), shard, sample_format(), ShardPlan(4, 4))
     written = json.loads(store.read("manifest/00000.json"))["ran"]

@@ -22,7 +22,7 @@ from tandem.images import Codec
 from tandem_workers.dataset.drafts import DraftFormat
 from tandem_workers.dataset.formats import FormatName, shard_files
 from tandem_workers.dataset.shards import EncodedShard, PixelShard, PrefixShard
-from tandem_workers.stages.encoder import Encoder
+from tandem_workers.stages.encoder import ImageEncoder
 
 DIGESTS = {
     "webdataset png": "46fea746c460e3494f3629a2131beeaa45f546f36c869610ec4dfd5bc23fc6ba",
@@ -66,7 +66,7 @@ def images_of(name: str, codec: str) -> str:
     """Digest of a shard of smooth images, with tokens, carried columns and settings of its rows."""
     n, y, x, channel = np.ogrid[:4, :16, :16, :3]
     pixels = (60 * n + 11 * y + 5 * x * (channel + 1)).astype(np.uint8)
-    encode = Encoder(codec, 92, PROVENANCE, CLASS_NAMES, ("cfg", "seed"))
+    encode = ImageEncoder(codec, 92, PROVENANCE, CLASS_NAMES, ("cfg", "seed"))
     return digest(shard_files(encode(PixelShard(**ROWS, pixels=pixels)), sample_format(name, codec)))
 
 

@@ -35,7 +35,7 @@ from tandem_workers.endpoint.messages import ImageRequest
 from tandem_workers.models.decode_settings import DecodeSettings
 from tandem_workers.models.model_set import ModelSet, Resolved, resolve_models
 from tandem_workers.stages.drafter import Drafter
-from tandem_workers.stages.encoder import Encoder
+from tandem_workers.stages.encoder import ImageEncoder
 from tandem_workers.stages.ray_data import empty_shard
 from tandem_workers.stages.refiner import Refiner
 from tandem_workers.stages.shard_batches import fixed_batches
@@ -127,7 +127,7 @@ def test_an_image_with_a_seed_is_that_of_the_endpoint(models, made):
 
 def encode(made: PixelShard, name: str) -> tuple[list[bytes], list[tuple[str, bytes]]]:
     provenance = Provenance("tandem 0.0", "d" * 64, "r" * 64, "v" * 64, SEED, 2)
-    encoded = Encoder("png", 90, provenance, CLASS_NAMES, NAMES)(made)
+    encoded = ImageEncoder("png", 90, provenance, CLASS_NAMES, NAMES)(made)
     return list(encoded.images), DatasetFormat(name, "png", CLASS_NAMES, SEED, 2).files(encoded)
 
 

@@ -10,7 +10,7 @@ from support.sample_shards import CLASS_NAMES, PLAN, PROVENANCE, encoded_shard, 
 from tandem_workers.dataset.drafts import DraftFormat
 from tandem_workers.dataset.shard_reader import check_shard_files, read_rows
 from tandem_workers.dataset.shards import PrefixShard, ShardPlan
-from tandem_workers.stages.encoder import Encoder
+from tandem_workers.stages.encoder import ImageEncoder
 
 FORMATS = ["webdataset", "parquet", "folder"]
 
@@ -67,7 +67,7 @@ def test_other_rows_do_not(name):
 def test_images_of_another_job_do_not(name):
     fmt = sample_format(name)
     for other in (replace(PROVENANCE, seed=8), replace(PROVENANCE, drafter_sha256="e" * 64)):
-        shard = Encoder("png", 90, other, CLASS_NAMES)(pixel_shard(1, PLAN))
+        shard = ImageEncoder("png", 90, other, CLASS_NAMES)(pixel_shard(1, PLAN))
         assert "image 4: expected provenance" in reason(fmt.files(shard), name)
 
 

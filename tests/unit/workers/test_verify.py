@@ -52,8 +52,8 @@ DAMAGES = {
     "card lost": (lose("README.md"), "README.md: missing"),
     "entry and shard": (lambda store: (flip(ENTRY)(store), flip(TAR)(store)), f"{ENTRY} in .* is damaged"),
     "entry lost, shard flipped": (lambda store: (lose(ENTRY)(store), flip(TAR)(store)), "1 of 3 shards are missing"),
-    "a shard too many": (put("shards/00003.tar"), "1 files have names of shards and no entry names them"),
-    "a file too many": (put("shards/00001-0-ab12cd34.tar"), "1 files have names of shards and no entry names them"),
+    "a shard too many": (put("shards/00003.tar"), "1 files have names of shards but are in no entry"),
+    "a file too many": (put("shards/00001-0-ab12cd34.tar"), "1 files have names of shards but are in no entry"),
     "job.json flipped": (flip("job.json"), "job.json in .* is damaged"),
 }
 
@@ -139,7 +139,7 @@ def test_an_entry_that_is_listed_and_not_there_is_a_problem(tmp_path):
     store = make(tmp_path / "out")
     store.remove(ENTRY)
     (problem,) = [p for p in verify(ForgetfulStore(store.uri)).problems if p.text.startswith(ENTRY)]
-    assert "listed, and not there when it is read" in problem.text and problem.leftovers == (ENTRY,)
+    assert "listed, but missing when read" in problem.text and problem.leftovers == (ENTRY,)
 
 
 def test_records_of_older_versions_are_counted(tmp_path):

@@ -1,1 +1,1 @@
-"""A dataset: shards, formats, the records of what is committed, and its checks."""
+"""A dataset: shards, formats, records of committed shards, and checks."""

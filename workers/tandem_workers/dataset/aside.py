@@ -1,4 +1,4 @@
-"""Files that are out of the way and not lost: `damaged/HASH/PATH`, under the first digits of their hash."""
+"""Keeps damaged files at `damaged/HASH/PATH`, where HASH is the first digits of their hash."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ DAMAGED = "damaged"
 
 
 def keep(store: Store, path: str) -> bool:
-    """Copy a file to `damaged/`. Whether there was one."""
+    """Copy a file to `damaged/`. Returns whether it existed."""
     try:
         data = store.read(path)
     except FileNotFoundError:
@@ -20,7 +20,7 @@ def keep(store: Store, path: str) -> bool:
 
 
 def set_aside(store: Store, path: str) -> bool:
-    """Move a file to `damaged/`. Whether there was one."""
+    """Move a file to `damaged/`. Returns whether it existed."""
     there = keep(store, path)
     if there:
         store.remove(path)

@@ -1,7 +1,7 @@
 """Files for readers of a finished dataset: its card (README.md) and the table of an image folder, beside its
 contact sheet.
 
-All of it is made from the committed shards, so it is the same after any number of resumes.
+They are made from the committed shards, so they are the same after any number of resumes.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from tandem_workers.storage import layout
 from tandem_workers.storage.store import Store
 
 PLAIN_NAMES = ShardNames()
-SIZE_CATEGORIES = {  # the hub's own names, by the number of rows they end at
+SIZE_CATEGORIES = {  # upper limit of rows -> the hub's name
     10**3: "n<1K",
     10**4: "1K<n<10K",
     10**5: "10K<n<100K",
@@ -80,7 +80,7 @@ class CardInfo:
         sampling: settings by name, in the order to show them.
         command: the command line that makes the dataset again.
         software: name and version.
-        row_settings: those that each row has of its own, in a column of that name.
+        row_settings: settings that differ by row, in columns of these names.
         tokens: whether the refiner's token ids are in the dataset.
         carried: the columns carried along from the label file.
         license: a Hugging Face licence identifier.
@@ -102,7 +102,7 @@ class CardInfo:
 def closing_files(
     store: Store, info: CardInfo, epoch: int, entries: Sequence[ManifestEntry], failed: Mapping[int, str]
 ) -> dict[str, bytes]:
-    """Contact sheet, card and, for an image folder, its table, by path, of the entries of all shards that are there."""
+    """Contact sheet, card and, for an image folder, its table, by path, from the entries of all committed shards."""
     totals, differences = add_up(entries, failed), describe_differences([entry.ran for entry in entries])
     files = {
         layout.CONTACT_SHEET: render_contact_sheet(store, entries, info.fmt),
@@ -132,7 +132,7 @@ def render_card(info: CardInfo, totals: Totals, shard_names: ShardNames = PLAIN_
     if info.tokens:
         names.append("`tokens` (the refiner's token ids, coarse to fine)")
     return Template((files("tandem_workers.dataset") / "card_template.md").read_text(encoding="utf-8")).substitute(
-        pretty_name=json.dumps(info.title),  # a JSON string is a YAML string whatever is in it
+        pretty_name=json.dumps(info.title),  # any JSON string is a YAML string
         title=info.title,
         license=info.license,
         size_category=next(name for end, name in SIZE_CATEGORIES.items() if totals.rows < end),
@@ -154,13 +154,13 @@ def render_card(info: CardInfo, totals: Totals, shard_names: ShardNames = PLAIN_
         reading=_READING[fmt.name].format(**values),
         columns=f"Columns: the image, {', '.join(names)}, and those carried along from the label file.",
         digital_source_type=DIGITAL_SOURCE_TYPE,
-        files=_table((f"`{path}`".format(**values), what.format(**values)) for path, what in _FILES[fmt.name]),
+        files=_table((f"`{path}`".format(**values), content.format(**values)) for path, content in _FILES[fmt.name]),
         classes=_table((label, fmt.class_names[label], count) for label, count in totals.labels.items()),
     )
 
 
 def dataset_info(info: CardInfo) -> str:
-    """The types of what is in a tar, as YAML. The other formats have them in their files."""
+    """The types of the members of a tar, as YAML. Files of other formats contain their types."""
     if info.fmt.name != "webdataset":
         return ""
     features = sample_features(info.fmt.extension, info.carried, info.tokens)
@@ -168,7 +168,7 @@ def dataset_info(info: CardInfo) -> str:
 
 
 def missing(failed: Mapping[int, str], num_shards: int) -> str:
-    """A paragraph on shards that are not there, if any."""
+    """A paragraph on missing shards, if any."""
     if not failed:
         return ""
     names = ", ".join(map(str, sorted(failed)))

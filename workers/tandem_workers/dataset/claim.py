@@ -1,7 +1,7 @@
-"""Opens a place for a job: a new place, one where the same job has begun, or another job's place to overwrite.
+"""Claims a store for a job: a new store, one where the same job has begun, or another job's to overwrite.
 
-`job.json` says which job a place belongs to: the same job resumes there, any other is refused. `--overwrite` begins a
-new epoch (see `dataset.job_record`), and whatever older ones have written is removed.
+`job.json` says which job a store belongs to: the same job resumes there, any other is refused. `--overwrite` begins a
+new epoch (see `dataset.job_record`) and removes the files of older ones.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from tandem_workers.storage.store import Store
 
 MAX_VALUE_CHARS = 60
 RENAMED = (
-    "its class names are those of its weights, or numbers (--class-names numbers goes on with these); choose another "
-    "--out, or replace that job with --overwrite"
+    "its class names are those of its weights, or numbers (resume with --class-names numbers); choose another --out, "
+    "or replace that job with --overwrite"
 )
-COMPILED = "it was made with --compile, which was removed, so that nothing can go on with it; choose another --out"
+COMPILED = "it was made with --compile, which was removed, so it cannot be resumed; choose another --out"
 OTHER = "choose another --out, or replace that job with --overwrite"
 
 
 @dataclass(frozen=True)
 class JobRecord:
-    """A job that owns a place. `committed` are the shards that need not be made again."""
+    """A job that owns a store. `committed`: shards that need not be made again."""
 
     identity: dict[str, Any]
     info: dict[str, Any]
@@ -46,18 +46,18 @@ class JobRecord:
 def open_job(
     store: Store, identity: Mapping[str, Any], info: Mapping[str, Any] | None = None, overwrite: bool = False
 ) -> JobRecord:
-    """Take a place for a job, or find how far the same job has come there.
+    """Claim a store for a job, or find which shards the same job has committed there.
 
     Args:
-        store: where the dataset is or shall be.
-        identity: whatever changes bytes, as JSON values. `job.json` keeps it and a later run has to match it.
-        info: what else is worth knowing (versions, command, time). Kept from the first run, never compared.
-        overwrite: begin a new epoch, whichever job is there, and remove what older ones have written. Writers of
-            that job stop; what they still write counts for nothing. Files that no job writes stay.
+        store: where the dataset is or will be.
+        identity: everything that changes bytes, as JSON values. `job.json` keeps it and a later run has to match it.
+        info: further information (versions, command, time). Kept from the first run, never compared.
+        overwrite: begin a new epoch, whichever job owns the store, and remove files of older ones. Writers of
+            that job stop; their late writes are ignored. Files that no job writes stay.
 
     Raises:
-        OutputError: another job is there (the message lists the fields), or files of no job, or a job.json
-            that is not ours. Overwriting needs a readable job.json too.
+        OutputError: the store holds another job (the message lists the fields), other files, or a job.json that is
+            not ours. Overwriting needs a readable job.json too.
     """
     store.clean()
     here = as_json(identity)
@@ -67,7 +67,7 @@ def open_job(
             _begin_epoch(store, content)
     else:
         foreign = store.list_files()
-        if foreign and not store.exists(layout.JOB):  # asked again: another process may have begun
+        if foreign and not store.exists(layout.JOB):  # checked again: another process may have begun
             raise OutputError(
                 f"{store.uri} is not empty and holds no job (files: {len(foreign)}, such as {foreign[0]})",
                 hint="choose another --out",
@@ -85,7 +85,7 @@ def open_job(
 
 
 def hint_for(differences: Sequence[tuple[str, Any, Any]]) -> str:
-    """Remedy for a job that differs from ours in these fields."""
+    """The remedy if the stored job differs from ours in these fields."""
     there = [(field, value) for field, value, _ in differences]
     if there == [("class_names_sha256", None)]:
         return RENAMED
@@ -121,29 +121,29 @@ def _short(value: Any) -> str:
 
 
 def remove_older(store: Store, paths: Iterable[str], epoch: int) -> None:
-    """Remove those files that dead epochs have left, markers first. Safe at any time, as nothing reads their names
-    again. An S3 request takes some milliseconds, and there may be a million files, so several are removed at once.
+    """Remove the files of dead epochs, markers first. Safe at any time, as nothing reads their names again. An S3
+    request takes some milliseconds, and there may be a million files, so several are removed at once.
     """
-    older = [path for path in paths if (of := layout.epoch_of(path)) is not None and of < epoch]
+    older = [path for path in paths if (epoch_of_path := layout.epoch_of(path)) is not None and epoch_of_path < epoch]
     markers = {path for path in older if path.startswith(f"{layout.MANIFEST}/")}
     with ThreadPoolExecutor(READS_AT_ONCE) as pool:
-        for some in (sorted(markers), [path for path in older if path not in markers]):
-            list(pool.map(store.remove, some))
+        for group in (sorted(markers), [path for path in older if path not in markers]):
+            list(pool.map(store.remove, group))
 
 
 def _begin_epoch(store: Store, content: Mapping[str, Any]) -> None:
-    """Begin the next epoch, whichever job owns the place."""
+    """Begin the next epoch, whichever job owns the store."""
     epoch = read_job(store)["epoch"] + 1
     while True:
         record = seal({**content, "epoch": epoch})
         stored = store.put_once(layout.overwrite_path(epoch), record)
-        # an answer may have been lost, or the same command been given twice at once: then it is ours as well
+        # it is also ours if the response was lost, or if the same command was started twice
         if stored.created or store.read(stored.path) == record:
             break
         epoch += 1
     publish_job(store, epoch)
-    for path in (layout.SUCCESS, *layout.BESIDE_SUCCESS):
-        if is_taken(store, epoch):  # it is of the job that has taken the place since
+    for path in (layout.SUCCESS, *layout.CLOSING_FILES):
+        if is_taken(store, epoch):  # the file belongs to a job that has replaced this one
             return
         store.remove(path)
     remove_older(store, store.list_files(), epoch)

@@ -1,9 +1,9 @@
-"""Closing a dataset: card, contact sheet and `_SUCCESS`, by whoever finds every shard committed.
+"""Closing a dataset: card, contact sheet and `_SUCCESS`, written by any job that finds every shard committed.
 
-Several jobs may close at once, know of different shards, or have lost the place to another job. Any write can arrive
-late, and only the put of a new name can be conditional. So a job that closes reads back after its own writes, until it
-finds what it would write; committed shards only grow in number, so that all jobs agree in the end. `_SUCCESS` is put,
-or removed and put, and never replaced: a late put changes nothing if the file exists.
+Several jobs may close at once, see different shards, or have lost the store to another job. Any write can arrive late,
+and only the put of a new name can be conditional. So a closing job reads back its writes until it finds what it would
+write; the set of committed shards only grows, so all jobs agree in the end. `_SUCCESS` is put, or removed and put,
+never replaced: a late put changes nothing if the file exists.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from tandem_workers.dataset.success_file import add_up, read_success
 from tandem_workers.storage import layout
 from tandem_workers.storage.store import Store
 
-LOOKS = 20  # of jobs that close at once, each undone by another
+MAX_ROUNDS = 20  # attempts while other jobs that close at once undo them
 Render = Callable[[Sequence[ManifestEntry], Mapping[int, str]], Mapping[str, bytes]]
 
 
@@ -37,23 +37,23 @@ def close_dataset(
     num_shards: int,
     failed: Mapping[int, str] | None = None,
     render: Render = no_files,
-    beside: Collection[str] = (),
+    required: Collection[str] = (),
 ) -> None:
     """Write the closing files of a dataset unless they exist. Any number of jobs may do it, any number of times.
 
     Args:
         manifest: of the job's own epoch.
-        failed: shards that could not be made, and why; those that other jobs have made since are ignored.
+        failed: shards that could not be made, and why; shards that other jobs have made since are ignored.
         render: makes the other closing files from all entries and failed shards. Equal inputs give equal bytes.
-        beside: see `is_closed`.
+        required: see `is_closed`.
 
     Raises:
         JobError: shards are missing.
-        OutputError: another job has taken the place.
+        OutputError: another job has taken over the store.
     """
     files: dict[str, bytes] = {}
     try:
-        _close(manifest, num_shards, dict(failed or {}), render, beside, files)
+        _close(manifest, num_shards, dict(failed or {}), render, required, files)
     except OutputError:
         if is_taken(manifest.store, manifest.epoch):
             _withdraw(manifest, files)
@@ -65,26 +65,26 @@ def _close(
     num_shards: int,
     failed: Mapping[int, str],
     render: Render,
-    beside: Collection[str],
+    required: Collection[str],
     files: dict[str, bytes],
 ) -> None:
     """`close_dataset`; also fills `files` with the closing files that may have been put."""
     store, epoch = manifest.store, manifest.epoch
     written: frozenset[int] | None = None
-    for _ in range(LOOKS):
+    for _ in range(MAX_ROUNDS):
         check_epoch(store, epoch)
         committed = manifest.committed(range(num_shards), failed)
-        if is_closed(manifest, num_shards, committed, beside):
+        if is_closed(manifest, num_shards, committed, required):
             publish_job(store, epoch)
             if written is not None:
                 store.clean(closing=True)
             return
         left = {shard: cause for shard, cause in failed.items() if shard not in committed}
-        check_epoch(store, epoch)  # whose entries may have been removed before they were listed
+        check_epoch(store, epoch)  # a newer job may have removed entries before they were listed
         check_complete(num_shards, committed, left)
         if written is None:
-            _keep_changed(manifest)
-        _take_back(manifest)
+            _keep_edited(manifest)
+        _remove_success(manifest)
         if committed != written:
             entries = manifest.entries(committed)
             check_epoch(store, epoch)
@@ -92,17 +92,17 @@ def _close(
             try:
                 files.update(render(entries, left))
             except (JobError, OSError):
-                check_epoch(store, epoch)  # whose files may have been removed while they were read
+                check_epoch(store, epoch)  # a newer job may have removed files while they were read
                 raise
             written = committed
         _write(manifest, entries, files, left)
-    raise JobError(f"{store.uri}: other jobs close it as well and do not agree", "run the same command again")
+    raise JobError(f"{store.uri}: other jobs keep closing it with other content", "run the same command again")
 
 
-def is_closed(manifest: Manifest, num_shards: int, committed: Collection[int], beside: Collection[str] = ()) -> bool:
-    """Whether `_SUCCESS` is of this epoch, speaks of the shards that are there, and the files beside it are right.
+def is_closed(manifest: Manifest, num_shards: int, committed: Collection[int], required: Collection[str] = ()) -> bool:
+    """Whether `_SUCCESS` is of this epoch and matches the committed shards and the other closing files.
 
-    `beside`: what has to stand beside a `_SUCCESS` of an older version, which does not name it.
+    `required`: files that must exist with a `_SUCCESS` of an older version, which does not name them.
     """
     closing = read_success(manifest.store)
     if closing is None or closing["epoch"] != manifest.epoch:
@@ -112,24 +112,24 @@ def is_closed(manifest: Manifest, num_shards: int, committed: Collection[int], b
         return False
     hashes = closing["files"]
     if hashes is None:
-        return all(map(manifest.store.exists, beside))
+        return all(map(manifest.store.exists, required))
     return all(_hash(manifest.store, path) == sha256 for path, sha256 in hashes.items())
 
 
 def reopen(manifest: Manifest, added: int | None = None) -> None:
-    """Take `_SUCCESS` back where shards are to be added, or one was added that it counts as failed.
+    """Remove `_SUCCESS` if shards are to be added, or if shard `added` is one that it counts as failed.
 
-    It stays if it says of this epoch that none is missing.
+    It stays if it is of this epoch and no shard is missing.
     """
     closing = read_success(manifest.store)
     if added is not None and (closing is None or added not in closing["failed_shards"]):
         return
     if closing is None or closing["epoch"] != manifest.epoch or closing["failed_shards"]:
-        _take_back(manifest)
+        _remove_success(manifest)
 
 
-def _take_back(manifest: Manifest) -> None:
-    """Remove `_SUCCESS`, if there is one. OutputError where it is that of a job that has taken the place."""
+def _remove_success(manifest: Manifest) -> None:
+    """Remove `_SUCCESS`, if there is one. OutputError if it belongs to a job that has taken over the store."""
     closing = read_success(manifest.store)
     if closing and closing["epoch"] > manifest.epoch:
         raise taken(manifest.store)
@@ -137,28 +137,27 @@ def _take_back(manifest: Manifest) -> None:
         manifest.store.remove(layout.SUCCESS)
 
 
-def _keep_changed(manifest: Manifest) -> None:
-    """Copy closing files that differ from their hash in `_SUCCESS` before they are rewritten, such as a card that was
-    edited by hand."""
+def _keep_edited(manifest: Manifest) -> None:
+    """Keep copies of closing files that differ from their hash in `_SUCCESS`, such as a card edited by hand."""
     closing = read_success(manifest.store)
     if closing is None or closing["epoch"] != manifest.epoch:
         return
     for path, sha256 in (closing["files"] or {}).items():
-        if path in layout.BESIDE_SUCCESS and _hash(manifest.store, path) != sha256:
+        if path in layout.CLOSING_FILES and _hash(manifest.store, path) != sha256:
             keep(manifest.store, path)
 
 
 def sweep(manifest: Manifest, entries: Sequence[ManifestEntry]) -> None:
-    """Remove files that can never belong to the dataset: those of dead epochs, and those of committed shards that the
-    entries do not name. Their writers died before removing them, and readers' glob patterns would match them.
+    """Remove files that can never belong to the dataset: files of dead epochs, and files of committed shards that no
+    entry names. Their writers died before removing them, and readers' glob patterns would match them.
     """
     store, epoch = manifest.store, manifest.epoch
     paths = store.list_files()
     remove_older(store, paths, epoch)
     firsts = [entry.first_index for entry in entries]
     by_shard = {entry.shard: entry for entry in entries}
-    met_damage = {entry.shard for entry in entries if any(layout.is_named_by_content(f.path) for f in entry.files)}
-    named = {file.path for shard in met_damage for file in by_shard[shard].files}
+    damaged = {entry.shard for entry in entries if any(layout.is_named_by_content(f.path) for f in entry.files)}
+    named = {file.path for shard in damaged for file in by_shard[shard].files}
 
     def entry_of(path: str) -> ManifestEntry | None:
         shard, index = layout.data_shard(path), layout.data_index(path)
@@ -171,7 +170,7 @@ def sweep(manifest: Manifest, entries: Sequence[ManifestEntry]) -> None:
         entry = entry_of(path)
         if entry is None or layout.epoch_of(path) != epoch or path in named:
             continue
-        if entry.shard in met_damage or layout.is_named_by_content(path):
+        if entry.shard in damaged or layout.is_named_by_content(path):
             store.remove(path)
 
 
@@ -181,11 +180,11 @@ def _write(
     store, epoch = manifest.store, manifest.epoch
     sweep(manifest, entries)
     publish_job(store, epoch)
-    for path in layout.BESIDE_SUCCESS:
+    for path in layout.CLOSING_FILES:
         check_epoch(store, epoch)
         if path in files:
             _put_anew(store, epoch, path, files[path])
-        elif epoch:  # of an older epoch
+        elif epoch:  # may be left from an older epoch
             store.remove(path)
     hashes = {path: hashlib.sha256(data).hexdigest() for path, data in files.items()}
     totals = replace(add_up(entries, failed), epoch=epoch, files=hashes)
@@ -194,7 +193,7 @@ def _write(
 
 
 def _withdraw(manifest: Manifest, files: Mapping[str, bytes]) -> None:
-    """Remove files that a job put after another job had taken the place and cleaned it."""
+    """Remove files that this job put after another job had taken over the store and cleaned it."""
     store, closing = manifest.store, read_success(manifest.store)
     if closing and closing["epoch"] == manifest.epoch:
         store.remove(layout.SUCCESS)

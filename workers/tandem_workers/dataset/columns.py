@@ -1,8 +1,8 @@
 """Carried columns: the types in which they are stored, and the names and types that are refused.
 
-What is left after `stored` can be written by every format and read by pyarrow and Hugging Face `datasets`. Values
-never change, only how they are laid out: views and dictionaries become plain columns, maps lists of key and value,
-UUIDs text.
+Columns converted by `stored` can be written in every format and read by pyarrow and Hugging Face `datasets`. Only the
+layout changes, never the values: views and dictionaries become plain columns, maps become lists of key and value,
+UUIDs become text.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _AS_IS = (*_PLAIN, pt.is_duration, pt.is_string, pt.is_large_string, pt.is_binar
 
 
 def stored_type(kind: pa.DataType) -> pa.DataType:
-    """The type in which a column of `kind` is stored. InputError, without the column's name, where there is none."""
+    """The type in which a column of `kind` is stored. InputError, without the column's name, if there is none."""
     if pt.is_date64(kind):  # parquet reads it back as date32
         return pa.date32()
     if any(check(kind) for check in _AS_IS):
@@ -67,9 +67,9 @@ def stored(table: pa.Table) -> pa.Table:
 
 
 def check_carried(table: pa.Table, format_name: str) -> None:
-    """InputError naming a carried column, in its stored type, that a format cannot hold. Ask before a job starts.
+    """InputError naming a carried column, in its stored type, that a format cannot hold. Call it before a job starts.
 
-    Drafts have to hold what every format can: `tandem refine` chooses one, and looks at no values before it starts.
+    Columns of drafts have to suit every format: `tandem refine` chooses one, and reads no values before it starts.
     """
     any_format = format_name == "drafts"
     if clash := sorted(IMAGE_COLUMNS.intersection(table.column_names)):
@@ -98,7 +98,7 @@ def check_carried(table: pa.Table, format_name: str) -> None:
 
 
 def python_values(column: pa.ChunkedArray) -> list[Any]:
-    """Values as Python's own. `datetime.time` has no nanoseconds: times of day that have some are ISO 8601 text."""
+    """Values as Python objects. `datetime.time` has no nanoseconds: times with nanoseconds become ISO 8601 text."""
     if _any_part(pa.field("", column.type), lambda field: field.type == pa.time64("ns")):
         return [_exact(value) for value in column]
     return list(column.to_pylist())
@@ -117,7 +117,7 @@ def _exact(value: pa.Scalar) -> Any:
 
 
 def _check_written(table: pa.Table) -> None:
-    """Write an empty table as parquet and read it back. InputError naming its column where that fails."""
+    """Write an empty table as parquet and read it back. InputError naming its column if that fails."""
     out = io.BytesIO()
     try:
         pq.write_table(table, out)
@@ -167,7 +167,7 @@ def _exceeds_int64(column: pa.ChunkedArray) -> bool:
 
 
 def _exceeds_calendar(column: pa.ChunkedArray) -> bool:
-    """Whether Python, which writes times as text, has no such time as the first or the last."""
+    """Whether the first or last time is outside Python's range, and so cannot be written as text."""
     kind = column.type
     if not pt.is_temporal(kind):
         return False

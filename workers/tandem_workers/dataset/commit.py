@@ -19,7 +19,7 @@ from tandem_workers.storage import layout
 from tandem_workers.storage.store import Store, Stored
 
 File = tuple[str, bytes]  # path in the dataset, content
-NAMES = 4  # names tried for a shard whose own are taken by damaged files
+MAX_NAMES = 4  # names tried for a shard if damaged files have its own
 
 
 class Format(Protocol):
@@ -34,7 +34,7 @@ def store_shard(store: Store, manifest: Manifest, shard: ShardRows, fmt: Format,
 
     Raises:
         JobError: the record is not a whole shard of the plan.
-        OutputError: the place cannot be written, or another job has taken it.
+        OutputError: the store cannot be written, or another job has taken it over.
     """
     plan.check_whole(shard)
     check_epoch(store, manifest.epoch)
@@ -47,23 +47,23 @@ def store_shard(store: Store, manifest: Manifest, shard: ShardRows, fmt: Format,
     seconds = {**shard.seconds, "store": time.perf_counter() - start}
     entry = manifest.commit_shard(shard.shard, files, shard, seconds)
     named = {file.path for file in entry.files}
-    for path in tried:  # no other entry can come, so nobody needs what this one does not name
+    for path in tried:  # the entry is final, so files that it does not name are useless
         if path not in named:
             store.remove(path)
-    if store.exists(layout.SUCCESS):  # a job that has given this writer up may have closed without its shard
+    if store.exists(layout.SUCCESS):  # the job may have given up this writer and closed without its shard
         reopen(manifest, shard.shard)
     return entry
 
 
 def put_shard(store: Store, epoch: int, shard: ShardRows, fmt: Format, tried: list[str]) -> list[Stored]:
-    """Put the files of a shard, so that a whole shard of this job is stored. Adds all names that it used to `tried`.
+    """Put the files of a shard, or accept existing files that are a whole shard of this job. Adds names to `tried`.
 
-    Files that exist already may hold other valid bytes, from another GPU or a halved batch, so they are read. Damaged
-    files stay, and the shard is put under names with its content's hash: if a file were removed and put again, another
-    writer's removal could hit the new one. Raises OutputError.
+    Existing files may hold other valid bytes, from another GPU or a halved batch, so they are read. Damaged files stay,
+    and the shard is put under names with its content's hash: if a file were removed and put again, another writer's
+    removal could hit the new one. Raises OutputError.
     """
     content = reason = ""
-    for attempt in range(NAMES):
+    for attempt in range(MAX_NAMES):
         tag = layout.tag(epoch, content)
         ours = fmt.files(shard, tag)
         tried += [path for path, _ in ours]
@@ -72,7 +72,7 @@ def put_shard(store: Store, epoch: int, shard: ShardRows, fmt: Format, tried: li
         if not reason:
             return stored
         content = hashlib.sha256(bytes([attempt]) + b"".join(hash_of(data) for _, data in ours)).hexdigest()[:8]
-    hint = "tandem verify --repair moves them out of the way, while no job writes"
+    hint = "tandem verify --repair moves them away; no job may write meanwhile"
     raise OutputError(f"{tried[-1]} in {store.uri} and other names of this shard hold something else: {reason}", hint)
 
 
@@ -83,7 +83,7 @@ def why_not_ours(store: Store, stored: Sequence[Stored], ours: Sequence[File], s
         return ""
     try:
         found = [(path, data if there.created else store.read(path)) for there, (path, data) in both]
-    except FileNotFoundError as error:  # removed by who has committed other files of this shard
+    except FileNotFoundError as error:  # removed by the writer that committed other files of this shard
         return f"{error} is gone"
     if [hash_of(data).hex() for _, data in found] != [there.sha256 for there in stored]:
         return "changed while it was read"

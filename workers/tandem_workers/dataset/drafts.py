@@ -1,4 +1,4 @@
-"""Drafts as a dataset of their own: the prefix of every image, to be refined as often as wanted.
+"""Drafts as a dataset of their own: the prefix of every image, to be refined any number of times.
 
 A shard is one parquet file: index, label, tokens (uint16, the first N scales, coarse to fine) and the columns
 carried along. 182 bytes an image at N = 6 of the published pyramid, 848 at N = 9.
@@ -49,7 +49,7 @@ class DraftFormat:
             "tokens": pa.FixedSizeListArray.from_arrays(flat, shard.prefix.shape[1]),
         }
         out, table = io.BytesIO(), pa.table({**columns, **shard.extra})
-        # the items of lists keep their name, so that a refiner writes the bytes that `tandem generate` writes
+        # list items keep their name, so that a refiner writes the same bytes as `tandem generate`
         pq.write_table(
             table, out, compression="zstd", use_dictionary=False, version="2.6", use_compliant_nested_type=False
         )
@@ -64,7 +64,7 @@ class Drafts:
     plan: ShardPlan
     identity: dict[str, Any]
     drafter: Resolved
-    epoch: int = 0  # in which they were made: drafts that replace them are none of these
+    epoch: int = 0  # of these drafts, not of drafts that replace them
 
     @property
     def seed(self) -> int:
@@ -82,7 +82,7 @@ class Drafts:
 
     @property
     def row_settings(self) -> tuple[str, ...]:
-        """Settings that each row was drafted with, columns of the drafts."""
+        """Columns of the drafts with the settings of each row."""
         return tuple(self.identity["decoding"].get("row_settings", ()))
 
     def extra_schema(self) -> pa.Schema:
@@ -106,7 +106,7 @@ class Drafts:
         return stored_schema(schema)
 
     def read(self, shard: int, draft_steps: int) -> PrefixShard:
-        """The drafts of one shard, cut to `draft_steps` scales. JobError unless it is as it was written."""
+        """The drafts of one shard, cut to `draft_steps` scales. JobError if its file is missing or damaged."""
         table = self._table(shard)
         extra = stored(table.drop_columns(list(COLUMNS)))
         tokens = table["tokens"].combine_chunks().flatten().to_numpy().reshape(len(table), -1)
@@ -139,8 +139,8 @@ class Drafts:
         """Raise OutputError if other drafts have replaced these."""
         if is_taken(self.store, self.epoch):
             raise OutputError(
-                f"drafts in {self.store.uri}: another job has taken this place (--overwrite), these are gone",
-                "once that job has ended: refine its drafts, to another --out",
+                f"drafts in {self.store.uri}: another job has taken this place (--overwrite)",
+                "when that job has ended, refine its drafts, to another --out",
             )
 
     def _check(self, table: pa.Table, entry: ManifestEntry) -> None:
@@ -157,7 +157,7 @@ class Drafts:
             raise DamagedError("expected the labels of its manifest entry, found others")
 
     def _length(self, draft_steps: int) -> int:
-        """Tokens of an image after so many scales."""
+        """Tokens of an image after this many scales."""
         assert isinstance(self.drafter.config, VarConfig)
         return self.drafter.config.pyramid.offsets[draft_steps]
 

@@ -11,12 +11,12 @@ from tandem_workers.dataset.seal import open_sealed, seal
 from tandem_workers.storage import layout
 from tandem_workers.storage.store import Stored
 
-MAX_SECONDS = 1e12  # of a stage: sums stay numbers
+MAX_SECONDS = 1e12  # of a stage, so that sums stay finite
 
 
 @dataclass(frozen=True)
 class ManifestEntry:
-    """What is known of a committed shard. Rows are counted per label, so that a card needs no images."""
+    """The record of a committed shard. Rows are counted per label, so that the card needs no images."""
 
     shard: int
     rows: int
@@ -46,7 +46,7 @@ class ManifestEntry:
         return entry
 
     def check(self) -> None:
-        """ValueError unless numbers are whole, and files have names and hashes of ours."""
+        """ValueError unless counts are whole numbers, and files have valid names and hashes."""
         numbers = [self.shard, self.rows, self.first_index, self.last_index, self.size_bytes]
         numbers += [*self.labels, *self.labels.values(), *(file.size_bytes for file in self.files)]
         if wrong := [number for number in numbers if type(number) is not int or number < 0]:

@@ -1,4 +1,4 @@
-"""Warnings of an actor, and which of its stages do not run as asked."""
+"""Warnings of an actor, and which of its stages do not run as requested."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tandem.errors import FallbackWarning, TandemWarning
 
 @dataclass(frozen=True)
 class Fallback:
-    """A stage of a replica that does not run as asked, and why."""
+    """A stage of a replica that does not run as requested, and why."""
 
     stage: str
     replica: str
@@ -20,27 +20,27 @@ class Fallback:
 
 
 class Fallbacks:
-    """Those of one replica. A warning comes while a stage loads or works, and belongs to it afterwards."""
+    """The fallbacks of one replica. Warnings are collected while a stage loads or works, then attributed to it."""
 
     def __init__(self, replica: str) -> None:
         self.replica = replica
-        self.reasons: list[str] = []  # whose stage is still loading or at work
-        self.found: dict[Fallback, None] = {}  # in their order
+        self.reasons: list[str] = []  # not yet attributed to a stage
+        self.found: dict[Fallback, None] = {}  # in order
 
     def attribute(self, stage: str) -> None:
-        """What has come since the last call is of this stage."""
+        """Attribute the reasons since the last call to this stage."""
         self.found |= dict.fromkeys(Fallback(stage, self.replica, reason) for reason in self.reasons)
         self.reasons.clear()
 
 
 def keep_warnings(on_fallback: Callable[[str], None] = lambda reason: None) -> list[str]:
-    """From now on, warnings of ours in this process end in this list: nobody would see them on an actor's stderr."""
+    """Collect our warnings of this process in the returned list, since nobody sees an actor's stderr."""
     kept: list[str] = []
     show = warnings.showwarning
 
-    def keep(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+    def keep(message: Warning | str, category: type[Warning], *location: Any, **more: Any) -> None:
         if not issubclass(category, TandemWarning):
-            show(message, category, *where, **more)
+            show(message, category, *location, **more)
             return
         if issubclass(category, FallbackWarning):
             on_fallback(str(message))

@@ -1,9 +1,8 @@
 """A shard as files: webdataset, parquet or an image folder. Pure functions: equal rows give equal bytes.
 
-All have the same columns: the image, index, label, class_name, seed, draft_steps, tokens where they were
-asked for, and the columns carried along from the label file. In parquet the image and the label are Hugging
-Face's `Image` and `ClassLabel`; in a tar the columns are the `.json` of a sample; beside an image folder they
-stand in tables of their own.
+All have the same columns: the image, index, label, class_name, seed, draft_steps, tokens if requested, and the
+columns carried along from the label file. In parquet the image and the label are Hugging Face's `Image` and
+`ClassLabel`; in a tar the columns are the `.json` of a sample; an image folder has tables for them.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ from tandem_workers.dataset.shards import EncodedShard
 from tandem_workers.storage import layout
 
 FormatName = Literal["webdataset", "parquet", "folder"]
-ROWS_PER_GROUP = 100  # what Hugging Face advises for images: one group is read at a time
+ROWS_PER_GROUP = 100  # Hugging Face's advice for images: a reader loads one group at a time
 
 
 @dataclass(frozen=True)
@@ -57,7 +56,7 @@ class DatasetFormat:
         return shard_files(shard, self, tag)
 
     def check_extra(self, table: pa.Table) -> None:
-        """InputError for carried columns that the format cannot hold: ask before the job starts."""
+        """InputError for carried columns that the format cannot hold. Call it before the job starts."""
         check_carried(table, self.name)
 
 
@@ -91,7 +90,7 @@ def read_images(
 ) -> Iterator[tuple[int, bytes]]:
     """(label, image bytes) of the first wanted[label] images of each label in one file of a dataset.
 
-    `open_file` opens a path for reading; where the file can seek, only what is wanted is read.
+    `open_file` opens a path for reading; if the file can seek, only these images are read.
     """
     left = Counter({label: n for label, n in wanted.items() if n > 0})
     for label, fetch in _samples(open_file, path, fmt):
@@ -103,8 +102,8 @@ def read_images(
 
 
 def unique_class_names(class_names: Sequence[str]) -> list[str]:
-    """Unique names, as ClassLabel requires: duplicates (ImageNet's "crane") get their label appended, repeatedly if the
-    result is another class's name."""
+    """Unique names, as ClassLabel requires: duplicates (ImageNet's "crane") get their label appended, again if the
+    result is the name of another class."""
     names = list(class_names)
     while twice := {name for name, count in Counter(names).items() if count > 1}:
         names = [f"{name} ({label})" if name in twice else name for label, name in enumerate(names)]
@@ -137,7 +136,7 @@ def _parquet(table: pa.Table, fmt: DatasetFormat) -> bytes:
         out,
         row_group_size=ROWS_PER_GROUP if "image" in table.column_names else 100_000,
         compression="zstd",
-        use_dictionary=["label", "class_name", "seed", "draft_steps"],  # of image bytes it would only cost
+        use_dictionary=["label", "class_name", "seed", "draft_steps"],  # useless for image bytes
         version="2.6",
     )
     return out.getvalue()
@@ -166,7 +165,7 @@ def _tar(shard: EncodedShard, fmt: DatasetFormat) -> bytes:
 
 
 def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
-    member = tarfile.TarInfo(name)  # no time, owner 0: only rows decide the bytes
+    member = tarfile.TarInfo(name)  # no time, owner 0: bytes depend only on the rows
     member.size, member.mode = len(data), 0o644
     tar.addfile(member, io.BytesIO(data))
 

@@ -1,5 +1,5 @@
-"""Records of the jobs that own a place. The first job has epoch 0 and `job.json`; each job that replaces another
-(`--overwrite`) has the next number, and `overwrites/00001.json` and so on.
+"""Records of the jobs that own a store. The first job has epoch 0 and `job.json`; each job that replaces another
+(`--overwrite`) has the next epoch: 1 with `overwrites/00001.json`, and so on.
 
 Epochs have no gaps and their records are put once and never removed, so the highest is found by probing them in order,
 without a listing, which may lag. All files of an epoch have its number in their names, so a writer of a dead epoch
@@ -24,9 +24,9 @@ class NoJobError(OutputError):
 
 
 def read_job(store: Store) -> dict[str, Any]:
-    """Identity, info and epoch of the job that a place belongs to. FileNotFoundError where no job has begun.
+    """Identity, info and epoch of the job that owns a store. FileNotFoundError if no job has begun.
 
-    A late write may have restored `job.json` of a replaced job, so its epoch is only where the search begins.
+    A late write may have restored `job.json` of a replaced job, so its epoch is only the start of the search.
     """
     try:
         job = read_record(store, layout.JOB)
@@ -52,21 +52,21 @@ def is_taken(store: Store, epoch: int) -> bool:
 
 
 def check_epoch(store: Store, epoch: int) -> None:
-    """OutputError where another job has taken the place since this epoch began."""
+    """OutputError if another job has taken over the store since this epoch began."""
     if is_taken(store, epoch):
         raise taken(store)
 
 
 def taken(store: Store) -> OutputError:
-    """The error of a job whose place another has taken."""
+    """The error for a job whose store another has taken over."""
     return OutputError(
-        f"{store.uri}: another job has taken this place (--overwrite)",
+        f"{store.uri}: another job has taken over this place (--overwrite)",
         hint="choose another --out, or leave it to that job",
     )
 
 
 def publish_job(store: Store, epoch: int) -> None:
-    """Rewrite `job.json`, which people read, if it is of an older epoch, perhaps by a late write."""
+    """Rewrite `job.json`, which people read, if it is of an older epoch, perhaps after a late write."""
     if not epoch:
         return
     try:
@@ -78,7 +78,7 @@ def publish_job(store: Store, epoch: int) -> None:
 
 
 def read_record(store: Store, path: str) -> dict[str, Any]:
-    """One record as it is. FileNotFoundError, or NoJobError."""
+    """One record, parsed. FileNotFoundError, or NoJobError."""
     try:
         return parse_record(store.read(path))
     except DamagedError as error:

@@ -21,13 +21,13 @@ from tandem_workers.storage.store import Store, Stored
 
 MAX_NAMED = 12  # shards in a message
 READS_AT_ONCE = 16
-PUTS = 3  # of an entry that is there when it is put, and gone when it is read
+PUT_ATTEMPTS = 3  # if an entry exists when it is put, and is gone when it is read
 
 
 class Manifest:
     """The commit markers of one epoch of a store. Nothing is cached: every call reads the store.
 
-    Writers give their `epoch`. For readers it defaults to the epoch of the current job, at the first use.
+    Writers pass their `epoch`. For readers it defaults to the epoch of the current job, determined at first use.
     """
 
     def __init__(self, store: Store, epoch: int | None = None) -> None:
@@ -39,7 +39,7 @@ class Manifest:
         if self._epoch is None:
             try:
                 self._epoch = int(read_job(self.store)["epoch"])
-            except FileNotFoundError:  # nobody has begun
+            except FileNotFoundError:  # no job has begun
                 return 0
         return self._epoch
 
@@ -48,10 +48,10 @@ class Manifest:
         return layout.manifest_path(shard, self.epoch)
 
     def committed(self, expected: Iterable[int] = (), failed: Collection[int] = ()) -> frozenset[int]:
-        """Ids of the shards that are done, from the names alone.
+        """Ids of the committed shards, from names alone.
 
-        A listing may lag. Missing `failed` shards are probed by name, and `expected` ones until the first that does not
-        exist: in a dataset that is still being made, most do not.
+        A listing may lag. So `failed` shards that it lacks are probed by name, and `expected` ones up to the first that
+        does not exist: in an unfinished dataset most do not.
         """
         epoch = self.epoch
         shards = (layout.manifest_shard(path, epoch) for path in self.store.list_files(layout.MANIFEST))
@@ -62,7 +62,7 @@ class Manifest:
         )
 
     def entry(self, shard: int) -> ManifestEntry | None:
-        """The entry of a shard, None while it is not done. JobError if it cannot be read."""
+        """The entry of a shard, None if it is not committed. JobError if it cannot be read."""
         try:
             return self.parse(shard, self.store.read(self.path(shard)))
         except FileNotFoundError:
@@ -82,7 +82,7 @@ class Manifest:
         raise JobError(f"{self.path(shard)} in {self.store.uri} {problem}", hint=REPAIR)
 
     def entries(self, shards: Iterable[int] | None = None) -> list[ManifestEntry]:
-        """Entries in shard order, of all shards that are done or of the given ones. Leaves out those not there."""
+        """Entries in shard order, of all committed shards or of the given ones. Leaves out missing ones."""
         wanted = sorted(self.committed() if shards is None else shards)
         with ThreadPoolExecutor(READS_AT_ONCE) as pool:  # on S3 each is a request of some milliseconds
             return [entry for entry in pool.map(self.entry, wanted) if entry]
@@ -103,7 +103,7 @@ class Manifest:
             ran=rows.ran,
         )
         path = self.path(shard_id)
-        for _ in range(PUTS):
+        for _ in range(PUT_ATTEMPTS):
             if self.store.put_once(path, entry.to_json()).created:
                 return entry
             if standing := self.entry(shard_id):
@@ -119,16 +119,16 @@ class Manifest:
         found: set[int] = set()
         with ThreadPoolExecutor(READS_AT_ONCE) as pool:
             for start in range(0, len(shards), READS_AT_ONCE):
-                some = shards[start : start + READS_AT_ONCE]
-                there = list(pool.map(self.store.exists, map(self.path, some)))
-                found.update(shard for shard, stands in zip(some, there, strict=True) if stands)
+                chunk = shards[start : start + READS_AT_ONCE]
+                there = list(pool.map(self.store.exists, map(self.path, chunk)))
+                found.update(shard for shard, stands in zip(chunk, there, strict=True) if stands)
                 if not all(there) and not to_the_end:
                     break
         return frozenset(found)
 
 
 def check_complete(num_shards: int, committed: Collection[int], failed: Collection[int] = ()) -> None:
-    """JobError naming the shards that are not done, failed ones apart."""
+    """JobError naming the shards that are neither committed nor failed."""
     if missing := sorted(set(range(num_shards)) - set(committed) - set(failed)):
         more = ", ..." if len(missing) > MAX_NAMED else ""
         named = ", ".join(map(str, missing[:MAX_NAMED])) + more

@@ -1,4 +1,4 @@
-"""What the stages of a shard ran with: devices, and the ways of computing that worked there."""
+"""How the stages of a shard ran: devices, dtypes, kernels, graphs and batch sizes."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ TYPES = {"device": str, "dtype": str, "kernels": str, "graphs": bool, "batch": i
 
 @dataclass(frozen=True)
 class Ran:
-    """One stage of a shard as it ran, which may be less than the job asked for.
+    """How one stage of a shard ran, which may differ from the job's request.
 
     Attributes:
         device: "cpu", or the name of the card.
         dtype: of weights and activations.
-        kernels: "fused", "plain", or "partly fused" where some did not prove themselves.
+        kernels: "fused", "plain", or "partly fused" if some failed their test.
         graphs: whether CUDA graphs were in use.
-        batch: images at once when the shard was done, fewer than asked for where memory ran out.
+        batch: images at once at the end of the shard, fewer than requested if memory ran out.
     """
 
     device: str
@@ -33,7 +33,7 @@ class Ran:
 
     @classmethod
     def of(cls, device: str, dtype: object, fused: Sequence[object], graphs: Graphs | None, batch: int) -> Ran:
-        """`fused` are the kernels of each part of the stage, None where it has none."""
+        """`fused`: the fused kernels of each part of the stage, None for plain ones."""
         used = sum(part is not None for part in fused)
         kernels = "plain" if not used else "fused" if used == len(fused) else "partly fused"
         in_use = graphs is not None and graphs.in_use
@@ -52,7 +52,7 @@ class Ran:
 
 
 def describe_differences(shards: Collection[Mapping[str, Ran]]) -> str:
-    """One line on the stages that did not run alike for all shards; "" where all did, or no shard says."""
+    """One line on stages that ran differently for some shards; "" if there are none, or nothing is recorded."""
     sentences = []
     for stage in dict.fromkeys(stage for ran in shards for stage in ran):
         counts = Counter(str(ran.get(stage, "not recorded")) for ran in shards)

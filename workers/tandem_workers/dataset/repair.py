@@ -22,15 +22,15 @@ class Repair:
 
 
 def repair(store: Store, verdict: Verdict) -> Repair:
-    """Move damaged files out of the way and remove those of dead epochs. No job may write to the place meanwhile.
+    """Move damaged files away and remove those of dead epochs. No job may write to the store meanwhile.
 
-    Files that no entry names are moved too, because nothing tells whether they are whole. `_SUCCESS` is moved first,
-    and entries before their files, so that an interrupted repair leaves an incomplete dataset, never one that seems
-    complete. `heal_job` repairs the records of the job.
+    Files that no entry names are moved too, because they may be incomplete. `_SUCCESS` is moved first, and entries
+    before their files, so that an interrupted repair leaves an incomplete dataset, never one that seems complete.
+    `heal_job` repairs the records of the job.
     """
     done = Repair()
     aside = {path for problem in verdict.problems for path in problem.aside if not layout.is_record(path)}
-    if any(path.startswith(layout.MANIFEST) or path in layout.BESIDE_SUCCESS for path in aside):
+    if any(path.startswith(layout.MANIFEST) or path in layout.CLOSING_FILES for path in aside):
         aside.add(layout.SUCCESS)
     if verdict.problems:
         aside.update(verdict.uncommitted)
@@ -45,10 +45,10 @@ def repair(store: Store, verdict: Verdict) -> Repair:
 
 
 def heal_job(store: Store) -> list[str]:
-    """Restore `job.json` and the record of the epoch, where they are damaged or lost: each by the other, or by its own
-    hash where one byte has changed. Otherwise a placeholder takes their place, which `--overwrite` can replace.
+    """Restore `job.json` and the record of the epoch if they are damaged or lost: from each other, or from their own
+    hash if one byte has changed. Otherwise write a placeholder, which `--overwrite` can replace.
 
-    Returns a line for each file that was replaced.
+    Returns a line for each replaced file.
     """
     epoch = find_epoch(store, 0)
     sources = [*([layout.overwrite_path(epoch)] if epoch else []), layout.JOB]
@@ -56,16 +56,16 @@ def heal_job(store: Store) -> list[str]:
     if found:
         best = max(found, key=lambda record: (record.epoch, record.is_whole))
     elif epochs := [of for path in store.list_files(layout.MANIFEST) if (of := layout.epoch_of(path)) is not None]:
-        epoch, how = max(epoch, *epochs), "beyond repair: the same command with --overwrite makes everything again"
-        best = _Record(epoch, True, seal({"identity": {}, "info": {"damaged": True}, "epoch": epoch}), how)
+        epoch, action = max(epoch, *epochs), "beyond repair: the same command with --overwrite makes everything again"
+        best = _Record(epoch, True, seal({"identity": {}, "info": {"damaged": True}, "epoch": epoch}), action)
     else:
-        return []  # maybe no place of ours
+        return []  # perhaps not a dataset of ours
     lines = []
     for path in [layout.JOB, *([layout.overwrite_path(best.epoch)] if best.epoch else [])]:
         if not store.exists(path) or store.read(path) != best.data:
-            keep(store, path)  # and no removal: cut short, it would leave no record
+            keep(store, path)  # a copy, not a move, which could be interrupted and leave no record
             store.replace(path, best.data)
-            lines.append(f"{path}: {best.how}")
+            lines.append(f"{path}: {best.action}")
     return lines
 
 
@@ -74,7 +74,7 @@ class _Record:
     epoch: int
     is_whole: bool
     data: bytes
-    how: str
+    action: str
 
 
 def _find_record(store: Store, path: str) -> _Record | None:

@@ -1,7 +1,7 @@
 """Settings of single rows of a shard, in place of the job's.
 
 They are columns of the shard, named in `DecodeSettings.row_settings`, without missing values. A row's seed comes with
-`seed_index`: its image is the one with that index in a job, or in an endpoint's answer, with that seed.
+`seed_index`: the image is the same as that with this index in a job, or in an endpoint's response, with this seed.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def seeds_of(shard: ShardRows, settings: DecodeSettings) -> tuple[np.ndarray, np
 
 
 def sampling_of(shard: ShardRows, settings: DecodeSettings) -> list[SamplingConfig]:
-    """How each row is sampled."""
+    """The sampling settings of each row."""
     names = [name for name in SAMPLING_SETTINGS if name in settings.row_settings]
     if not names:
         return [settings.sampling] * len(shard)
@@ -51,7 +51,7 @@ def sampling_of(shard: ShardRows, settings: DecodeSettings) -> list[SamplingConf
 
 
 def own_settings(shard: ShardRows, row_settings: Sequence[str]) -> Iterator[Mapping[str, Any]]:
-    """For each row the settings that are its own, by name."""
+    """For each row its own settings, by name."""
     names = [*row_settings, *([SEED_INDEX] if "seed" in row_settings else [])]
     columns = [column(shard, name) for name in names]
     for row in range(len(shard)):

@@ -1,7 +1,7 @@
 """Small JSON files that carry a hash of themselves: manifest entries, `job.json`, `_SUCCESS`.
 
-The last value of the object is `sha256`, of all bytes before its line, so that any changed bit is detected. Files of
-older versions have no seal and are read as they are.
+The last value of the object is `sha256`, the hash of all bytes before its line, so any changed bit is detected. Files
+of older versions have no seal and are accepted without it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 KEY = "sha256"
-MAX_BYTEWISE = 4096  # trying every value of every byte of such a file takes some seconds
+MAX_BYTEWISE = 4096  # file size up to which every value of every byte is tried, which takes some seconds
 _END = re.compile(rb',\n  "sha256": "([0-9a-f]{64})"\n\}\n\Z')
 
 
@@ -22,7 +22,7 @@ class DamagedError(ValueError):
 
 
 def seal(values: Mapping[str, Any]) -> bytes:
-    """Indented JSON of an object, one key at the least, with its seal."""
+    """Indented JSON of an object with at least one key, and its seal."""
     text = json.dumps(values, indent=2).encode().removesuffix(b"\n}")
     return text + _end_of(text)
 
@@ -33,13 +33,13 @@ def is_sealed(data: bytes) -> bool:
 
 
 def open_sealed(data: bytes, keys: Collection[str]) -> dict[str, Any]:
-    """The object without its seal. DamagedError where the seal does not fit.
+    """The object without its seal. DamagedError if the seal does not match.
 
-    `keys` are those that files without a seal may have: a damaged seal must not pass for none.
+    `keys`: allowed keys of files without a seal, so that a damaged seal is not taken for a missing one.
     """
     end = _END.search(data)
     if end and hashlib.sha256(data[: end.start()]).hexdigest().encode() != end[1]:
-        raise DamagedError("is damaged: its content is not that of its own sha256")
+        raise DamagedError("is damaged: its content does not match its own sha256")
     try:
         values = json.loads(data)
     except (ValueError, RecursionError) as error:
@@ -54,7 +54,7 @@ def open_sealed(data: bytes, keys: Collection[str]) -> dict[str, Any]:
 
 
 def mend(data: bytes) -> bytes | None:
-    """The sealed file that this was before one byte of it changed (of a long one: one bit). None where more has."""
+    """The sealed file before one byte (in a long file: one bit) changed. None if more has changed."""
     length = len(_end_of(b""))
     text, end = data[:-length], data[-length:]
     if not text:

@@ -13,7 +13,7 @@ PATTERNS = {"webdataset": "shards/*{}.tar", "parquet": "shards/*{}.parquet", "fo
 
 @dataclass(frozen=True)
 class ShardNames:
-    """Endings of shard names: `tag`, and others for shards whose plain name a damaged file had."""
+    """Endings of shard names: `tag`, and others for shards whose usual name a damaged file had."""
 
     tag: str = ""
     others: Mapping[int, str] = field(default_factory=dict)  # by shard
@@ -28,7 +28,7 @@ class ShardNames:
         return cls(tag, others)
 
     def patterns(self, name: str) -> str | list[str]:
-        """Patterns of the data files of a format; one that holds for all where there is one."""
+        """Glob patterns of the data files of a format; a single one if possible."""
         pattern = PATTERNS[name].format(self.tag)
         if name == "folder" or not self.tag or not self.others:
             return pattern

@@ -1,4 +1,4 @@
-"""Reads the files of a shard back: which rows they hold, and whether they are valid in place of ours.
+"""Reads the files of a shard back: which rows they hold, and whether they are valid instead of ours.
 
 Two writers of one shard can make different images (another GPU, a halved batch), so an existing file with our name is
 not an error by itself. Its content decides.
@@ -35,10 +35,10 @@ def check_shard_files(found: Sequence[File], shard: ShardRows, files: Callable[[
 
     Args:
         found: the existing files, in the order of `files(shard)`.
-        shard: the same shard, as this job has made it.
-        files: makes files of a shard, equal ones of equal rows: `Format.files`.
+        shard: the same shard, as made by this job.
+        files: makes the files of a shard, equal for equal rows: `Format.files`.
 
-    Images may differ if they are PNG, whose checksums tell a different image from a damaged one; all else must be what
+    PNG images may differ, as their checksums tell a different image from a damaged one; all else must equal what
     `files` makes of our rows and these images. JPEG, WebP and token ids have no checksums, so they must not differ.
     """
     try:
@@ -60,7 +60,7 @@ def check_shard_files(found: Sequence[File], shard: ShardRows, files: Callable[[
 
 
 def wrong_image(found: bytes, ours: bytes) -> str | None:
-    """Why an image is not valid in place of ours; None if it is equal, or a whole PNG of its size and provenance."""
+    """Why an image is not valid instead of ours; None if it is equal, or a whole PNG with our size and provenance."""
     if found == ours:
         return None
     try:
@@ -82,7 +82,7 @@ def wrong_image(found: bytes, ours: bytes) -> str | None:
 
 
 def read_checked(store: Store, file: Stored) -> bytes:
-    """A file that a manifest entry names. DamagedError where it is not what was committed."""
+    """A file that a manifest entry names. DamagedError if it is not what was committed."""
     try:
         data = store.read(file.path)
     except FileNotFoundError:
@@ -128,7 +128,7 @@ def read_rows(path: str, data: bytes) -> list[tuple[int, int]]:
 
 
 def _members(data: bytes, suffixes: tuple[str, ...]) -> list[File]:
-    """The members of a tar whose names end like this, and their content."""
+    """Names and content of the members of a tar with these suffixes."""
     found = []
     with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as tar:
         for member in tar:

@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ShardPlan:
-    """How a job of `num_rows` images is cut: shard s starts at s * shard_size, the last may be short."""
+    """How a job of `num_rows` images is cut into shards: shard s starts at s * shard_size, the last may be short."""
 
     num_rows: int
     shard_size: int
 
     @classmethod
     def of(cls, identity: Mapping[str, Any]) -> ShardPlan:
-        """The plan of a job, from the identity in its `job.json`. ValueError where that has none."""
+        """The plan of a job, from the identity in its `job.json`. ValueError if it has none."""
         rows, size = identity.get("rows"), identity.get("shard_size")
         if type(rows) is not int or type(size) is not int or not 0 <= rows <= MAX_ROWS or size < 1:
             raise ValueError(f"expected 0 to {MAX_ROWS} rows in shards of 1 or more, got {rows!r:.40} and {size!r:.40}")
@@ -57,20 +57,20 @@ class ShardPlan:
 
 @dataclass(kw_only=True)
 class ShardRows:
-    """What every form of a shard has. n rows.
+    """The fields of every kind of shard. n rows.
 
     Attributes:
         shard: shard id.
         index: int64 [n], position of each image in the job.
         label: int32 [n].
-        tokens: uint16 [n, L], the refiner's token ids, or None where they are not asked for.
-        extra: carried columns, n values each. Arrow arrays keep their type; of a list it is inferred, which a
-            column of nulls alone does not allow.
+        tokens: uint16 [n, L], the refiner's token ids, or None if not requested.
+        extra: carried columns, n values each. Arrow arrays keep their type; for lists it is inferred, which fails for
+            a column of nulls.
         seconds: time spent in each stage so far.
         ran: how each stage that computes on a device ran.
-        warnings: of the actors that worked on it.
-        fallbacks: of these actors: where a stage does not run as asked.
-        starts: of the actors whose first shard it is.
+        warnings: warnings of the actors that worked on it.
+        fallbacks: stages of these actors that do not run as requested.
+        starts: the starts of actors whose first shard it is.
 
     Raises:
         JobError: a column whose length or type is not the above.
@@ -154,7 +154,7 @@ class EncodedShard(ShardRows):
 
 @dataclass(kw_only=True)
 class FailedShard(ShardRows):
-    """A shard that could not be made; it has no rows and passes through the stages that are left.
+    """A shard that could not be made; it has no rows and passes through the remaining stages.
 
     `cause` is one line: the stage, and what it raised.
     """

@@ -1,4 +1,4 @@
-"""When a replica came up and what its start was spent on. Times are seconds since 1970."""
+"""The phases of a replica's start. Times are seconds since 1970."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ IMPORTED_S = time.time()  # actors import this module before torch and the model
 
 
 def process_began() -> float:
-    """Start of this process in seconds since 1970; now, where the system has no /proc."""
+    """Start of this process in seconds since 1970; the current time on systems without /proc."""
     try:
         ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
         age = time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
@@ -22,7 +22,7 @@ def process_began() -> float:
 
 @dataclass(frozen=True)
 class ReplicaStart:
-    """The start of one replica, as it is known after its first shard.
+    """The start of one replica, known after its first shard.
 
     Attributes:
         began_s: its process started.
@@ -41,7 +41,7 @@ class ReplicaStart:
     seconds: dict[str, float] = field(default_factory=dict)
 
     def parts(self, since_s: float) -> dict[str, float]:
-        """Seconds of each part from a moment on, such as that in which the cluster was joined."""
+        """Seconds of each part after a moment, such as that when the cluster was joined."""
         began, imported = max(since_s, self.began_s), max(since_s, self.imported_s)
         loading = {name: seconds for name, seconds in self.seconds.items() if name != "graphs"}
         return {

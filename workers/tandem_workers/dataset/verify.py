@@ -23,14 +23,14 @@ from tandem_workers.storage import layout
 from tandem_workers.storage.store import Store
 
 MAX_NAMED = 12  # shards or files in a message
-AGAIN = "run the same command again"
+SAME_COMMAND = "run the same command again"
 REPAIR = "tandem verify --repair, then the same command"
-RENEW = "run the same command with --overwrite, which makes everything again"
+START_OVER = "run the same command with --overwrite, which makes everything again"
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One problem and its remedy. A repair moves the files of `aside` to `damaged/`, and removes the `leftovers`, which
+    """One problem and its remedy. A repair moves the files `aside` to `damaged/`, and removes the `leftovers`, which
     belong to no dataset."""
 
     text: str
@@ -40,8 +40,8 @@ class Problem:
 
     @property
     def is_healed(self) -> bool:
-        """Whether a repair and the same command heal it."""
-        return self.remedy in (AGAIN, REPAIR)
+        """Whether a repair and the same command fix it."""
+        return self.remedy in (SAME_COMMAND, REPAIR)
 
     def __str__(self) -> str:
         return f"{self.text} (to heal it: {self.remedy})"
@@ -57,7 +57,7 @@ class Verdict:
     size_bytes: int = 0
     complete: bool = False
     failed: list[int] = field(default_factory=list)  # shards that could not be made and that the job left out
-    uncommitted: list[str] = field(default_factory=list)  # files that no entry names: of a killed run, or being written
+    uncommitted: list[str] = field(default_factory=list)  # files that no entry names: left by a killed run, or in work
     unsealed: int = 0  # records without a hash of their own, of older versions
     problems: list[Problem] = field(default_factory=list)
 
@@ -72,7 +72,7 @@ def plan_of(store: Store) -> ShardPlan:
     except ValueError as error:
         raise NoJobError(
             f"job.json in {store.uri} does not say how the dataset is cut: {shown(error)}",
-            RENEW,
+            START_OVER,
         ) from None
 
 
@@ -82,7 +82,11 @@ def verify(store: Store, progress: Callable[[int], None] = lambda rows: None) ->
     try:
         plan = plan_of(store)
     except NoJobError as error:
-        remedy = RENEW if error.hint == RENEW else f"{REPAIR}; or another place, if this holds no dataset of Tandem"
+        remedy = (
+            START_OVER
+            if error.hint == START_OVER
+            else f"{REPAIR}; or another place, if this holds no dataset of Tandem"
+        )
         verdict.problems.append(Problem(str(error), remedy, aside=(layout.JOB,)))
         return verdict
     verdict.shards = plan.num_shards
@@ -103,10 +107,10 @@ def verify(store: Store, progress: Callable[[int], None] = lambda rows: None) ->
                 verdict.size_bytes += entry.size_bytes
                 progress(entry.rows)
     verdict.files = sum(map(len, known.values()))
-    sound = not verdict.problems
+    shards_intact = not verdict.problems
     closing = check_closing(manifest, verdict, plan, committed)
-    whole = sound and len(known) + len(verdict.failed) == plan.num_shards
-    if closing is not None and whole:
+    all_known = shards_intact and len(known) + len(verdict.failed) == plan.num_shards
+    if closing is not None and all_known:
         totals = {"epoch": manifest.epoch, "shards": len(known), "rows": verdict.rows, "size_bytes": verdict.size_bytes}
         wrong = wrong_totals(closing, totals, labels)
         verdict.problems += [Problem(text, aside=(layout.SUCCESS,)) for text in wrong]
@@ -135,7 +139,7 @@ def read_entry(manifest: Manifest, shard: int) -> tuple[ManifestEntry | None, bo
         data = manifest.store.read(path)
         return manifest.parse(shard, data), not is_sealed(data), []
     except FileNotFoundError:
-        text = f"{path}: listed, and not there when it is read: its shard is unchecked"
+        text = f"{path}: listed, but missing when read: its shard is unchecked"
         return None, False, [Problem(text, leftovers=(path,))]
     except JobError as error:
         return None, False, [Problem(str(error), aside=(path,))]
@@ -155,7 +159,7 @@ def examine(manifest: Manifest, plan: ShardPlan, shard: int) -> tuple[ManifestEn
             rows += read_rows(file.path, read_checked(manifest.store, file))
         except DamagedError as error:
             problems.append(Problem(f"{file.path}: {error}", aside=(path, file.path)))
-        except OutputError:  # of the place
+        except OutputError:  # the store failed
             raise
         except Exception as error:  # damaged bytes make readers raise anything
             text = f"{file.path}: cannot be read: {type(error).__name__}: {error}"
@@ -175,10 +179,11 @@ def wrong_rows(entry: ManifestEntry, found: list[tuple[int, int]], expected: lis
         yield f"shard {entry.shard}: indices lost {lost[:5]}, surplus {surplus[:5]}, twice {twice}"
     if differs := difference(entry.labels, Counter(label for _, label in found)):
         yield f"shard {entry.shard}: label {differs[0]}: the entry counts {differs[1]}, its files hold {differs[2]}"
-    said = (entry.rows, entry.first_index, entry.last_index, entry.size_bytes)
-    holds = (len(expected), expected[0], expected[-1], sum(file.size_bytes for file in entry.files))
-    if said != holds:
-        yield f"shard {entry.shard}: rows, first and last index and bytes: expected {holds}, the entry says {said}"
+    recorded = (entry.rows, entry.first_index, entry.last_index, entry.size_bytes)
+    found_sums = (len(expected), expected[0], expected[-1], sum(file.size_bytes for file in entry.files))
+    if recorded != found_sums:
+        sums = "rows, first and last index and bytes"
+        yield f"shard {entry.shard}: {sums}: expected {found_sums}, the entry says {recorded}"
 
 
 def difference(one: dict[int, int], other: dict[int, int]) -> tuple[int, int, int] | None:
@@ -205,18 +210,18 @@ def check_closing(
         verdict.problems.append(Problem(f"_SUCCESS {text}", aside=aside))
     there = {shard for shard in {*committed, *verdict.failed} if 0 <= shard < plan.num_shards}
     if both := sorted(set(committed) & set(verdict.failed)):
-        text = f"_SUCCESS counts shards {both[:MAX_NAMED]} as failed, which are there"
-        verdict.problems.append(Problem(text, AGAIN, aside=aside))
+        text = f"_SUCCESS counts shards {both[:MAX_NAMED]} as failed, which are committed"
+        verdict.problems.append(Problem(text, SAME_COMMAND, aside=aside))
     if unknown := sorted(set(verdict.failed) - there):
         text = f"_SUCCESS counts shards {unknown[:MAX_NAMED]} as failed, of {plan.num_shards}"
         verdict.problems.append(Problem(text, aside=aside))
     if missing := plan.num_shards - len(there):
         named = list(islice((shard for shard in range(plan.num_shards) if shard not in there), MAX_NAMED))
         text = f"{missing} of {plan.num_shards} shards are missing, such as {named}"
-        verdict.problems.append(Problem(text, AGAIN))
+        verdict.problems.append(Problem(text, SAME_COMMAND))
     if verdict.complete == bool(missing):
-        text = "_SUCCESS is there too early" if missing else "_SUCCESS is missing"
-        verdict.problems.append(Problem(text, AGAIN, aside=aside))
+        text = "_SUCCESS was written too early" if missing else "_SUCCESS is missing"
+        verdict.problems.append(Problem(text, SAME_COMMAND, aside=aside))
     for path, sha256 in ((closing and closing["files"]) or {}).items():
         if wrong := wrong_file(store, path, sha256):
             verdict.problems.append(Problem(wrong, aside=(path, *aside)))
@@ -238,8 +243,8 @@ def wrong_totals(closing: dict[str, Any], expected: dict[str, int], labels: dict
 
 
 def wrong_file(store: Store, path: str, sha256: str) -> str | None:
-    """What is wrong with a file that `_SUCCESS` names; None if nothing."""
-    if path not in layout.BESIDE_SUCCESS:
+    """What is wrong with a file that `_SUCCESS` names; None if it is intact."""
+    if path not in layout.CLOSING_FILES:
         return f"_SUCCESS names {path!r:.80}, which no dataset has"
     try:
         found = hashlib.sha256(store.read(path)).hexdigest()
@@ -273,7 +278,7 @@ def check_leftovers(
         text = f"{len(later)} files are of an epoch after {manifest.epoch} that has no record, such as {later[0]}"
         verdict.problems.append(Problem(text, "put the record back into overwrites/, or move them away"))
     if surplus:
-        text = f"{len(surplus)} files have names of shards and no entry names them, such as {surplus[0]}"
+        text = f"{len(surplus)} files have names of shards but are in no entry, such as {surplus[0]}"
         verdict.problems.append(Problem(text, aside=tuple(surplus)))
 
 

@@ -18,7 +18,7 @@ from starlette.types import Receive, Scope, Send
 from tandem.class_names import ClassNames
 from tandem.images import Codec
 from tandem.version import __version__
-from tandem_workers.endpoint.api_errors import WHAT, ApiError, as_api_error, install_handlers, wrong_value
+from tandem_workers.endpoint.api_errors import DESCRIPTIONS, ApiError, as_api_error, install_handlers, wrong_value
 from tandem_workers.endpoint.api_schema import (
     MAX_PROMPT,
     ClassList,
@@ -95,7 +95,8 @@ class PageFiles(StaticFiles):
 def declared(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """The errors of a route, for the OpenAPI document."""
     return {
-        status: {"model": ErrorBody, "description": WHAT[status]} for status in sorted({*statuses, 400, 408, 413, 500})
+        status: {"model": ErrorBody, "description": DESCRIPTIONS[status]}
+        for status in sorted({*statuses, 400, 408, 413, 500})
     }
 
 

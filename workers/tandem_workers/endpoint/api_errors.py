@@ -19,7 +19,7 @@ log = logging.getLogger("ray.serve")
 MAX_SHOWN = 80  # characters of a wrong value that are shown
 CODES = {"missing": "missing_required_parameter", "extra_forbidden": "unknown_parameter"}
 TYPES = {401: "authentication_error", 429: "rate_limit_error"}
-WHAT = {
+DESCRIPTIONS = {
     400: "an invalid value; the message names field, expected and actual value",
     401: "an API key is needed",
     404: "not found",
@@ -87,10 +87,10 @@ def explain(errors: Sequence[Any]) -> ApiError:
     """All validation errors of a request in one message; `param` is the first field."""
     messages, params = [], []
     for error in errors:
-        where = [str(part) for part in error["loc"][1:]]
-        param = ".".join(where) or None
+        path = [str(part) for part in error["loc"][1:]]
+        param = ".".join(path) or None
         expected = error["msg"].replace("Input should be", "expected").removeprefix("Value error, ")
-        if not where and isinstance(error.get("input"), bytes):
+        if not path and isinstance(error.get("input"), bytes):
             messages.append("body: expected JSON, and Content-Type: application/json")
         elif error["type"] == "json_invalid":
             messages.append(f"body: expected JSON, {error['ctx']['error']}")

@@ -113,12 +113,12 @@ class BatchDecoder(ABC):
                 shown.add((place, value.scale))
             yield place, value
 
-    def work_on(self, padded: Sequence[Row], num_rows: int, some: slice) -> Iterator[tuple[int, Any]]:
+    def work_on(self, padded: Sequence[Row], num_rows: int, rows: slice) -> Iterator[tuple[int, Any]]:
         """Decode the rows of a slice, and yield the results of those among the first `num_rows`."""
-        count = min(some.stop, num_rows) - some.start
+        count = min(rows.stop, num_rows) - rows.start
         if count > 0:
-            batch = RowBatch.of(padded[some], self.pyramid.num_tokens, self.device)
-            yield from ((some.start + place, value) for place, value in self.work(batch, count))
+            batch = RowBatch.of(padded[rows], self.pyramid.num_tokens, self.device)
+            yield from ((rows.start + place, value) for place, value in self.work(batch, count))
 
     @abstractmethod
     def work(self, batch: RowBatch, num_rows: int) -> Iterator[tuple[int, Any]]:

@@ -109,7 +109,7 @@ class Gateway:
             output_format=request.codec,
             size=self.about.size,
             usage=self.usage(request.n),
-            tandem=self.how(request, pictures, time.monotonic() - began),
+            tandem=self.image_settings(request, pictures, time.monotonic() - began),
         )
 
     async def events(self, request: ImageRequest, by_url: bool) -> AsyncGenerator[Event, None]:
@@ -132,7 +132,7 @@ class Gateway:
                 output_format=request.codec,
                 usage=self.usage(1),
                 image_index=index,
-                tandem=self.how(request, event, time.monotonic() - began),
+                tandem=self.image_settings(request, event, time.monotonic() - began),
             )
 
     async def check_ready(self) -> None:
@@ -192,7 +192,7 @@ class Gateway:
         details = InputTokens(text_tokens=1, image_tokens=0)
         return Usage(input_tokens=1, output_tokens=made, total_tokens=made + 1, input_tokens_details=details)
 
-    def how(self, request: ImageRequest, pictures: Pictures, total_s: float) -> Settings:
+    def image_settings(self, request: ImageRequest, pictures: Pictures, total_s: float) -> Settings:
         seconds = {name: round(value, 4) for name, value in pictures.seconds.items()}
         wait = max(0.0, total_s - sum(pictures.seconds.values()))
         return Settings(

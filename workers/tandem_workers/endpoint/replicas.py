@@ -22,7 +22,7 @@ from tandem_workers.endpoint.endpoint_metrics import BatchMetrics
 from tandem_workers.endpoint.messages import Drafted, ImageRequest, Pictures, Preview
 from tandem_workers.endpoint.retries import RemoteRefiners
 
-LOWEST = 19  # priority
+LOWEST_PRIORITY = 19
 ENCODERS = 2  # threads; image encoders release the GIL
 
 
@@ -63,9 +63,9 @@ class ReplicaSettings:
         return sizes_of_batches(self.batch) if self.on_gpu else [self.batch]
 
 
-def give_way() -> None:
+def lower_priority() -> None:
     """Lower the priority of the computing thread: on a busy CPU, requests must still arrive and fill batches."""
-    os.nice(LOWEST - os.nice(0))  # Linux: of this thread alone, and of those that it starts
+    os.nice(LOWEST_PRIORITY - os.nice(0))  # Linux: of this thread alone, and of those that it starts
 
 
 class Replica:
@@ -87,7 +87,7 @@ class Replica:
         """`turn` is shared by stages of one process, whose models are on one device."""
         turn = turn or asyncio.Lock()
         self.encode, self.settings = encode, settings
-        self.handed_on = 0  # requests that the next stage works on
+        self.num_refining = 0  # requests that the next stage works on
         self.metrics = BatchMetrics(self.name)
         model = work()
         self.batcher: Batcher[Row, Any] = Batcher(
@@ -95,8 +95,8 @@ class Replica:
             settings.batch,
             settings.batch_wait_s,
             self.observe,
-            lambda: self.handed_on,
-            (lambda: None) if settings.on_gpu else give_way,
+            lambda: self.num_refining,
+            (lambda: None) if settings.on_gpu else lower_priority,
             turn,
         )
         # in the thread that will decode: cuDNN and torch cache the set-up of a first call per thread
@@ -169,7 +169,7 @@ class DraftReplica(Replica):
         """The images alone."""
         drafted = [event async for event in self.draft(request)][-1]
         assert isinstance(drafted, Drafted)
-        with self.handing_on():
+        with self.refining():
             return await self.refiner.generate(drafted)
 
     async def stream(self, request: ImageRequest) -> AsyncIterator[Preview | Pictures]:
@@ -179,18 +179,18 @@ class DraftReplica(Replica):
                 drafted = event
             else:
                 yield event
-        with self.handing_on():
+        with self.refining():
             async with aclosing(self.refiner.stream(drafted)) as events:
                 async for made in events:
                     yield made
 
     @contextmanager
-    def handing_on(self) -> Iterator[None]:
-        self.handed_on += 1
+    def refining(self) -> Iterator[None]:
+        self.num_refining += 1
         try:
             yield
         finally:
-            self.handed_on -= 1
+            self.num_refining -= 1
 
     async def draft(self, request: ImageRequest) -> AsyncIterator[Preview | Drafted]:
         tokens = np.zeros((request.n, 0), np.uint16)
@@ -237,9 +237,9 @@ class ColocatedReplica(DraftReplica):
     def __init__(self, draft: Any, refine: Any, encode: Any, settings: ReplicaSettings):
         turn = asyncio.Lock()
         Replica.__init__(self, draft, encode, settings, turn)
-        self.beside = RefineReplica(refine, encode, settings, turn)
-        self.refiner = self.beside
+        self.refine_replica = RefineReplica(refine, encode, settings, turn)
+        self.refiner = self.refine_replica
 
     def check_health(self) -> None:
         super().check_health()
-        self.beside.check_health()
+        self.refine_replica.check_health()

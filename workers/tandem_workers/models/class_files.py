@@ -26,7 +26,7 @@ MAX_NAME = 200  # characters: what the endpoint takes as a prompt
 class NamedClass:
     """One class of a file, and where it stands there."""
 
-    where: str
+    location: str
     name: str
     synonyms: tuple[str, ...] = ()
     wnid: str | None = None
@@ -96,15 +96,15 @@ def from_csv(text: str) -> Iterator[NamedClass]:
                 f": expected a column name and maybe {', '.join(sorted(columns - {'name'}))}, got {shown(found)}"
             )
         for label, row in enumerate(rows):
-            where = f", row {label + 1}"
+            location = f", row {label + 1}"
             if None in row or None in row.values():
-                raise LabelError(f"{where}: expected {len(found)} cells, got more or fewer")
+                raise LabelError(f"{location}: expected {len(found)} cells, got more or fewer")
             if row.get("label") and row["label"].strip() != str(label):
                 raise LabelError(
-                    f"{where}: expected label {label}, as rows are in label order, got {shown(row['label'], 60)}"
+                    f"{location}: expected label {label}, as rows are in label order, got {shown(row['label'], 60)}"
                 )
             synonyms = tuple(filter(None, map(str.strip, row.get("synonyms", "").split(","))))
-            yield NamedClass(where, row["name"].strip(), synonyms, row.get("wnid", "").strip() or None)
+            yield NamedClass(location, row["name"].strip(), synonyms, row.get("wnid", "").strip() or None)
     except csv.Error as error:
         raise LabelError(f", line {rows.line_num}: {error}") from None
 
@@ -125,15 +125,15 @@ def from_json(text: str) -> Iterator[NamedClass]:
     yield from (of_value(f", label {label}", value) for label, value in enumerate(values))
 
 
-def of_value(where: str, value: Any) -> NamedClass:
+def of_value(location: str, value: Any) -> NamedClass:
     spellings = value if isinstance(value, list) else [value]
     if not spellings or not all(isinstance(text, str) for text in spellings):
         raise LabelError(
-            f"{where}: expected a name, or a list of a name and its synonyms, got {shown(repr(value), 60)}"
+            f"{location}: expected a name, or a list of a name and its synonyms, got {shown(repr(value), 60)}"
         )
     wnid = next((text for text in spellings if WNID.fullmatch(text)), None) if len(spellings) > 1 else None
     name, *synonyms = (text.strip() for text in spellings if text != wnid)
-    return NamedClass(where, name, tuple(synonyms), wnid)
+    return NamedClass(location, name, tuple(synonyms), wnid)
 
 
 READERS: dict[str, Callable[[str], Iterator[NamedClass]]] = {".csv": from_csv, ".json": from_json}
@@ -146,18 +146,18 @@ def check_classes(classes: list[NamedClass], num_classes: int) -> None:
     names: dict[str, str] = {}
     wnids: set[str | None] = set()
     for label, found in enumerate(classes):
-        where, name, key = found.where, found.name, normalised(found.name)
+        location, name, key = found.location, found.name, normalised(found.name)
         if not key.strip(" ,") or len(name) > MAX_NAME or not name.isprintable():
-            raise LabelError(f"{where}: expected a name of 1 to {MAX_NAME} printable characters, got {name[:60]!r}")
+            raise LabelError(f"{location}: expected a name of 1 to {MAX_NAME} printable characters, got {name[:60]!r}")
         if key.isascii() and key.isdigit() and key != str(label):
-            raise LabelError(f"{where}: expected a name, or the class's own number {label}, got {name}")
+            raise LabelError(f"{location}: expected a name, or the class's own number {label}, got {name}")
         if key in names:
-            raise LabelError(f"{where}: expected a name of its own, got {name!r} as in{names[key].lstrip(',')}")
+            raise LabelError(f"{location}: expected a name of its own, got {name!r} as in{names[key].lstrip(',')}")
         if found.wnid is None and classes[0].wnid is None:
             pass
         elif found.wnid is None or found.wnid in wnids or not WNID.fullmatch(found.wnid):
             raise LabelError(
-                f"{where}: expected a WordNet id of its own, as n02099601 is, got {shown(found.wnid or 'none', 60)}"
+                f"{location}: expected a WordNet id of its own, as n02099601 is, got {shown(found.wnid or 'none', 60)}"
             )
-        names[key] = where
+        names[key] = location
         wnids.add(found.wnid)

@@ -106,7 +106,7 @@ def receive(url: str, path: Path, expected: str, attempts: int) -> None:
     """Complete a partial file. If the earlier part turns out to be wrong, the file is fetched again, once."""
     partial, failures = Partial(path), 0
     resumed = partial.size > 0
-    came_at = time.monotonic()
+    last_data_at = time.monotonic()
     while True:
         before = partial.size
         try:
@@ -115,11 +115,11 @@ def receive(url: str, path: Path, expected: str, attempts: int) -> None:
             # 416: nothing is missing, or there is too much already
             if not (isinstance(error, urllib.error.HTTPError) and error.code == 416 and before):
                 if partial.size > before:
-                    failures, came_at = 0, time.monotonic()
+                    failures, last_data_at = 0, time.monotonic()
                 else:
                     failures += 1
                 fail_for_good(url, error, failures >= attempts)
-                say_waiting(url, str(error) or type(error).__name__, came_at)
+                say_waiting(url, str(error) or type(error).__name__, last_data_at)
                 time.sleep(min(0.2 * 2**failures, 10))
                 continue
         found, size = partial.digest.hexdigest(), partial.size
@@ -127,8 +127,8 @@ def receive(url: str, path: Path, expected: str, attempts: int) -> None:
             return
         if not resumed:
             path.unlink()
-            what = f"expected sha256 {expected}, got {found} ({size:,} bytes)"
-            raise InputError(f"{url}: {what}", "another file, or another version of it")
+            problem = f"expected sha256 {expected}, got {found} ({size:,} bytes)"
+            raise InputError(f"{url}: {problem}", "another file, or another version of it")
         resumed = False
         partial.restart()
 

@@ -194,7 +194,7 @@ def resolve_models(
     )
 
 
-MEANING = {
+FIELD_NAMES = {
     "patch_nums": "pyramid",
     "vocab_size": "vocabulary",
     "num_classes": "classes",
@@ -204,7 +204,7 @@ MEANING = {
 
 def check_partners(drafter: Resolved, refiner: Resolved, named_by_weights: bool = True) -> None:
     """Raise CheckpointError unless the two can work on the same images."""
-    for name in MEANING:
+    for name in FIELD_NAMES:
         check_equal("drafter and refiner", name, drafter, refiner)
     names = [ClassNames(one.class_names) for one in (drafter, refiner) if one.class_names is not None]
     known = [one for one in names if not one.are_numbers]
@@ -214,11 +214,11 @@ def check_partners(drafter: Resolved, refiner: Resolved, named_by_weights: bool 
         )
 
 
-def check_equal(who: str, name: str, ours: Resolved, theirs: Resolved) -> None:
-    mine, other = getattr(ours.config, name), getattr(theirs.config, name)
-    if mine != other:
+def check_equal(pair: str, name: str, ours: Resolved, theirs: Resolved) -> None:
+    own, other = getattr(ours.config, name), getattr(theirs.config, name)
+    if own != other:
         raise CheckpointError(
-            f"{who} of different {MEANING[name]}: {mine} in {ours.ref.source}, {other} in {theirs.ref.source}"
+            f"{pair} of different {FIELD_NAMES[name]}: {own} in {ours.ref.source}, {other} in {theirs.ref.source}"
         )
 
 

@@ -70,13 +70,13 @@ class Drafter:
     def launch(self, batch: Batch) -> DraftedBatch:
         decodes = []
         for attempt in self.halving.attempts(self.settings.batch):
-            with attempt as some:
-                decodes.append(self.draft(batch, some))
+            with attempt as rows:
+                decodes.append(self.draft(batch, rows))
         return DraftedBatch(batch, decodes, self.queue.mark())
 
-    def draft(self, batch: Batch, some: slice) -> LaunchedDecode:
+    def draft(self, batch: Batch, rows: slice) -> LaunchedDecode:
         """Launch the draft of some rows of a batch."""
-        labels_B, uniforms_BL, sampling = batch.labels_B[some], batch.uniforms_BL[some], batch.sampling[some]
+        labels_B, uniforms_BL, sampling = batch.labels_B[rows], batch.uniforms_BL[rows], batch.sampling[rows]
         steps = batch.draft_steps
         decode = begin_draft(self.drafter, self.quantizer, labels_B, uniforms_BL, steps, sampling, read_values=False)
         return LaunchedDecode.of(decode, self.queue)

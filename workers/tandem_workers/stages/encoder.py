@@ -11,7 +11,7 @@ from tandem_workers.dataset.row_settings import own_settings
 from tandem_workers.dataset.shards import EncodedShard, PixelShard
 
 
-class Encoder:
+class ImageEncoder:
     """Turns a shard's pixels into files, one after the other, each with its own provenance.
 
     Args:

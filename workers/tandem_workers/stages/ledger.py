@@ -24,7 +24,7 @@ from ray.experimental import internal_kv
 
 NAMESPACE = b"tandem.ledger"
 REPLY_TIMEOUT_S = 10.0
-MOST_DEATHS = 3  # of processes that worked on one task
+MAX_DEATHS = 3  # of processes that worked on one task
 TAIL_LINES, TAIL_BYTES = 5, 4096  # of the output of a process that died
 LOADING = "loading"  # in place of a stage, while an actor starts
 WORKER = "worker"  # in place of a task: an entry for the whole run, one for each process that has worked on it
@@ -43,12 +43,12 @@ class Entry:
     deaths: tuple[str, ...] = ()
 
 
-def store() -> Any:
+def gcs_client() -> Any:
     """The client of the GCS in this process; None without Ray."""
     return internal_kv.internal_kv_get_gcs_client()
 
 
-class Turn:
+class TaskAttempt:
     """One attempt of a process at a task. Errors of the GCS are ignored: a task must not fail for its entry.
 
     `given_up` is the reason not to try the task again, if too many processes have died on it.
@@ -59,13 +59,13 @@ class Turn:
         self.given_up = ""
         if before := self.died_before():
             self.entry = replace(entry, deaths=on_living_nodes((*before.deaths, before.node)))
-            if len(self.entry.deaths) >= MOST_DEATHS:
+            if len(self.entry.deaths) >= MAX_DEATHS:
                 self.given_up = why_given_up(before, len(self.entry.deaths), entry.node)
 
     def died_before(self) -> Entry | None:
         """The entry of a process that died before it finished this task."""
         with suppress(RayError):
-            if store() and (value := store().internal_kv_get(self.key, NAMESPACE, timeout=REPLY_TIMEOUT_S)):
+            if gcs_client() and (value := gcs_client().internal_kv_get(self.key, NAMESPACE, timeout=REPLY_TIMEOUT_S)):
                 before = read_entry(value)
                 return before if (before.node, before.pid) != (self.entry.node, self.entry.pid) else None
         return None
@@ -73,15 +73,15 @@ class Turn:
     def enter(self, stage: str) -> None:
         """A stage begins."""
         self.entry = replace(self.entry, stage=stage)
-        if store():
+        if gcs_client():
             with suppress(RayError):
                 value = json.dumps(asdict(self.entry)).encode()
-                store().internal_kv_put(self.key, value, True, NAMESPACE, timeout=REPLY_TIMEOUT_S)
+                gcs_client().internal_kv_put(self.key, value, True, NAMESPACE, timeout=REPLY_TIMEOUT_S)
 
     def end(self) -> None:
-        if store():
+        if gcs_client():
             with suppress(RayError):
-                store().internal_kv_del(self.key, False, NAMESPACE, timeout=REPLY_TIMEOUT_S)
+                gcs_client().internal_kv_del(self.key, False, NAMESPACE, timeout=REPLY_TIMEOUT_S)
 
 
 @dataclass(frozen=True)
@@ -92,20 +92,22 @@ class Ledger:
     pool: str = ""
 
     @contextmanager
-    def turn(self, task: str, replica: str) -> Iterator[Turn]:
+    def attempt(self, task: str, replica: str) -> Iterator[TaskAttempt]:
         """Context manager: records that this process works on the task."""
-        turn = Turn(self.run, Entry(self.pool, task, "", replica, this_node(), os.getpid()))
+        attempt = TaskAttempt(self.run, Entry(self.pool, task, "", replica, this_node(), os.getpid()))
         if self not in registered:
             registered.add(self)
-            Turn(self.run, replace(turn.entry, task=f"{WORKER} {turn.entry.node} {turn.entry.pid}")).enter("")
+            TaskAttempt(
+                self.run, replace(attempt.entry, task=f"{WORKER} {attempt.entry.node} {attempt.entry.pid}")
+            ).enter("")
         try:
-            yield turn
+            yield attempt
         finally:  # an exception is an end as well
-            turn.end()
+            attempt.end()
 
-    def loading(self, replica: str) -> AbstractContextManager[Turn]:
+    def loading(self, replica: str) -> AbstractContextManager[TaskAttempt]:
         """`turn` for the start of an actor, which keeps its id when it is restarted."""
-        return self.turn(f"{LOADING} {actor_id()}", replica)
+        return self.attempt(f"{LOADING} {actor_id()}", replica)
 
 
 NO_LEDGER = Ledger()
@@ -113,11 +115,11 @@ registered: set[Ledger] = set()  # by this process
 
 
 def this_node() -> str:
-    return str(ray.get_runtime_context().get_node_id()) if store() else ""
+    return str(ray.get_runtime_context().get_node_id()) if gcs_client() else ""
 
 
 def actor_id() -> str:
-    return str(ray.get_runtime_context().get_actor_id()) if store() else ""
+    return str(ray.get_runtime_context().get_actor_id()) if gcs_client() else ""
 
 
 def logs_folder() -> Path:
@@ -133,7 +135,7 @@ def read_entry(value: bytes) -> Entry:
 def on_living_nodes(deaths: tuple[str, ...]) -> tuple[str, ...]:
     """Only deaths on nodes that are alive: a process that died with its node was not killed by the task."""
     try:
-        nodes = store().get_all_node_info(timeout=REPLY_TIMEOUT_S).values()
+        nodes = gcs_client().get_all_node_info(timeout=REPLY_TIMEOUT_S).values()
     except RayError:
         return deaths
     alive = {info.node_id.hex() for info in nodes if info.state == GcsNodeInfo.ALIVE}
@@ -143,9 +145,9 @@ def on_living_nodes(deaths: tuple[str, ...]) -> tuple[str, ...]:
 def why_given_up(last: Entry, deaths: int, node: str) -> str:
     """One line: how often and where its processes died, and what the last one had printed."""
     lines = last_lines(logs_folder(), last.pid) if last.node == node else []
-    said = f"; its last lines: {' | '.join(lines)}" if lines else f"; the logs are on node {last.node[:8]}"
-    who = f"the last one (process {last.pid} of {last.replica}) in {last.stage}"
-    return f"{deaths} processes died at it one after the other, {who}{said}"
+    output = f"; its last lines: {' | '.join(lines)}" if lines else f"; the logs are on node {last.node[:8]}"
+    last_process = f"the last one (process {last.pid} of {last.replica}) in {last.stage}"
+    return f"{deaths} processes died at it one after the other, {last_process}{output}"
 
 
 def last_lines(logs: Path, pid: int) -> list[str]:

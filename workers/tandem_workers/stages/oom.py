@@ -25,8 +25,8 @@ class Halving:
     Smaller batches may be rounded differently, so a warning says what happened.
     """
 
-    def __init__(self, what: str, batch: int):
-        self.what, self.size = what, batch
+    def __init__(self, stage: str, batch: int):
+        self.stage, self.size = stage, batch
 
     def attempts(self, num_rows: int) -> Iterator[Attempt]:
         """Consecutive rows that make up all `num_rows`; those that did not fit come again in smaller parts. An error of
@@ -35,11 +35,11 @@ class Halving:
         while start < num_rows:
             attempt = Attempt(slice(start, min(start + self.size, num_rows)))
             yield attempt
-            if not attempt.lacked:
-                start = attempt.some.stop
+            if not attempt.memory_error:
+                start = attempt.rows.stop
                 continue
             # only here is the error gone, and with it the tensors that its traceback held
-            count = attempt.some.stop - start
+            count = attempt.rows.stop - start
             self.size = (count + 1) // 2
             on_gpu = torch.cuda.is_initialized()
             if on_gpu:
@@ -48,38 +48,38 @@ class Halving:
             if on_gpu:
                 torch.cuda.empty_cache()
             warnings.warn(
-                f"{self.what}: out of memory with {count} images at once, now {self.size}; images of a "
-                f"smaller batch may differ where rounding flips a draw ({attempt.lacked:.160})",
+                f"{self.stage}: out of memory with {count} images at once, now {self.size}; images of a "
+                f"smaller batch may differ where rounding flips a draw ({attempt.memory_error:.160})",
                 FallbackWarning,
                 stacklevel=2,
             )
 
     def __call__(self, work: Callable[[slice], T], num_rows: int) -> list[T]:
         """Results of `work` on all parts."""
-        return list(self.run(lambda some: [work(some)], num_rows))
+        return list(self.run(lambda rows: [work(rows)], num_rows))
 
     def run(self, work: Callable[[slice], Iterable[T]], num_rows: int) -> Iterator[T]:
         """The same for a work that yields its results one by one: where memory runs out in the middle, those of the
         rows in hand are yielded again from the first."""
         for attempt in self.attempts(num_rows):
-            with attempt as some:
-                yield from work(some)
+            with attempt as rows:
+                yield from work(rows)
 
 
 class Attempt:
     """Work on some rows. `lacked` says how memory ran out, if it did."""
 
-    def __init__(self, some: slice):
-        self.some, self.lacked = some, ""
+    def __init__(self, rows: slice):
+        self.rows, self.memory_error = rows, ""
 
     def __enter__(self) -> slice:
-        return self.some
+        return self.rows
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> bool:
         """Whether the error is dealt with: memory may suffice for fewer rows."""
         if not isinstance(error, RuntimeError | MemoryError) or not is_out_of_memory(error):
             return False
-        if self.some.stop - self.some.start == 1:
+        if self.rows.stop - self.rows.start == 1:
             return False
-        self.lacked = " ".join(str(error).split()) or type(error).__name__
+        self.memory_error = " ".join(str(error).split()) or type(error).__name__
         return True

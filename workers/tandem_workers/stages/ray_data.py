@@ -25,7 +25,7 @@ from tandem_workers.dataset.ran import Ran
 from tandem_workers.dataset.shards import FailedShard, ShardRows
 from tandem_workers.dataset.start_times import ReplicaStart
 from tandem_workers.stages.job_metrics import stage_metrics
-from tandem_workers.stages.ledger import LOADING, NO_LEDGER, Ledger, Turn
+from tandem_workers.stages.ledger import LOADING, NO_LEDGER, Ledger, TaskAttempt
 
 Row = dict[str, np.ndarray]
 ShardT = TypeVar("ShardT", bound=ShardRows)
@@ -172,10 +172,10 @@ class StageActor:
         self.fallbacks = Fallbacks(self.replica)
         self.warned = keep_warnings(self.fallbacks.reasons.append)
         self.entered_s = time.time()
-        with ledger.loading(self.replica) as turn:
-            if turn.given_up:
-                raise JobError(f"{ledger.pool}: an actor does not start: {turn.given_up}")
-            turn.enter(LOADING)
+        with ledger.loading(self.replica) as attempt:
+            if attempt.given_up:
+                raise JobError(f"{ledger.pool}: an actor does not start: {attempt.given_up}")
+            attempt.enter(LOADING)
             every = (*stages, *(further if FINISHER in os.environ else ()))
             self.stages = [self.load(stage) for stage in every]
         self.ready_s = time.time()
@@ -194,15 +194,15 @@ class StageActor:
             return row
         else:
             shard, spans = from_row(row, self.kind)
-        with self.ledger.turn(f"shard {shard.shard}", self.replica) as turn:
-            if turn.given_up:
-                return failed_row(shard.shard, self.ledger.pool, JobError(turn.given_up), self.warned)
-            return self.work(shard, spans, turn)
+        with self.ledger.attempt(f"shard {shard.shard}", self.replica) as attempt:
+            if attempt.given_up:
+                return failed_row(shard.shard, self.ledger.pool, JobError(attempt.given_up), self.warned)
+            return self.work(shard, spans, attempt)
 
-    def work(self, shard: ShardRows, spans: list[Span], turn: Turn) -> Row:
+    def work(self, shard: ShardRows, spans: list[Span], attempt: TaskAttempt) -> Row:
         """Run the stages on a shard, in order."""
         for stage in self.stages:
-            turn.enter(stage.name)
+            attempt.enter(stage.name)
             began = time.time()
             try:
                 shard = stage(shard)

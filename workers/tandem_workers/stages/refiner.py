@@ -101,27 +101,27 @@ class Refiner:
         prefix_BP = prefix_nP[batch.rows_B, : self.refiner.config.pyramid.offsets[batch.draft_steps]]
         decodes = []
         for attempt in self.refining.attempts(self.settings.batch):
-            with attempt as some:
-                decodes.append(self.refine(batch, prefix_BP, some))
+            with attempt as rows:
+                decodes.append(self.refine(batch, prefix_BP, rows))
         refined = self.queue.mark()
         ids_BL = torch.cat([part.ids_bL for part in decodes])
         pixels = []
         for attempt in self.decoding.attempts(self.settings.batch):
-            with attempt as some:
-                pixels.append(self.decode(ids_BL, some))
+            with attempt as rows:
+                pixels.append(self.decode(ids_BL, rows))
         return RefinedBatch(batch, decodes, pixels, began, refined, self.queue.mark())
 
-    def refine(self, batch: Batch, prefix_BP: np.ndarray, some: slice) -> LaunchedDecode:
+    def refine(self, batch: Batch, prefix_BP: np.ndarray, rows: slice) -> LaunchedDecode:
         """Launch the refinement of some rows of a batch."""
-        prefix = Prefix(prefix_BP[some], batch.draft_steps)
-        labels_B, uniforms_BL, sampling = batch.labels_B[some], batch.uniforms_BL[some], batch.sampling[some]
+        prefix = Prefix(prefix_BP[rows], batch.draft_steps)
+        labels_B, uniforms_BL, sampling = batch.labels_B[rows], batch.uniforms_BL[rows], batch.sampling[rows]
         quantizer = self.vqvae.quantize
         found = begin_refine(self.refiner, quantizer, labels_B, uniforms_BL, prefix, sampling, read_values=False)
         return LaunchedDecode.of(found, self.queue)
 
-    def decode(self, ids_BL: torch.Tensor, some: slice) -> LaunchedPixels:
+    def decode(self, ids_BL: torch.Tensor, rows: slice) -> LaunchedPixels:
         """Launch the pixels of some rows."""
-        pixels_b3HW = decode(self.vqvae, ids_BL[some])
+        pixels_b3HW = decode(self.vqvae, ids_BL[rows])
         finite = torch.isfinite(pixels_b3HW).all()
         return LaunchedPixels(self.queue.to_host(rounded(pixels_b3HW)), self.queue.to_host(finite))
 

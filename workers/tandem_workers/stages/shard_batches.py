@@ -49,14 +49,14 @@ def fixed_batches(
     for n in np.unique(steps).tolist():
         rows = np.flatnonzero(steps == n)
         for start in range(0, len(rows), settings.batch):
-            some = rows[start : start + settings.batch]
-            rows_B = np.pad(some, (0, settings.batch - len(some)), mode="edge")
+            chosen = rows[start : start + settings.batch]
+            rows_B = np.pad(chosen, (0, settings.batch - len(chosen)), mode="edge")
             labels_B = torch.from_numpy(shard.label[rows_B].astype(np.int64))
             uniforms_BL = uniforms(seed[rows_B], index[rows_B], config.pyramid.num_tokens)
             check_values(config.num_classes, labels_B, uniforms_BL)  # here, where no device has to be waited for
             yield Batch(
                 rows_B,
-                len(some),
+                len(chosen),
                 upload(labels_B, device),
                 upload(uniforms_BL, device),
                 n,

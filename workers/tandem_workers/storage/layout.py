@@ -32,7 +32,7 @@ SUCCESS = "_SUCCESS"
 CARD = "README.md"
 CONTACT_SHEET = "contact_sheet.png"
 IMAGE_TABLE = "images/metadata.parquet"  # the name that datasets' imagefolder looks for
-BESIDE_SUCCESS = (CARD, CONTACT_SHEET, IMAGE_TABLE)
+CLOSING_FILES = (CARD, CONTACT_SHEET, IMAGE_TABLE)
 MANIFEST = "manifest"
 OVERWRITES = "overwrites"
 
@@ -128,4 +128,4 @@ def is_record(path: str) -> bool:
 
 def is_ours(path: str) -> bool:
     """Whether a job writes files of this name."""
-    return path in (SUCCESS, *BESIDE_SUCCESS) or is_record(path) or epoch_of(path) is not None
+    return path in (SUCCESS, *CLOSING_FILES) or is_record(path) or epoch_of(path) is not None

@@ -19,7 +19,7 @@ from tandem.user_files import cause_of, shown
 from tandem_workers.storage.store import TEMPORARY, TEMPORARY_LIFE_S, Store, Stored
 
 NOT_LISTED = (TEMPORARY, "lost+found")  # the second stands at the root of a fresh ext4, and none but root may read it
-PUTS = 20  # of a file that others remove whenever it is looked at
+PUT_ATTEMPTS = 20  # of a file that others remove whenever it is looked at
 
 
 class LocalStore(Store):
@@ -127,7 +127,7 @@ class LocalStore(Store):
 
     def _put(self, path: str, data: bytes) -> Stored:
         target = self.root / path
-        for _ in range(PUTS):
+        for _ in range(PUT_ATTEMPTS):
             with suppress(FileNotFoundError):  # another process has removed the file, or the folder that was empty
                 if target.exists():
                     return _measure(path, target)

@@ -19,7 +19,7 @@ from botocore.exceptions import ClientError, IncompleteReadError, ReadTimeoutErr
 from tandem.errors import OutputError
 from tandem_workers.storage.s3_client import AnswerError, code_of, one_line
 from tandem_workers.storage.s3_parallel import in_parallel
-from tandem_workers.storage.s3_retry import asked
+from tandem_workers.storage.s3_retry import describe_request
 from tandem_workers.storage.waiting_notice import say_waiting
 
 CHUNK_BYTES = 1 << 20
@@ -74,9 +74,9 @@ def read_range(client: Any, bucket: str, key: str, etag: str, start: int, end: i
     data = bytearray()
     broken = 0
     while len(data) < end - start:
-        came = len(data)
+        received = len(data)
         try:
-            span = f"bytes={start + came}-{end - 1}"
+            span = f"bytes={start + received}-{end - 1}"
             answer = client.get_object(Bucket=bucket, Key=key, Range=span, IfMatch=etag)
         except ClientError as error:
             if code_of(error) in CHANGED:
@@ -86,7 +86,7 @@ def read_range(client: Any, bucket: str, key: str, etag: str, start: int, end: i
             answer["Body"].close()
             raise ObjectChangedError
         if cause := _receive(bucket, key, answer["Body"], data):
-            broken = broken + 1 if len(data) == came else 0
+            broken = broken + 1 if len(data) == received else 0
             if broken == BODY_ATTEMPTS:
                 raise cause
             time.sleep(0.1 * 2**broken)
@@ -151,13 +151,13 @@ class ObjectReader(io.RawIOBase):
 
 def _receive(bucket: str, key: str, body: Any, data: bytearray) -> Exception | None:
     """Append the data of a body. Returns the error if it broke off, else None."""
-    came_at = time.monotonic()
+    last_data_at = time.monotonic()
     try:
         while chunk := body.read(CHUNK_BYTES):
             data += chunk
-            came_at = time.monotonic()
+            last_data_at = time.monotonic()
     except BROKEN as error:
-        say_waiting(asked("GetObject", {"Bucket": bucket, "Key": key}), "no more of its body", came_at)
+        say_waiting(describe_request("GetObject", {"Bucket": bucket, "Key": key}), "no more of its body", last_data_at)
         return error
     finally:
         body.close()

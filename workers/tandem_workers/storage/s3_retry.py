@@ -20,8 +20,8 @@ from tandem_workers.storage.waiting_notice import say_waiting
 CONNECT_TIMEOUT_S = 5.0
 CONFLICTS = ("ConditionalRequestConflict", "OperationAborted")  # another request for this key is under way
 THROTTLED = ("SlowDown", "Throttling", "ThrottlingException", "RequestLimitExceeded", "429", "503")
-AGAIN = (*CONFLICTS, *THROTTLED, "RequestTimeout", "RequestTimeoutException", "PriorRequestNotComplete")
-AGAIN_STATUS = (307, 429, 500, 502, 503, 504)
+RETRIED_CODES = (*CONFLICTS, *THROTTLED, "RequestTimeout", "RequestTimeoutException", "PriorRequestNotComplete")
+RETRIED_STATUSES = (307, 429, 500, 502, 503, 504)
 MIN_ATTEMPTS = 3  # whatever time they take: uploads of hundreds of megabytes may each break off late
 BEGAN, FAILING_SINCE = "tandem_began", "tandem_failing_since"  # in a request's context
 
@@ -73,8 +73,8 @@ class Retries:
         left_s = context.setdefault(FAILING_SINCE, now) + self.patience.seconds - now
         if attempts >= self.patience.attempts or (left_s <= 0 and attempts >= MIN_ATTEMPTS):
             return None
-        whom = asked(operation, context.get("s3_redirect", {}).get("params", {}))
-        say_waiting(whom, code, context.get(BEGAN, now), left_s)
+        request = describe_request(operation, context.get("s3_redirect", {}).get("params", {}))
+        say_waiting(request, code, context.get(BEGAN, now), left_s)
         first, longest = (1.0, 20.0) if code in THROTTLED else (0.05, 5.0)
         return min(random.random() * min(longest, first * 2.0 ** (attempts - 1)), max(0.0, left_s))
 
@@ -87,7 +87,7 @@ def retry_code(operation: str, response: Any, error: Exception | None) -> str | 
     code = str(parsed.get("Error", {}).get("Code", ""))
     if operation == "CompleteMultipartUpload" and code in CONFLICTS:
         return None  # its parts have to be uploaded again
-    return code or str(http.status_code) if code in AGAIN or http.status_code in AGAIN_STATUS else None
+    return code or str(http.status_code) if code in RETRIED_CODES or http.status_code in RETRIED_STATUSES else None
 
 
 def failure(error: Exception | None) -> str:
@@ -105,7 +105,7 @@ def end_redirects(response: Any, request_dict: Any) -> None:
         request_dict["context"].get("s3_redirect", {})["redirected"] = True
 
 
-def asked(operation: str, request: Mapping[str, Any]) -> str:
+def describe_request(operation: str, request: Mapping[str, Any]) -> str:
     """A request in words: operation, bucket and key."""
     return (
         f"S3: {operation} of bucket {request.get('Bucket')}, key {request.get('Key') or request.get('Prefix') or '-'}"

@@ -24,7 +24,7 @@ from tandem_workers.storage.store import TEMPORARY, TEMPORARY_LIFE_S, Store, Sto
 SINGLE_BYTES = 256 << 20  # larger files go in parts
 READ_BYTES = 1 << 20  # at once: a tar is read header by header
 HASH = "sha256"  # metadata of every object we put, for people and other tools
-PUTS = 3  # of a file under whose name another comes and goes
+PUT_ATTEMPTS = 3  # of a file under whose name another comes and goes
 UNKNOWN_CONDITION = (400, 405, 501)  # how stores answer that do not know If-None-Match
 CONDITION_HINT = (
     "without them two writers of one shard cannot be told apart: use AWS, SeaweedFS, MinIO or R2 of these years, "
@@ -66,14 +66,14 @@ class S3Store(Store):
             except ClientError as error:
                 if code_of(error) not in MISSING:
                     raise
-                where = client.meta.endpoint_url
-                raise OutputError(f"bucket {self.bucket} does not exist at {where}", "create it first") from None
+                place = client.meta.endpoint_url
+                raise OutputError(f"bucket {self.bucket} does not exist at {place}", "create it first") from None
         with self.named("write", f"{TEMPORARY}/"):
             fault = self._find_condition_fault(client, key)
             client.delete_object(Bucket=self.bucket, Key=key)  # where an error came before, `clean` does it later
         if fault:
-            where = f"bucket {self.bucket} at {client.meta.endpoint_url}"
-            raise OutputError(f"{where} has no conditional writes (If-None-Match: *): {fault}", CONDITION_HINT)
+            place = f"bucket {self.bucket} at {client.meta.endpoint_url}"
+            raise OutputError(f"{place} has no conditional writes (If-None-Match: *): {fault}", CONDITION_HINT)
 
     def _find_condition_fault(self, client: Any, key: str) -> str | None:
         """What the store does instead of refusing the second of two conditional puts of one key. None: it refuses."""
@@ -181,7 +181,7 @@ class S3Store(Store):
         found, in_parts = hash_of(data), len(data) > SINGLE_BYTES
         target, claim = self.described(path, found), self.key(f"{TEMPORARY}/claims/{path}")
         with self.named("write", path):
-            for _ in range(PUTS):
+            for _ in range(PUT_ATTEMPTS):
                 try:
                     if in_parts:
                         put_parts(self.client(), target, claim, data)
@@ -194,7 +194,8 @@ class S3Store(Store):
                 if there := self._measure(path):
                     return there
         raise OutputError(
-            f"{self.uri}/{path} was there and is gone, {PUTS} times", "another job removes it: see that none does"
+            f"{self.uri}/{path} was there and is gone, {PUT_ATTEMPTS} times",
+            "another job removes it: see that none does",
         )
 
     def described(self, path: str, found: bytes) -> dict[str, Any]:

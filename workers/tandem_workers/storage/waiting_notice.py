@@ -12,7 +12,7 @@ _last = {"at": -SAY_EVERY_S}
 _lock = threading.Lock()
 
 
-def say_waiting(whom: str, cause: str, since: float, left_s: float | None = None) -> None:
+def say_waiting(server: str, cause: str, since: float, left_s: float | None = None) -> None:
     """Print one line to stderr, at most every SAY_EVERY_S for the whole process.
 
     `since` is when the wait began, by the monotonic clock: short waits are not reported. Nobody sees an actor's
@@ -24,4 +24,4 @@ def say_waiting(whom: str, cause: str, since: float, left_s: float | None = None
             return
         _last["at"] = now
     most = "" if left_s is None else f" for {max(0, left_s):.0f} s more at most"
-    print(f"waiting for {whom}: {cause}; asking again{most}", file=sys.stderr, flush=True)
+    print(f"waiting for {server}: {cause}; asking again{most}", file=sys.stderr, flush=True)
