@@ -107,7 +107,7 @@ class RenderSpec(Ec2Options, AddonOptions, KubernetesOptions, NodeOptions, Prepa
     @model_validator(mode="after")
     def check_int8(self) -> RenderSpec:
         if self.int8:
-            raise ValueError("--int8: the nodes of a plan have GPUs, where bfloat16 is faster")
+            raise ValueError("--int8: expected none, as the nodes of a plan have GPUs, where bfloat16 is faster")
         return self
 
     @field_validator("image", "drafter", "refiner", "vqvae", "class_names", "region")

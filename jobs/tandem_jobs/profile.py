@@ -82,7 +82,7 @@ def run(spec: ProfileSpec) -> Profile:
     measure_all(spec, Measuring(models, settings, steps), timer, fitting_batches(spec, timer, counted, budget))
     if not any(t.stage in ("draft", "refine") for t in timer.times):
         reasons = "; ".join(dict.fromkeys(c.reason for c in timer.cannot))
-        raise InputError(f"this device can neither draft nor refine: {reasons}")
+        raise InputError(f"expected a device that can draft or refine, got one that can do neither: {reasons}")
     profile = Profile(
         name=spec.out.stem,
         kind=spec.kind or device_kind(device),

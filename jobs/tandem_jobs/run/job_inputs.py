@@ -1,4 +1,4 @@
-"""What a job reads and opens before anything starts: its label rows, and the place of its dataset."""
+"""Inputs of a job that are read and opened before anything starts: its label rows and the store of its dataset."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from tandem_workers.storage.store import Store
 def read_rows(options: RowOptions, classes: ClassNames) -> LabelRows:
     if options.labels is not None:
         return read_label_file(options.labels, classes)
-    assert options.classes is not None  # the options have checked it
+    assert options.classes is not None  # checked by the options
     return rows_of_classes(choose_classes(options.classes, classes), options.per_class, options.images)
 
 
 @timed("output")
 def open_output(options: PlaceOptions) -> Store:
-    """The place of a dataset, checked before anything starts. Raises OutputError."""
+    """The store of a dataset, checked before anything starts. Raises OutputError."""
     store = open_store(options.out)
     store.check()
     return store

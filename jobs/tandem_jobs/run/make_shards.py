@@ -1,4 +1,4 @@
-"""The loop of a run: makes the missing shards, counts failed ones, and sums the run up in numbers."""
+"""The loop of a run: makes the missing shards, counts failed ones, and summarises the run in numbers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How many images a shard has: `--shard-size`, or a number that depends on the job alone."""
+"""The number of images per shard: `--shard-size`, or a number that depends only on the job."""
 
 from __future__ import annotations
 
@@ -10,6 +10,6 @@ SHARDS_AIMED_AT = 32
 
 
 def plan_shards(options: RowOptions, num_rows: int, batch: int) -> ShardPlan:
-    """Whole batches: some 32 shards for a small job, 16 batches a shard for a large one. Depends on the job alone."""
+    """Shards of whole batches: about 32 shards for a small job, 16 batches a shard for a large one."""
     batches = min(MAX_SHARD_BATCHES, max(1, num_rows // (batch * SHARDS_AIMED_AT)))
     return ShardPlan(num_rows, options.shard_size or batch * batches)

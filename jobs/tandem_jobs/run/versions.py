@@ -1,4 +1,4 @@
-"""Versions of Tandem and of the libraries under it, for images, `job.json` and `tandem --version`."""
+"""Versions of Tandem and its libraries, for images, `job.json` and `tandem --version`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import tandem
 
 
 def software() -> str:
-    """Name and version, as written into every image."""
+    """Name and version, as in every image's provenance."""
     return f"tandem {tandem.__version__}"
 
 

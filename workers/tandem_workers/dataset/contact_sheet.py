@@ -16,12 +16,12 @@ from tandem_workers.storage.store import Store
 
 COLUMNS = 8
 CELLS = COLUMNS**2
-# Images of a class stand side by side, and no row begins in the middle of a class
+# Images per class for which the images of a class stay in one row
 RUNS = [n for n in range(COLUMNS, 0, -1) if COLUMNS % n == 0]
 
 
 def render_contact_sheet(store: Store, entries: Sequence[ManifestEntry], fmt: DatasetFormat) -> bytes:
-    """PNG of at most CELLS captioned images, as many of each class, read back from the committed shards."""
+    """PNG of at most CELLS captioned images, equally many of each class, read from the committed shards."""
     counts = sum((Counter(entry.labels) for entry in entries), Counter())
     labels = pick_labels(sorted(counts))
     each = next(n for n in RUNS if n * len(labels) <= CELLS and n <= max(counts.values()))
@@ -42,6 +42,6 @@ def render_contact_sheet(store: Store, entries: Sequence[ManifestEntry], fmt: Da
 
 
 def pick_labels(labels: Sequence[int]) -> list[int]:
-    """At most as many labels as the sheet has cells, evenly over the given ones."""
+    """At most as many labels as the sheet has cells, evenly spread over the given ones."""
     n = min(len(labels), CELLS)
     return [labels[i * len(labels) // n] for i in range(n)]

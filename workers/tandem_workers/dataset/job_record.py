@@ -60,7 +60,7 @@ def check_epoch(store: Store, epoch: int) -> None:
 def taken(store: Store) -> OutputError:
     """The error for a job whose store another has taken over."""
     return OutputError(
-        f"{store.uri}: another job has taken over this place (--overwrite)",
+        f"{store.uri}: another job has taken this place (--overwrite)",
         hint="choose another --out, or leave it to that job",
     )
 

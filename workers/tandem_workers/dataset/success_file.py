@@ -1,4 +1,4 @@
-"""`_SUCCESS`, the last file of a finished dataset: what is in it, and how it is read. `dataset.closing` writes it."""
+"""`_SUCCESS`, the last file of a finished dataset: its content and its parser. `dataset.closing` writes it."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from tandem_workers.storage.store import Store
 class Totals:
     """Sums over all shards of an epoch; the content of `_SUCCESS`. `seconds` adds up over replicas.
 
-    `failed_shards` are those that could not be made, and why, where the job was allowed to go on without them. `files`
-    are the hashes of the files beside `_SUCCESS`, None where an older version wrote it.
+    `failed_shards`: shards that could not be made, and why, if the job may leave them out. `files`: hashes of the other
+    closing files, None in files of older versions.
     """
 
     shards: int
@@ -39,7 +39,7 @@ SUCCESS_KEYS = tuple(field.name for field in fields(Totals))
 
 
 def add_up(entries: Sequence[ManifestEntry], failed: Mapping[int, str] | None = None) -> Totals:
-    """Sums over shards, beside those that have failed."""
+    """Sums over committed shards, with the failed ones listed."""
     labels: Counter[int] = Counter()
     seconds: Counter[str] = Counter()
     for entry in entries:
@@ -67,7 +67,7 @@ def read_success(store: Store) -> dict[str, Any] | None:
 def parse_success(data: bytes) -> dict[str, Any]:
     """`Totals`, with failed_shards as ids. ValueError, KeyError, TypeError or AttributeError for other content.
 
-    Older versions had no `files` (hashes of what stands beside) or no failed shards, and made epoch 0 alone.
+    Older versions had no `files` (hashes of the other closing files) or no failed shards, and only epoch 0.
     """
     closing = {"epoch": 0, "shards": None, "files": None, "failed_shards": {}} | open_sealed(data, SUCCESS_KEYS)
     failed, hashes = set(map(int, closing["failed_shards"])), closing["files"]
