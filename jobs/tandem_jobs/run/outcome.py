@@ -13,28 +13,28 @@ from tandem_workers.dataset.shards import FailedShard, ShardRows
 from tandem_workers.dataset.start_times import ReplicaStart
 from tandem_workers.stages.ray_data import Row, Span, from_row, is_failed
 
-# An exception as the last line of a traceback shows it; remote errors arrive as such text only
+# The last line of a traceback; remote errors arrive only as text
 RAISED = re.compile(r"^(?P<type>[A-Za-z_][\w.]*(?:Error|Exception|Killed|Interrupt)): (?P<message>.+)$", re.M)
-# What Ray says of actors that it drops before they have a process. So it does where it cannot ask their driver whether
-# they are still wanted: a driver that checks tokens refuses the calls of a cluster that has none.
+# Ray's message for actors that it drops before they have a process. It drops them if it cannot ask the driver whether
+# they are still wanted: a driver that checks tokens refuses the calls of a cluster without tokens.
 NEVER_RAN = "The actor never ran"
 
 
 @dataclass(frozen=True)
 class StoredShard:
-    """A shard that has been committed, and who worked on it when."""
+    """A committed shard, and which replica worked on it when."""
 
     shard: int
     num_rows: int
     spans: tuple[Span, ...]
-    warnings: tuple[str, ...] = ()  # of the actors that worked on it, since they began
-    seconds: Mapping[str, float] = field(default_factory=dict)  # of each stage that an actor ran
-    starts: tuple[ReplicaStart, ...] = ()  # of the actors whose first shard it is
+    warnings: tuple[str, ...] = ()  # all warnings so far of the actors that worked on it
+    seconds: Mapping[str, float] = field(default_factory=dict)  # by stage, for stages run by actors
+    starts: tuple[ReplicaStart, ...] = ()  # of actors whose first shard this is
     fallbacks: tuple[Fallback, ...] = ()  # of the actors that worked on it
 
 
 def outcome(row: Row) -> StoredShard | FailedShard:
-    """What the last stage says of a shard."""
+    """The result of a shard from the last stage's row."""
     if is_failed(row):
         return from_row(row, FailedShard)[0]
     shard, spans = from_row(row, ShardRows)
@@ -43,7 +43,7 @@ def outcome(row: Row) -> StoredShard | FailedShard:
 
 
 def as_job_error(error: BaseException) -> JobError:
-    """The cause of a failed run in one line: what a stage raised, ours before others', not Ray's wrapping."""
+    """The cause of a failed run in one line: the error of a stage, preferably ours, without Ray's wrapping."""
     raised = [m for m in RAISED.finditer(str(error)) if not m["type"].startswith("ray.")]
     ours = [m for m in raised if m["type"].startswith("tandem.errors.")]
     if ours:
@@ -54,4 +54,4 @@ def as_job_error(error: BaseException) -> JobError:
         return JobError("Ray dropped an actor before it ran", "RAY_AUTH_MODE is token here: is it so on the cluster?")
     else:
         cause = next((line for line in str(error).splitlines() if line.strip()), repr(error))
-    return JobError(cause.strip(), "what was committed is kept; the same command goes on from there")
+    return JobError(cause.strip(), "committed shards are kept; the same command resumes from them")

@@ -27,7 +27,7 @@ To change retry attempts, configure `retried_io_errors` and `max_map_retries`.""
 def test_the_cause_is_found_in_a_remote_traceback(raised, line):
     error = as_job_error(RuntimeError(REMOTE.format(raised=raised)))
     assert str(error) == line
-    assert "goes on" in (error.hint or "")
+    assert "resumes from" in (error.hint or "")
 
 
 def test_an_error_without_a_known_form_keeps_its_first_line():

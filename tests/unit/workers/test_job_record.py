@@ -48,7 +48,7 @@ def test_a_job_of_before_class_names_were_known_says_how_to_go_on(store):
     open_job(store, IDENTITY)
     with pytest.raises(OutputError, match="class_names_sha256: there nothing, here") as caught:
         open_job(store, {**IDENTITY, "class_names_sha256": "c" * 64})
-    assert "--class-names numbers goes on" in caught.value.hint
+    assert "resume with --class-names numbers" in caught.value.hint
     with pytest.raises(OutputError) as caught:
         open_job(store, {**IDENTITY, "seed": 2, "class_names_sha256": "c" * 64})
     assert "--class-names" not in caught.value.hint
