@@ -144,5 +144,5 @@ def test_the_first_command_on_a_fresh_head_makes_the_token():
     lines = fenced_lines((ROOT / "docs" / "OPERATIONS.md").read_text())
     first = next(number for number, line in enumerate(lines) if "ray start" in line)
     assert "--head" in lines[first] and lines[first - 1] == "ray get-auth-token --generate"
-    (sentence,) = re.findall(r"^A cluster asks for a token.*$", (ROOT / "docs" / "GUIDE.md").read_text(), re.M)
-    assert "if one was there when it started (`ray get-auth-token --generate`)" in sentence
+    (sentence,) = re.findall(r"^A cluster requires a token.*$", (ROOT / "docs" / "GUIDE.md").read_text(), re.M)
+    assert "if one existed when it started (`ray get-auth-token --generate`)" in sentence
