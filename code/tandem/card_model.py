@@ -30,7 +30,7 @@ CACHE_BYTES = 30e6  # a kernel whose tensors have fewer finds them in the GPU's 
 BF16, CUDA = torch.bfloat16, torch.device("cuda")
 
 
-class Kernels:
+class KernelCounts:
     """The kernels of one scale as arrays: index into KINDS, operations, bytes, rows of a product. All [n]."""
 
     def __init__(self, launches: Sequence[Launch]):
@@ -81,7 +81,7 @@ class CardModel:
     attention: float
     host_ms: float
 
-    def kernels_ms(self, kernels: Kernels) -> float:
+    def kernels_ms(self, kernels: KernelCounts) -> float:
         """Milliseconds of kernels that run back to back."""
         shares = np.array([self.step, self.step, self.reduction, 1.0, 1.0, self.step, 1.0, 1.0])[kernels.kind]
         in_cache = (kernels.bytes < CACHE_BYTES) & ~kernels.multiply
@@ -97,7 +97,7 @@ class CardModel:
         work_s = np.divide(kernels.flops, rate * 1e12, out=np.zeros(len(kernels)), where=kernels.flops > 0)
         return 1e3 * float(np.sum(self.launch_us * 1e-6 + np.maximum(work_s, kernels.bytes / bandwidth)))
 
-    def scale_ms(self, scales: Sequence[Kernels]) -> list[float]:
+    def scale_ms(self, scales: Sequence[KernelCounts]) -> list[float]:
         """Milliseconds of each scale of a decode with a graph per scale. Host time counts once, at the first scale."""
         found = [self.kernels_ms(kernels) for kernels in scales]
         return [found[0] + self.host_ms, *found[1:]]
@@ -132,7 +132,9 @@ RUN = "h100_2026-11-26/plain.jsonl"  # below docs/runs/gpu: times of each scale 
 
 
 @lru_cache
-def trace(config: VarConfig, batch: int, start: int, stop: int, fused: bool, fp8: bool = False) -> tuple[Kernels, ...]:
+def trace(
+    config: VarConfig, batch: int, start: int, stop: int, fused: bool, fp8: bool = False
+) -> tuple[KernelCounts, ...]:
     """The kernels of each of the scales start..stop of a batch under CFG, in bfloat16; `fp8`: large products in FP8."""
     offsets, scales, seen = config.pyramid.offsets, [], 0
     with pretend(CUDA), torch.inference_mode():
@@ -148,7 +150,7 @@ def trace(config: VarConfig, batch: int, start: int, stop: int, fused: bool, fp8
             var.fused, quantizer.fused = FusedVar(var), FusedQuantizer(quantizer)
         with counted() as launches:
             for _ in decode_scales(var, quantizer, labels_B, noise_BL, noise_BL[:, : offsets[start]], stop, SAMPLING):
-                scales.append(Kernels(launches[seen:]))
+                scales.append(KernelCounts(launches[seen:]))
                 seen = len(launches)
     return tuple(scales)
 
@@ -159,7 +161,7 @@ class MeasuredScale:
 
     batch: int
     scale: int
-    kernels: Kernels
+    kernels: KernelCounts
     ms: float
 
 

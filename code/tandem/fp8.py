@@ -22,7 +22,7 @@ SMALLEST = 1e-12  # lower bound of the largest value of a row, so that rows of z
 # Products of fewer rows stay in the model's dtype: at 128 rows FP8 took 1.2 times as long on an H100 (docs/GPU.md)
 LEAST_ROWS = 1024
 LEAST_CAPABILITY = 8, 9
-PROVEN = 1024, 512, 256  # rows, inputs and outputs of the product that checks a device
+CHECKED = 1024, 512, 256  # rows, inputs and outputs of the product that checks a device
 
 
 class Fp8Rows(NamedTuple):
@@ -66,16 +66,16 @@ def check_device(device: torch.device) -> None:
     """Raise InputError for a GPU that does not multiply in FP8, or does so wrongly."""
     check_capability(device)
     try:
-        prove_product(device)
+        check_product(device)
     except (RuntimeError, ValueError) as error:
         if is_out_of_memory(error):
             raise
         raise InputError(f"fp8: expected correct products in FP8 on this GPU, got {one_line(error)}") from error
 
 
-def prove_product(device: torch.device) -> None:
+def check_product(device: torch.device) -> None:
     """Raise ValueError unless a product of random values equals that in float32, up to rounding to bfloat16."""
-    rows, inputs, outputs = PROVEN
+    rows, inputs, outputs = CHECKED
     generator = torch.Generator(device).manual_seed(0)
     x, weight = (quantise(torch.randn(n, inputs, generator=generator, device=device)) for n in (rows, outputs))
     bias_O = torch.randn(outputs, generator=generator, device=device).to(torch.bfloat16)

@@ -39,9 +39,9 @@ def fuse_var(var: Var) -> None:
         from tandem.fused import FusedVar
 
         sizes = var.config.heads, var.config.head_dim, var.dtype, var.pos_1LC.device
-        prove_blocks(*sizes)
+        check_blocks(*sizes)
         if var.layers[0].ffn.fc1.fp8_OI is not None:
-            prove_fp8(*sizes)
+            check_fp8(*sizes)
         var.fused = FusedVar(var)
 
     attempt_or_warn(attempt)
@@ -54,14 +54,14 @@ def fuse_vqvae(vqvae: Vqvae) -> None:
         from tandem.fused_vqvae import FusedQuantizer
 
         fused = FusedQuantizer(vqvae.quantize)
-        prove_quantizer(vqvae.quantize, fused)
+        check_quantizer(vqvae.quantize, fused)
         vqvae.quantize.fused = fused
 
     def attempt_decoder() -> None:
         from tandem.fused_vqvae import FusedDecoder
 
         fused = FusedDecoder(vqvae.decoder)
-        prove_decoder(vqvae, fused)
+        check_decoder(vqvae, fused)
         vqvae.fused = fused
 
     attempt_or_warn(attempt_quantizer)
@@ -79,7 +79,7 @@ def attempt_or_warn(attempt: Callable[[], None]) -> None:
         warnings.warn(f"kernels: {one_line(error)}; going on with plain ones", FallbackWarning, stacklevel=3)
 
 
-def prove_blocks(heads: int, size: int, dtype: torch.dtype, device: torch.device) -> None:
+def check_blocks(heads: int, size: int, dtype: torch.dtype, device: torch.device) -> None:
     """Raise ValueError unless the kernels of a transformer of this width agree with plain torch."""
     from tandem import fused
 
@@ -95,7 +95,7 @@ def prove_blocks(heads: int, size: int, dtype: torch.dtype, device: torch.device
         assert isinstance(found_h, Tensor)
         wanted_x, _ = fused.norm_modulated_plain(*upcast(x_RLC, *given[:2], None, None))
         _, wanted_h = fused.norm_modulated_plain(*upcast(found_x, None, None, *given[2:]))
-        agree("norm", dtype, (found_x, found_h), (wanted_x, wanted_h))
+        check_close("norm", dtype, (found_x, found_h), (wanted_x, wanted_h))
     qkv_RLX = random(ROWS, TOKENS, 3 * width)
     head_scale_H = 5 * torch.rand(heads, generator=generator, device=device)
     found_kv, wanted_kv = (
@@ -103,15 +103,15 @@ def prove_blocks(heads: int, size: int, dtype: torch.dtype, device: torch.device
     )
     found_q = fused.place_heads(qkv_RLX, head_scale_H, TOKENS - 2, found_kv, 1)
     wanted_q = fused.place_heads_plain(qkv_RLX.float(), head_scale_H, TOKENS - 2, wanted_kv, 1)
-    agree("heads", dtype, (found_q, found_kv), (wanted_q, wanted_kv))
+    check_close("heads", dtype, (found_q, found_kv), (wanted_q, wanted_kv))
     modulation_R2C, guidance_B = random(ROWS, 2, width), torch.rand(ROWS // 2, generator=generator, device=device)
     for strength_B in (None, guidance_B):
         some = slice(1, 2)
         wanted = fused.head_inputs_plain(x_RLC.float(), modulation_R2C.float(), strength_B, some)
-        agree("head", dtype, (fused.head_inputs(x_RLC, modulation_R2C, strength_B, some),), (wanted,))
+        check_close("head", dtype, (fused.head_inputs(x_RLC, modulation_R2C, strength_B, some),), (wanted,))
 
 
-def prove_fp8(heads: int, size: int, dtype: torch.dtype, device: torch.device) -> None:
+def check_fp8(heads: int, size: int, dtype: torch.dtype, device: torch.device) -> None:
     """Raise ValueError unless the kernels that write rows in FP8 round to the nearest value."""
     from tandem import fused, fused_fp8
 
@@ -123,33 +123,33 @@ def prove_fp8(heads: int, size: int, dtype: torch.dtype, device: torch.device) -
     x_RLC, scale_RC, shift_RC = random(ROWS, TOKENS, width), random(ROWS, width), random(ROWS, width)
     _, found = fused.norm_modulated(x_RLC, None, None, scale_RC, shift_RC, in_fp8=True)
     _, wanted = fused.norm_modulated_plain(x_RLC.float(), None, None, scale_RC.float(), shift_RC.float())
-    rounded("norm", found, wanted)
+    check_rounding("norm", found, wanted)
     out_RHlc = random(ROWS, heads, TOKENS, size)
     for each in (out_RHlc, random(ROWS, TOKENS, heads, size).transpose(1, 2)):
-        rounded("heads", fused_fp8.merged_heads(each), fused_fp8.merged_heads_plain(each))
+        check_rounding("heads", fused_fp8.merged_heads(each), fused_fp8.merged_heads_plain(each))
     hidden_NX = random(ROWS, 4 * width)
-    rounded("GELU", fused_fp8.activated(hidden_NX), fused_fp8.activated_plain(hidden_NX))
+    check_rounding("GELU", fused_fp8.activated(hidden_NX), fused_fp8.activated_plain(hidden_NX))
 
 
-def rounded(what: str, found: Tensor | Fp8Rows, wanted: Tensor) -> None:
+def check_rounding(what: str, found: Tensor | Fp8Rows, wanted: Tensor) -> None:
     """Raise ValueError unless rows in FP8 are nearest to float32 values: within half a step of a mantissa of 3 bits."""
     assert isinstance(found, Fp8Rows)
     wanted = wanted.reshape(found.values.shape)
     largest = wanted.abs().amax(dim=1, keepdim=True)
-    agree(f"{what} in FP8", torch.float32, (found.scale * LARGEST / largest,), (torch.ones_like(largest),))
+    check_close(f"{what} in FP8", torch.float32, (found.scale * LARGEST / largest,), (torch.ones_like(largest),))
     allowed = (2**-4 * wanted.abs()).maximum(2**-10 * found.scale) + 1e-5 * largest
     if not (away := float(((found.float() - wanted).abs() / allowed).max())) <= 1:
         raise ValueError(f"kernel {what} in FP8: expected the nearest values, got errors of {away:.2f} half steps")
 
 
-def prove_quantizer(plain: Quantizer, fused: FusedQuantizer) -> None:
+def check_quantizer(plain: Quantizer, fused: FusedQuantizer) -> None:
     """Raise ValueError unless the residuals of every scale agree with plain torch."""
     for scale, size in enumerate(plain.pyramid.patch_nums):
         ids_Bl = torch.arange(2 * size * size, device=plain.embedding.weight.device).view(2, -1) % plain.vocab_size
-        agree("residual", torch.float32, (fused.residual(ids_Bl, scale),), (plain.residual(ids_Bl, scale),))
+        check_close("residual", torch.float32, (fused.residual(ids_Bl, scale),), (plain.residual(ids_Bl, scale),))
 
 
-def prove_decoder(vqvae: Vqvae, fused: Callable[[Tensor], Tensor]) -> None:
+def check_decoder(vqvae: Vqvae, fused: Callable[[Tensor], Tensor]) -> None:
     """Raise ValueError unless the fused decoder comes about as near to float32 as the plain one."""
     weight = vqvae.post_quant_conv.weight
     generator = torch.Generator(weight.device).manual_seed(0)
@@ -166,7 +166,7 @@ def upcast(*tensors: Tensor | None) -> list[Any]:
     return [None if t is None else t.float() for t in tensors]
 
 
-def agree(what: str, dtype: torch.dtype, found: tuple[Tensor, ...], wanted: tuple[Tensor, ...]) -> None:
+def check_close(what: str, dtype: torch.dtype, found: tuple[Tensor, ...], wanted: tuple[Tensor, ...]) -> None:
     """Raise ValueError for values that are further apart than rounding explains."""
     for one, other in zip(found, wanted, strict=True):
         away = float(((one.float() - other) / other.abs().clamp_min(1)).abs().max())

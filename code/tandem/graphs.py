@@ -32,15 +32,15 @@ Replay = Callable[[], Tensors]
 Capture = Callable[[Callable[[], Tensors]], Replay]
 T = TypeVar("T")
 WARM_UPS = 2
-KNOWN: WeakSet[Graphs] = WeakSet()
+ALL_GRAPHS: WeakSet[Graphs] = WeakSet()
 MOST_SHAPES = 8  # of each kind; each keeps memory
 IDLE_DECODES = 64  # decodes of other shapes after which a shape is evicted; capturing it again costs a second or two
 MOST_SEEN = 1024  # shapes whose uses are counted; there are many, as each row of a batch may have its own sampling
 FIRST_CAPTURED = 2  # a shape is captured at its second use: once is not worth it
 
 
-class Kept(Generic[T]):
-    """A cache of captured work by shape, for shapes that are used repeatedly."""
+class ShapeCache(Generic[T]):
+    """Captured work by shape, for shapes that are used repeatedly."""
 
     def __init__(self) -> None:
         self.items: dict[Hashable, T] = {}
@@ -75,18 +75,18 @@ class Kept(Generic[T]):
 
 
 @dataclass
-class Place:
-    """State that decodes of one shape share.
+class ScaleGraphs:
+    """The graphs of the scales of one shape, and the state that its decodes share.
 
     Attributes:
         captured: input [R, L, C] and graph of each scale, by the tokens in the cache before it.
-        taken: a decode is using it.
+        busy: a decode is using it.
     """
 
     cache: KVCache
     condition: Conditioning
     captured: dict[int, tuple[Tensor, Replay]] = field(default_factory=dict)
-    taken: bool = False
+    busy: bool = False
 
     def begin(self, condition: Conditioning) -> None:
         """Prepare for a batch with other classes."""
@@ -101,7 +101,7 @@ class Graphs:
     def __init__(self, capture: Capture):
         self.capture = capture
         self.captures_whole = self.captures_scales = True
-        KNOWN.add(self)
+        ALL_GRAPHS.add(self)
         self.release()
 
     @property
@@ -111,8 +111,8 @@ class Graphs:
 
     def release(self) -> None:
         """Free graphs and caches. They are captured again when needed."""
-        self.places: Kept[Place] = Kept()
-        self.calls: Kept[tuple[Sequence[Tensor], Replay]] = Kept()
+        self.scale_graphs: ShapeCache[ScaleGraphs] = ShapeCache()
+        self.whole_graphs: ShapeCache[tuple[Sequence[Tensor], Replay]] = ShapeCache()
 
     def whole(self, key: Hashable, work: Callable[..., Tensors], inputs: Sequence[Tensor]) -> Tensors | None:
         """`work(*inputs)` by one graph, or None if the shape is new or too rare to have one.
@@ -128,7 +128,7 @@ class Graphs:
             self.captures_whole = replay is not None
             return (own, replay) if replay else None
 
-        kept = self.calls.get((key, *(tensor.shape for tensor in inputs)), make)
+        kept = self.whole_graphs.get((key, *(tensor.shape for tensor in inputs)), make)
         if kept is None:
             return None
         own, replay = kept
@@ -140,32 +140,32 @@ class Graphs:
     def forwards(
         self, hidden: Hidden, condition: Conditioning, make_cache: Callable[[], KVCache], shape: tuple[int, ...]
     ) -> Iterator[Forward]:
-        """The function that runs the scales of one decode through all blocks.
+        """Context manager: the function that runs the scales of one decode through all blocks.
 
         `shape` is the cache key: everything that determines tensor sizes. The tensor of a scale is valid until the next
         scale. A concurrent decode of the same shape runs without graphs.
         """
 
-        def make() -> Place | None:
+        def make() -> ScaleGraphs | None:
             kept = [modulation_R6C.clone() for modulation_R6C in condition.blocks]
-            return Place(make_cache(), replace(condition, blocks=kept)) if self.captures_scales else None
+            return ScaleGraphs(make_cache(), replace(condition, blocks=kept)) if self.captures_scales else None
 
-        place = self.places.get(shape, make)
-        if place is None or place.taken:
+        entry = self.scale_graphs.get(shape, make)
+        if entry is None or entry.busy:
             yield partial(hidden, condition=condition, cache=make_cache())
             return
-        place.begin(condition)
-        place.taken = True
+        entry.begin(condition)
+        entry.busy = True
         try:
-            yield partial(self.forward, hidden, place)
+            yield partial(self.forward, hidden, entry)
         finally:
-            place.taken = False
+            entry.busy = False
 
-    def forward(self, hidden: Hidden, place: Place, x_RLC: Tensor, sizes: Sequence[int]) -> Tensor:
+    def forward(self, hidden: Hidden, entry: ScaleGraphs, x_RLC: Tensor, sizes: Sequence[int]) -> Tensor:
         """One scale through all blocks: captured at its first time, else replayed. As `Var.hidden`."""
-        cache, start = place.cache, place.cache.filled
-        if start not in place.captured:
-            plain = partial(hidden, sizes=sizes, condition=place.condition, cache=cache)
+        cache, start = entry.cache, entry.cache.filled
+        if start not in entry.captured:
+            plain = partial(hidden, sizes=sizes, condition=entry.condition, cache=cache)
             static_RLC = x_RLC.clone()
 
             def work() -> Tensors:
@@ -175,8 +175,8 @@ class Graphs:
             if not self.captures_scales or not (replay := self.try_capture(work)):
                 self.captures_scales = False
                 return work()[0]
-            place.captured[start] = static_RLC, replay
-        static_RLC, replay = place.captured[start]
+            entry.captured[start] = static_RLC, replay
+        static_RLC, replay = entry.captured[start]
         static_RLC.copy_(x_RLC)
         cache.filled = start + sum(sizes)
         return replay()[0]
@@ -204,7 +204,7 @@ def same_bits(expected: Tensor, found: Tensor) -> bool:
 
 def release_graphs() -> None:
     """Free graphs and caches of all models of this process."""
-    for graphs in KNOWN:
+    for graphs in ALL_GRAPHS:
         graphs.release()
 
 

@@ -43,7 +43,7 @@ class HeadNorm(nn.Module):
         return torch.addcmul(shift, layer_norm(x_RLC.float()), scale + 1)
 
 
-class Kernels(Protocol):
+class FusedModel(Protocol):
     """GPU kernels that replace `Var.hidden` and `Var.logits`: `tandem.fused.FusedVar`."""
 
     def hidden(self, x_RLC: Tensor, sizes: Sequence[int], condition: Conditioning, cache: KVCache) -> Tensor: ...
@@ -72,7 +72,7 @@ class Var(nn.Module):
         self.head = Linear(width, config.vocab_size)
         self.table: ModulationTable | None = None  # replaces the AdaLN weights, see `tandem.modulation`
         self.graphs: Graphs | None = None
-        self.fused: Kernels | None = None
+        self.fused: FusedModel | None = None
         level_L = [scale for scale, n in enumerate(pyramid.patch_nums) for _ in range(n * n)]
         # on the CPU even if the weights are on the meta device
         self.register_buffer("level_L", torch.tensor(level_L, device="cpu"), persistent=False)

@@ -36,7 +36,7 @@ NUM_TOKENS = sum(n * n for n in PATCH_NUMS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("heads", [3, 16])
 def test_kernels_of_blocks_and_head_agree_with_their_plain_lines(dtype, heads):
-    fusing.prove_blocks(heads, 64, dtype, CPU)
+    fusing.check_blocks(heads, 64, dtype, CPU)
 
 
 @pytest.fixture(autouse=True)
@@ -56,7 +56,7 @@ def fp8_as_on_a_card(monkeypatch):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("heads", [3, 16, 36])
 def test_rows_in_fp8_are_the_nearest_to_the_plain_lines(dtype, heads):
-    fusing.prove_fp8(heads, 64, dtype, CPU)
+    fusing.check_fp8(heads, 64, dtype, CPU)
 
 
 @pytest.mark.parametrize(("rows", "tokens", "heads"), [(1, 1, 36), (2, 127, 5), (1, 256, 16)])
@@ -69,21 +69,21 @@ def test_rows_in_fp8_of_odd_lengths_and_widths(rows, tokens, heads):
     found_x, found = fused.norm_modulated(x, branch, gate, scale, shift, in_fp8=True)
     expected_x, expected = fused.norm_modulated_plain(x, branch, gate, scale, shift)
     torch.testing.assert_close(found_x, expected_x, rtol=1e-5, atol=1e-5)
-    fusing.rounded("norm", found, expected)
+    fusing.check_rounding("norm", found, expected)
     out = torch.randn(rows, tokens, 2, heads, 64).select(2, 1).transpose(1, 2)  # with gaps between tokens
-    fusing.rounded("heads", fused_fp8.merged_heads(out), fused_fp8.merged_heads_plain(out))
+    fusing.check_rounding("heads", fused_fp8.merged_heads(out), fused_fp8.merged_heads_plain(out))
     hidden = 3 * torch.randn(min(tokens, 40), 256 * heads)
-    fusing.rounded("GELU", fused_fp8.activated(hidden), fused_fp8.activated_plain(hidden))
+    fusing.check_rounding("GELU", fused_fp8.activated(hidden), fused_fp8.activated_plain(hidden))
 
 
 def test_rows_in_fp8_that_are_not_the_nearest_are_found():
     wanted = torch.randn(8, 64)
     rows = quantise(wanted)
-    fusing.rounded("norm", rows, wanted)
+    fusing.check_rounding("norm", rows, wanted)
     with pytest.raises(ValueError, match="kernel norm in FP8: expected the nearest values"):
-        fusing.rounded("norm", Fp8Rows(rows.values.view(torch.uint8).add(1).view(FP8), rows.scale), wanted)
+        fusing.check_rounding("norm", Fp8Rows(rows.values.view(torch.uint8).add(1).view(FP8), rows.scale), wanted)
     with pytest.raises(ValueError, match="kernel norm in FP8: expected values within"):
-        fusing.rounded("norm", Fp8Rows(rows.values, 1.01 * rows.scale), wanted)
+        fusing.check_rounding("norm", Fp8Rows(rows.values, 1.01 * rows.scale), wanted)
 
 
 @pytest.mark.parametrize(("tokens", "wanted"), [(1, 1), (127, 3)])

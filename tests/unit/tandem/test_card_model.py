@@ -9,7 +9,7 @@ from torch import nn
 pytest.importorskip("triton")
 
 from tandem import card_model, fused
-from tandem.card_model import H100, MEASURED, Kernels, fit, h100_measurements, predicted_ms, stage_ms
+from tandem.card_model import H100, MEASURED, KernelCounts, fit, h100_measurements, predicted_ms, stage_ms
 from tandem.launches import Launch, counted
 from tandem.limits import pretend
 
@@ -58,7 +58,7 @@ def test_attention_counts_as_one_kernel_on_a_card():
 
 def test_a_product_with_few_rows_is_far_from_the_peak_and_a_small_step_takes_a_launch():
     many, few, step = (
-        H100.kernels_ms(Kernels([Launch("", kind, flops, moved, rows)]))
+        H100.kernels_ms(KernelCounts([Launch("", kind, flops, moved, rows)]))
         for kind, flops, moved, rows in (("product", 1e12, 0, 10**6), ("product", 1e12, 0, 255), ("step", 0, 10, 0))
     )
     assert few / many == pytest.approx(2, rel=0.01)

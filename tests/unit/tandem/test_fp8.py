@@ -64,7 +64,7 @@ def test_few_rows_stay_in_the_dtype_and_many_are_near(gelu, dtype):
 
 
 def test_a_device_is_asked_for_a_product_before_it_is_used(monkeypatch):
-    fp8.prove_product(CPU)
+    fp8.check_product(CPU)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA A100")
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
     with pytest.raises(

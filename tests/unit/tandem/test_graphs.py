@@ -17,7 +17,7 @@ from tandem.assembly import Preparation, assemble_var
 from tandem.collaborative import decode, draft, generate_alone, refine
 from tandem.config import SamplingConfig
 from tandem.errors import JobError
-from tandem.graphs import MOST_SEEN, Graphs, Kept, Replay, Tensors
+from tandem.graphs import MOST_SEEN, Graphs, Replay, ShapeCache, Tensors
 from tandem.prefix import Prefix
 from tandem.sampling import uniforms
 from tandem.scales import Decode, decode_scales
@@ -132,7 +132,7 @@ def flat(value: Any) -> list[Any]:
 
 def test_ways_of_sampling_that_come_once_are_not_remembered_for_ever(monkeypatch):
     monkeypatch.setattr("tandem.graphs.FIRST_CAPTURED", 2)
-    kept: Kept[str] = Kept()
+    kept: ShapeCache[str] = ShapeCache()
     for shape in range(3 * MOST_SEEN):
         assert kept.get(shape, lambda: "made") is None
     assert len(kept.seen) <= MOST_SEEN
@@ -239,7 +239,7 @@ def test_what_cannot_be_captured_runs_plainly_with_one_warning(plain, fails_at):
     for seed, ids in enumerate(found):
         assert torch.equal(ids, ids_of(plain, [0, 1], seed))
     assert (capture.captured, capture.replayed) == (fails_at, 2 * fails_at)
-    assert var.graphs is not None and not var.graphs.places.items
+    assert var.graphs is not None and not var.graphs.scale_graphs.items
 
 
 def test_a_shape_that_comes_once_is_not_captured(plain, monkeypatch):
@@ -269,7 +269,7 @@ def test_a_shape_that_has_been_idle_for_long_makes_room(plain, monkeypatch):
     assert var.graphs is not None
     for batch in (1, 2, 2, 2, 3, 3):
         ids_of(var, [0] * batch, 0)
-    assert sorted(rows for rows, *_ in var.graphs.places.items) == [4, 6]
+    assert sorted(rows for rows, *_ in var.graphs.scale_graphs.items) == [4, 6]
     assert torch.equal(ids_of(var, [1, 2, 0], 3), ids_of(plain, [1, 2, 0], 3))
     assert capture.captured == K * 3
 
