@@ -97,7 +97,7 @@ def out(tmp_path: Path) -> str:
 
 @pytest.fixture
 def store(out: str) -> Store:
-    """A place of its own on this machine."""
+    """An empty local store."""
     return open_store(out)
 
 

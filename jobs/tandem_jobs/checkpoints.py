@@ -36,13 +36,13 @@ EXAMPLES = """examples:
   tandem convert var_d30.pth var_d30.safetensors --dtype bfloat16
   tandem inspect hf://FoundationVision/var/var_d16.pth
 
-Files are loaded wrapped as well: state dicts inside dictionaries (a trainer's), under prefixes (module., _orig_mod.),
-in half precision. Where a file has averaged weights (EMA) beside plain ones, the averaged are taken; convert --part
-takes others, by the name that inspect prints."""
+Wrapped files are loaded too: state dicts inside a trainer's dictionaries, under prefixes (module., _orig_mod.), in half
+precision. If a file has plain and averaged (EMA) weights, the averaged ones are taken; convert --part takes others, by
+the name that inspect prints."""
 
 
 class InspectSpec(Spec):
-    """Identify a checkpoint: kind, part of the file, config, types, hash. The whole file is checked strictly."""
+    """Identify a checkpoint: kind, part of the file, config, dtypes, hash. Every tensor is checked."""
 
     file: Annotated[str, POSITIONAL] = Field(
         description="weights file: a path, an address (hf://, https://, s3://), or a published name (tandem models)"
@@ -55,11 +55,13 @@ class ConvertSpec(Spec):
     file: Annotated[str, POSITIONAL] = Field(
         description="weights file: a path, an address (hf://, https://, s3://), or a published name (tandem models)"
     )
-    out: Annotated[Path, POSITIONAL] = Field(description="file to write: its name ends in .safetensors")
-    role: Role | None = Field(None, description="which model, where the file holds a VAR and a VQVAE")
-    part: str | None = Field(None, description="which of several, by the name that 'tandem inspect' prints")
-    dtype: Literal["float32", "bfloat16", "float16"] | None = Field(None, description="default: as in the file")
-    overwrite: bool = Field(False, description="replace OUT if it is there")
+    out: Annotated[Path, POSITIONAL] = Field(description="file to write, with the extension .safetensors")
+    role: Role | None = Field(None, description="which model, if the file holds a VAR and a VQVAE")
+    part: str | None = Field(None, description="which of several parts, by the name that 'tandem inspect' prints")
+    dtype: Literal["float32", "bfloat16", "float16"] | None = Field(
+        None, description="dtype of the weights; default: as in the file"
+    )
+    overwrite: bool = Field(False, description="replace an existing OUT")
 
 
 def run_inspect(spec: InspectSpec) -> list[dict[str, Any]]:
@@ -77,7 +79,7 @@ def run_inspect(spec: InspectSpec) -> list[dict[str, Any]]:
 
 
 def weights_file(source: str) -> LocalFile:
-    """The one file that a source names. InputError for names that stand for none, or for several."""
+    """The file that a source names. InputError for names of no file, or of several."""
     if source == EMBEDDED:
         files = ", ".join(str(weights_path(role)) for role in ROLES)
         raise InputError(f"expected one weights file, got {source}, which has {len(ROLES)}", f"they are {files}")
@@ -133,7 +135,7 @@ def check_free(spec: ConvertSpec) -> None:
 
 @contextmanager
 def shown(growing: Path, total_bytes: int) -> Iterator[None]:
-    """A progress bar of a large file that is being written, on a terminal."""
+    """Context manager: a progress bar for a large file that is being written, on a terminal."""
     console = Console(stderr=True)
     if total_bytes < SHOWN_BYTES or not console.is_terminal:
         yield

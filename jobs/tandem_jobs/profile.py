@@ -56,7 +56,7 @@ class ProfileSpec(MeasuredOptions):
     )
     threads: PositiveInt = Field(1, description="CPU threads of a replica")
     codec: Codec = Field("png", description="format of the image files")
-    quality: int = Field(92, ge=1, le=100, description=f"of {LOSSY}")
+    quality: int = Field(92, ge=1, le=100, description=f"quality of {LOSSY}")
     seed: NonNegativeInt = Field(0, description="seed of the images")
 
 

@@ -40,7 +40,7 @@ class AppSpec(DecodingOptions):
         None, description="the same for refiners; give both or neither, and the same if colocated"
     )
     ingresses: PositiveInt = Field(1, description="replicas of the HTTP API; each has its own queue")
-    autoscale: bool = Field(False, description="start with one replica of each and let Ray Serve follow the load")
+    autoscale: bool = Field(False, description="start with one replica of each, and let Ray Serve scale with load")
     profile: tuple[str, ...] | None = Field(
         None, description="profiles, one for each kind of GPU, from which the planner chooses the numbers of replicas"
     )

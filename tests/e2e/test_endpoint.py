@@ -171,7 +171,7 @@ def test_a_deterministic_request_has_the_same_bytes_at_any_load(served):
 
 
 def test_different_requests_at_once_each_get_their_own_images(served):
-    """Mixed N, classes, guidance and counts. Beside others, rounding may in rare cases draw another token."""
+    """Mixed N, classes, guidance and counts. In a shared batch, rounding may rarely draw another token."""
     asked = [
         {"prompt": str(i % CLASSES), "seed": 100 + i, "n": 1 + i % 3, "draft_steps": i % (K + 1), "cfg": (i % 4) * 1.5}
         for i in range(24)
@@ -273,7 +273,7 @@ def test_requests_beyond_the_queue_are_refused_at_once_with_a_time_to_retry(serv
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_clients_that_leave_take_their_images_with_them(served, stream):
-    """Ten clients with ten images each: made in vain, they would hold up the next one ten times as long as one does."""
+    """Ten clients with ten images each: if these were still made, the next client would wait ten times as long."""
     began = time.monotonic()
     files(served.post(prompt="face", n=10, seed=1, deterministic=True))
     ten_images_s = time.monotonic() - began

@@ -1,4 +1,4 @@
-"""The wheel beside a project of a user's with folders that are called jobs, workers and cluster."""
+"""The wheel together with a user's project that has folders named jobs, workers and cluster."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`--batch auto` from the command line: chosen once, and kept by whoever goes on."""
+"""`--batch auto` from the command line: chosen once, and kept when the job is resumed."""
 
 import json
 import re

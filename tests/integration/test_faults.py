@@ -103,7 +103,7 @@ def test_logits_that_are_no_numbers_end_the_run_with_one_line_or_are_left_out_if
 
 
 def run_with(draft: Stage, count: int) -> dict:
-    """A pipeline of nothing but this stage, over some shards of a row each."""
+    """A pipeline of only this stage, over shards of one row each."""
     plan = ShardPlan(count, 1)
     pipeline = Pipeline(plan, [ActorPool("draft", ShardRows, [Rows(plan), draft], 1)], Consume(), 0, 1)
     return make_shards(pipeline, list(range(count)), count, max_failed=0, start_up=StartUp())

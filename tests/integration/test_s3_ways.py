@@ -1,4 +1,4 @@
-"""What reads and what writes S3 go one way: by the certificates, proxies and profiles of AWS' variables."""
+"""Reads and writes on S3 all use the certificates, proxies and profiles of the AWS variables."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Jobs whose store is behind a bad line end in the shards of an undisturbed one, in one go or in several."""
+"""Jobs whose store is behind an unreliable connection make the shards of an undisturbed job, in one run or several."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def bucket(s3_server: str) -> Iterator[str]:
 
 
 def make(uri: str, name: str) -> None:
-    """What a job does with its place, without models and without Ray."""
+    """A job's use of its store, without models and without Ray."""
     store = open_store(uri)
     store.check()
     record = open_job(store, {"rows": PLAN.num_rows, "shard_size": PLAN.shard_size})

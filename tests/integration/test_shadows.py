@@ -1,4 +1,4 @@
-"""Files of the user that are called like our packages: they are neither imported nor run, on workers too."""
+"""A user's files with the names of our packages are neither imported nor run, not even on workers."""
 
 import json
 import os

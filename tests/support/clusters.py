@@ -47,19 +47,19 @@ Document = dict[str, Any]
 
 
 def ray_document(text: str) -> Document:
-    """The one that is KubeRay's; before it stands a service account, after it what was asked for beside it."""
+    """KubeRay's document of a file; a service account comes before it, optional objects after it."""
     account, document, *_ = yaml.safe_load_all(text)
     assert account["kind"] == "ServiceAccount"
     return document
 
 
 def extras_of(text: str) -> dict[str, Document]:
-    """What stands after it, by kind and name."""
+    """The optional objects of a file, by kind and name."""
     return {f"{extra['kind']} {extra['metadata']['name']}": extra for extra in list(yaml.safe_load_all(text))[2:]}
 
 
 def cluster_of(document: Document) -> Document:
-    """The specification of the cluster in any of KubeRay's documents."""
+    """The cluster's spec in any of KubeRay's documents."""
     field = CLUSTER_FIELDS.get(document["kind"])
     return document["spec"][field] if field else document["spec"]
 
@@ -69,7 +69,7 @@ def groups_of(document: Document) -> dict[str, Document]:
 
 
 def check_kubernetes_file(text: str) -> None:
-    """A whole file for kubectl."""
+    """Check a whole file for kubectl."""
     account, document, *extras = yaml.safe_load_all(text)
     check_object(account)
     check_kuberay(document)
@@ -98,7 +98,7 @@ def check_kuberay(document: Document) -> None:
 
 @cache
 def schema(name: str) -> Document:
-    """Of `tests/data`."""
+    """A schema of `tests/data`."""
     return json.loads((ROOT / "tests" / "data" / f"{name}_schema.json").read_text())
 
 
@@ -107,7 +107,7 @@ def kuberay_schema() -> Document:
 
 
 def check_object(document: Document) -> None:
-    """By Kubernetes' own schema, unknown fields refused."""
+    """Validate by Kubernetes' own schema, without unknown fields."""
     document.setdefault("metadata", {}).setdefault("name", "a")
     for version in KUBERNETES:
         kubernetes_validate.validate(document, version, strict=True)
@@ -122,7 +122,7 @@ def pod_templates(document: Document) -> Iterator[Document]:
 
 
 def check_pod(template: Document) -> None:
-    """What no schema says: mounts have volumes, shared memory holds the object store, no rights, no secrets."""
+    """Check what no schema covers: mounts have volumes, shared memory holds the object store, no rights, no secrets."""
     spec = template["spec"]
     assert spec["securityContext"]["runAsNonRoot"] and spec["securityContext"]["runAsUser"] > 0
     names = [volume["name"] for volume in spec.get("volumes", ())]
@@ -154,7 +154,7 @@ def check_autoscaler(document: Document) -> None:
 
 
 def check_start_params(params: dict[str, str]) -> None:
-    """Each is a flag of the `ray start` that is installed, and a value that it takes."""
+    """Each is a flag of the installed `ray start`, with a valid value."""
     flags = [f"--{name}={value}" for name, value in params.items()]
     start.make_context("ray start", flags)
 

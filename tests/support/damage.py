@@ -1,4 +1,4 @@
-"""A small finished dataset, made by what a job does, and ways to damage it."""
+"""A small finished dataset, made by a job's code, and ways to damage it."""
 
 import json
 from collections.abc import Callable
@@ -70,5 +70,5 @@ def put(path: str, data: bytes = b"{}") -> Callable[[Store], None]:
 
 
 def reseal(path: str, **values: object) -> Callable[[Store], None]:
-    """Other values under a seal that fits."""
+    """Other values with a valid seal."""
     return lambda store: write(store, path, seal(open_sealed(store.read(path), ()) | values))

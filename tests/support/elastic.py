@@ -1,4 +1,4 @@
-"""A run on a cluster that starts without nodes: they come, one is lost, another comes, they go. Run as a program.
+"""A run on a cluster that starts without nodes: nodes join, one is lost, another joins, all leave. Run as a program.
 
 In a process of its own, as a cluster cannot be made beside the one that the tests share.
 """

@@ -1,4 +1,4 @@
-"""`tandem bench card`: checks and measures decoding on one GPU in minutes: correctness, speed, memory."""
+"""`tandem bench card`: checks and measures decoding on one GPU in minutes: correctness, speed and memory."""
 
 from __future__ import annotations
 
@@ -31,43 +31,45 @@ from tandem_workers.models.model_set import pick_device
 
 EXAMPLES = """examples:
   tandem bench card --out card                         on a machine with a GPU: minutes, some 30 GB of its memory
-  tandem bench card --published CoDe --out card        beside a checkout of the published code, in turn
-  tandem bench card --size tiny --only identity,speed  what it does, without a GPU
+  tandem bench card --published CoDe --out card        compared with a checkout of the published code, in turn
+  tandem bench card --size tiny --only identity,speed  a demonstration without a GPU
 
-Models have random weights: times and memory are those of real ones. Every section is printed as it ends, so that a run
-which is cut short has reported its findings; errors are repeated at the end, and the exit code is then 1."""
+Models have random weights; times and memory are those of real ones. Every section is printed when it ends, so that an
+interrupted run has reported its findings; errors are repeated at the end, and the exit code is then 1."""
 Section = Literal[
     "environment", "rates", "attention", "parity", "identity", "speed", "published", "memory", "halving", "generate"
 ]
 SECTIONS: tuple[Section, ...] = get_args(Section)
 
 
-GENERATE_S = 180.0  # at least for the last section: a minute until its first shard, and 3,072 images
+GENERATE_S = 180.0  # least time for the last section: a minute until its first shard, and 3,072 images
 
 
 class BenchCardSpec(Spec):
-    """Check and measure one GPU: right ids, images a second against its own roofline, memory, the whole pipeline."""
+    """Check and measure one GPU: correct ids, images a second against its own roofline, memory, the whole pipeline."""
 
     size: Literal["published", "tiny"] = Field(
-        "published", description="published: d30, d16 and their VQVAE; tiny: for a quick test of the check itself"
+        "published", description="published: d30, d16 and their VQVAE; tiny: a quick test of the command itself"
     )
     only: tuple[Section, ...] | None = Field(None, description="run only these sections")
-    published: Path | None = Field(None, description="a checkout of the published CoDe code, to measure it in turn")
+    published: Path | None = Field(
+        None, description="a checkout of the published CoDe code, to measure in turn with ours"
+    )
     repeats: PositiveInt = Field(3, description="timed runs; medians are reported")
-    images: PositiveInt = Field(3072, description="images of `generate`, the last section")
-    budget_s: PositiveFloat = Field(360.0, description="seconds after which no further section begins")
+    images: PositiveInt = Field(3072, description="images that the last section, generate, makes")
+    budget_s: PositiveFloat = Field(360.0, description="time limit in seconds, after which no further section begins")
     out: Path | None = Field(None, description="folder for card.json")
 
 
 class CardCheck:
-    """The sections, what they found, and the models that they share."""
+    """The sections, their findings, and the models that they share."""
 
     def __init__(self, spec: BenchCardSpec):
         self.spec, self.began = spec, time.perf_counter()
         self.device = pick_device()
         if self.device.type != "cuda" and spec.size != "tiny":
             raise InputError(
-                "expected a GPU, found none", "--size tiny shows what it does; tandem bench decode measures CPUs"
+                "expected a GPU, found none", "--size tiny is a demonstration; tandem bench decode measures CPUs"
             )
         self.found: dict[str, Any] = {}
         self.loaded: GpuModels | None = None
@@ -79,7 +81,7 @@ class CardCheck:
         return self.loaded
 
     def left(self) -> float:
-        """Seconds of the budget."""
+        """Remaining seconds of the budget."""
         return self.spec.budget_s - (time.perf_counter() - self.began)
 
     def sections(self) -> Iterator[tuple[Section, Callable[[], Any]]]:
@@ -165,7 +167,7 @@ class CardCheck:
 
 
 def run(spec: BenchCardSpec) -> dict[str, Any]:
-    """Check and measure; tables on stderr, one JSON object on stdout. JobError where something is wrong."""
+    """Check and measure; tables on stderr, one JSON object on stdout. JobError if a check fails."""
     check = CardCheck(spec)
     found = check.run()
     print_tables(name_of(check.device), found)
@@ -173,7 +175,7 @@ def run(spec: BenchCardSpec) -> dict[str, Any]:
     if wrong := [f"{name}: {line}" for name, part in found.items() for line in part.get("wrong", ())]:
         for line in wrong:
             say(line)
-        raise JobError(f"{len(wrong)} things are not as they should be, the first: {wrong[0]}")
+        raise JobError(f"{len(wrong)} checks failed, the first: {wrong[0]}")
     return found
 
 

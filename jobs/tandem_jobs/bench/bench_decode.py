@@ -21,15 +21,14 @@ EXAMPLES = """examples:
   tandem bench decode                             the embedded model
   tandem bench decode --paper-table 3 --drafter d30 --refiner d16 --vqvae vae_ch160v4096z32 --random-weights
 
-Work is counted as the published code does it, so a share of the peak can be above 1 where work was saved. The peak is
-the best of repeated multiplications of 4096 x 1920 by 1920 x 7680, taken before and after every run. Machines change
-their speed within runs of minutes: "of the moment's" is the share of what the same multiplication reaches before and
-behind each scale of more than five seconds. The last line on stdout is one JSON object: the first N at the first batch,
-and all runs in "runs"."""
+Work is counted as in the published code, so the share of the peak can exceed 1 where we save work. The peak is the best
+of repeated products of 4096 x 1920 by 1920 x 7680, measured before and after every run. The speed of a machine changes
+over minutes: "of the moment's" is the share of the rate of the same product before and after each scale of more than
+five seconds. The last line on stdout is one JSON object: the first N at the first batch, and all runs in "runs"."""
 
 
 def run(spec: BenchDecodeSpec) -> dict[str, Any]:
-    """Measure and report: a table on stderr, JSON on the last line of stdout, and a plot where a folder is given."""
+    """Measure and report: a table on stderr, JSON on the last line of stdout, and a plot if a folder is given."""
     if spec.out is not None and spec.out.exists() and not spec.out.is_dir():
         raise InputError(f"--out: expected a folder, got the file {spec.out}")
     bench = Bench(spec)
@@ -51,7 +50,7 @@ def run(spec: BenchDecodeSpec) -> dict[str, Any]:
 
 
 def measure(bench: Bench) -> dict[str, Any]:
-    """Run all settings, and report the medians of what counts."""
+    """Run all settings, and report the medians of the runs that count."""
     spec = bench.spec
     found: dict[Setting, list[dict[str, Any]]] = {setting: [] for setting in bench.settings}
     for setting, counts in order(bench):
@@ -90,10 +89,10 @@ def measure(bench: Bench) -> dict[str, Any]:
 
 
 def order(bench: Bench) -> Iterator[tuple[Setting, bool]]:
-    """Settings in the order in which they run, and whether a run counts.
+    """Settings in the order of their runs, and whether a run counts.
 
-    Round after round, so that a slow minute of the machine meets them all. With graphs one setting after the other,
-    for there is no room for the graphs of all.
+    In rounds over all settings, so that a slow minute of the machine affects them all. With CUDA graphs one setting
+    after the other, as memory does not suffice for the graphs of all.
     """
     repeats = range(bench.spec.repeats)
     if bench.launches_stages:

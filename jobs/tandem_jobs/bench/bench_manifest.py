@@ -1,4 +1,4 @@
-"""`tandem bench manifest`: the cost of many shards apart from their data: commit, list, count, verify names."""
+"""`tandem bench manifest`: the cost of many shards without their data: commit, list, add up."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ EXAMPLES = """examples:
   tandem bench manifest --shards 10000                            a local folder
   tandem bench manifest --shards 10000 --out s3://bucket/bench    S3
 
-Commits shards that have no data through the code of every job, then does what a job does at its start (which shards
-are done?) and at its end (their sums). What is written is removed."""
+Commits shards without data, through the same code as a job, then lists them like a job at its start and adds them up
+like a job at its end. Its files are removed."""
 
 
 class BenchManifestSpec(Spec):
-    """Seconds that the manifest of many shards takes: to commit, to list, to add up."""
+    """Measure the manifest of many shards: seconds to commit, to list and to add up."""
 
     out: str | None = Field(None, description="s3://bucket/prefix or a folder; default: a temporary folder")
     shards: PositiveInt = Field(10_000, description="shards of the dataset")
     shard_size: PositiveInt = Field(1024, description="images per shard")
-    labels: PositiveInt = Field(1000, description="classes in each entry, at most its images")
+    labels: PositiveInt = Field(1000, description="classes counted in each entry, at most --shard-size")
 
 
 def run(spec: BenchManifestSpec) -> dict[str, Any]:
@@ -45,7 +45,7 @@ def run(spec: BenchManifestSpec) -> dict[str, Any]:
         store = open_store(spec.out or folder)
         store.check()
         if store.list_files():
-            raise InputError(f"--out: expected a place without files, found some in {store.uri}")
+            raise InputError(f"--out: expected an empty place, found files in {store.uri}")
         try:
             result = measure(spec, store)
         finally:

@@ -1,7 +1,7 @@
 """`tandem bench pipeline`: the real Ray pipeline with simulated stages, against the bound of its slowest stage.
 
-The stages sleep for the times they are told, on simulated GPUs, and hand on prefixes and pixels of true size.
-So it measures orchestration alone: scheduling, transport and back-pressure, nothing of any model.
+The stages sleep for given times, on simulated GPUs, and pass on prefixes and pixels of real size. So it measures only
+orchestration: scheduling, transport and backpressure, no model.
 """
 
 from __future__ import annotations
@@ -44,17 +44,17 @@ class BenchPipelineSpec(Spec):
 
     drafters: PositiveInt = Field(8, description="drafter replicas, a simulated GPU each")
     refiners: PositiveInt = Field(4, description="refiner replicas, a simulated GPU each")
-    colocated: NonNegativeInt = Field(0, description="further replicas that hold both models, a GPU each")
+    colocated: NonNegativeInt = Field(0, description="more replicas, which hold both models, a simulated GPU each")
     draft_s: PositiveFloat = Field(1.4, description="simulated seconds that a drafter takes for a batch")
     refine_s: PositiveFloat = Field(0.7, description="simulated seconds that a refiner takes for a batch")
-    jitter: NonNegativeFloat = Field(0.0, lt=1, description="spread of the times: uniform in +- this share")
-    batch: PositiveInt = Field(64, description="images of a batch")
+    jitter: NonNegativeFloat = Field(0.0, lt=1, description="random spread of the times: uniform within +- this share")
+    batch: PositiveInt = Field(64, description="images per batch")
     batches_per_shard: PositiveInt = Field(1, description="batches per shard")
     shards: PositiveInt = Field(520, description="shards of the whole run")
-    warm_up: PositiveInt = Field(100, description="completions before the measured window")
-    window: PositiveInt = Field(400, description="completions that are measured")
-    draft_steps: PositiveInt = Field(8, description="N, for the size of the prefixes")
-    image_size: PositiveInt = Field(256, description="pixels a side, for the size of the images")
+    warm_up: PositiveInt = Field(100, description="completed shards before the measured window")
+    window: PositiveInt = Field(400, description="completed shards in the measured window")
+    draft_steps: PositiveInt = Field(8, description="N, which sets the size of the prefixes")
+    image_size: PositiveInt = Field(256, description="side of the images in pixels")
 
 
 @dataclass
@@ -189,13 +189,13 @@ def report(spec: BenchPipelineSpec, began: float, done: list[tuple[float, Stored
 
 
 def cpu_ticks() -> tuple[int, int]:
-    """(idle, all) time of this machine's cores so far: near 1 busy in the window, the cores were the limit."""
+    """(idle, total) time of this machine's cores so far. If they were busy throughout, they were the limit."""
     values = [int(value) for value in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
     return values[3] + values[4], sum(values)
 
 
 def backlog(spans: list[Span], at_s: float) -> int:
-    """Shards drafted and not refined at a moment: if fewer at a window's end, it was fed by drafts from before it."""
+    """Shards drafted but not refined at a moment. If it falls within the window, earlier drafts were used up."""
     drafted, refined = (sum(s.stage == stage and s.end_s <= at_s for s in spans) for stage in ("draft", "refine"))
     return drafted - refined
 

@@ -1,8 +1,9 @@
 """`tandem bench serve`: throughput of the endpoint, compared with its models and its HTTP path on their own.
 
 g  images a second of `tandem generate` with the same models, replicas and batch
-f  images a second of the same two deployments whose stages do nothing, so HTTP, handles and batching alone
-An endpoint that hides nothing and wastes nothing makes 1 / (1/g + 1/f) where both share the same cores.
+f  images a second of the same two deployments with stages that do nothing: only HTTP, handles and batching
+
+If both share the same cores, without overlap or overhead, the endpoint makes 1 / (1/g + 1/f).
 """
 
 from __future__ import annotations
@@ -39,8 +40,8 @@ EXAMPLES = """examples:
   tandem bench serve --rounds 1 --seconds 10
   tandem bench serve --placement split --drafters 1 --refiners 1 --batch 16
 
-"efficiency" is the throughput at --clients over 1 / (1/g + 1/f): g is what `tandem generate` makes with the same
-batch, f what the same deployments reach when their stages do nothing. The last line on stdout is one JSON object."""
+"efficiency" is the throughput with --clients over 1 / (1/g + 1/f): g is the throughput of `tandem generate` with the
+same batch, f that of the same deployments with stages that do nothing. The last line on stdout is one JSON object."""
 
 NOOP, HOST = "noop", "127.0.0.1"
 NOOP_FILE_BYTES = 8000  # about a PNG of 64 px
@@ -56,14 +57,14 @@ RECOVERED_WITHIN_S = 5.0
 class BenchServeSpec(AppSpec):
     """Throughput, added latency and overload of the endpoint, compared with its models and its HTTP path alone."""
 
-    clients: PositiveInt = Field(32, description="requests under way at once")
+    clients: PositiveInt = Field(32, description="concurrent requests")
     counts: tuple[PositiveInt, ...] = Field((1, 8), description="images per request; one load for each value")
     seconds: PositiveFloat = Field(20.0, gt=SKIP_S, description="seconds of every load")
-    rounds: PositiveInt = Field(3, description="the median of the rounds counts")
+    rounds: PositiveInt = Field(3, description="rounds; the median counts")
     images: PositiveInt = Field(512, description="images that generate makes in each round")
-    overload: PositiveFloat = Field(10.0, description="load of the overload test, in measured throughputs")
+    overload: PositiveFloat = Field(10.0, description="load of the overload test, as a multiple of the throughput")
     overload_s: PositiveFloat = Field(10.0, description="seconds of overload")
-    logical_gpus: NonNegativeInt = Field(4, description="simulated GPUs offered where the machine has none")
+    logical_gpus: NonNegativeInt = Field(4, description="simulated GPUs on a machine without any")
     address: str | None = Field(None, description="Ray cluster to join (also RAY_ADDRESS); default: start Ray here")
 
     @model_validator(mode="after")
@@ -92,7 +93,7 @@ class NoopRefine:
 
 
 def noop_file(*of: Any) -> bytes:
-    """Instead of an encoded image: encoding is work of g."""
+    """A constant in place of an encoded image: encoding belongs to g."""
     return bytes(NOOP_FILE_BYTES)
 
 
@@ -148,7 +149,7 @@ def one_round(spec: BenchServeSpec, real: str, noop: str, g: float, number: int)
 
 
 def generated(spec: BenchServeSpec) -> float:
-    """Images a second of `tandem generate`, once it is under way."""
+    """Steady images a second of `tandem generate`."""
     with tempfile.TemporaryDirectory() as out, contextlib.redirect_stdout(io.StringIO()):
         job = {name: getattr(spec, name) for name in SHARED}
         made = generate(GenerateSpec(**job, classes="all", images=spec.images, out=out, shard_size=4 * spec.batch))
@@ -172,7 +173,7 @@ def summary(n: int, rounds: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def latency(url: str) -> dict[str, Any]:
-    """One client: how long a request takes, and how much of that is not work of a stage."""
+    """One client: the time of a request, and the part that is not work of a stage."""
     answers = closed_loop(url, partial(body, 1), clients=1, seconds=10)[5:]
     worked = [sum(v for name, v in a.seconds.items() if name not in ("wait", "total")) for a in answers]
     added = [answer.lasted_s - work for answer, work in zip(answers, worked, strict=True)]
@@ -212,5 +213,5 @@ def print_report(result: dict[str, Any]) -> None:
             rates = [row[k] for k in ("images_per_s", "generate_images_per_s", "noop_images_per_s")]
             table.add_row(name[1:], *(f"{rate:.1f}" for rate in rates), f"{row['efficiency']:.2f}")
     console.print(table)
-    say("one client: {total_ms} ms a request, {added_ms} ms of it added by the way there".format(**result["latency"]))
+    say("one client: {total_ms} ms a request, {added_ms} ms of it outside the stages".format(**result["latency"]))
     say("overload: {statuses}; images again after {recovery_s} s".format(**result["overload"]))

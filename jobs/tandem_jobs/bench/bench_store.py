@@ -1,4 +1,4 @@
-"""`tandem bench store`: encoding per core and codec, and writing compared with the plainest way to write."""
+"""`tandem bench store`: encoding per core and codec, and writing compared with the simplest way to write."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ from tandem_workers.storage.s3_address import SCHEME, split_prefix
 from tandem_workers.storage.store import Store
 
 EXAMPLES = """examples:
-  tandem bench store                              a local folder, beside webdataset.ShardWriter
-  tandem bench store --out s3://bucket/bench      S3, beside plain boto3 uploads of the same bytes
+  tandem bench store                              a local folder, compared with webdataset.ShardWriter
+  tandem bench store --out s3://bucket/bench      S3, compared with plain boto3 uploads of the same bytes
 
-Both ways write the same images in turns; the median of their ratios is printed. What is written is removed.
-To a folder both pack their tars meanwhile; to S3 both send tars that are packed already."""
+Both ways write the same images in turns; the median of their ratios is printed. The files are removed.
+For a folder both ways pack tars as they write; for S3 both send tars that were packed before."""
 NAMES = ("one", "two")
 
 
@@ -48,10 +48,10 @@ class BenchStoreSpec(Spec):
     out: str | None = Field(None, description="s3://bucket/prefix or a folder; default: a temporary folder")
     images: PositiveInt = Field(512, description="images per shard")
     shards: PositiveInt = Field(8, description="shards that each way writes in a round")
-    image_size: PositiveInt = Field(256, description="pixels a side")
-    codec: Codec = Field("png", description="codec of the images that are written")
+    image_size: PositiveInt = Field(256, description="side of the images in pixels")
+    codec: Codec = Field("png", description="codec of the written images")
     rounds: PositiveInt = Field(5, description="rounds; the median counts")
-    writers: PositiveInt = Field(2, description="shards that are written at once, both ways")
+    writers: PositiveInt = Field(2, description="shards written at once, in both ways")
 
 
 def run(spec: BenchStoreSpec) -> dict[str, Any]:
@@ -149,7 +149,7 @@ class Packed:
 
 
 def write_ours(spec: BenchStoreSpec, images: list[bytes], place: str, fmt: Format) -> None:
-    """Hash, conditional put, manifest entry, and packing unless `fmt` has packed: what a job does with images."""
+    """Write images like a job: hash, conditional put, manifest entry, and packing unless `fmt` is packed already."""
     store = open_store(place)
     plan = ShardPlan(spec.shards * spec.images, spec.images)
     with ThreadPoolExecutor(spec.writers) as pool:
@@ -161,7 +161,7 @@ def write_ours(spec: BenchStoreSpec, images: list[bytes], place: str, fmt: Forma
 
 
 def upload_plainly(spec: BenchStoreSpec, tar: bytes, place: str) -> None:
-    """The same bytes by the plainest call: no hash, no condition, no manifest."""
+    """The same bytes by the simplest call: no hash, no condition, no manifest."""
     from tandem_workers.storage.s3_client import make_client  # boto3 takes a second to import
     from tandem_workers.storage.s3_retry import PATIENT
 

@@ -36,7 +36,7 @@ def generate(size: Size, device: torch.device, images: int, limit_s: float) -> d
         try:
             ran = subprocess.run(command, capture_output=True, text=True, timeout=limit_s, check=False)
         except subprocess.TimeoutExpired:
-            return {"left_out": f"it was not over after {limit_s:.0f} s (--budget-s)"}  # slow, which is not wrong
+            return {"left_out": f"not finished after {limit_s:.0f} s (--budget-s)"}  # slow is not an error
         if ran.returncode:
             return {"wrong": [f"exit code {ran.returncode}: {ran.stderr.strip().splitlines()[-1:]}"]}
         summary = json.loads(ran.stdout.strip().splitlines()[-1])

@@ -36,11 +36,11 @@ LONG_SCALE_S = 5.0
 
 
 class BenchDecodeSpec(MeasuredOptions):
-    """Seconds, work, share of the matrix peak and bytes of decoding, compared with plain VAR of the same drafter."""
+    """Measure decoding: seconds, work, share of the matrix peak and bytes, compared with plain VAR of the drafter."""
 
     draft_steps: tuple[PositiveInt, ...] | None = Field(None, description="values of N; default: about 0.7 K")
     batches: tuple[PositiveInt, ...] = Field((8,), description="images per batch")
-    threads: NonNegativeInt = Field(0, description="CPU threads; 0: one a core")
+    threads: NonNegativeInt = Field(0, description="CPU threads; 0: one per core")
     repeats: PositiveInt = Field(3, description="timed runs of each setting; medians are reported")
     plain_var: bool = Field(True, description="also run plain VAR with the drafter, the baseline of the speed-up")
     paper_table: Literal["1", "3"] | None = Field(
@@ -102,7 +102,7 @@ class Bench:
 
     @property
     def launches_stages(self) -> bool:
-        """Whether a stage is one CUDA graph, so that no time of its scales is known."""
+        """Whether a stage is one CUDA graph, so that its scales cannot be timed."""
         return self.preparation.cuda_graphs and self.on_gpu
 
     def weight_bytes(self) -> int:
@@ -115,7 +115,7 @@ class Bench:
 
     @torch.inference_mode()
     def gemm_rate(self, repeats: int) -> float:
-        """FLOP/s of the best of repeated multiplications now, in the dtype in which this device multiplies."""
+        """Best FLOP/s of repeated matrix products at present, in the dtype in which this device multiplies."""
         rows, inner, outer = PEAK_SHAPE
         dtype = compute_dtype(self.dtype, self.device)
         x, weight = (torch.randn(n, inner, device=self.device).to(dtype) for n in (rows, outer))
@@ -163,7 +163,7 @@ class Bench:
         return max(found)
 
     def run(self, setting: Setting) -> dict[str, Any]:
-        """One timed run, with the peak before and after it, and the rate of the moment behind its long scales."""
+        """One timed run, with the peak before and after it, and the current rate after its long scales."""
         peak = self.gemm_peak()
         rates = [peak]
         reset_resident(self.device)
@@ -212,7 +212,7 @@ class Bench:
             began = self.clock()
 
     def row(self, setting: Setting, runs: list[dict[str, Any]]) -> dict[str, Any]:
-        """Medians of the runs of a setting, and what is counted."""
+        """Medians of the runs of a setting, and counted values."""
         middle = {
             name: statistics.median(run[name] for run in runs)
             for name in ("draft_s", "refine_s", "decode_s", "gemm_share", "gemm_share_of_moment", "decode_gemm_share")
@@ -243,5 +243,5 @@ def host_bytes(var: Var, device: torch.device) -> int:
 
 
 def least_s(flops: list[float], rates: list[float]) -> float:
-    """Seconds that the work takes at the rate of matrix products: of each scale the mean of those before and behind."""
+    """Seconds of the work at the rate of matrix products: for each scale the mean of the rates before and after it."""
     return sum(2 * work / (before + behind) for work, before, behind in zip(flops, rates, rates[1:], strict=False))

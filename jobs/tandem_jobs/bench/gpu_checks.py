@@ -1,5 +1,5 @@
-"""The checks of `tandem bench card`: whether a card decodes correctly. Each returns its findings, and under `wrong` a
-sentence for each violated promise."""
+"""The checks of `tandem bench card`: whether a GPU decodes correctly. Each returns its findings, and under `wrong` a
+sentence for each failure."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from tandem_jobs.bench.gpu_models import SAMPLING, DecodeInputs, GpuModels
 from tandem_workers.stages.oom import Halving
 
 IMAGES = 16
-FLOAT32_SHARE = 0.99  # of ids: another order of additions may flip a rare draw, TF32 flips 5 in 100
-COUNTED_WITHIN = 0.05  # of the bytes that are taken
-SMALL_BYTES = 7 << 30  # of a card that is made small
-TOO_LARGE = 256  # images, which do not fit there
+FLOAT32_SHARE = 0.99  # least share of equal ids: another order of additions may flip a rare draw, TF32 flips 5 in 100
+COUNTED_WITHIN = 0.05  # largest relative error of counted bytes
+SMALL_BYTES = 7 << 30  # memory limit for the out-of-memory check
+TOO_LARGE = 256  # images that do not fit within it
 
 
 def parity(models: GpuModels) -> dict[str, Any]:
@@ -64,7 +64,7 @@ def identity(models: GpuModels) -> dict[str, Any]:
     for way in models.ways:
         with models.way(way):
             first[way] = models.ids(one)
-            for _ in range(2):  # by the second a graph is captured, by the third it is replayed
+            for _ in range(2):  # the second run captures a graph, the third replays it
                 again = models.ids(one)
             found[f"{way}_again"] = same(again, first[way])
             found[f"{way}_company"] = same(models.ids(mixed)[:half], first[way][:half])
@@ -77,8 +77,8 @@ def identity(models: GpuModels) -> dict[str, Any]:
 
 
 def mixed_rows(models: GpuModels, batch: DecodeInputs) -> float:
-    """Share of equal ids with and without graphs, of batches with two samplings of rows. Two mixes in turn, so that
-    the memory of what a graph was captured with has been used for something else."""
+    """Share of equal ids with and without graphs, for batches with two samplings. Two mixes alternate, so that the
+    memory of a graph's first inputs has been reused."""
     ways, rows = (SAMPLING, replace(SAMPLING, top_k=50)), len(batch.labels_B)
     mixes = [[ways[2 * row // rows] for row in range(rows)], [ways[row % 2] for row in range(rows)]]
     with models.way("fused"):
@@ -90,8 +90,7 @@ def mixed_rows(models: GpuModels, batch: DecodeInputs) -> float:
 
 
 def memory(models: GpuModels) -> dict[str, Any]:
-    """GB that a stage is counted to take beside its weights, those that it takes, and with graphs those that torch
-    keeps."""
+    """GB of a stage in addition to weights: counted, actual, and kept by torch with graphs."""
     size, most = models.size, models.size.batches[0]
     n, scales = size.draft_steps, size.drafter.pyramid.num_scales
     batch = models.batch(most)

@@ -26,7 +26,7 @@ from tandem.sampling import uniforms
 from tandem.var import Var
 from tandem.vqvae import Vqvae
 
-# --kernels plain, fused kernels alone, with CUDA graphs as is the default, and with --fp8 besides
+# --kernels plain; fused kernels only; with CUDA graphs (the default); with --fp8 too
 Way = Literal["plain", "fused", "graphs", "fp8"]
 WAYS: tuple[Way, ...] = ("plain", "fused", "graphs", "fp8")
 GRAPHED: tuple[Way, ...] = ("graphs", "fp8")
@@ -37,12 +37,12 @@ TINY = (
     VqvaeConfig(64, 8, 32, (1, 1), 1, stem_patch=2, patch_nums=TINY_PATCH_NUMS),
 )
 SAMPLING = SamplingConfig()
-Sampling = SamplingConfig | Sequence[SamplingConfig]  # of all images of a batch, or of each
+Sampling = SamplingConfig | Sequence[SamplingConfig]  # one for the batch, or one per image
 
 
 @dataclass(frozen=True)
 class Size:
-    """What is measured: configs of drafter, refiner and VQVAE, batches from the largest, N and other N."""
+    """Models and settings to measure: configs, batches from the largest, N and other values of N."""
 
     drafter: VarConfig
     refiner: VarConfig
@@ -113,12 +113,12 @@ class GpuModels:
                 torch.cuda.empty_cache()
 
     def use_fp8(self, wanted: bool) -> None:
-        """Let the products take their weights in FP8, or none of them."""
+        """Let all matrix products use FP8 weights, or none."""
         for layer, fp8_OI in self.fp8:
             layer.fp8_OI = fp8_OI if wanted else None
 
     def batch(self, size: int, first: int = 0) -> DecodeInputs:
-        """Images first..first + size of all classes in turn."""
+        """Inputs of images first..first + size, cycling through the classes."""
         index = np.arange(first, first + size)
         labels = torch.from_numpy(index % self.size.drafter.num_classes)
         noise = uniforms(0, index, self.size.drafter.pyramid.num_tokens)

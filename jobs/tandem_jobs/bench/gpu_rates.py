@@ -18,7 +18,7 @@ COPIED = {True: 1 << 30, False: 1 << 22}  # bytes, on a GPU or on a CPU
 
 
 def peak_rates(models: GpuModels) -> dict[str, Any]:
-    """TFLOP/s of products of the sizes that occur, in bfloat16 and FP8, and GB/s of a copy."""
+    """TFLOP/s of products of typical sizes, in bfloat16 and FP8, and GB/s of a copy."""
     size, found = models.size, dict[str, Any]()
     width, rows = size.drafter.width, 2 * size.batches[0] * size.drafter.patch_nums[size.draft_steps - 1] ** 2
     shapes = {"mlp_up": (rows, width, 4 * width), "mlp_down": (rows, 4 * width, width)}
@@ -44,13 +44,13 @@ def fp8_tflops(models: GpuModels, x_MK: torch.Tensor, w_NK: torch.Tensor) -> flo
 
 
 def measured_card(name: str, found: dict[str, Any], gigabytes: float) -> Card:
-    """The card of a roofline, with the rates that products and copies reached."""
+    """The card for a roofline, with the measured rates of products and copies."""
     tflops = max(value for key, value in found.items() if key.endswith("_tflops") and "fp8" not in key)
     return Card(name, tflops, found["copy_gb_per_s"], gigabytes, "measured")
 
 
 def attention(models: GpuModels) -> dict[str, Any]:
-    """The kernel that attention takes at the last drafted scale, and its milliseconds."""
+    """The attention kernel that torch chooses at the last drafted scale, and its milliseconds."""
     size = models.size
     config, n = size.drafter, size.draft_steps
     rows, tokens, seen = 2 * size.batches[0], config.patch_nums[n - 1] ** 2, config.pyramid.offsets[n]
@@ -65,8 +65,8 @@ def attention(models: GpuModels) -> dict[str, Any]:
 
 
 def speed(models: GpuModels, card: Card, repeats: int, left: Callable[[], float]) -> Iterator[dict[str, Any]]:
-    """Milliseconds of stages and images a second to pixels, a row for each setting and way, the most telling first;
-    beside them what a roofline of the measured rates in bfloat16 allows. Ends early when `left` seconds are few."""
+    """Milliseconds of stages and images a second to pixels, one row per setting and way, the most important first, with
+    the roofline of the measured bfloat16 rates. Ends early when `left` seconds are few."""
     size = models.size
     cells: list[tuple[Way, int | None, int]] = [("graphs", size.draft_steps, batch) for batch in size.batches]
     cells += [("graphs", n, batch) for n in (*size.others, None) for batch in size.batches]
@@ -105,7 +105,7 @@ def stage_ms(models: GpuModels, way: Way, draft_steps: int | None, size: int, re
 
 
 def roofline_s(models: GpuModels, card: Card, draft_steps: int | None, batch: int) -> list[float]:
-    """Seconds of the stages of a batch at the least."""
+    """Least seconds of the stages of a batch, by the roofline."""
     size, scales = models.size, models.size.drafter.pyramid.num_scales
     work = [scale_costs(size.drafter, batch, 0, draft_steps or scales), decode_costs(size.vqvae, batch)]
     if draft_steps:

@@ -1,4 +1,4 @@
-"""A load generator for the endpoint: a number of clients that send requests in turn, or a rate of requests."""
+"""A load generator for the endpoint: a number of clients that send requests one by one, or a rate of requests."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PROBE_EVERY_S = 0.1
 
 @dataclass
 class Answer:
-    """One request: status (0 where there was no answer), when it began and ended, and what it said of its stages."""
+    """One response: status (0: none), start and end of the request, and the seconds of its stages."""
 
     status: int
     began_s: float
@@ -35,7 +35,7 @@ class Answer:
 
 
 def closed_loop(url: str, body: Body, clients: int, seconds: float) -> list[Answer]:
-    """`clients` that each send the next request when the last one is answered, for a given time."""
+    """Load by `clients` that each send the next request when the last one is answered, for a given time."""
 
     async def work(session: aiohttp.ClientSession) -> list[Answer]:
         answers: list[Answer] = []
@@ -53,7 +53,7 @@ def closed_loop(url: str, body: Body, clients: int, seconds: float) -> list[Answ
 
 
 def overload(url: str, body: Body, per_s: float, seconds: float) -> tuple[list[Answer], list[Answer]]:
-    """Requests at a steady rate, whatever becomes of them; then one client that asks on until it gets images."""
+    """Requests at a steady rate, whatever the responses; then one client that retries until it gets images."""
     probes: list[Answer] = []
 
     async def work(session: aiohttp.ClientSession) -> list[Answer]:
@@ -101,7 +101,7 @@ def images_per_s(answers: list[Answer], n: int, skip_s: float) -> float:
 
 
 def statuses(answers: list[Answer]) -> dict[str, int]:
-    """How often each status came; "none" is no answer at all."""
+    """Number of responses by status; "none": no response."""
     return {str(status or "none"): count for status, count in sorted(Counter(a.status for a in answers).items())}
 
 

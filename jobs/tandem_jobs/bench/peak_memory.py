@@ -16,8 +16,8 @@ def reset_resident(device: torch.device) -> None:
 
 
 def resident_bytes(device: torch.device, in_graphs: bool = False) -> int:
-    """The most memory since `reset_resident`: allocated on the GPU, or resident in this process. What CUDA graphs work
-    in counts as free between their runs: with them it is what torch keeps from others."""
+    """Peak memory since `reset_resident`: allocated on the GPU, or resident in this process. The memory of CUDA graphs
+    counts as free between runs, so with graphs it is the memory reserved by torch."""
     if device.type == "cuda":
         return torch.cuda.max_memory_reserved(device) if in_graphs else torch.cuda.max_memory_allocated(device)
     return status_bytes("VmHWM")

@@ -1,7 +1,7 @@
 """The published CoDe code (github.com/czg1225/CoDe) as a baseline: from the user's checkout, never shipped with ours.
 
-It runs with random weights in its own float16 autocast and with TF32, as its `demo` does; what it imports and decoding
-does not need (huggingface_hub) is stood in for.
+It runs with random weights in its own float16 autocast and with TF32, like its `demo`; huggingface_hub, which decoding
+does not need, is replaced by a stub.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ FILES = ("models/__init__.py", "models/var.py")
 
 
 class PublishedCode:
-    """Drafter and refiner of the published code, of the size of ours and on the same device."""
+    """Drafter and refiner of the published code, of the same sizes as ours and on the same device."""
 
     def __init__(self, folder: Path, models: GpuModels):
         if missing := [name for name in FILES if not (folder / name).is_file()]:
@@ -57,7 +57,7 @@ class PublishedCode:
                 parameter.normal_(0, 0.02)
 
     def make(self, batch: DecodeInputs, draft_steps: int | None) -> Any:
-        """Labels to pixels, as the published `demo` does it."""
+        """Labels to pixels, like the published `demo`."""
         scales = self.models.size.drafter.pyramid.num_scales
         with (
             torch.inference_mode(),
@@ -79,7 +79,7 @@ class PublishedCode:
 
 
 def compare(published: PublishedCode, batch_size: int, draft_steps: int | None, repeats: int) -> dict[str, Any]:
-    """Images a second of both, in turn; ours by the default way."""
+    """Images a second of both, in turn; ours with default settings."""
     models = published.models
     batch = models.batch(batch_size)
     theirs_ms = models.median_ms(lambda: published.make(batch, draft_steps), repeats)
@@ -103,7 +103,7 @@ def compare(published: PublishedCode, batch_size: int, draft_steps: int | None, 
 
 @contextlib.contextmanager
 def importable(folder: Path) -> Iterator[None]:
-    """The checkout on the path of modules, a hub that downloads nothing, and weights that are not initialised twice."""
+    """Context manager: the checkout on sys.path, a stub of huggingface_hub, and weights initialised only once."""
     hub: Any = types.ModuleType("huggingface_hub")
     hub.hf_hub_download = None
     hub.PyTorchModelHubMixin = type("Mixin", (), {"__init_subclass__": classmethod(lambda cls, **names: None)})
@@ -127,7 +127,7 @@ def importable(folder: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def fast_products() -> Iterator[None]:
-    """TF32, which the published code turns on for itself."""
+    """Context manager: TF32, which the published code turns on."""
     before = torch.backends.cuda.matmul.allow_tf32, torch.get_float32_matmul_precision()
     torch.backends.cuda.matmul.allow_tf32 = True
     torch.set_float32_matmul_precision("high")

@@ -159,7 +159,9 @@ class MeasuredOptions(PreparationOptions):
     refiner: str = Field("embedded", description="like --drafter; the smaller model")
     vqvae: str = Field("embedded", description="like --drafter; its preset is vae_ch160v4096z32")
     random_weights: bool = Field(False, description="give presets random weights; times are those of real ones")
-    dtype: Dtype = Field("auto", description="of weights and activations; auto: bfloat16 on GPUs, float32 on CPUs")
+    dtype: Dtype = Field(
+        "auto", description="dtype of weights and activations; auto: bfloat16 on GPUs, float32 on CPUs"
+    )
 
 
 class DecodingOptions(PreparationOptions):
@@ -185,12 +187,14 @@ class DecodingOptions(PreparationOptions):
     temperatures: tuple[float, ...] | None = Field(
         None, description="sampling temperatures, one per scale, the last repeats: 1.1,1.0; default: the model's own"
     )
-    dtype: Dtype = Field("auto", description="of weights and activations; auto: bfloat16 on GPUs, float32 on CPUs")
+    dtype: Dtype = Field(
+        "auto", description="dtype of weights and activations; auto: bfloat16 on GPUs, float32 on CPUs"
+    )
     threads: Threads = Field(1, description="CPU threads of each replica; part of the job, as it affects rounding")
 
 
 class PlaceOptions(Spec):
-    """Where it runs and where the dataset goes."""
+    """Cluster and output."""
 
     logical_gpus: NonNegativeInt = Field(
         4,
@@ -226,7 +230,7 @@ class PlaceOptions(Spec):
 
 
 class JobOptions(PlaceOptions, DecodingOptions):
-    """Options of every job that decodes."""
+    """Batches of a job."""
 
     batch: BatchSize = Field(
         32,
@@ -251,5 +255,5 @@ class ImageOptions(Spec):
 
     format: FormatName = Field("webdataset", description="layout of the output")
     codec: Codec = Field("png", description="format of the image files; png is lossless")
-    quality: int = Field(92, ge=1, le=100, description=f"of {LOSSY}")
+    quality: int = Field(92, ge=1, le=100, description=f"quality of {LOSSY}")
     keep_tokens: bool = Field(False, description="also write the token ids of every image")

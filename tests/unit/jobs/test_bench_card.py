@@ -57,7 +57,7 @@ def test_a_card_that_gives_other_ids_is_an_error_and_the_rest_runs_all_the_same(
 
     monkeypatch.setattr(bench_card.gpu_checks, "identity", differ)
     monkeypatch.setattr(bench_card.gpu_rates, "attention", lambda models: 1 / 0)
-    with pytest.raises(JobError, match="2 things are not as they should be, the first: attention: ZeroDivisionError"):
+    with pytest.raises(JobError, match="2 checks failed, the first: attention: ZeroDivisionError"):
         bench_card.run(BenchCardSpec(size="tiny", only=("attention", "identity", "environment")))
     said = capsys.readouterr()
     assert "identity: plain_again: expected the same ids" in said.err
@@ -100,7 +100,7 @@ def test_a_generate_that_takes_longer_than_the_budget_is_left_out_and_not_wrong(
 
     monkeypatch.setattr(card_generate.subprocess, "run", run)
     found = bench_card.run(BenchCardSpec(size="tiny", only=("generate",), budget_s=100))
-    assert found["generate"]["left_out"] == "it was not over after 180 s (--budget-s)"
+    assert found["generate"]["left_out"] == "not finished after 180 s (--budget-s)"
 
 
 def test_the_roofline_is_that_of_the_rates_that_were_measured():

@@ -1,4 +1,4 @@
-"""Replicas launch the next batch before they fetch the results of the last, and make the bytes of one after the other.
+"""Replicas launch the next batch before they fetch the results of the last, and make the same bytes as one by one.
 
 A stand-in for a GPU computes when a result is fetched: until then its copies in host memory hold something else.
 """

@@ -1,4 +1,4 @@
-"""Class names travel with drafts: a refiner keeps them, and gives none that contradict them."""
+"""Class names are stored with drafts: a refiner keeps them, and refuses names that contradict them."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Jobs that overlap in one place: what a replaced one still writes counts for nothing, nor do damaged files."""
+"""Jobs that overlap in one store: late writes of a replaced job are ignored, and damaged files do not count."""
 
 from __future__ import annotations
 

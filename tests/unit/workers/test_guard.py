@@ -1,4 +1,4 @@
-"""What stands before the models: limits of images and bodies, API keys, and the count of answers."""
+"""Protection of the models: limits of images and bodies, API keys, and the count of responses."""
 
 from __future__ import annotations
 

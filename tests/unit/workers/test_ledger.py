@@ -1,4 +1,4 @@
-"""Who is at which shard, and how deaths are counted, with a store in place of the GCS."""
+"""Which process works on which shard, and how deaths are counted, with a fake GCS."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ class Refine:
 
 
 def die(pid: int, pool: str, task: str, stage: str = "draft") -> None:
-    """What a process leaves that dies at the task."""
+    """The entry that a process leaves when it dies on the task."""
     TaskAttempt("run", Entry(pool, task, "", "aaaaaaaa/gpu0", HERE, pid)).enter(stage)
 
 

@@ -1,4 +1,4 @@
-"""Batches that do not fit are halved, and whoever started the job learns of it."""
+"""Batches that do not fit are halved, and the user is warned."""
 
 import warnings
 from itertools import chain

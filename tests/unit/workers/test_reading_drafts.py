@@ -1,4 +1,4 @@
-"""What `tandem refine` reads of drafts is what `tandem draft` wrote, or it is refused."""
+"""`tandem refine` reads exactly what `tandem draft` wrote, or refuses it."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""What is given up of a bucket is of the dataset, and nothing else."""
+"""Cleaning a bucket removes only uploads and objects of the dataset."""
 
 from types import SimpleNamespace
 

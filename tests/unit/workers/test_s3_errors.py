@@ -1,4 +1,4 @@
-"""Errors of a store: one line that says what was asked and what it answered, and one that says what to do."""
+"""Errors of a store: one line with the request and the response, and one with the remedy."""
 
 import pytest
 from botocore import exceptions

@@ -1,4 +1,4 @@
-"""What is read from S3 is of one version, whatever happens between two requests."""
+"""Data read from S3 is of one version, whatever happens between two requests."""
 
 import os
 import random

@@ -1,4 +1,4 @@
-"""Stores that are slow, silent, busy or wrong: what is tried again, for how long, and what is said."""
+"""Slow, silent, busy or faulty stores: which requests are retried, for how long, and the reported lines."""
 
 from __future__ import annotations
 

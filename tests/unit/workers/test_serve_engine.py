@@ -1,4 +1,4 @@
-"""The ingress's view of the drafters: what Ray says of errors far away becomes an answer."""
+"""The ingress's view of the drafters: Ray's errors from other processes become responses."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class FakeDrafter:
 
 
 def wrapped(error: Exception, hops: int) -> Exception:
-    """As Ray wraps an error at each call that it passes."""
+    """An error wrapped as by Ray, once for each call."""
     for hop in range(hops):
         error = RayTaskError(f"replica{hop}", f"traceback of {hop} at 10.0.0.7", error).as_instanceof_cause()
     return error

@@ -1,4 +1,4 @@
-"""Whether files that stand under the names of a shard may be committed as that shard."""
+"""Whether existing files with the names of a shard may be committed as that shard."""
 
 from dataclasses import replace
 from functools import cache

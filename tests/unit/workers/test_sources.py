@@ -171,7 +171,7 @@ def test_a_download_that_was_given_up_is_gone_on_with(hub):
     hub.cut_after = [500, 0, 0, 0]
     with pytest.raises(InputError, match="cannot be reached, or breaks off") as caught:
         local_file(address)
-    assert "again to go on" in caught.value.hint
+    assert "again to resume" in caught.value.hint
     assert local_file(address).path.read_bytes() == data
     (partial,) = [hub.plain[path] for path in hub.plain]
     assert partial == data and not list(local_file(address).path.parent.glob("*.part"))

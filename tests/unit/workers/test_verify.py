@@ -128,7 +128,7 @@ def test_nothing_is_lost_by_a_repair(tmp_path):
 
 
 class ForgetfulStore(LocalStore):
-    """Lists what it cannot read, as S3 may."""
+    """Lists files that it cannot read, as S3 may."""
 
     def list_files(self, folder: str = "") -> list[str]:
         return sorted([*super().list_files(folder), *([ENTRY] if folder in ("", "manifest") else [])])

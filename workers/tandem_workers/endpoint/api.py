@@ -58,8 +58,8 @@ class Unanswered(Exception):
 
 
 class EventStream(StreamingResponse):
-    """Server-sent events of one request. It is admitted before the response begins, so that a full queue is an HTTP
-    status, not an event."""
+    """Server-sent events of one request. The request is admitted before the response begins, so that a full queue gives
+    an HTTP status, not an event."""
 
     def __init__(self, gateway: Gateway, request: ImageRequest, by_url: bool):
         self.gateway, self.request, self.by_url = gateway, request, by_url
@@ -68,7 +68,7 @@ class EventStream(StreamingResponse):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         with suppress(Unanswered), self.gateway.admission.admit(self.request.n):
-            async with aclosing(self.events):  # also where the client went away between two events
+            async with aclosing(self.events):  # also if the client disconnects between two events
                 await super().__call__(scope, receive, send)
             if self.failed:
                 raise Unanswered  # its images do not count as made
@@ -137,7 +137,7 @@ def create_api(gateway: Gateway) -> FastAPI:
     )
     async def generate_images(body: body_model) -> Any:
         """Make images of a class. With `stream` the answer is server-sent events: previews, then each image."""
-        # in a thread: the nearest of a thousand names are not found at once
+        # in a thread, because finding the nearest of a thousand names takes time
         request, by_url = await asyncio.to_thread(gateway.check, body), body.response_format == "url"
         if body.stream:
             return EventStream(gateway, request, by_url)

@@ -63,7 +63,7 @@ def wrong_value(param: str, expected: str, actual: Any, code: str = "invalid_val
 
 
 def as_api_error(error: Exception) -> ApiError:
-    """The error as the client sees it: our own errors in full, no details of unexpected ones."""
+    """The error that the client gets: our own errors in full, no details of unexpected ones."""
     if isinstance(error, ApiError):
         return error
     if isinstance(error, OutputError):  # clients should not learn the address of the store
@@ -120,7 +120,7 @@ def install_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def http(request: Request, error: HTTPException) -> JSONResponse:
-        if error.status_code == 400:  # the one thing that Starlette itself finds wrong with a body
+        if error.status_code == 400:  # Starlette's only error of a body: not UTF-8
             return ApiError(400, "body: expected JSON in UTF-8", code="invalid_json").response()
         response = ApiError(error.status_code, f"{request.method} {request.url.path}: {error.detail}").response()
         response.headers.update(error.headers or {})

@@ -1,6 +1,6 @@
-"""Requests and answers of the HTTP API: those of the OpenAI images API, plus fields for the settings of CoDe.
+"""Requests and responses of the HTTP API: those of the OpenAI images API, plus fields for the settings of CoDe.
 
-Fields are declared here; `endpoint.gateway` reads those of requests and fills those of answers.
+Fields are declared here; `endpoint.gateway` reads the requests and fills the responses.
 Source: the OpenAI API reference, "Images", and the types of its Python client.
 """
 
@@ -43,7 +43,7 @@ class About:
 
     @property
     def size(self) -> str:
-        """As the API spells it: 64x64."""
+        """The size in the API's format: 64x64."""
         return f"{self.image_size}x{self.image_size}"
 
     @property
@@ -83,7 +83,7 @@ class ImageBody(BaseModel):
         False, description="decode this request alone, at one fixed shape: the same bytes at any load"
     )
     preview_scales: list[int] | None = None
-    # of no effect here
+    # accepted without effect
     user: str | None = None
     safety_identifier: str | None = None
     quality: Literal["low", "medium", "high", "xhigh", "max", "auto", "standard", "hd"] | None = "auto"

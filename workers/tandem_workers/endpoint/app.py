@@ -1,5 +1,5 @@
-"""The Ray Serve application: ingress -> drafters -> refiners, each deployment calling the next one's handle; or ingress
--> replicas that hold both models."""
+"""The Ray Serve application: ingress -> drafters -> refiners, where each deployment calls the next one's handle; or
+ingress -> replicas that hold both models."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ from tandem_workers.storage.store import Store
 
 INGRESS = "Ingress"
 UNAVAILABLE = (*LOST, DeploymentUnavailableError)
-UPSCALE_DELAY_S = 5.0  # of overload, before a replica is added
+UPSCALE_DELAY_S = 5.0  # overload lasts this long before a replica is added
 # Requests that a replica may hold, per row of a batch: one in progress and the rest to form the next batch from; twice
-# that for a drafter, to keep the refiners behind it busy as well
+# as many for a drafter, to keep the refiners behind it busy as well
 QUEUE_PER_ROW, QUEUE_PER_TARGET = 4, 2
-# Beside the requests for images that it admits, one ingress answers so many others and refusals at a time; as many
-# may wait for it. Beyond that the proxy refuses, which costs a fraction.
+# Besides admitted image requests, an ingress handles this many others and refusals at a time, and as many may wait.
+# Beyond that the proxy refuses requests, at a fraction of the cost.
 OTHER_REQUESTS = 16
 
 
 @dataclass(frozen=True)
 class Publisher:
-    """Puts image files under the hash of their bytes, and returns a link that expires."""
+    """Stores image files under the hash of their bytes, and returns links that expire."""
 
     store: Store
     seconds: int
@@ -116,7 +116,7 @@ class Ingress:
         return create_api(self.gateway)
 
     def drain(self) -> int:
-        """Accept no more image requests. Returns the number in flight."""
+        """Stop accepting image requests. Returns the number in flight."""
         self.gateway.admission.draining = True
         return self.gateway.admission.in_flight
 
@@ -126,7 +126,7 @@ class ReplicaRange:
     """Number of replicas of one deployment, and the resources that each requests from Ray.
 
     With `least` < `most` Ray Serve scales by ongoing requests: one replica for each `target_requests`.
-    `nodes`: Ray labels of the nodes to run on; none: any node.
+    `nodes`: Ray labels of the nodes to run on; empty: any node.
     """
 
     least: int
@@ -186,7 +186,7 @@ def build_app(
         num_replicas=ingresses,
         ray_actor_options={"num_cpus": 0},
         max_ongoing_requests=gateway.max_requests + OTHER_REQUESTS,
-        max_queued_requests=gateway.max_requests + OTHER_REQUESTS,  # all of them may come in one moment
+        max_queued_requests=gateway.max_requests + OTHER_REQUESTS,  # all of them may arrive at once
         backpressure_config=BackpressureConfig(status_code=503, retry_after_s=5),
         **patience,
     )

@@ -42,7 +42,7 @@ class BatchReport:
 
 @dataclass(eq=False)
 class Ticket(Generic[RowT]):
-    """One request in the queue. Its rows may go in several batches."""
+    """One request in the queue. Its rows may go into several batches."""
 
     rows: Sequence[RowT]
     key: Hashable
@@ -67,7 +67,7 @@ class Batcher(Generic[RowT, ValueT]):
 
     Args:
         wait_s: longest wait to fill a batch, counted from its oldest row.
-        elsewhere: number of requests that other replicas work on. Under load more rows will come soon, so the wait
+        elsewhere: returns the number of requests at other replicas. Under load more rows will come soon, so the wait
             grows up to 1 + MORE_PATIENCE times, its maximum once there are as many requests as rows in a batch.
         observe: called with the report of every batch.
         initializer: called once in the model's thread before the first batch.
@@ -75,7 +75,7 @@ class Batcher(Generic[RowT, ValueT]):
             is formed when its turn comes.
 
     A request that is `alone` shares no batch with others, and all its batches have the size `most`: its results then
-    depend only on the request. Use it within one event loop.
+    depend only on the request. Use a batcher within one event loop.
     """
 
     work: BatchWork[RowT, ValueT]
@@ -193,7 +193,7 @@ class Batcher(Generic[RowT, ValueT]):
         self.queue = deque(ticket for ticket in self.queue if ticket.waiting)
 
     def choose(self, oldest: Ticket[RowT]) -> list[tuple[Ticket[RowT], int]]:
-        """The rows that go together with the oldest one, in order of arrival."""
+        """The rows that can share a batch with the oldest one, in order of arrival."""
         company = [oldest] if oldest.alone else [t for t in self.queue if t.key == oldest.key and not t.alone]
         waiting = ((ticket, position) for ticket in company for position in range(ticket.next, len(ticket.rows)))
         return [pair for pair, _ in zip(waiting, range(self.most), strict=False)]

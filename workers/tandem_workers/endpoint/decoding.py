@@ -35,7 +35,7 @@ from tandem_workers.stages.refiner import to_uint8
 
 @dataclass(frozen=True)
 class Row:
-    """One image of a request, and the ids of its scales so far: uint16 [L']."""
+    """One image of a request, and the ids of its scales so far, uint16 [L']."""
 
     request: ImageRequest
     index: int
@@ -141,8 +141,8 @@ class BatchDecoder(ABC):
 
     @torch.inference_mode()
     def preview(self, ids_BL: Tensor) -> Tensor:
-        """Pixels of a partial decode, without CUDA graphs: its many shapes would need the memory of whole batches, and
-        capturing them would take longer than a client waits."""
+        """Pixels of a partial decode, without CUDA graphs: graphs for its many shapes would need too much memory, and
+        take longer to capture than a client waits."""
         return self.vqvae.decode_ids(ids_BL)[0]
 
 
@@ -166,7 +166,7 @@ class DraftDecoder(BatchDecoder):
 
 
 class RefineDecoder(BatchDecoder):
-    """Scales N+1..K behind the rows' prefixes, and pixels."""
+    """Scales N+1..K after the rows' prefixes, and pixels."""
 
     def __init__(
         self, models: ModelSet, dtype: str, threads: int, preparation: Preparation = PLAIN, on_gpu: bool | None = False

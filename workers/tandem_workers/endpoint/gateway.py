@@ -1,6 +1,6 @@
-"""Between the HTTP API and the models: checks a request, waits for its images, and says how they were made.
+"""Between the HTTP API and the models: checks a request, waits for its images, and reports how they were made.
 
-Fills the answers that `endpoint.api_schema` declares. Knows neither Ray nor torch.
+Fills the responses that `endpoint.api_schema` declares. Knows neither Ray nor torch.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ from tandem_workers.endpoint.guard import Admission
 from tandem_workers.endpoint.messages import ImageRequest, Pictures, Preview
 
 Event = PartialImageEvent | CompletedEvent
-DEFAULT_PREVIEWS = 3  # the most that the OpenAI API sends
+DEFAULT_PREVIEWS = 3  # the OpenAI API's maximum
 READY_TIMEOUT_S = 2.0
-READY_FOR_S = 10.0  # after images were made
+READY_FOR_S = 10.0  # counts as ready for this long after images were made
 
 
 class Engine(Protocol):
@@ -56,8 +56,8 @@ class GatewaySettings:
 
     Attributes:
         batch: rows that a replica decodes at once; shown to clients.
-        max_requests, max_images: in flight before more are refused.
-        max_n: images of one request.
+        max_requests, max_images: most in flight; more are refused.
+        max_n: most images of one request.
         key_digests: SHA-256 of the API keys; empty: no key is required.
         origins: other sites whose pages may call (CORS).
         publish: puts an image file (name, data) and returns its link; None: there is no object store.
@@ -86,7 +86,7 @@ class Watcher:
 
 @dataclass
 class Gateway:
-    """One ingress: checks requests, admits them and makes the API's answers (`api_models`)."""
+    """One ingress: checks requests, admits them and makes the API's responses (`api_schema`)."""
 
     engine: Engine
     about: About
@@ -98,7 +98,7 @@ class Gateway:
         self.admission = Admission(self.settings.max_requests, self.settings.max_images, self.watcher.in_flight)
 
     async def answer(self, request: ImageRequest, by_url: bool) -> ImagesResponse:
-        """All images in one answer. Call it inside `admission`."""
+        """All images in one response. Call it inside `admission`."""
         began = time.monotonic()
         pictures = await self.in_time(self.engine.generate(request), began)
         images = await self.in_time(self.all_data(request, pictures.files, by_url), began)
@@ -145,7 +145,7 @@ class Gateway:
         self.watcher.took(seconds)
 
     def has_just_made(self) -> bool:
-        """Whether images were made recently: then the models are up, however long their queue."""
+        """Whether images were made recently: then the models work, however long their queue."""
         return time.monotonic() - self.made_at_s < READY_FOR_S
 
     async def engine_answers(self) -> bool:

@@ -1,4 +1,4 @@
-"""Protection of the endpoint: API keys, a limit of images in flight, a limit of body size."""
+"""Protection of the endpoint: API keys, limits of requests in flight and of body size."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from tandem_workers.endpoint.api_errors import ApiError
 
 RATE_WINDOW_S = 30.0
-FIRST_GUESS_S = 2.0  # Retry-After while the speed is unknown
+FIRST_GUESS_S = 2.0  # Retry-After while the rate is unknown
 LONGEST_S = 60.0
 BODY_TIMEOUT_S = 10.0
 GONE = 499  # status in the metrics if the client went away before the answer
@@ -27,7 +27,7 @@ def digest(key: str) -> str:
 
 
 def is_known(authorization: str | None, digests: tuple[str, ...]) -> bool:
-    """Whether a header 'Bearer KEY' holds one of the keys. Takes as long for a wrong key as for a right one."""
+    """Whether a header 'Bearer KEY' has one of the keys, checked in constant time."""
     scheme, _, key = (authorization or "").partition(" ")
     found = digest(key.strip())
     matches = [hmac.compare_digest(found, known) for known in digests]  # always all of them, for constant time
@@ -50,7 +50,7 @@ class Admission:
             raise ApiError(503, "the server is shutting down", code="draining", retry_after_s=5)
         if self.requests == self.max_requests or self.in_flight + images > self.max_images:
             most = f"{self.max_requests} requests and {self.max_images} images in flight"
-            message = f"expected at most {most}, got {images} more beside {self.requests} and {self.in_flight}"
+            message = f"expected at most {most}, got {images} more with {self.requests} and {self.in_flight}"
             raise ApiError(429, message, code="queue_full", retry_after_s=self.wait_s(images))
         self.requests += 1
         self.in_flight += images
@@ -65,7 +65,7 @@ class Admission:
             self.report(self.in_flight)
 
     def wait_s(self, images: int) -> float:
-        """Seconds that this many images take at the recent rate: by then there is room for them."""
+        """Seconds that this many images take at the recent rate; after that there is room for them."""
         self.forget()
         made = sum(count for _, count in self.done)
         if not made:
@@ -73,14 +73,14 @@ class Admission:
         return min(LONGEST_S, images * max(1.0, time.monotonic() - self.done[0][0]) / made)
 
     def forget(self) -> None:
-        """Drop what was done before the window."""
+        """Drop entries older than the window."""
         while self.done and time.monotonic() - self.done[0][0] > RATE_WINDOW_S:
             self.done.popleft()
 
 
 class LimitBody:
-    """ASGI middleware: 413 for a body above `max_bytes`, before it is read as a whole; 408 for one that does not
-    arrive in time."""
+    """ASGI middleware: 413 for a body above `max_bytes`, without reading the rest; 408 for one that does not arrive in
+    time."""
 
     def __init__(self, app: ASGIApp, max_bytes: int):
         self.app, self.max_bytes = app, max_bytes
@@ -134,7 +134,7 @@ class CountRequests:
 
         try:
             await self.app(scope, receive, watch)
-        except Exception:  # answered further out
+        except Exception:  # an outer handler responds
             status = 500 if status == GONE else status
             raise
         finally:

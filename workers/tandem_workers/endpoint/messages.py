@@ -13,12 +13,12 @@ from tandem.images import Codec
 
 @dataclass(frozen=True)
 class ImageRequest:
-    """One checked request: n images of one class. Image i is the one with index i of the job with this seed.
+    """One checked request: n images of one class. Image i equals that with index i of a job with this seed.
 
     Attributes:
-        draft_steps: N, 0 to K: 0 is the refiner alone, K the drafter alone.
-        preview_scales: numbers of scales after which a preview is sent, 1 to K - 1 each.
-        deterministic: decoded alone, in batches of one fixed shape.
+        draft_steps: N from 0 to K; 0: the refiner alone, K: the drafter alone.
+        preview_scales: numbers of scales after which a preview is sent, each from 1 to K - 1.
+        deterministic: decode alone, in batches of one fixed shape.
     """
 
     label: int
@@ -53,7 +53,7 @@ class Preview:
 
 @dataclass(frozen=True)
 class Pictures:
-    """The n image files of a request, and the seconds of each stage; time spent waiting for a batch is separate."""
+    """The n image files of a request, and the seconds of each stage, without the wait for a batch."""
 
     files: list[bytes]
     seconds: dict[str, float] = field(default_factory=dict)

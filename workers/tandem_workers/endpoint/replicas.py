@@ -1,4 +1,5 @@
-"""The model deployments of the endpoint: a drafter sends its prefix to a refiner, in another replica or its own."""
+"""The model deployments of the endpoint: a drafter sends its prefix to a refiner, in another replica or its own
+process."""
 
 from __future__ import annotations
 
@@ -47,8 +48,8 @@ class ReplicaSettings:
         batch: most rows of a batch, and the fixed size of deterministic ones.
         batch_wait_s: longest wait to fill a batch.
         warm_up: a request that every new replica decodes before it takes others.
-        warm_prefix: tokens of its drafted scales.
-        on_gpu: the models are on a GPU, where the first batch of every size needs extra set-up.
+        warm_prefix: number of tokens of its drafted scales.
+        on_gpu: whether the models are on a GPU, where the first batch of every size needs extra set-up.
     """
 
     batch: int
@@ -59,13 +60,13 @@ class ReplicaSettings:
 
     @property
     def warm_sizes(self) -> list[int]:
-        """Sizes of batches that are decoded before any request."""
+        """Batch sizes that are decoded before any request."""
         return sizes_of_batches(self.batch) if self.on_gpu else [self.batch]
 
 
 def lower_priority() -> None:
-    """Lower the priority of the computing thread: on a busy CPU, requests must still arrive and fill batches."""
-    os.nice(LOWEST_PRIORITY - os.nice(0))  # Linux: of this thread alone, and of those that it starts
+    """Lower the priority of the computing thread, so that on a busy CPU requests still arrive and fill batches."""
+    os.nice(LOWEST_PRIORITY - os.nice(0))  # on Linux it affects only this thread, and threads that it starts
 
 
 class Replica:
@@ -87,7 +88,7 @@ class Replica:
         """`turn` is shared by stages of one process, whose models are on one device."""
         turn = turn or asyncio.Lock()
         self.encode, self.settings = encode, settings
-        self.num_refining = 0  # requests that the next stage works on
+        self.num_refining = 0  # requests in work at the next stage
         self.metrics = BatchMetrics(self.name)
         model = work()
         self.batcher: Batcher[Row, Any] = Batcher(
@@ -99,7 +100,7 @@ class Replica:
             (lambda: None) if settings.on_gpu else lower_priority,
             turn,
         )
-        # in the thread that will decode: cuDNN and torch cache the set-up of a first call per thread
+        # in the decoding thread: cuDNN and torch cache the set-up of first calls per thread
         self.batcher.pool.submit(self.warm, model).result()
         self.encoders = ThreadPoolExecutor(ENCODERS, thread_name_prefix="encode")
         self.fault: Exception | None = None
@@ -111,7 +112,7 @@ class Replica:
 
     def observe(self, report: BatchReport) -> None:
         self.metrics.observe(report, self.batcher.waiting)
-        # wrong inputs were refused before, so any error here is of the process or the device
+        # invalid requests were refused before, so any other error is a fault of the process or the device
         if report.error is not None and not isinstance(report.error, TandemError):
             self.fault = report.error
 

@@ -27,7 +27,7 @@ def is_final(error: Exception, attempt: int) -> bool:
 
 
 async def ask(call: Callable[[], Any]) -> Any:
-    """The answer of `call()`, a Serve response. If the caller goes away, so does the request."""
+    """The result of `call()`, a Serve response. If the caller is cancelled, so is the request."""
     for attempt in range(ATTEMPTS):
         response = call()
         try:

@@ -1,4 +1,4 @@
-"""Class names of a model: those of its file, of a list that the user gives, or of ImageNet-1k."""
+"""Class names of a model: from its weights file, from a file of names, or those of ImageNet-1k."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from tandem_workers.models.sources import local_file
 NUMBERS, IMAGENET = "numbers", "imagenet"  # values of --class-names other than files
 FLAG = "--class-names"
 WNID = re.compile(r"n\d{8}")
-MAX_NAME = 200  # characters: what the endpoint takes as a prompt
+MAX_NAME = 200  # characters: the endpoint's limit for a prompt
 
 
 @dataclass(frozen=True)
 class NamedClass:
-    """One class of a file, and where it stands there."""
+    """One class of a file, and its location there for errors."""
 
     location: str
     name: str
@@ -33,10 +33,10 @@ class NamedClass:
 
 
 def choose_class_names(own: tuple[str, ...] | None, asked: str | None, num_classes: int) -> ClassNames:
-    """The names that were asked for, else those of the weights, else ImageNet's for 1,000 classes, else numbers.
+    """The requested names, else those of the weights, else ImageNet's for 1,000 classes, else numbers.
 
     Args:
-        own: names that the weights' file holds.
+        own: names in the weights file.
         asked: address of a file of names, "imagenet", or "numbers".
 
     Raises LabelError for a file that does not name each class of the model.
@@ -78,7 +78,7 @@ def read_names(path: Path, address: str) -> str:
 
 
 def from_lines(text: str) -> Iterator[NamedClass]:
-    """One name a line; commas separate synonyms. A WordNet id in front is taken for that."""
+    """One name a line; commas separate synonyms. A WordNet id may come first."""
     for row, line in enumerate(text.splitlines(), 1):
         first, _, rest = line.strip().partition(" ")
         wnid, name = (first, rest.strip()) if WNID.fullmatch(first) and rest.strip() else (None, line.strip())
@@ -86,7 +86,7 @@ def from_lines(text: str) -> Iterator[NamedClass]:
 
 
 def from_csv(text: str) -> Iterator[NamedClass]:
-    """Columns name and, where wanted, label, wnid and synonyms (separated by commas)."""
+    """Columns name and, optionally, label, wnid and synonyms (separated by commas)."""
     rows = csv.DictReader(io.StringIO(text, newline=""), strict=True)
     columns = {"name", "label", "wnid", "synonyms"}
     try:

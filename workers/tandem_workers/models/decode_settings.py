@@ -1,4 +1,4 @@
-"""What both decoding stages of a job have to agree on."""
+"""Settings that both decoding stages of a job share."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from tandem.config import SamplingConfig
 
 @dataclass(frozen=True)
 class DecodeSettings:
-    """How a job decodes. All of it may change bytes, but for CUDA graphs and `on_gpu`."""
+    """How a job decodes. Everything but CUDA graphs and `on_gpu` may change bytes."""
 
     seed: int
     draft_steps: int
     sampling: SamplingConfig
     batch: int  # rows of every forward; a short last batch is padded to it
     dtype: str
-    threads: int  # CPU threads of an actor, set explicitly: results depend on it
+    threads: int  # CPU threads of an actor, set explicitly because they affect rounding
     preparation: Preparation = PLAIN  # of both transformers
-    row_settings: tuple[str, ...] = ()  # columns of a shard that are settings of its rows, in place of those above
-    on_gpu: bool | None = False  # where its actors compute; None: GPUs are yet to come, with whichever they find
+    row_settings: tuple[str, ...] = ()  # columns of a shard that override these settings for their row
+    on_gpu: bool | None = False  # whether its actors compute on GPUs; None: nodes have not joined, actors choose

@@ -12,7 +12,7 @@ from tandem.errors import InputError
 from tandem.hashing import file_sha256
 from tandem_workers.storage.s3_address import split_object
 
-NAME_BYTES = 200  # of 255, with room for what is added
+NAME_BYTES = 200  # of 255, with room for suffixes
 
 
 def is_remote(address: str) -> bool:
@@ -30,10 +30,9 @@ def fetch(address: str, patient: bool = False) -> Path:
     `patient=True` retries throttling for over a minute (workers, when all nodes fetch at once); False fails fast
     (driver).
 
-    A file in the cache is used as long as the object's ETag and the file's hash, stored next to it, are unchanged. An
-    object that is replaced during the download is fetched again, so that a copy is of one version. Credentials, region,
-    endpoint, proxy and certificates come from the standard AWS chain. Raises InputError that names bucket, key, cause
-    and remedy.
+    A cached file is used if the object's ETag and the file's hash, stored next to it, are unchanged. An object that is
+    replaced during the download is fetched again, so that a copy is of one version. Credentials, region, endpoint,
+    proxy and certificates come from the standard AWS chain. Raises InputError naming bucket, key, cause and remedy.
     """
     bucket, key = split_object(address)
     # boto3 takes a second to import
@@ -73,7 +72,7 @@ def _fetch_version(client: Any, address: str, bucket: str, key: str) -> Path:
 
 
 def file_name(key: str) -> str:
-    """The last part of a key, cut at its beginning to what file systems allow; its ending says what it is."""
+    """The last part of a key, its beginning cut to fit file systems; the extension is kept."""
     return Path(key).name.encode()[-NAME_BYTES:].decode(errors="ignore")
 
 

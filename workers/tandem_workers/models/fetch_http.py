@@ -1,4 +1,4 @@
-"""Files by https://HOST/FILE#sha256=HEX: the hash identifies the content, so that any server may hold it."""
+"""Files by https://HOST/FILE#sha256=HEX: the hash identifies the content, so any server may host it."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ SECRET = re.compile(r"sig|token|secret|password|credential|auth|key", re.IGNOREC
 
 
 def fetch_from_http(address: str, cache: Path, patient: bool) -> tuple[Path, str]:
-    """Local file and its hash. Data is hashed as it arrives; a broken download resumes where it broke.
+    """Local file and its hash. Data is hashed as it arrives; a broken download is resumed.
 
-    A file in the cache needs no server. Raises InputError: one line, and what to do.
+    A cached file needs no server. Raises InputError: one line, and what to do.
     """
     url, digest = split_address(address)
     target = cache / digest[:32] / (file_name(unquote(urlsplit(url).path)) or "file")
@@ -45,7 +45,7 @@ def fetch_from_http(address: str, cache: Path, patient: bool) -> tuple[Path, str
 
 
 def split_address(address: str) -> tuple[str, str]:
-    """URL and hash. Raises InputError, also for an address with secrets, because job.json keeps it."""
+    """URL and hash. Raises InputError, also for an address with secrets, as job.json keeps addresses."""
     url, _, fragment = address.partition("#")
     match = re.fullmatch(r"sha256=([0-9a-fA-F]{64})", fragment)
     try:
@@ -56,7 +56,7 @@ def split_address(address: str) -> tuple[str, str]:
         parts.port  # noqa: B018 (ValueError for one out of range)
     except ValueError:
         usable = False
-    if not match or not usable:  # shows no part that may be secret
+    if not match or not usable:  # the message omits parts that may be secret
         shown = re.sub(r"//[^/]*@|[?#].*", "", url)
         hexadecimal = re.fullmatch(r"sha256=([0-9a-fA-F]+)", fragment)
         got = f"with {len(hexadecimal[1])} of them" if hexadecimal else "without a hash"
@@ -103,7 +103,7 @@ class Partial:
 
 
 def receive(url: str, path: Path, expected: str, attempts: int) -> None:
-    """Complete a partial file. If the earlier part turns out to be wrong, the file is fetched again, once."""
+    """Complete a partial file. If the result has the wrong hash because the earlier part was wrong, fetch it anew."""
     partial, failures = Partial(path), 0
     resumed = partial.size > 0
     last_data_at = time.monotonic()
@@ -134,7 +134,7 @@ def receive(url: str, path: Path, expected: str, attempts: int) -> None:
 
 
 def fail_for_good(url: str, error: Exception, exhausted: bool) -> None:
-    """Raise InputError if a retry would not help, or if there were enough."""
+    """Raise InputError if a retry would not help, or if retries are exhausted."""
     if isinstance(error, urllib.error.HTTPError):
         error.close()
         if error.code in (401, 403):
@@ -145,5 +145,5 @@ def fail_for_good(url: str, error: Exception, exhausted: bool) -> None:
     elif exhausted:
         cause = error.reason if isinstance(error, urllib.error.URLError) else error
         raise InputError(
-            f"{url}: the server cannot be reached, or breaks off: {cause}", "run the same command again to go on"
+            f"{url}: the server cannot be reached, or breaks off: {cause}", "run the same command again to resume"
         ) from error

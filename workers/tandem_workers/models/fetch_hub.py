@@ -21,8 +21,8 @@ ADDRESS = re.compile(r"hf://([\w.-]+/[\w.-]+)(?:@([^/@\s]+))?/([^?#\s]+[^/?#\s])
 def fetch_from_hub(address: str) -> tuple[str, Path, str]:
     """The address with its revision resolved to a commit, the local file and its sha256.
 
-    A file whose name in the library's cache is its hash (large files) is checked against it, and fetched again if it
-    was damaged. Raises InputError: one line, and what to do.
+    Large files have their hash as name in the library's cache: they are checked against it, and fetched again if
+    damaged. Raises InputError: one line, and what to do.
     """
     match = ADDRESS.fullmatch(address)
     if not match or ".." in match[3].split("/"):
@@ -71,7 +71,7 @@ def status_of(error: Exception) -> int | None:
 
 
 def cause_of(error: BaseException) -> str:
-    """The innermost cause in one line, without parts of the request that a server may echo."""
+    """The innermost cause in one line, without logins that a server may echo."""
     while error.__cause__ is not None:
         error = error.__cause__
     return LOGIN.sub("//", (str(error).splitlines() or [""])[0][:200]) or type(error).__name__

@@ -84,7 +84,7 @@ class ModelRef:
 
 @dataclass(frozen=True)
 class ModelSet:
-    """The models of a job and values derived from them. A job that only drafts has no refiner."""
+    """The models of a job and values derived from them. `tandem draft` has no refiner."""
 
     drafter: ModelRef
     refiner: ModelRef | None
@@ -127,7 +127,7 @@ class ModelSet:
 
 @dataclass(frozen=True)
 class Resolved:
-    """One model whose file was inspected, not loaded. Has class names if the file does."""
+    """One model whose file was inspected, not loaded. Class names are None if the file has none."""
 
     ref: ModelRef
     config: VarConfig | VqvaeConfig
@@ -137,7 +137,7 @@ class Resolved:
 def resolve(role: Role, source: str, random_weights: bool) -> Resolved:
     """Find a model's weights and check them against their shapes. Raises CheckpointError."""
     config = preset(role, source)
-    if config and (random_weights or source not in PUBLISHED):  # one name is that of a preset and of its file
+    if config and (random_weights or source not in PUBLISHED):  # the VQVAE's preset and its file share a name
         if not random_weights:
             raise CheckpointError(
                 f"{role}: {source} is a preset, which has no weights of its own",
@@ -165,10 +165,10 @@ def preset(role: Role, source: str) -> VarConfig | VqvaeConfig | None:
 def resolve_models(
     drafter: str | Resolved, refiner: str | None, vqvae: str, random_weights: bool, class_names: str | None = None
 ) -> ModelSet:
-    """Resolve all models and check that they are compatible. Raises CheckpointError that says what is not.
+    """Resolve all models and check that they are compatible. Raises CheckpointError naming the difference.
 
-    A drafter that is already resolved need not be on this machine: its drafts are. `class_names` is a file of names or
-    "numbers", to replace those of the weights.
+    A drafter that is already resolved, from its drafts, need not be on this machine. `class_names`: a file of names,
+    "imagenet" or "numbers", to replace the names in the weights.
     """
     drafts = drafter if isinstance(drafter, Resolved) else resolve("drafter", drafter, random_weights)
     fine = resolve("refiner", refiner, random_weights) if refiner is not None else None

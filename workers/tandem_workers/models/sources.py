@@ -1,4 +1,4 @@
-"""Where weights come from: an address of S3, of the Hugging Face hub or of a web server, or a published file's name."""
+"""Sources of weights: a path, an address on S3, the Hugging Face hub or a web server, or a published file's name."""
 
 from __future__ import annotations
 
@@ -63,14 +63,14 @@ PUBLISHED = _published()
 
 
 def address_of(source: str) -> str:
-    """The address of a published file that is called by its name; any other source as it is."""
+    """The address of a published file given by name; any other source unchanged."""
     return PUBLISHED[source].address if source in PUBLISHED else source
 
 
 def local_file(source: str, patient: bool = False) -> LocalFile:
     """A weights file; remote ones are fetched once per machine. Raises InputError: one line, and what to do.
 
-    `patient` retries busy servers for more than a minute, for when all nodes fetch at once.
+    `patient` retries busy servers for over a minute, for workers that all fetch at once.
     """
     source = address_of(source)
     if not is_remote(source):
@@ -78,7 +78,7 @@ def local_file(source: str, patient: bool = False) -> LocalFile:
         try:
             path = Path(os.path.expanduser(source)).resolve()
             return LocalFile(str(path), path, FileHash(path) if is_file(path) else FileHash.known(""))
-        # beside OSError: a zero byte, a symbolic link that leads back to itself
+        # ValueError: a zero byte; RuntimeError: a symbolic link loop
         except (OSError, ValueError, RuntimeError) as error:
             raise InputError(f"{shown(source)}: cannot be read: {cause_of(error)}") from error
     found, path, digest = fetched_file(source, patient)

@@ -1,6 +1,6 @@
-"""The queue of a device: it works on one batch while the host prepares the next and fetches the results of the last.
+"""A queue of launched batches: the device works on one while the host prepares the next and fetches earlier results.
 
-One stream is enough: kernels of two streams do not gain from each other (docs/GPU.md), and copies are short.
+One stream is enough: kernels on two streams are no faster (docs/GPU.md), and copies are short.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tandem.scales import Decode, check_logits
 
 
 class Launched(Protocol):
-    """A batch whose results are in host memory from the moment `done` on."""
+    """A launched batch. Its results are in host memory once the mark `done` is reached."""
 
     @property
     def done(self) -> Any: ...
@@ -31,12 +31,12 @@ LaunchedT = TypeVar("LaunchedT", bound=Launched)
 
 
 class DeviceQueue:
-    """That of a CPU, which has computed everything when a launch returns."""
+    """The queue of a CPU, where a launch returns when everything is computed."""
 
-    ahead = 0  # batches that are launched before the results of another are fetched
+    ahead = 0  # batches launched before the results of an earlier one are fetched
 
     def run(self, launch: Callable[[BatchT], LaunchedT], batches: Iterable[BatchT]) -> Iterator[LaunchedT]:
-        """Launch one batch after the other, and give each out, in their order, when its results are there."""
+        """Launch batches in order, and yield each one when its results are there."""
         pending: deque[LaunchedT] = deque()
         for batch in batches:
             pending.append(launch(batch))
@@ -50,23 +50,23 @@ class DeviceQueue:
         return launched
 
     def mark(self) -> Any:
-        """The moment when what has been launched so far is done."""
+        """A mark that is reached when all work launched so far is done."""
         return time.perf_counter()
 
     def wait(self, mark: Any) -> None:
-        """Let the host wait for a moment."""
+        """Block the host until a mark is reached."""
 
     def seconds(self, began: Any, ended: Any) -> float:
-        """Between two moments, of which the second has come."""
+        """Seconds between two marks that have been reached."""
         return float(ended - began)
 
     def to_host(self, tensor: Tensor) -> Tensor:
-        """The tensor in host memory, where it is complete at the next mark."""
+        """The tensor in host memory, complete at the next mark."""
         return tensor
 
 
 class CudaQueue(DeviceQueue):
-    """That of a CUDA device, in its current stream."""
+    """The queue of a CUDA device, on its current stream."""
 
     ahead = 1
 
@@ -92,10 +92,10 @@ def queue_of(device: torch.device) -> DeviceQueue:
 
 @dataclass(frozen=True)
 class LaunchedDecode:
-    """Ids [b, L'] of some rows of a batch on the device, and in host memory with the sum of their logits. The decode
-    itself, whose tensors may be large, is not kept."""
+    """Ids [b, L'] of some rows of a batch, on the device and in host memory, and the sum of their logits. Does not keep
+    the decode itself, whose tensors may be large."""
 
-    scales: tuple[int, int]  # before and after
+    scales: tuple[int, int]  # first scale, scale after the last
     ids_bL: Tensor
     host_ids_bL: Tensor
     host_total: Tensor
@@ -107,11 +107,11 @@ class LaunchedDecode:
 
     @property
     def tokens(self) -> np.ndarray:
-        """uint16 [b, L'], once they are there. JobError for logits that are not finite."""
+        """uint16 [b, L'], valid once the mark is reached. JobError for logits that are not finite."""
         check_logits(self.host_total, *self.scales)
         return to_tokens(self.host_ids_bL)
 
 
 def tokens_of(parts: Sequence[LaunchedDecode]) -> np.ndarray:
-    """Of all rows of a batch: uint16 [B, L']."""
+    """The tokens of all rows of a batch: uint16 [B, L']."""
     return np.concatenate([part.tokens for part in parts])

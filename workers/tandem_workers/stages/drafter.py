@@ -22,7 +22,7 @@ from tandem_workers.stages.shard_batches import Batch, fixed_batches
 
 @dataclass(frozen=True)
 class DraftedBatch:
-    """A batch whose prefixes have been launched."""
+    """A batch whose drafting has been launched."""
 
     batch: Batch
     decodes: list[LaunchedDecode]
@@ -63,7 +63,7 @@ class Drafter:
 
     @property
     def ran(self) -> Ran:
-        """How it runs by now."""
+        """How the stage runs at present."""
         var, name = self.drafter, device_name(self.device)
         return Ran.of(name, var.dtype, [var.fused, self.quantizer.fused], var.graphs, self.halving.size)
 

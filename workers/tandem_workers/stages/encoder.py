@@ -16,9 +16,9 @@ class ImageEncoder:
 
     Args:
         codec, quality: see `tandem.images.encode_image`; checked here, before any shard arrives.
-        provenance: what holds for the whole job; index, label and class name are filled in for each image.
+        provenance: values of the whole job; index, label and class name are filled in for each image.
         class_names: the name of every label, in label order.
-        row_settings: columns of a shard that are settings of its rows: they go into each image's provenance.
+        row_settings: columns of a shard that are settings of its rows, for each image's provenance.
     """
 
     name = "encode"

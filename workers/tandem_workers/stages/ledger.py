@@ -1,8 +1,8 @@
-"""Which process works on which shard, as entries in the key-value store of Ray's GCS.
+"""Records which process works on which shard, as entries in the key-value store of Ray's GCS.
 
 An entry exists while a process works on a task: a shard, or the loading of an actor's models. The watchdog of a run
-sees its age. An entry that exists when its task is started again is of a process that died. Ray restarts actors and
-retries tasks without limit, so each start of a task counts those deaths.
+measures its age. If an entry exists when its task starts again, its process has died. Ray restarts actors and retries
+tasks without limit, so each start of a task counts these deaths.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from ray.experimental import internal_kv
 NAMESPACE = b"tandem.ledger"
 REPLY_TIMEOUT_S = 10.0
 MAX_DEATHS = 3  # of processes that worked on one task
-TAIL_LINES, TAIL_BYTES = 5, 4096  # of the output of a process that died
-LOADING = "loading"  # in place of a stage, while an actor starts
-WORKER = "worker"  # in place of a task: an entry for the whole run, one for each process that has worked on it
+TAIL_LINES, TAIL_BYTES = 5, 4096  # shown of the output of a process that died
+LOADING = "loading"  # the stage while an actor starts
+WORKER = "worker"  # the task of an entry for the whole run, one for each process that has worked on it
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A process and its task. `node` is its node's id, `deaths` the nodes of processes that died on this task."""
+    """A process and its task. `node`: id of its node; `deaths`: nodes of the processes that died on this task."""
 
     pool: str
     task: str
@@ -44,7 +44,7 @@ class Entry:
 
 
 def gcs_client() -> Any:
-    """The client of the GCS in this process; None without Ray."""
+    """This process's client of the GCS; None without Ray."""
     return internal_kv.internal_kv_get_gcs_client()
 
 
@@ -63,7 +63,7 @@ class TaskAttempt:
                 self.given_up = why_given_up(before, len(self.entry.deaths), entry.node)
 
     def died_before(self) -> Entry | None:
-        """The entry of a process that died before it finished this task."""
+        """The entry of a process that died before it finished this task, if any."""
         with suppress(RayError):
             if gcs_client() and (value := gcs_client().internal_kv_get(self.key, NAMESPACE, timeout=REPLY_TIMEOUT_S)):
                 before = read_entry(value)
@@ -71,7 +71,7 @@ class TaskAttempt:
         return None
 
     def enter(self, stage: str) -> None:
-        """A stage begins."""
+        """Record that a stage begins."""
         self.entry = replace(self.entry, stage=stage)
         if gcs_client():
             with suppress(RayError):
@@ -102,11 +102,11 @@ class Ledger:
             ).enter("")
         try:
             yield attempt
-        finally:  # an exception is an end as well
+        finally:  # exceptions end the attempt too
             attempt.end()
 
     def loading(self, replica: str) -> AbstractContextManager[TaskAttempt]:
-        """`turn` for the start of an actor, which keeps its id when it is restarted."""
+        """`attempt` for the start of an actor, which keeps its id when it is restarted."""
         return self.attempt(f"{LOADING} {actor_id()}", replica)
 
 
@@ -143,7 +143,7 @@ def on_living_nodes(deaths: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def why_given_up(last: Entry, deaths: int, node: str) -> str:
-    """One line: how often and where its processes died, and what the last one had printed."""
+    """One line: how many processes died, where, and the last output of the last one."""
     lines = last_lines(logs_folder(), last.pid) if last.node == node else []
     output = f"; its last lines: {' | '.join(lines)}" if lines else f"; the logs are on node {last.node[:8]}"
     last_process = f"the last one (process {last.pid} of {last.replica}) in {last.stage}"
@@ -151,7 +151,7 @@ def why_given_up(last: Entry, deaths: int, node: str) -> str:
 
 
 def last_lines(logs: Path, pid: int) -> list[str]:
-    """The end of what a worker of this node wrote to stderr, or else to stdout."""
+    """The last lines that a worker of this node wrote to stderr, or else to stdout."""
     for stream in ("err", "out"):
         for path in logs.glob(f"worker-*-{pid}.{stream}"):
             with path.open("rb") as file:
@@ -171,13 +171,13 @@ def read_entries(client: Any, run: str) -> dict[bytes, Entry]:
 
 
 def clear(client: Any, run: str) -> None:
-    """Remove what is left of a run's entries."""
+    """Remove the remaining entries of a run."""
     with suppress(RayError):
         client.internal_kv_del(f"{run}:".encode(), True, NAMESPACE, timeout=REPLY_TIMEOUT_S)
 
 
 def end_process(pid: int) -> bool:
-    """Kill a worker of this node. Returns whether it was one: the id may be another process's by now."""
+    """Kill a worker of this node. Returns False if the id belongs to no worker, as it may have been reused."""
     with suppress(OSError):
         if Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"ray::"):
             os.kill(pid, signal.SIGKILL)

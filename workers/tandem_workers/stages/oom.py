@@ -1,4 +1,4 @@
-"""What is done where a batch does not fit the device after all."""
+"""Smaller batches when memory runs out."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ T = TypeVar("T")
 
 
 class Halving:
-    """Cuts batches of one size, and halves of it from the moment at which memory runs out:
+    """Cuts rows into batches, and halves the batch size whenever memory runs out:
 
         for attempt in halving.attempts(num_rows):
-            with attempt as some:
-                ...  # work on the rows `some`
+            with attempt as rows:
+                ...  # work on this slice of rows
 
     Smaller batches may be rounded differently, so a warning says what happened.
     """
@@ -29,8 +29,8 @@ class Halving:
         self.stage, self.size = stage, batch
 
     def attempts(self, num_rows: int) -> Iterator[Attempt]:
-        """Consecutive rows that make up all `num_rows`; those that did not fit come again in smaller parts. An error of
-        the work passes, and so does its lack of memory once single rows do not fit either."""
+        """Consecutive slices of all `num_rows`; a slice that did not fit is repeated in smaller parts. Other errors are
+        raised, and so is out of memory for a single row."""
         start = 0
         while start < num_rows:
             attempt = Attempt(slice(start, min(start + self.size, num_rows)))
@@ -38,12 +38,12 @@ class Halving:
             if not attempt.memory_error:
                 start = attempt.rows.stop
                 continue
-            # only here is the error gone, and with it the tensors that its traceback held
+            # here the error has been freed, and with it the tensors that its traceback held
             count = attempt.rows.stop - start
             self.size = (count + 1) // 2
             on_gpu = torch.cuda.is_initialized()
             if on_gpu:
-                torch.cuda.synchronize()  # a graph that is given up may be at work on the batch before
+                torch.cuda.synchronize()  # a graph to be released may still run the previous batch
             release_graphs()
             if on_gpu:
                 torch.cuda.empty_cache()
@@ -55,19 +55,19 @@ class Halving:
             )
 
     def __call__(self, work: Callable[[slice], T], num_rows: int) -> list[T]:
-        """Results of `work` on all parts."""
+        """Results of `work` on all slices."""
         return list(self.run(lambda rows: [work(rows)], num_rows))
 
     def run(self, work: Callable[[slice], Iterable[T]], num_rows: int) -> Iterator[T]:
-        """The same for a work that yields its results one by one: where memory runs out in the middle, those of the
-        rows in hand are yielded again from the first."""
+        """The same for work that yields its results one by one: if memory runs out midway, the results of the current
+        slice are yielded again from its first row."""
         for attempt in self.attempts(num_rows):
             with attempt as rows:
                 yield from work(rows)
 
 
 class Attempt:
-    """Work on some rows. `lacked` says how memory ran out, if it did."""
+    """Work on a slice of rows. `memory_error`: message if memory ran out, else empty."""
 
     def __init__(self, rows: slice):
         self.rows, self.memory_error = rows, ""
@@ -76,7 +76,7 @@ class Attempt:
         return self.rows
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> bool:
-        """Whether the error is dealt with: memory may suffice for fewer rows."""
+        """Suppress out of memory, unless it is for a single row."""
         if not isinstance(error, RuntimeError | MemoryError) or not is_out_of_memory(error):
             return False
         if self.rows.stop - self.rows.start == 1:

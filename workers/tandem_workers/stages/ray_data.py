@@ -1,4 +1,4 @@
-"""The adapter between our stages and Ray Data: a shard as one row, and actors and tasks that run stages on it.
+"""The adapter between our stages and Ray Data: shards as rows, and actors that run stages on them.
 
 Ray Data may merge and split blocks, so a shard is a single row and every batch is one row. Only this file knows the
 columns of a shard.
@@ -107,7 +107,7 @@ def failed_row(
     warnings: Sequence[str] = (),
     fallbacks: Iterable[Fallback] = (),
 ) -> Row:
-    """A shard that a stage could not make, as a row that later stages hand on."""
+    """A shard that a stage could not make, as a row that later stages pass on."""
     text = " ".join(str(error).split())
     cause = text if isinstance(error, TandemError) else f"{type(error).__name__}: {text}"
     failed = FailedShard.of(empty_shard(shard), cause=f"{stage}: {cause}", warnings=warnings, fallbacks=[*fallbacks])
@@ -120,7 +120,7 @@ def is_failed(row: Row) -> bool:
 
 
 def holds(row: Row, kind: type[ShardRows]) -> bool:
-    """Whether a row is a shard of some form."""
+    """Whether a row holds a shard of this type."""
     return bool(json.loads(row["notes"][0])["type"] == kind.__name__)
 
 
@@ -143,7 +143,7 @@ def bytes_table(data: bytes) -> dict[str, pa.Array]:
 
 
 def replica_name() -> str:
-    """(node, GPU) of this process, or (node, process) where it has no GPU."""
+    """NODE/gpuID of this process, or NODE/pidID if it has no GPU."""
     context = ray.get_runtime_context()
     gpus = context.get_accelerator_ids().get("GPU", [])
     place = f"gpu{','.join(gpus)}" if gpus else f"pid{os.getpid()}"
@@ -154,9 +154,9 @@ FINISHER = "TANDEM_FINISHER"  # set in the environment of actors that finish the
 
 
 class StageActor:
-    """An actor of a pool: loads its stages once, then runs them in order on every shard that comes.
+    """An actor of a pool: loads its stages once, then runs them in order on every shard.
 
-    `further` are the stages of the next pool, which a finisher runs as well; that pool passes such shards through.
+    `further`: stages of the next pool, which finishers run as well; that pool passes such shards through.
     """
 
     def __init__(
@@ -206,9 +206,9 @@ class StageActor:
             began = time.time()
             try:
                 shard = stage(shard)
-            except OutputError:  # a place is at fault, and would be for every other shard
+            except OutputError:  # the store failed, and would fail for every other shard
                 raise
-            except Exception as error:  # the shard's fault or the model's: the driver decides how many are too many
+            except Exception as error:  # of the shard or the model; the driver decides how many are too many
                 if has_lost_its_device(error):
                     end_with(error)
                 self.fallbacks.attribute(stage.name)
@@ -225,24 +225,24 @@ class StageActor:
         return to_row(shard, spans)
 
     def start(self) -> ReplicaStart:
-        """How this actor came up."""
+        """The phases of this actor's start."""
         entered_s, ready_s = self.entered_s, self.ready_s
         return ReplicaStart(self.ledger.pool, self.replica, entered_s, ready_s, seconds=seconds_by_part())
 
 
 def has_lost_its_device(error: BaseException) -> bool:
-    """Whether the GPU is unusable in this process, as after every CUDA error except out of memory. Does not use torch,
-    which processes that only write have not imported."""
+    """Whether the GPU is unusable in this process, as after any CUDA error except out of memory. Does not use torch,
+    which processes that only write do not import."""
     text = str(error)
     return "CUDA error" in text and "out of memory" not in text and "ALLOC_FAILED" not in text
 
 
 def end_with(error: BaseException) -> NoReturn:
-    """Exit this process, so that Ray restarts it and retries the shard. Its last lines are the cause."""
+    """Exit this process, so that Ray restarts it and retries the shard. Its last printed line is the cause."""
     print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
     os._exit(1)
 
 
 def empty_shard(shard: int) -> ShardRows:
-    """A shard without rows, of which only the number is known."""
+    """A shard with a number and no rows."""
     return ShardRows(shard=shard, index=np.zeros(0, np.int64), label=np.zeros(0, np.int32))

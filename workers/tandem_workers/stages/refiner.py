@@ -23,14 +23,14 @@ from tandem_workers.stages.shard_batches import Batch, RowsOfShard, fixed_batche
 
 @dataclass(frozen=True)
 class LaunchedPixels:
-    """Of some rows, in host memory: uint8 [b, H, W, 3], and whether all were finite."""
+    """Pixels of some rows in host memory, uint8 [b, H, W, 3], and whether all were finite."""
 
     host_bHW3: torch.Tensor
     finite: torch.Tensor
 
     @property
     def checked(self) -> np.ndarray:
-        """Once they are there. JobError for pixels that are not finite."""
+        """The pixels, valid once the mark is reached. JobError for pixels that are not finite."""
         if not self.finite:
             raise JobError("the decoder made pixels that are not finite")
         return self.host_bHW3.numpy()
@@ -38,7 +38,7 @@ class LaunchedPixels:
 
 @dataclass(frozen=True)
 class RefinedBatch:
-    """A batch whose ids and pixels have been launched, and moments of its work."""
+    """A batch whose ids and pixels have been launched, and the marks of its work."""
 
     batch: Batch
     decodes: list[LaunchedDecode]
@@ -87,7 +87,7 @@ class Refiner:
 
     @property
     def ran(self) -> dict[str, Ran]:
-        """How its two stages run by now."""
+        """How the two stages run at present."""
         var, vqvae, name = self.refiner, self.vqvae, device_name(self.device)
         dtype = vqvae.post_quant_conv.weight.dtype
         return {
@@ -96,7 +96,7 @@ class Refiner:
         }
 
     def launch(self, prefix_nP: np.ndarray, batch: Batch) -> RefinedBatch:
-        """`prefix_nP` is that of the whole shard."""
+        """Launch refine and decode of a batch. `prefix_nP`: prefixes of the whole shard."""
         began = self.queue.mark()
         prefix_BP = prefix_nP[batch.rows_B, : self.refiner.config.pyramid.offsets[batch.draft_steps]]
         decodes = []

@@ -1,4 +1,4 @@
-"""Cuts a shard into batches of one shape; the cuts are the same on every replica."""
+"""Cuts a shard into batches of one shape, in the same way on every replica."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Batch:
 def fixed_batches(
     shard: ShardRows, settings: DecodeSettings, config: VarConfig, device: torch.device
 ) -> Iterator[Batch]:
-    """Cut a shard into batches of one shape: rows of one N after the other, the smallest N first, each in their order.
+    """Cut a shard into batches of one shape: grouped by N, the smallest N first, and in order within a group.
     A short batch is padded with its last row, so an image always has the same position in the same batch, and its
     bytes do not depend on replicas or placement. InputError for a label that the model does not have."""
     steps, sampling = draft_steps_of(shard, settings), sampling_of(shard, settings)
@@ -53,7 +53,7 @@ def fixed_batches(
             rows_B = np.pad(chosen, (0, settings.batch - len(chosen)), mode="edge")
             labels_B = torch.from_numpy(shard.label[rows_B].astype(np.int64))
             uniforms_BL = uniforms(seed[rows_B], index[rows_B], config.pyramid.num_tokens)
-            check_values(config.num_classes, labels_B, uniforms_BL)  # here, where no device has to be waited for
+            check_values(config.num_classes, labels_B, uniforms_BL)  # on the host, without waiting for the device
             yield Batch(
                 rows_B,
                 len(chosen),

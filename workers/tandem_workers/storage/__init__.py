@@ -1,1 +1,1 @@
-"""Places that keep a dataset, local and in S3, and how their files are named."""
+"""Stores for datasets, local and in S3, and the names of their files."""

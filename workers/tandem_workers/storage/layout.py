@@ -2,7 +2,7 @@
 
 OUT/
   job.json                      identity and versions of the job
-  overwrites/00001.json         the same of the job that replaced it (--overwrite), and so on: epochs 1, 2, ...
+  overwrites/00001.json         the same for the job that replaced it (--overwrite), and so on: epochs 1, 2, ...
   shards/00000.tar | .parquet   webdataset and parquet
   images/00007/000000123.png    folder: label, index
   rows/00000.parquet            folder: the other columns of a shard
@@ -11,13 +11,13 @@ OUT/
   contact_sheet.png README.md
   _SUCCESS                      last
 
-Shards and labels have five digits and more when they need more, indices have nine. The folders of `images/` are
-bare labels: a class name there would be cut to what file systems allow, and Hugging Face `datasets` takes a
-folder whose name holds a word such as "train" or "test" for a split and then reads nothing else.
+Shards and labels have at least five digits, indices nine. The folders of `images/` are bare labels: a class name could
+be too long for the file system, and Hugging Face `datasets` takes a folder whose name contains a word such as "train"
+or "test" for a split and then reads nothing else.
 
-A tag before the extension tells files apart that must not be mixed: `shards/00000-1.tar` is of epoch 1, and
-`shards/00000-0-ab12cd34.tar` of epoch 0, put under a name of its own content, as a damaged file had the plain name.
-Entries have the epoch alone.
+A tag before the extension distinguishes files that must not be mixed: `shards/00000-1.tar` is of epoch 1, and
+`shards/00000-0-ab12cd34.tar` is of epoch 0 with its content's hash in the name, because a damaged file had the plain
+name. Entries are tagged only with the epoch.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ JOB = "job.json"
 SUCCESS = "_SUCCESS"
 CARD = "README.md"
 CONTACT_SHEET = "contact_sheet.png"
-IMAGE_TABLE = "images/metadata.parquet"  # the name that datasets' imagefolder looks for
+IMAGE_TABLE = "images/metadata.parquet"  # the name that Hugging Face's imagefolder expects
 CLOSING_FILES = (CARD, CONTACT_SHEET, IMAGE_TABLE)
 MANIFEST = "manifest"
 OVERWRITES = "overwrites"
@@ -111,7 +111,7 @@ def epoch_of(path: str) -> int | None:
 
 
 def is_named_by_content(path: str) -> bool:
-    """Whether a data file has a name of its own content."""
+    """Whether a data file has its content's hash in its name."""
     match = _DATA.fullmatch(path)
     return match is not None and match["named"] is not None
 
@@ -122,7 +122,7 @@ def is_data(path: str) -> bool:
 
 
 def is_record(path: str) -> bool:
-    """Whether a file says which job the place belongs to."""
+    """Whether a file is the record of a job that owns or owned the store."""
     return path == JOB or _OVERWRITE.fullmatch(path) is not None
 
 

@@ -1,4 +1,4 @@
-"""A dataset in a directory: files are written beside their names, and linked to them when they are whole."""
+"""A dataset in a directory: files are written under temporary names, and linked to their own names when complete."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from tandem.errors import OutputError
 from tandem.user_files import cause_of, shown
 from tandem_workers.storage.store import TEMPORARY, TEMPORARY_LIFE_S, Store, Stored
 
-NOT_LISTED = (TEMPORARY, "lost+found")  # the second stands at the root of a fresh ext4, and none but root may read it
-PUT_ATTEMPTS = 20  # of a file that others remove whenever it is looked at
+NOT_LISTED = (TEMPORARY, "lost+found")  # lost+found exists at the root of ext4 file systems, readable only by root
+PUT_ATTEMPTS = 20  # if other processes keep removing the file
 
 
 class LocalStore(Store):
@@ -36,7 +36,7 @@ class LocalStore(Store):
         try:
             if not stat.S_ISDIR(os.stat(self.root).st_mode):
                 raise OutputError(f"out: expected a directory, {self.uri} is a file")
-        except (FileNotFoundError, NotADirectoryError):  # of these `check` says more
+        except (FileNotFoundError, NotADirectoryError):  # `check` reports these better
             pass
         except (OSError, ValueError) as error:
             raise OutputError(f"out: cannot use {shown(self.uri)}: {cause_of(error)}") from error
@@ -71,7 +71,7 @@ class LocalStore(Store):
             with _writing(self.root / path):
                 stored.append(self._put(path, data))
             folders.add((self.root / path).parent)
-        for folder in folders:  # names too have to survive a power cut, before anyone counts on them
+        for folder in folders:  # names too have to survive a power cut before anyone relies on them
             with _writing(folder):
                 _sync_folder(folder)
         return stored
@@ -151,7 +151,7 @@ class LocalStore(Store):
 
 
 def gone(name: str) -> OutputError:
-    """The error of a put under a name that is taken whenever it is put, and free whenever it is read."""
+    """The error of a put whose name was always taken when putting, and always free when reading."""
     return OutputError(f"{name} was there a moment ago and is gone", hint="run the same command again")
 
 
@@ -162,7 +162,7 @@ def _unless_missing(error: OSError) -> None:
 
 def _create(path: Path) -> BinaryIO:
     while True:
-        with suppress(FileExistsError):  # exist_ok would look at the folder a second time, when it may be gone again
+        with suppress(FileExistsError):  # exist_ok would check the folder again, when it may be gone
             path.parent.mkdir(parents=True)
         try:
             return path.open("xb")

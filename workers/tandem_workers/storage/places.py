@@ -1,4 +1,4 @@
-"""The place that an address names: a local directory, or a prefix in an S3 bucket."""
+"""Opens the store of an address: a local directory, or a prefix in an S3 bucket."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from tandem_workers.storage.store import Store
 
 
 def open_store(uri: str) -> Store:
-    """The store at a local directory, which need not exist yet, or at s3://bucket/prefix. Asks no server.
+    """The store at a local directory, which need not exist yet, or at s3://bucket/prefix. Sends no request.
 
     Raises:
         InputError: an address of another kind.
-        OutputError: a file stands where the directory should be.
+        OutputError: the path is a file, not a directory.
     """
     if uri.startswith(SCHEME):
         from tandem_workers.storage.s3_store import S3Store  # boto3 takes a second to import

@@ -12,10 +12,10 @@ KEY_BYTES = 1024
 
 
 def split_address(address: str, expected: str = "s3://bucket/key") -> tuple[str, str]:
-    """Bucket and key of s3://bucket/key, every character as it stands; the key is empty where there is none.
+    """Bucket and key of s3://bucket/key, taken literally; the key may be empty.
 
-    Raises InputError, naming `expected`, unless the bucket has a bucket's letters and the key, in UTF-8, is printable,
-    of at most 1,024 bytes and without '.' and '..' between slashes, which proxies resolve.
+    Raises InputError, naming `expected`, unless the bucket name is valid and the key is printable, at most 1,024 bytes
+    in UTF-8 and without the parts '.' and '..', which proxies resolve.
     """
     bucket, _, key = address.removeprefix(SCHEME).partition("/")
     if not address.startswith(SCHEME) or not BUCKET.fullmatch(bucket):
@@ -28,7 +28,7 @@ def split_address(address: str, expected: str = "s3://bucket/key") -> tuple[str,
 
 
 def split_object(address: str) -> tuple[str, str]:
-    """Bucket and key of one object. Raises InputError, also where the key is missing or ends as a folder does."""
+    """Bucket and key of one object. Raises InputError, also if the key is missing or ends with a slash."""
     bucket, key = split_address(address)
     if not key or key.endswith("/"):
         raise InputError(f"expected s3://bucket/key, got {address!r}")
@@ -36,7 +36,7 @@ def split_object(address: str) -> tuple[str, str]:
 
 
 def split_prefix(address: str, option: str) -> tuple[str, str]:
-    """Bucket and prefix of s3://bucket/prefix, slashes at both ends of the prefix removed. Raises InputError."""
+    """Bucket and prefix of s3://bucket/prefix, the prefix without slashes at its ends. Raises InputError."""
     expected = "s3://bucket/prefix"
     try:
         bucket, key = split_address(address, expected)

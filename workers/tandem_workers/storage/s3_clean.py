@@ -1,4 +1,4 @@
-"""What killed writers leave in a bucket: multipart uploads that nobody completes, and temporary objects."""
+"""Removes what killed writers leave in a bucket: incomplete multipart uploads, and temporary objects."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from tandem_workers.storage import layout
 
 
 def abort_uploads(client: Any, bucket: str, prefix: str, age_s: float) -> None:
-    """Give up the multipart uploads of a dataset at a prefix that are at least so old. Raises ClientError.
+    """Abort the multipart uploads of a dataset at a prefix that are at least this old. Raises ClientError.
 
-    Those of other names stay: at the root of a bucket they are of other datasets, or of other programs.
+    Uploads of other names stay: at the root of a bucket they belong to other datasets or programs.
     """
     for page in client.get_paginator("list_multipart_uploads").paginate(Bucket=bucket, Prefix=prefix):
         for upload in page.get("Uploads", []):
@@ -23,7 +23,7 @@ def abort_uploads(client: Any, bucket: str, prefix: str, age_s: float) -> None:
 
 
 def remove_old(client: Any, bucket: str, prefix: str, age_s: float) -> None:
-    """Remove the objects below a prefix that are at least so old. Raises ClientError."""
+    """Remove the objects below a prefix that are at least this old. Raises ClientError."""
     for page in client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
         for item in page.get("Contents", []):
             if item["LastModified"] < time_before(page, age_s):
@@ -31,6 +31,6 @@ def remove_old(client: Any, bucket: str, prefix: str, age_s: float) -> None:
 
 
 def time_before(answer: Any, seconds: float) -> datetime:
-    """So many seconds before an answer was sent, by the clock of the store; by ours where it names no time."""
+    """The time `seconds` before a response was sent, by the store's clock, or by ours if the response has no date."""
     sent = answer["ResponseMetadata"].get("HTTPHeaders", {}).get("date")
     return (parsedate_to_datetime(sent) if sent else datetime.now(UTC)) - timedelta(seconds=seconds)

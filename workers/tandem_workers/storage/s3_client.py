@@ -41,7 +41,7 @@ DEFAULT_HINT = "credentials, region and endpoint come from the standard AWS vari
 
 
 class AnswerError(Exception):
-    """The store's answer does not fit the request."""
+    """The store's response does not match the request."""
 
 
 class SettingsError(Exception):
@@ -58,7 +58,7 @@ def make_client(patience: Patience, **more: Any) -> Any:
     """
     region = more.pop("region_name", None)
     config = Config(
-        retries={"mode": "standard", "total_max_attempts": 1},  # those of botocore: see `s3_retry`
+        retries={"mode": "standard", "total_max_attempts": 1},  # botocore's own retries are off: see `s3_retry`
         connect_timeout=CONNECT_TIMEOUT_S,
         read_timeout=patience.read_timeout_s,
         max_pool_connections=CONNECTIONS,
@@ -69,7 +69,7 @@ def make_client(patience: Patience, **more: Any) -> Any:
         client = boto3.session.Session().client("s3", config=config, region_name=region)
     except ValueError as error:
         raise SettingsError(without_login(str(error))) from None
-    if "@" in client.meta.endpoint_url:  # requests would not carry them, and messages name the endpoint
+    if "@" in client.meta.endpoint_url:  # requests would not use the login, and messages would show it
         found = without_login(client.meta.endpoint_url)
         raise SettingsError(f"expected an endpoint without user and password, got {found}")
     Retries(patience).register(client)
@@ -82,13 +82,13 @@ def without_login(text: str) -> str:
 
 
 def code_of(error: ClientError) -> str:
-    """The store's name for an error, or the HTTP status where a HEAD was answered."""
+    """The store's error code, or the HTTP status for a HEAD."""
     return str(error.response.get("Error", {}).get("Code", ""))
 
 
 @contextmanager
 def one_line(kind: type[TandemError], verb: str, bucket: str, key: str) -> Iterator[None]:
-    """Raise errors of the store or the connection as one `kind`: the request, the answer, and the remedy."""
+    """Context manager: raises errors of the store or the connection as `kind`, with request, cause and remedy."""
     try:
         yield
     except FAILURES as error:

@@ -13,7 +13,7 @@ Result = TypeVar("Result")
 def in_parallel(action: Callable[[Item], Result], items: Iterable[Item], threads: int) -> list[Result]:
     """Results of `action` for each item, in order. The first error is raised and cancels items not yet begun.
 
-    Otherwise each thread would send another request to a store that does not answer, and wait as long again.
+    Otherwise each thread would send another request to a store that does not respond, and wait again.
     """
     with ThreadPoolExecutor(threads) as pool:
         calls = [pool.submit(action, item) for item in items]

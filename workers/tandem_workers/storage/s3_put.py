@@ -27,7 +27,7 @@ def hash_of(data: bytes) -> bytes:
 
 
 def checked(data: bytes, found: bytes) -> dict[str, Any]:
-    """The bytes, and the hash by which the server checks what arrived."""
+    """The bytes, and the hash by which the server checks the received data."""
     return {"Body": data, "ChecksumSHA256": base64.b64encode(found).decode()}
 
 
@@ -48,7 +48,9 @@ def put_parts(client: Any, described: Mapping[str, Any], claim_key: str, data: b
                 **place, UploadId=upload, MultipartUpload={"Parts": parts}, IfNoneMatch="*"
             )
     except BaseException as error:
-        if not isinstance(error, BotoCoreError):  # else the store does not answer; closing the dataset ends the upload
+        if not isinstance(
+            error, BotoCoreError
+        ):  # else the store does not respond; closing the dataset aborts the upload
             with suppress(ClientError, BotoCoreError):
                 client.abort_multipart_upload(**place, UploadId=upload)
         raise
@@ -58,8 +60,8 @@ def put_parts(client: Any, described: Mapping[str, Any], claim_key: str, data: b
 def _alone(client: Any, bucket: str, key: str) -> Iterator[None]:
     """Context manager: only one writer at a time completes a path.
 
-    Not every server decides between two concurrent completions (SeaweedFS 4.48 accepts both), but all decide between
-    two plain puts. The claim of a writer that died expires after CLAIM_LIFE_S.
+    Some servers accept two concurrent conditional completions (SeaweedFS 4.48), but none accepts two conditional puts.
+    The claim of a writer that died expires after CLAIM_LIFE_S.
     """
     until = time.monotonic() + CLAIM_LIFE_S
     while time.monotonic() < until:
@@ -73,5 +75,5 @@ def _alone(client: Any, bucket: str, key: str) -> Iterator[None]:
     try:
         yield
     finally:
-        with suppress(ClientError, BotoCoreError):  # it counts for nothing soon
+        with suppress(ClientError, BotoCoreError):  # the claim expires anyway
             client.delete_object(Bucket=bucket, Key=key)

@@ -1,7 +1,6 @@
 """Reads S3 objects: whole, by ranges, or into a file. Never mixes two versions of an object.
 
-Every request after the first names the ETag that it continues (`If-Match`). A body that breaks off is continued where
-it broke.
+Every request after the first requires the same ETag (`If-Match`). A body that breaks off is resumed from there.
 """
 
 from __future__ import annotations
@@ -25,8 +24,8 @@ from tandem_workers.storage.waiting_notice import say_waiting
 CHUNK_BYTES = 1 << 20
 PART_BYTES = 8 << 20
 PARTS_AT_ONCE = 10
-BODY_ATTEMPTS = 5  # in a row without one byte more; each is tried as often as its client does
-VERSIONS = 5  # of an object that is replaced again and again while it is read
+BODY_ATTEMPTS = 5  # in a row without a new byte; the client retries each of them too
+VERSIONS = 5  # attempts if an object is replaced while it is read
 BROKEN = (IncompleteReadError, ReadTimeoutError, ResponseStreamingError, ConnectionError)
 T = TypeVar("T")
 CHANGED = ("PreconditionFailed", "412")
@@ -40,7 +39,7 @@ class ObjectChangedError(AnswerError):
 
 
 def head(client: Any, bucket: str, key: str) -> dict[str, Any]:
-    """The answer to a HEAD. After an error a GET of one byte finds the cause, which a HEAD cannot carry."""
+    """The response to a HEAD. After an error, a GET of one byte raises the cause, which a HEAD does not contain."""
     try:
         return dict(client.head_object(Bucket=bucket, Key=key))
     except ClientError as error:
@@ -50,7 +49,7 @@ def head(client: Any, bucket: str, key: str) -> dict[str, Any]:
 
 
 def of_one_version(read: Callable[[], T]) -> T:
-    """Return `read()`, repeated if the object was replaced meanwhile. ObjectChangedError after several times."""
+    """Return `read()`, repeated if the object was replaced meanwhile. ObjectChangedError after VERSIONS attempts."""
     for _ in range(VERSIONS - 1):
         with suppress(ObjectChangedError):
             return read()
@@ -58,7 +57,7 @@ def of_one_version(read: Callable[[], T]) -> T:
 
 
 def read_object(client: Any, bucket: str, key: str) -> bytes:
-    """A whole object: one GET, and more only where the connection breaks. ClientError, or ObjectChangedError."""
+    """A whole object: one GET, and more only if the connection breaks. ClientError, or ObjectChangedError."""
 
     def read() -> bytes:
         answer = client.get_object(Bucket=bucket, Key=key)
@@ -70,7 +69,7 @@ def read_object(client: Any, bucket: str, key: str) -> bytes:
 
 
 def read_range(client: Any, bucket: str, key: str, etag: str, start: int, end: int) -> bytes:
-    """Bytes from `start` to before `end` of the version with this ETag. ObjectChangedError where there is another."""
+    """Bytes from `start` to before `end` of the version with this ETag. ObjectChangedError if it has changed."""
     data = bytearray()
     broken = 0
     while len(data) < end - start:
@@ -82,7 +81,7 @@ def read_range(client: Any, bucket: str, key: str, etag: str, start: int, end: i
             if code_of(error) in CHANGED:
                 raise ObjectChangedError from error
             raise
-        if answer["ETag"].strip('"') != etag.strip('"'):  # a store that does not know If-Match
+        if answer["ETag"].strip('"') != etag.strip('"'):  # the store ignores If-Match
             answer["Body"].close()
             raise ObjectChangedError
         if cause := _receive(bucket, key, answer["Body"], data):
@@ -96,7 +95,7 @@ def read_range(client: Any, bucket: str, key: str, etag: str, start: int, end: i
 
 
 def download(client: Any, bucket: str, key: str, version: dict[str, Any], path: Path) -> None:
-    """Write the version that a HEAD has described into a file, by parts. Raises as `read_range`, or OSError."""
+    """Download the version described by a HEAD into a file, in parts. Raises like `read_range`, or OSError."""
     size, etag = version["ContentLength"], version["ETag"]
     with path.open("wb") as file:
 
@@ -110,7 +109,7 @@ def download(client: Any, bucket: str, key: str, version: dict[str, Any], path: 
 
 
 class ObjectReader(io.RawIOBase):
-    """An object as a file that can seek. Each read is a request; put a buffer before it. Reading raises OutputError."""
+    """An object as a seekable file. Each read is a request, so wrap it in a buffer. Reading raises OutputError."""
 
     def __init__(self, client: Any, bucket: str, key: str, version: dict[str, Any]) -> None:
         self.client, self.bucket, self.key = client, bucket, key
@@ -137,7 +136,7 @@ class ObjectReader(io.RawIOBase):
         return len(data)
 
     def readall(self) -> bytes:
-        """The rest by one request; the inherited method would send one for every 8 KiB."""
+        """The rest in one request; the inherited method would send one for every 8 KiB."""
         return self._take(self.size)
 
     def _take(self, length: int) -> bytes:

@@ -1,7 +1,7 @@
 """Retries of requests to S3, limited by time, and the line that reports them.
 
-botocore's own modes count retries, and all requests of a client share some 35 of them: sixteen writers use those up
-within a second of an outage. Here the limit is time, for each request from its first failure on.
+botocore's own modes count retries, and all requests of a client share about 35: sixteen writers use them up within a
+second of an outage. Here the limit is the time since the first failure of each request.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ CONFLICTS = ("ConditionalRequestConflict", "OperationAborted")  # another reques
 THROTTLED = ("SlowDown", "Throttling", "ThrottlingException", "RequestLimitExceeded", "429", "503")
 RETRIED_CODES = (*CONFLICTS, *THROTTLED, "RequestTimeout", "RequestTimeoutException", "PriorRequestNotComplete")
 RETRIED_STATUSES = (307, 429, 500, 502, 503, 504)
-MIN_ATTEMPTS = 3  # whatever time they take: uploads of hundreds of megabytes may each break off late
+MIN_ATTEMPTS = 3  # regardless of time: uploads of hundreds of megabytes may break off late
 BEGAN, FAILING_SINCE = "tandem_began", "tandem_failing_since"  # in a request's context
 
 
@@ -31,9 +31,9 @@ class Patience:
     """Limits of a request: it ends at most `read_timeout_s + seconds + read_timeout_s` after its last byte was sent.
 
     Attributes:
-        seconds: how long it is retried from its first failure on.
+        seconds: it is retried for this long after its first failure.
         attempts: most attempts.
-        read_timeout_s: how long a store may send nothing.
+        read_timeout_s: longest silence of the store.
     """
 
     seconds: float
@@ -42,7 +42,7 @@ class Patience:
 
 
 PATIENT = Patience(seconds=90, attempts=1000, read_timeout_s=20)  # 130 s at most
-QUICK = Patience(seconds=30, attempts=3, read_timeout_s=10)  # before a job starts, where a person waits: 31 s
+QUICK = Patience(seconds=30, attempts=3, read_timeout_s=10)  # before a job starts, while the user waits: 31 s
 
 
 class Retries:
@@ -80,7 +80,7 @@ class Retries:
 
 
 def retry_code(operation: str, response: Any, error: Exception | None) -> str | None:
-    """Why a retry may succeed, in a word or a sentence; None if it cannot."""
+    """The error if a retry may succeed, as a code or a sentence; else None."""
     if response is None:
         return failure(error) if isinstance(error, (NoConnection, HTTPClientError)) else None
     http, parsed = response
@@ -96,9 +96,9 @@ def failure(error: Exception | None) -> str:
 
 
 def end_redirects(response: Any, request_dict: Any) -> None:
-    """Keep botocore from looking for a bucket's region forever.
+    """Keep botocore from searching for a bucket's region forever.
 
-    It follows a redirect that names no region by a HEAD of the bucket, and the redirect of that HEAD by another.
+    After a redirect without a region it sends a HEAD of the bucket, and after a redirect of that HEAD another one.
     """
     headers = response[1].get("ResponseMetadata", {}).get("HTTPHeaders", {})
     if "x-amz-bucket-region" not in headers and not response[1].get("Error", {}).get("Region"):

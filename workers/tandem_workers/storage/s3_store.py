@@ -21,13 +21,13 @@ from tandem_workers.storage.s3_read import ObjectReader, read_object
 from tandem_workers.storage.s3_retry import CONFLICTS, PATIENT, QUICK, Patience
 from tandem_workers.storage.store import TEMPORARY, TEMPORARY_LIFE_S, Store, Stored
 
-SINGLE_BYTES = 256 << 20  # larger files go in parts
-READ_BYTES = 1 << 20  # at once: a tar is read header by header
-HASH = "sha256"  # metadata of every object we put, for people and other tools
-PUT_ATTEMPTS = 3  # of a file under whose name another comes and goes
-UNKNOWN_CONDITION = (400, 405, 501)  # how stores answer that do not know If-None-Match
+SINGLE_BYTES = 256 << 20  # larger files are put in parts
+READ_BYTES = 1 << 20  # read-ahead, as a tar is read header by header
+HASH = "sha256"  # metadata key of our objects, for people and other tools
+PUT_ATTEMPTS = 3  # if another file of the same name keeps appearing and disappearing
+UNKNOWN_CONDITION = (400, 405, 501)  # responses of stores without If-None-Match
 CONDITION_HINT = (
-    "without them two writers of one shard cannot be told apart: use AWS, SeaweedFS, MinIO or R2 of these years, "
+    "without them two writers of one shard cannot be told apart: use AWS, or a recent SeaweedFS, MinIO or R2, "
     "or a folder that all nodes mount"
 )
 
@@ -44,9 +44,9 @@ class S3Store(Store):
         return {name: value for name, value in self.__dict__.items() if name != "signer"} | {"_clients": {}}
 
     def client(self, patience: Patience | None = None) -> Any:
-        """A boto3 client of this patience, PATIENT if none is given; made on first use, as clients cannot be pickled.
+        """A boto3 client with this patience, by default PATIENT; made on first use, as clients cannot be pickled.
 
-        OutputError where the settings of AWS's variables and files cannot be used.
+        OutputError if the AWS settings are invalid.
         """
         patience = patience or PATIENT
         if patience not in self._clients:
@@ -55,7 +55,7 @@ class S3Store(Store):
         return self._clients[patience]
 
     def check(self) -> None:
-        """The bucket exists, may be written and has conditional puts: a probe is put twice and removed.
+        """Check that the bucket exists, is writable and has conditional puts: a probe is put twice and removed.
 
         OutputError naming the cause.
         """
@@ -70,13 +70,13 @@ class S3Store(Store):
                 raise OutputError(f"bucket {self.bucket} does not exist at {place}", "create it first") from None
         with self.named("write", f"{TEMPORARY}/"):
             fault = self._find_condition_fault(client, key)
-            client.delete_object(Bucket=self.bucket, Key=key)  # where an error came before, `clean` does it later
+            client.delete_object(Bucket=self.bucket, Key=key)  # after an error, `clean` removes it later
         if fault:
             place = f"bucket {self.bucket} at {client.meta.endpoint_url}"
             raise OutputError(f"{place} has no conditional writes (If-None-Match: *): {fault}", CONDITION_HINT)
 
     def _find_condition_fault(self, client: Any, key: str) -> str | None:
-        """What the store does instead of refusing the second of two conditional puts of one key. None: it refuses."""
+        """How the store responds to two conditional puts of one key; None if it correctly refuses the second."""
         probe = {"Bucket": self.bucket, "Key": key, "Body": b""}
         try:
             client.put_object(**probe, IfNoneMatch="*")
@@ -87,15 +87,15 @@ class S3Store(Store):
             status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
             if status not in UNKNOWN_CONDITION:
                 raise
-            client.put_object(**probe)  # raises where it is not the condition that is refused
+            client.put_object(**probe)  # raises if the error was not due to the condition
             return f"it answered {status} {code_of(error)}"
         return "of two puts of one key it took both"
 
     def remember_job(self, path: str) -> None:
-        """Nothing: see `check_shared`."""
+        """Does nothing: see `check_shared`."""
 
     def check_shared(self) -> None:
-        """Every node that reaches the bucket sees the same one."""
+        """Does nothing: all nodes see the same bucket."""
 
     def put_many(self, files: Iterable[tuple[str, bytes]]) -> list[Stored]:
         self.client()  # made by one thread, used by all
@@ -140,31 +140,31 @@ class S3Store(Store):
             self.client().delete_object(Bucket=self.bucket, Key=self.key(path))
 
     def clean(self, closing: bool = False) -> None:
-        """Give up multipart uploads that nobody completes, and remove old temporary objects.
+        """Abort abandoned multipart uploads, and remove old temporary objects.
 
-        Those that were begun long ago; when closing, all uploads: every shard is committed, and a writer whose upload
-        ends finds that. Age is by the clock of the store.
+        Uploads are abandoned if they are old, or when closing: every shard is committed, and a writer whose upload ends
+        notices that. Age is measured by the store's clock.
         """
         client = self.client()
         with (
             self.named("clean", ""),
             suppress(ClientError),
-        ):  # either may be forbidden, and the bucket's rules may clean
+        ):  # may be forbidden; the bucket's lifecycle rules can clean instead
             abort_uploads(client, self.bucket, self.below(), 0.0 if closing else TEMPORARY_LIFE_S)
             remove_old(client, self.bucket, self.below(TEMPORARY), TEMPORARY_LIFE_S)
 
     def presign(self, path: str, seconds: int) -> str:
-        """An address that anyone may get the file from for so long, signed by version 4, which every region takes."""
+        """A download address that is valid for this long, with signature version 4, which every region accepts."""
         parameters = {"Bucket": self.bucket, "Key": self.key(path)}
         return str(self.signer.generate_presigned_url("get_object", Params=parameters, ExpiresIn=seconds))
 
     @cached_property
     def signer(self) -> Any:
-        """A client for presigned addresses. Their signature holds for the bucket's own region alone."""
+        """A client for presigned addresses. Their signature is valid only for the bucket's own region."""
         with self.named("sign addresses of", ""):
             try:
                 answer = self.client(QUICK).head_bucket(Bucket=self.bucket)
-            except ClientError as error:  # where listing is forbidden, the answer names the region all the same
+            except ClientError as error:  # the response names the region even if listing is forbidden
                 answer = error.response
             region = answer["ResponseMetadata"]["HTTPHeaders"].get("x-amz-bucket-region")
             return make_client(QUICK, signature_version="s3v4", region_name=region)
@@ -174,7 +174,7 @@ class S3Store(Store):
         return "/".join(part for part in (self.prefix, path) if part)
 
     def below(self, folder: str = "") -> str:
-        """What all keys of a folder, or of the dataset, begin with."""
+        """The key prefix of a folder, or of the dataset."""
         return f"{key}/" if (key := self.key(folder)) else ""
 
     def _put(self, path: str, data: bytes) -> Stored:
@@ -195,11 +195,11 @@ class S3Store(Store):
                     return there
         raise OutputError(
             f"{self.uri}/{path} was there and is gone, {PUT_ATTEMPTS} times",
-            "another job removes it: see that none does",
+            "make sure that no other job removes it",
         )
 
     def described(self, path: str, found: bytes) -> dict[str, Any]:
-        """What names an object and tells its hash."""
+        """Bucket, key and metadata of an object."""
         return {"Bucket": self.bucket, "Key": self.key(path), "Metadata": {HASH: found.hex()}}
 
     def _head(self, path: str) -> dict[str, Any] | None:
@@ -211,7 +211,7 @@ class S3Store(Store):
             raise
 
     def _measure(self, path: str) -> Stored | None:
-        """Size and hash of what stands under a name that was taken. Its metadata are its writer's word, not read."""
+        """Size and hash of the existing file, from its content: metadata could be wrong."""
         try:
             data = self.read(path)
         except FileNotFoundError:
@@ -219,5 +219,5 @@ class S3Store(Store):
         return Stored(path, len(data), hash_of(data).hex(), created=False)
 
     def named(self, verb: str, path: str) -> AbstractContextManager[None]:
-        """Errors of the server and of the way there as one OutputError with bucket, key, cause and remedy."""
+        """Context manager: raises errors of the store or the connection as OutputError with bucket, key and remedy."""
         return one_line(OutputError, verb, self.bucket, self.key(path))

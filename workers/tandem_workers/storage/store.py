@@ -1,4 +1,4 @@
-"""Places that keep a dataset. What is put is never overwritten, and is there whole or not at all."""
+"""Stores for datasets. A file that is put is never overwritten, and is complete or does not exist."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import BinaryIO
 from tandem.errors import InputError
 
 TEMPORARY = ".tmp"
-# A writer keeps its temporary file for the seconds that one write takes. Age is the only safe sign of a dead
-# writer: process ids say nothing across containers and nodes that share a directory.
+# A temporary file lives for the seconds of one write. Age is the only safe sign of a dead writer: process ids mean
+# nothing across containers and nodes that share a directory.
 TEMPORARY_LIFE_S = 3600.0
 
 
 @dataclass(frozen=True)
 class Stored:
-    """A file as it stands in the store. `created` is False where somebody else had put it before."""
+    """A file in the store. `created` is False if another writer had put it before."""
 
     path: str
     size_bytes: int
@@ -26,28 +26,28 @@ class Stored:
 
 
 class Store(ABC):
-    """A place for one dataset. Paths are relative, with forward slashes. Instances can be pickled."""
+    """The store of one dataset. Paths are relative, with forward slashes. Instances can be pickled."""
 
     uri: str
 
     @abstractmethod
     def check(self) -> None:
-        """Raise OutputError, naming place and cause, if nothing can be written here. Leaves nothing behind."""
+        """Raise OutputError, naming store and cause, if it cannot be written. Leaves nothing behind."""
 
     @abstractmethod
     def remember_job(self, path: str) -> None:
-        """Note which job has begun here, by its record, for `check_shared` of copies of this store."""
+        """Remember the record of the job that has begun here, for `check_shared` of copies of this store."""
 
     @abstractmethod
     def check_shared(self) -> None:
-        """Raise OutputError where this node sees another place than the one where the job began, if that was noted."""
+        """Raise OutputError if this node sees another directory than the one with the remembered job."""
 
     @abstractmethod
     def put_many(self, files: Iterable[tuple[str, bytes]]) -> list[Stored]:
-        """Put each (path, data) unless there is a file already; tell what is there now, in the same order.
+        """Put each (path, data) unless the file exists; returns what is stored now, in the same order.
 
         Of several writers of one path exactly one wins, and all get the winner's size and hash.
-        OutputError when the place cannot be written; no partial file is left under any of the paths.
+        OutputError if the store cannot be written; no partial file is left under any of the paths.
         """
 
     def put_once(self, path: str, data: bytes) -> Stored:
@@ -56,19 +56,19 @@ class Store(ABC):
 
     @abstractmethod
     def replace(self, path: str, data: bytes) -> None:
-        """Put over whatever is there, in one step: a reader sees the old file or the new one."""
+        """Replace a file atomically: a reader sees the old file or the new one."""
 
     @abstractmethod
     def exists(self, path: str) -> bool:
-        """Whether a file stands there."""
+        """Whether the file exists."""
 
     @abstractmethod
     def list_files(self, folder: str = "") -> list[str]:
-        """Sorted paths of all files below a folder, none where the folder is missing. Reads no file."""
+        """Sorted paths of all files below a folder, empty if it does not exist. Reads no file."""
 
     @abstractmethod
     def open(self, path: str) -> BinaryIO:
-        """The file for reading, able to seek. FileNotFoundError if there is none."""
+        """Open a file for reading, seekable. FileNotFoundError if it does not exist."""
 
     def read(self, path: str) -> bytes:
         """The whole file."""
@@ -76,16 +76,16 @@ class Store(ABC):
             return file.read()
 
     def presign(self, path: str, seconds: int) -> str:
-        """An address from which anyone may read the file for so long. InputError where there is no server."""
+        """An address from which anyone can read the file for this long. InputError if there is no server."""
         raise InputError(f"presigned addresses: expected an s3:// place, got {self.uri}")
 
     @abstractmethod
     def remove(self, path: str) -> None:
-        """Remove a file, and the folders that become empty by it. No error if it is gone already."""
+        """Remove a file, and folders that become empty. No error if it does not exist."""
 
     @abstractmethod
     def clean(self, closing: bool = False) -> None:
-        """Remove what killed writers left behind, once it is old enough to have no living writer.
+        """Remove what killed writers left behind, once it is too old to have a living writer.
 
-        When `closing`, every shard is committed: what writers are still about is of no use.
+        When `closing`, every shard is committed, so unfinished writes are useless.
         """

@@ -15,8 +15,8 @@ _lock = threading.Lock()
 def say_waiting(server: str, cause: str, since: float, left_s: float | None = None) -> None:
     """Print one line to stderr, at most every SAY_EVERY_S for the whole process.
 
-    `since` is when the wait began, by the monotonic clock: short waits are not reported. Nobody sees an actor's
-    stderr: there `run.store_watch` asks for the waits.
+    `since`: start of the wait by the monotonic clock; short waits are not reported. Nobody sees the stderr of actors,
+    so `run.store_watch` probes the store from the driver.
     """
     now = time.monotonic()
     with _lock:
