@@ -10,7 +10,7 @@ from test_stages import models, rows, settings  # noqa: F401
 
 from tandem import collaborative
 from tandem.errors import TandemWarning
-from tandem.graphs import Graphs, Place
+from tandem.graphs import Graphs, ScaleGraphs
 from tandem_workers.dataset.fallbacks import keep_warnings
 from tandem_workers.stages import drafter, refiner
 from tandem_workers.stages.drafter import Drafter
@@ -57,11 +57,11 @@ def test_rows_come_in_their_order_and_the_size_that_fits_stays(error):
 
 def test_graphs_and_their_caches_make_room():
     graphs = Graphs(capture=lambda work: work)
-    graphs.places.items[1, 0, 3] = Place(cache=None, condition=None)
-    graphs.calls.items[1, 0, 3] = ((), lambda: ())
+    graphs.scale_graphs.items[1, 0, 3] = ScaleGraphs(cache=None, condition=None)
+    graphs.whole_graphs.items[1, 0, 3] = ((), lambda: ())
     with pytest.warns(TandemWarning):
         Halving("draft", 2)(Device(1, MemoryError()), 2)
-    assert not graphs.places.items and not graphs.calls.items
+    assert not graphs.scale_graphs.items and not graphs.whole_graphs.items
 
 
 def test_one_row_that_does_not_fit_is_an_error():
