@@ -1,13 +1,13 @@
-"""The pipeline of a job: its stages, the actors and tasks that run them, and Ray Data between those.
+"""The pipeline of a job: its stages, and the actors and tasks that run them on Ray Data.
 
     read     ReadLabels, ReadDrafts   the number of a shard -> its rows        in the actors of the first pool
     draft    Drafter                  labels -> prefixes of token ids          pool "draft"
     refine   Refiner                  prefixes -> pixels                       pool "refine"
     write    Writer                   pixels, or prefixes -> files, committed  tasks on any CPU
 
-The method `pipeline` of a command's job makes these objects. Here they are put on actors, of which one may run several
-stages (pool "draft + refine"), and on tasks. Ray Data carries shards between them, recovers lost ones and holds back
-fast stages. One shard is one row of one block, so that it travels whole.
+The method `pipeline` of a command's job makes these objects. Here they are placed on actors and tasks; an actor may run
+several stages (pool "draft + refine"). Ray Data moves shards between them, recovers lost ones and holds back fast stages.
+One shard is one row of one block, so that it is never split.
 """
 
 from __future__ import annotations

@@ -1,5 +1,4 @@
-"""Files for readers of a finished dataset: its card (README.md) and the table of an image folder, beside its
-contact sheet.
+"""Files for readers of a finished dataset: its card (README.md) and, for an image folder, the table of its images.
 
 They are made from the committed shards, so they are the same after any number of resumes.
 """
