@@ -6,8 +6,8 @@
     write    Writer                   pixels, or prefixes -> files, committed  tasks on any CPU
 
 The method `pipeline` of a command's job makes these objects. Here they are placed on actors and tasks; an actor may run
-several stages (pool "draft + refine"). Ray Data moves shards between them, recovers lost ones and holds back fast stages.
-One shard is one row of one block, so that it is never split.
+several stages (pool "draft + refine"). Ray Data moves shards between them, recovers lost ones and holds back
+fast stages. One shard is one row of one block, so that it is never split.
 """
 
 from __future__ import annotations
