@@ -51,6 +51,7 @@ class DraftJob(Job):
     """Label rows to prefixes of token ids, by drafters alone."""
 
     result = "drafts"
+    kind = KIND
 
     def __init__(self, spec: DraftSpec) -> None:
         say("checking models, rows and --out")
@@ -78,9 +79,6 @@ class DraftJob(Job):
         self.num_producers = spec.drafters or spec.logical_gpus
         self.shard_bytes = plan.shard_size * 2 * config.pyramid.offsets[self.draft_steps]
         super().__init__(spec, store, plan)
-
-    def identity(self, on_real_gpus: bool) -> dict[str, Any]:
-        return {"kind": KIND, **super().identity(on_real_gpus)}
 
     def info(self) -> dict[str, Any]:
         ref, config = self.models.drafter, to_dict(self.models.drafter_config)

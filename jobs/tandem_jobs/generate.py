@@ -23,7 +23,7 @@ from tandem_jobs.options.flags import COMMAS
 from tandem_jobs.options.options import ReplicaOptions, Replicas, RowOptions
 from tandem_jobs.run.batch_size import COLOCATED, SPLIT, Workload, choose_batch
 from tandem_jobs.run.decode_choices import check_gpus_here, check_preparation, choose_draft_steps, choose_sampling
-from tandem_jobs.run.image_output import REQUIRED_FILES, ImageJobOptions, image_identity, open_images
+from tandem_jobs.run.image_output import REQUIRED_FILES, ImageJobOptions, open_images
 from tandem_jobs.run.job import Job
 from tandem_jobs.run.job_inputs import open_output, read_rows
 from tandem_jobs.run.pipeline import Pipeline, generate_pools
@@ -138,7 +138,7 @@ class GenerateJob(Job):
         super().__init__(spec, store, plan)
 
     def identity(self, on_real_gpus: bool) -> dict[str, Any]:
-        return super().identity(on_real_gpus) | image_identity(self.spec)
+        return super().identity(on_real_gpus) | self.images.identity
 
     def place(self, session: Session) -> tuple[Placement, list[str]]:
         return choose_placement(self.spec, self.batch, self.profiles, session, self.draft_steps, len(self.rows))

@@ -15,13 +15,14 @@ from tandem_cluster.session import Session
 from tandem_jobs.options.options import Replicas
 from tandem_jobs.run.batch_size import REFINERS, Workload, choose_batch
 from tandem_jobs.run.decode_choices import check_gpus_here, check_preparation, choose_sampling, describe_models
-from tandem_jobs.run.image_output import REQUIRED_FILES, ImageJobOptions, image_identity, open_images
+from tandem_jobs.run.image_output import REQUIRED_FILES, ImageJobOptions, open_images
 from tandem_jobs.run.job import Job
 from tandem_jobs.run.job_inputs import open_output
 from tandem_jobs.run.pipeline import Pipeline, refine_pool
 from tandem_jobs.run.progress import say
 from tandem_workers.dataset.drafts import Drafts, open_drafts
 from tandem_workers.dataset.entry import ManifestEntry
+from tandem_workers.dataset.identity import drafts_identity
 from tandem_workers.dataset.row_settings import SAMPLING_SETTINGS
 from tandem_workers.dataset.shards import PrefixShard, ShardRows
 from tandem_workers.models.model_set import ModelSet, resolve_models
@@ -124,7 +125,7 @@ class RefineJob(Job):
             self.models, (REFINERS,), self.draft_steps, self.sampling, replicas, on_cpu, row_settings=own
         )
         self.batch = choose_batch(spec, store, workload, plan.num_rows, plan.shard_size)
-        self.source = {"drafts": drafts.identity, "rows": plan.num_rows}
+        self.source = drafts_identity(drafts.identity)
         extra = schema.empty_table().rename_columns([self.renamed.get(name, name) for name in schema.names])
         self.images = open_images(spec, store, self.models, self.seed, self.draft_steps, plan, extra, own)
         self.num_producers = spec.refiners or spec.logical_gpus
@@ -132,7 +133,7 @@ class RefineJob(Job):
         super().__init__(spec, store, plan)
 
     def identity(self, on_real_gpus: bool) -> dict[str, Any]:
-        return super().identity(on_real_gpus) | image_identity(self.spec)
+        return super().identity(on_real_gpus) | self.images.identity
 
     def place(self, session: Session) -> tuple[Placement, list[str]]:
         spec = self.spec
@@ -160,7 +161,7 @@ class RefineJob(Job):
 
 def check_vqvae(drafts: Drafts, models: ModelSet) -> None:
     """InputError for another VQVAE than that of the drafts: its codes mean something else."""
-    drafted_for = drafts.identity["weights_sha256"]["vqvae"]
+    drafted_for = drafts.identity.weights["vqvae"]
     if models.vqvae.sha256 != drafted_for:
         raise InputError(f"--vqvae: expected that of the drafts, sha256 {drafted_for}, got {models.vqvae.sha256}")
 

@@ -148,7 +148,7 @@ class Model:
             info = {"drafter": {"source": "d.pth", "config": to_dict(drafter_config())}, "class_names": ["a"] * 4}
             del identity["seed"]
         elif sources:
-            identity |= {"drafts": sources.identity}
+            identity |= {"drafts": sources.identity.fields}
 
         def make(shard: int, picture: int, again: bool = False) -> ShardRows:
             if shard in command.fails and not again:

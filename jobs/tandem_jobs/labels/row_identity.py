@@ -10,7 +10,8 @@ import pyarrow.types as pt
 
 from tandem.errors import OutputError
 from tandem_jobs.labels.labels import LabelRows
-from tandem_workers.dataset.job_record import read_job
+from tandem_workers.dataset.identity import Identity, rows_identity
+from tandem_workers.dataset.job_record import read_identity
 from tandem_workers.storage import layout
 from tandem_workers.storage.store import Store
 
@@ -23,14 +24,13 @@ def row_identity(rows: LabelRows, store: Store, overwrite: bool) -> dict[str, An
     A job begun by an older version with these rows keeps its fields, which have no columns, if its digest is
     unambiguous. Raises OutputError if it is not, or if the columns are now read as other types.
     """
-    fields: dict[str, Any] = {"rows": len(rows), "rows_sha256": rows.digest}
     if rows.extra is None:
-        return fields
-    there = {} if overwrite or not store.exists(layout.JOB) else read_job(store)["identity"]
-    if there.get("rows") != len(rows) or "columns" in there:
-        return fields | {"columns": {field.name: str(field.type) for field in rows.extra.schema}}
-    old = fields | {"rows_sha256": old_digest(rows)}
-    if there.get("rows_sha256") != old["rows_sha256"]:
+        return rows_identity(len(rows), rows.digest)
+    there = Identity({}) if overwrite or not store.exists(layout.JOB) else read_identity(store)
+    if there.rows != len(rows) or there.columns is not None:
+        return rows_identity(len(rows), rows.digest, {field.name: str(field.type) for field in rows.extra.schema})
+    digest = old_digest(rows)
+    if there.rows_sha256 != digest:
         raise OutputError(
             f"{store.uri} holds another job, or one of an older version, which read these columns as other types",
             HINT,
@@ -41,7 +41,7 @@ def row_identity(rows: LabelRows, store: Store, overwrite: bool) -> dict[str, An
             f"the column {unsure[0]!r} may differ",
             HINT,
         )
-    return old
+    return rows_identity(len(rows), digest)
 
 
 def old_digest(rows: LabelRows) -> str:

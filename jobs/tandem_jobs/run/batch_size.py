@@ -20,7 +20,7 @@ from tandem_jobs.options.options import JobOptions, MeasuredOptions
 from tandem_jobs.run.decode_choices import choose_dtype
 from tandem_jobs.run.progress import say
 from tandem_jobs.run.shard_size import SHARDS_AIMED_AT
-from tandem_workers.dataset.job_record import read_job
+from tandem_workers.dataset.job_record import read_identity
 from tandem_workers.dataset.row_settings import SAMPLING_SETTINGS
 from tandem_workers.models.model_set import DTYPES, ModelSet
 from tandem_workers.storage import layout
@@ -99,8 +99,7 @@ def batch_of_job(options: JobOptions, store: Store) -> int | None:
     """Batch of the job to be resumed in this store, if there is one."""
     if options.overwrite or not store.exists(layout.JOB):
         return None
-    batch = read_job(store)["identity"].get("decoding", {}).get("batch")
-    return batch if isinstance(batch, int) else None
+    return read_identity(store).batch
 
 
 def find_budget(options: JobOptions, workload: Workload) -> MemoryBudget:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, replace
-from typing import Any
+from dataclasses import replace
 
 import torch
 
 from tandem.assembly import Preparation
-from tandem.config import Pyramid, SamplingConfig, VarConfig, to_dict
+from tandem.config import Pyramid, SamplingConfig, VarConfig
 from tandem.errors import InputError
 from tandem.fp8 import check_capability
 from tandem_cluster.devices import joins
@@ -96,16 +95,6 @@ def check_preparation(options: DecodingOptions, configs: Mapping[str, VarConfig 
     shared = [role for role, config in configs.items() if config and config.shared_adaln]
     if options.fold_adaln and shared:
         raise InputError(f"--fold-adaln: expected AdaLN weights in every block, got a {shared[0]} that shares them")
-
-
-def decoding_identity(settings: DecodeSettings) -> dict[str, Any]:
-    """As job.json keeps it, the preparation under "how". Preparation and row settings are there only if they are asked
-    for, so that plain jobs stay what they were. CUDA graphs, which change no byte, and the device are left out."""
-    plain = asdict(settings) | {"sampling": to_dict(settings.sampling)}
-    preparation, rows = plain.pop("preparation"), list(plain.pop("row_settings"))
-    del plain["on_gpu"]
-    asked = {k: v for k, v in preparation.items() if v not in (False, "plain") and k != "cuda_graphs"}
-    return plain | ({"how": asked} if asked else {}) | ({"row_settings": rows} if rows else {})
 
 
 def describe_models(models: ModelSet, settings: DecodeSettings, configs: Sequence[VarConfig | None]) -> list[str]:

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 
 from tandem.config import SamplingConfig, to_dict
-from tandem.images import EXACT, Provenance
+from tandem.images import Provenance
 from tandem_jobs.options.options import ImageOptions, JobOptions
 from tandem_jobs.run.pipeline import Writer
 from tandem_jobs.run.shard_range import command_line, full_command
@@ -18,6 +18,7 @@ from tandem_workers.dataset.card import CardInfo, closing_files
 from tandem_workers.dataset.claim import JobRecord
 from tandem_workers.dataset.entry import ManifestEntry
 from tandem_workers.dataset.formats import DatasetFormat
+from tandem_workers.dataset.identity import Identity, image_identity
 from tandem_workers.dataset.shards import ShardPlan
 from tandem_workers.models.model_set import ModelSet
 from tandem_workers.stages.encoder import ImageEncoder
@@ -48,6 +49,12 @@ class ImageDataset:
         """Bytes of a shard's pixels."""
         return self.plan.shard_size * 3 * self.models.image_size**2
 
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What of the output changes bytes."""
+        options = self.options
+        return image_identity(options.format, options.codec, options.quality, options.keep_tokens)
+
     def writer(self, epoch: int) -> Writer:
         """The last stage of the pipeline."""
         hashes = self.models.hashes
@@ -65,8 +72,8 @@ class ImageDataset:
         failed: Mapping[int, str],
     ) -> dict[str, bytes]:
         """The closing files of a job, by path. Jobs with the same record render the same bytes."""
-        settings = job.identity["decoding"]
-        decoding = to_dict(sampling) | {name: settings[name] for name in ("batch", "dtype")} | settings.get("how", {})
+        identity = Identity(job.identity)
+        decoding = to_dict(sampling) | {"batch": identity.batch, "dtype": identity.dtype, **identity.preparation}
         info = CardInfo(
             fmt=self.fmt,
             image_size=self.models.image_size,
@@ -99,13 +106,3 @@ def open_images(
     everywhere = {"seed", "draft_steps"}  # columns of every dataset, whether or not they differ by row
     carried = pa.schema([field for field in extra.schema if field.name not in everywhere] if extra is not None else [])
     return ImageDataset(store, fmt, plan, options, models, carried, row_settings)
-
-
-def image_identity(options: ImageOptions) -> dict[str, Any]:
-    """The output options that change bytes."""
-    return {
-        "format": options.format,
-        "codec": options.codec,
-        "quality": options.quality if options.codec not in EXACT else None,
-        "keep_tokens": options.keep_tokens,
-    }

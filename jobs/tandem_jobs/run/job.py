@@ -14,7 +14,7 @@ from tandem_cluster.placement import Placement
 from tandem_cluster.session import Session, about_to_open, open_session
 from tandem_jobs.options.options import JobOptions
 from tandem_jobs.run.backpressure import USABLE_SHARE, Flow, wanted_object_store
-from tandem_jobs.run.decode_choices import choose_settings, decoding_identity, describe_models
+from tandem_jobs.run.decode_choices import choose_settings, describe_models
 from tandem_jobs.run.interrupt import stop_in_time
 from tandem_jobs.run.make_shards import make_shards, summarise
 from tandem_jobs.run.pipeline import Pipeline
@@ -27,6 +27,7 @@ from tandem_jobs.run.versions import versions
 from tandem_workers.dataset.claim import JobRecord, as_json, open_job
 from tandem_workers.dataset.closing import close_dataset, is_closed, reopen
 from tandem_workers.dataset.entry import ManifestEntry
+from tandem_workers.dataset.identity import job_identity
 from tandem_workers.dataset.job_record import check_epoch, read_job
 from tandem_workers.dataset.manifest import Manifest
 from tandem_workers.dataset.shards import ShardPlan
@@ -55,6 +56,7 @@ class Job(ABC):
     """
 
     result: ClassVar[str]  # name of the dataset in the last line
+    kind: ClassVar[str | None] = None  # of a dataset without images
     required_files: ClassVar[tuple[str, ...]] = ()  # closing files that every such job has, besides `_SUCCESS`
 
     models: ModelSet
@@ -87,13 +89,8 @@ class Job(ABC):
 
     def identity(self, on_real_gpus: bool) -> dict[str, Any]:
         """All that changes bytes, given real GPUs or CPUs: job.json keeps it, and a later run has to match it."""
-        return {
-            "weights_sha256": self.models.hashes,
-            "decoding": decoding_identity(self.settings(on_real_gpus)),
-            **self.source,
-            "shard_size": self.plan.shard_size,
-            **self.models.names_identity,
-        }
+        models, settings = self.models, self.settings(on_real_gpus)
+        return job_identity(models.hashes, settings, self.source, self.plan.shard_size, models.names_sha256, self.kind)
 
     def info(self) -> dict[str, Any]:
         """Further content of job.json, which is not compared."""

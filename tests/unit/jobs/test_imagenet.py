@@ -143,10 +143,10 @@ def test_the_endpoint_lists_and_finds_them(api):
 
 def test_a_thousand_classes_without_names_are_those_of_imagenet_and_that_is_part_of_the_job(files, models):
     assert models.class_names == imagenet_names()
-    assert models.names_identity == {"class_names_sha256": imagenet_names().digest}
+    assert models.names_sha256 == imagenet_names().digest
     numbered = resolve_models(*files, random_weights=False, class_names="numbers")
-    assert numbered.class_names[207] == "207" and numbered.names_identity == {}
-    assert resolve_models(*files, random_weights=False, class_names="imagenet").names_identity == models.names_identity
+    assert numbered.class_names[207] == "207" and numbered.names_sha256 is None
+    assert resolve_models(*files, random_weights=False, class_names="imagenet").names_sha256 == models.names_sha256
 
 
 def test_presets_have_them_too():

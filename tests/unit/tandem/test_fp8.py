@@ -15,7 +15,8 @@ from tandem.fp8 import FP8, LARGEST, LEAST_ROWS, Fp8Rows, product, quantise
 from tandem.linear import Linear
 from tandem_jobs.generate import GenerateSpec
 from tandem_jobs.options.spec import parse
-from tandem_jobs.run.decode_choices import check_gpus_here, choose_settings, decoding_identity
+from tandem_jobs.run.decode_choices import check_gpus_here, choose_settings
+from tandem_workers.dataset.identity import decoding_identity
 
 CPU, CUDA, BF16 = torch.device("cpu"), torch.device("cuda"), torch.bfloat16
 OPTIONS = ("--classes", "all", "--images", "4", "--out", "none")

@@ -33,7 +33,7 @@ def test_images_have_the_names_of_their_drafts(tmp_path, resolved, names):
     drafts = drafts_of(tmp_path / "drafts", 0, names)
     models = resolved(drafts)
     assert models.class_names.names == names
-    assert models.names_identity == {}  # they are part of the drafts'
+    assert models.names_sha256 is None  # they are part of the drafts'
     check_names(drafts, models.class_names)
 
 
@@ -50,7 +50,7 @@ def test_drafts_of_numbers_can_be_named(tmp_path, resolved):
     (tmp_path / "names.txt").write_text("\n".join(NAMES))
     models = resolved(drafts, str(tmp_path / "names.txt"))
     check_names(drafts, models.class_names)
-    assert models.names_identity == {"class_names_sha256": models.class_names.digest}
+    assert models.names_sha256 == models.class_names.digest
 
 
 def test_names_of_drafts_are_counted(tmp_path):

@@ -8,9 +8,9 @@ import pytest
 from support.sample_shards import PLAN, encoded_shard, sample_dataset, sample_format
 from tandem.config import SamplingConfig
 from tandem.errors import OutputError
-from tandem_jobs.run.decode_choices import decoding_identity
 from tandem_workers.dataset.claim import diff_identity, open_job
 from tandem_workers.dataset.commit import store_shard
+from tandem_workers.dataset.identity import decoding_identity
 from tandem_workers.dataset.job_record import read_job
 from tandem_workers.dataset.manifest import Manifest
 from tandem_workers.models.decode_settings import DecodeSettings

@@ -130,7 +130,7 @@ def test_names_that_one_of_the_two_files_holds_are_those_of_both(tmp_path, namel
     files[named] = save(tmp_path, "named", tiny_var(2 - named, 0))
     models = resolve_models(*files, random_weights=False)
     assert models.class_names.names == CLASS_NAMES
-    assert models.names_identity == {}
+    assert models.names_sha256 is None
 
 
 def test_a_file_of_names_goes_before_those_of_the_weights(tmp_path, nameless):
@@ -141,10 +141,10 @@ def test_a_file_of_names_goes_before_those_of_the_weights(tmp_path, nameless):
         models = resolve_models(*files, random_weights=False, class_names=str(names))
         assert list(models.class_names) == ["w", "x, ex", "y", "z"]
         assert models.class_names.find("EX") == 1
-        assert models.names_identity == {"class_names_sha256": models.class_names.digest}
+        assert models.names_sha256 == models.class_names.digest
     assert list(resolve_models(*named, random_weights=False, class_names="numbers").class_names) == list("0123")
     names.write_text("\n".join(CLASS_NAMES))
-    assert resolve_models(*named, random_weights=False, class_names=str(names)).names_identity == {}  # as in the file
+    assert resolve_models(*named, random_weights=False, class_names=str(names)).names_sha256 is None  # as in the file
 
 
 def test_models_of_other_names_fit_once_names_are_given(tmp_path):

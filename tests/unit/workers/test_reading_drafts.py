@@ -64,7 +64,7 @@ def test_flipped_bits_of_the_job_of_drafts_is_refused(drafts):
 def test_drafts_that_others_replace_are_called_that(tmp_path):
     """The line spoke of "this place" and of another --out, as if that of the images had been taken."""
     drafts = drafts_of(tmp_path / "drafts", 7)
-    open_job(drafts.store, {**drafts.identity, "rows": 3}, {}, overwrite=True)
+    open_job(drafts.store, {**drafts.identity.fields, "rows": 3}, {}, overwrite=True)
     with pytest.raises(OutputError, match=r"drafts in .*: another job has taken this place \(--overwrite\)") as caught:
         drafts.read(1, STEPS)
     assert "refine its drafts" in caught.value.hint

@@ -22,11 +22,12 @@ from tandem.images import Provenance, read_provenance
 from tandem_jobs.labels.label_file import read_label_file
 from tandem_jobs.labels.settings_columns import fill_settings
 from tandem_jobs.refine import ReadDrafts, RefineSpec, overridden
-from tandem_jobs.run.decode_choices import decoding_identity, describe_models
+from tandem_jobs.run.decode_choices import describe_models
 from tandem_workers.dataset.card import CardInfo, render_card
 from tandem_workers.dataset.commit import store_shard
 from tandem_workers.dataset.drafts import DraftFormat, Drafts
 from tandem_workers.dataset.formats import DatasetFormat
+from tandem_workers.dataset.identity import Identity, decoding_identity
 from tandem_workers.dataset.manifest import Manifest
 from tandem_workers.dataset.shards import PixelShard, ShardPlan, ShardRows
 from tandem_workers.dataset.success_file import Totals
@@ -185,7 +186,7 @@ def drafts(models, tmp_path) -> Drafts:
     names = ("cfg", "top_k", "seed")
     store, plan, decoding = open_store(str(tmp_path / "drafts")), ShardPlan(7, 7), settings(names)
     store_shard(store, Manifest(store), Drafter(models, decoding).load()(rows(*names)), DraftFormat(), plan)
-    identity = {"decoding": decoding_identity(decoding)}
+    identity = Identity({"decoding": decoding_identity(decoding)})
     return Drafts(store, plan, identity, Resolved(models.drafter, models.drafter_config))
 
 

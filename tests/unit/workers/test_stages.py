@@ -17,8 +17,9 @@ from tandem_cluster.placement import Placement
 from tandem_jobs.bench.bench_pipeline import Rows
 from tandem_jobs.options.spec import parse
 from tandem_jobs.refine import RefineSpec
-from tandem_jobs.run.decode_choices import check_gpus_here, check_preparation, choose_settings, decoding_identity
+from tandem_jobs.run.decode_choices import check_gpus_here, check_preparation, choose_settings
 from tandem_jobs.run.pipeline import generate_pools
+from tandem_workers.dataset.identity import decoding_identity
 from tandem_workers.dataset.shards import ShardPlan, ShardRows
 from tandem_workers.models.decode_settings import DecodeSettings
 from tandem_workers.models.model_set import resolve_models

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tandem.errors import OutputError
+from tandem_workers.dataset.identity import CLASS_NAMES, DECODING, PREPARATION
 from tandem_workers.dataset.job_record import is_taken, publish_job, read_job
 from tandem_workers.dataset.manifest import MAX_NAMED, READS_AT_ONCE, Manifest
 from tandem_workers.dataset.seal import seal
@@ -87,9 +88,10 @@ def open_job(
 def hint_for(differences: Sequence[tuple[str, Any, Any]]) -> str:
     """The remedy if the stored job differs from ours in these fields."""
     there = [(field, value) for field, value, _ in differences]
-    if there == [("class_names_sha256", None)]:
+    if there == [(CLASS_NAMES, None)]:
         return RENAMED
-    compiled = ("decoding.how.compile", True), ("decoding.how", {"compile": True})
+    preparation = f"{DECODING}.{PREPARATION}"
+    compiled = (f"{preparation}.compile", True), (preparation, {"compile": True})
     return COMPILED if any(one in there for one in compiled) else OTHER
 
 

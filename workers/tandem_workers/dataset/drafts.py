@@ -22,6 +22,7 @@ from tandem.hashing import FileHash
 from tandem.user_files import shown
 from tandem_workers.dataset.columns import IMAGE_COLUMNS, stored, stored_schema
 from tandem_workers.dataset.entry import ManifestEntry
+from tandem_workers.dataset.identity import Identity
 from tandem_workers.dataset.job_record import is_taken, read_job
 from tandem_workers.dataset.manifest import Manifest
 from tandem_workers.dataset.row_settings import ROW_SETTINGS
@@ -62,28 +63,27 @@ class Drafts:
 
     store: Store
     plan: ShardPlan
-    identity: dict[str, Any]
+    identity: Identity
     drafter: Resolved
     epoch: int = 0  # of these drafts, not of drafts that replace them
 
     @property
     def seed(self) -> int:
-        return int(self.identity["decoding"]["seed"])
+        return self.identity.seed
 
     @property
     def draft_steps(self) -> int:
         """N that was drafted; a refiner may start from fewer scales."""
-        return int(self.identity["decoding"]["draft_steps"])
+        return self.identity.draft_steps
 
     @property
     def sampling(self) -> SamplingConfig:
-        sampling: SamplingConfig = from_dict(SamplingConfig, self.identity["decoding"]["sampling"])
-        return sampling
+        return self.identity.sampling
 
     @property
     def row_settings(self) -> tuple[str, ...]:
         """Columns of the drafts with the settings of each row."""
-        return tuple(self.identity["decoding"].get("row_settings", ()))
+        return self.identity.row_settings
 
     def extra_schema(self) -> pa.Schema:
         """Schema of the carried columns as `read` returns them, from the first readable shard.
@@ -183,18 +183,18 @@ def open_drafts(store: Store) -> Drafts:
 
 def _describe(store: Store, job: dict[str, Any]) -> Drafts:
     """Drafts as their job.json describes them. Wrong values raise errors of any type."""
-    identity, about = job["identity"], job["info"]["drafter"]
-    if identity.get("kind") != KIND:
+    identity, about = Identity(job["identity"]), job["info"]["drafter"]
+    if identity.kind != KIND:
         raise InputError(f"--drafts: {store.uri} holds a job of another kind", "made by: tandem draft")
     config = from_dict(VarConfig, about["config"])
     found = job["info"].get("class_names", about.get("class_names"))  # older versions kept them with the drafter
     names = check_names(found, config.num_classes, f"--drafts: class_names in job.json of {store.uri}")
-    hashes, source, part = identity["weights_sha256"], about["source"], about.get("part", "")
+    hashes, source, part = identity.weights, about["source"], about.get("part", "")
     if not all(isinstance(text, str) for text in (hashes["drafter"], hashes["vqvae"], source, part)):
         raise TypeError("hashes and sources of weights have to be text")
     resolved = Resolved(ModelRef("drafter", source, FileHash.known(hashes["drafter"]), part=part), config, names)
     drafts = Drafts(store, ShardPlan.of(identity), identity, resolved, job["epoch"])
     config.pyramid.check_draft_steps(drafts.draft_steps)
     if not isinstance(drafts.sampling, SamplingConfig) or drafts.seed < 0 or set(drafts.row_settings) - {*ROW_SETTINGS}:
-        raise ValueError(f"expected settings of decoding, got {identity['decoding']}")
+        raise ValueError(f"expected settings of decoding, got {identity.decoding}")
     return drafts

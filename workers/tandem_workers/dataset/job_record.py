@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 from tandem.errors import OutputError
+from tandem_workers.dataset.identity import Identity
 from tandem_workers.dataset.seal import DamagedError, open_sealed
 from tandem_workers.storage import layout
 from tandem_workers.storage.store import Store
@@ -36,6 +37,11 @@ def read_job(store: Store) -> dict[str, Any]:
         job = {"epoch": 0}
     epoch = find_epoch(store, job["epoch"])
     return job if epoch == job["epoch"] else read_record(store, layout.overwrite_path(epoch))
+
+
+def read_identity(store: Store) -> Identity:
+    """Identity of the job that a place belongs to. FileNotFoundError where no job has begun."""
+    return Identity(read_job(store)["identity"])
 
 
 def find_epoch(store: Store, start: int) -> int:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from tandem.errors import JobError
 from tandem_workers.dataset.fallbacks import Fallback
+from tandem_workers.dataset.identity import Identity
 from tandem_workers.dataset.ran import Ran
 from tandem_workers.dataset.start_times import ReplicaStart
 from tandem_workers.storage.layout import MAX_ROWS
@@ -28,9 +29,9 @@ class ShardPlan:
     shard_size: int
 
     @classmethod
-    def of(cls, identity: Mapping[str, Any]) -> ShardPlan:
+    def of(cls, identity: Identity) -> ShardPlan:
         """The plan of a job, from the identity in its `job.json`. ValueError if it has none."""
-        rows, size = identity.get("rows"), identity.get("shard_size")
+        rows, size = identity.rows, identity.shard_size
         if type(rows) is not int or type(size) is not int or not 0 <= rows <= MAX_ROWS or size < 1:
             raise ValueError(f"expected 0 to {MAX_ROWS} rows in shards of 1 or more, got {rows!r:.40} and {size!r:.40}")
         return cls(rows, size)

@@ -13,7 +13,7 @@ from typing import Any
 from tandem.errors import JobError, OutputError
 from tandem.user_files import shown
 from tandem_workers.dataset.entry import ManifestEntry
-from tandem_workers.dataset.job_record import NoJobError, read_job, read_record
+from tandem_workers.dataset.job_record import NoJobError, read_identity, read_record
 from tandem_workers.dataset.manifest import READS_AT_ONCE, Manifest
 from tandem_workers.dataset.seal import DamagedError, is_sealed
 from tandem_workers.dataset.shard_reader import read_checked, read_rows
@@ -65,7 +65,7 @@ class Verdict:
 def plan_of(store: Store) -> ShardPlan:
     """The shard plan of a dataset. Raises OutputError if there is none, NoJobError if its record is damaged."""
     try:
-        return ShardPlan.of(read_job(store)["identity"])
+        return ShardPlan.of(read_identity(store))
     except FileNotFoundError:
         hint = "if it was one: tandem verify --repair" if Manifest(store, 0).committed() else None
         raise OutputError(f"{store.uri} holds no dataset: job.json is missing", hint) from None

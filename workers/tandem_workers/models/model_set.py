@@ -110,11 +110,6 @@ class ModelSet:
         return next(ref for ref in self.refs if ref.role == role)
 
     @property
-    def names_identity(self) -> dict[str, str]:
-        """The class names' part of the job's identity, as columns and images contain them."""
-        return {"class_names_sha256": self.names_sha256} if self.names_sha256 else {}
-
-    @property
     def hashes(self) -> dict[str, str]:
         """By role. Files are hashed from the moment they are found; waits for what is left of it."""
         return {ref.role: ref.sha256 for ref in self.refs}
