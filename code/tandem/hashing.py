@@ -18,11 +18,12 @@ from tandem.user_files import cause_of, shown
 
 def file_sha256(path: str | Path) -> str:
     """Hex sha256 of a file."""
-    digest = hashlib.sha256()
-    with Path(path).open("rb") as file:
-        while chunk := file.read(1 << 22):
-            digest.update(chunk)
-    return digest.hexdigest()
+    with Path(path).open("rb", buffering=0) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+# Files are hashed one at a time: the largest of a job is most of its bytes, and the other cores start Ray
+_turn = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,8 @@ class FileHash:
 
     def _find(self) -> None:
         try:
-            before, sha256 = Fingerprint.of(self._path), file_sha256(self._path)
+            with _turn:
+                before, sha256 = Fingerprint.of(self._path), file_sha256(self._path)
             self._found.set_result((sha256, before if before == Fingerprint.of(self._path) else None))
         except Exception as error:
             self._found.set_exception(error)
