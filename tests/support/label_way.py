@@ -27,6 +27,7 @@ from typing import Any
 from support import ray_in_process
 
 CARRIERS = {"LabelRows", "ShardRows", "Batch"}  # and their subclasses
+FOLDERS = ("code", "workers", "jobs", "cluster")
 ARGUMENTS = ("generate", "--classes", "all", "--images", "1", "--batch", "1", "--placement", "split")
 
 
@@ -43,11 +44,20 @@ def carries(value: Any) -> bool:
 
 def holds(value: Any) -> bool:
     """Whether an argument is the label, or an object that has it."""
-    return carries(value) or any(map(carries, getattr(value, "__dict__", {}).values()))
+    try:
+        attributes = getattr(value, "__dict__", {})
+    except Exception:  # placeholders of libraries that are being imported refuse every question
+        attributes = {}
+    return carries(value) or any(map(carries, attributes.values()))
 
 
 def is_shard_file(path: Any) -> bool:
     return isinstance(path, str) and path.startswith("shards/")
+
+
+def is_source(root: Path, path: Path) -> bool:
+    """Whether a file is the project's: an environment may lie in the checkout."""
+    return path.is_relative_to(root) and path.relative_to(root).parts[0] in FOLDERS
 
 
 class Way:
@@ -62,7 +72,7 @@ class Way:
         """Whether a function is one of the project, and has a name."""
         code = frame.f_code
         if code not in self.modules:
-            ours = Path(code.co_filename).is_relative_to(self.root) and not code.co_name.startswith("<")
+            ours = is_source(self.root, Path(code.co_filename)) and not code.co_name.startswith("<")
             name = frame.f_globals["__name__"] if ours else ""
             self.modules[code] = "" if name == "__main__" or name == ray_in_process.__name__ else name
         return bool(self.modules[code])
@@ -113,7 +123,7 @@ def below(root: Path, module: str) -> set[str]:
 def imports(root: Path, module: str) -> Iterator[str]:
     """Modules that a loaded file imports, or names as text for an import later; not those for types."""
     path = Path(getattr(sys.modules.get(module), "__file__", None) or "/")
-    if not path.is_relative_to(root):
+    if not is_source(root, path):
         return
     waiting: list[ast.AST] = [ast.parse(path.read_text())]
     while waiting:
@@ -147,5 +157,5 @@ def trace(root: Path) -> Way:
 
 if __name__ == "__main__":
     checkout = Path(sys.argv[1] if len(sys.argv) > 1 else Path(__file__).parents[2]).resolve()
-    sys.path[:0] = [str(checkout / name) for name in ("code", "workers", "jobs", "cluster")]
+    sys.path[:0] = [str(checkout / name) for name in FOLDERS]
     print(json.dumps(trace(checkout).count()))

@@ -7,13 +7,8 @@ import socket
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def quiet_port() -> int:
-    """A free port between those of Ray's workers and those of outgoing connections: nodes take theirs seconds later."""
+    """A free port between those of Ray's workers and those of outgoing connections: servers take theirs seconds later,
+    and other processes of the tests look for theirs meanwhile."""
     while True:
         with socket.socket() as probe:
             try:

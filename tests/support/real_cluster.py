@@ -19,7 +19,7 @@ from pathlib import Path
 
 from ray.job_submission import JobSubmissionClient
 
-from support.ports import quiet_port
+from support.ports import free_port
 from support.runs import wait_until
 from support.sources import ROOT
 
@@ -49,7 +49,7 @@ class RealCluster:
     def __init__(self, folder: Path, **variables: str) -> None:
         self.folder, self.token = folder, uuid.uuid4().hex * 2
         self.python = make_codeless(folder / "codeless")
-        self.port, self.dashboard = quiet_port(), f"http://127.0.0.1:{quiet_port()}"
+        self.port, self.dashboard = free_port(), f"http://127.0.0.1:{free_port()}"
         self.variables = variables
         self.caches = [folder / "cache0", folder / "cache1"]
         self.nodes: list[subprocess.Popen[bytes]] = []
@@ -79,7 +79,7 @@ class RealCluster:
     def start_node(self, *options: str) -> None:
         number = len(self.nodes)
         # a folder of its own, or both nodes would unpack the code in one place, under the feet of who runs it
-        mine = [f"--temp-dir=/tmp/tandem-{self.port}/ray{number}", f"--dashboard-agent-listen-port={quiet_port()}"]
+        mine = [f"--temp-dir=/tmp/tandem-{self.port}/ray{number}", f"--dashboard-agent-listen-port={free_port()}"]
         path = f"{self.python.parent}:{os.environ['PATH']}"
         environment = bare(PATH=path, TANDEM_CACHE=str(self.caches[number]), **self.client_variables, **self.variables)
         command = [str(self.python), "-m", "ray.scripts.scripts", "start", "--block", "--node-ip-address=127.0.0.1"]

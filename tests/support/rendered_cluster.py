@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from support.clusters import cluster_of
-from support.ports import quiet_port
+from support.ports import free_port
 from support.runs import wait_until
 from support.sources import PYTHONPATH
 from tandem_jobs import cli
@@ -53,7 +53,7 @@ class RenderedCluster:
 
     def __init__(self, document: dict[str, Any], folder: Path) -> None:
         self.spec, self.folder = cluster_of(document), folder
-        self.port, self.dashboard = quiet_port(), quiet_port()
+        self.port, self.dashboard = free_port(), free_port()
         self.short = Path(f"/tmp/tandem-{self.port}")  # session folders hold sockets, whose paths have to be short
         self.nodes: list[Node] = []
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "TANDEM_"))}
@@ -73,7 +73,7 @@ class RenderedCluster:
                 self.start_node(group, [f"--address=127.0.0.1:{self.port}", "--num-gpus=1"], {"num-cpus": "2"})
 
     def start_node(self, group: dict[str, Any], role: list[str], changed: dict[str, str]) -> None:
-        number, agent, metrics = len(self.nodes), quiet_port(), quiet_port()
+        number, agent, metrics = len(self.nodes), free_port(), free_port()
         changed |= {
             "object-store-memory": str(STORE_BYTES),
             "object-spilling-directory": str(self.folder / f"spill{number}"),
