@@ -65,7 +65,7 @@ class FakeNodes(AutoscalingCluster):
             "available_node_types": {**worker_node_types, HEAD: head},
             "provider": {
                 "type": "external",
-                "module": "fake_nodes.Provider",
+                "module": f"{Provider.__module__}.{Provider.__name__}",
                 "gcs_address": self.address,
                 "head_node_id": FAKE_HEAD_NODE_ID,
                 "launch_multiple": True,

@@ -134,7 +134,7 @@ class Identity:
 
     @property
     def preparation(self) -> Mapping[str, Any]:
-        """What of it is not plain."""
+        """Switches of `Preparation` that are on, by name; empty for plain decoding."""
         found: Mapping[str, Any] = self.decoding.get(PREPARATION, {})
         return found
 
