@@ -9,6 +9,8 @@ TORCH ?=
 # Two processes, each with a Ray cluster of its own, take one file after the other: most tests with Ray wait. Unit tests
 # have a process a core, where more threads of torch would only wait for each other. Slow tests measure time: one by one
 SIDE_BY_SIDE := -n 2 --dist loadfile --no-loadscope-reorder
+# Compiled modules are kept, whatever the environment says: without them each process of Ray starts twice as slowly
+unexport PYTHONDONTWRITEBYTECODE
 UV := $(shell command -v uv)
 ifdef UV
 MAKE_VENV := $(UV) venv -q --seed --allow-existing --python $(PYTHON)
