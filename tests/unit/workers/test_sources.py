@@ -47,6 +47,17 @@ def weights_of(ref: ModelRef) -> bytes:
         return path.read_bytes()
 
 
+def test_a_node_with_a_cache_of_its_own_fetches_into_it(hub, drafter, tmp_path, monkeypatch):
+    commit = hub.push(REPO, "drafter.safetensors", drafter)
+    address = f"{hub.endpoint}/{REPO}/resolve/{commit}/drafter.safetensors"
+    ref = resolve("drafter", f"{address}#sha256={hashlib.sha256(drafter).hexdigest()}", False).ref
+    assert weights_of(ref) == drafter
+    assert not (tmp_path / "own").exists()
+    monkeypatch.setenv("TANDEM_CACHE", str(tmp_path / "own"))
+    assert weights_of(ref) == drafter
+    assert [path.read_bytes() for path in (tmp_path / "own").rglob("*.safetensors")] == [drafter]
+
+
 def test_a_branch_is_pinned_to_its_commit_and_fetched_once(hub, drafter):
     commit = hub.push(REPO, "sub/drafter.safetensors", drafter)
     ref = resolve("drafter", f"hf://{REPO}/sub/drafter.safetensors", False).ref

@@ -25,7 +25,7 @@ from tandem.weights import load_var, load_vqvae, open_checkpoint
 from tandem.zoo import EMBEDDED_SAMPLING, weights_path
 from tandem_workers.models.class_files import choose_class_names
 from tandem_workers.models.fetch import is_remote
-from tandem_workers.models.sources import PUBLISHED, local_file
+from tandem_workers.models.sources import PUBLISHED, is_in_cache, local_file
 
 Role = Literal["vqvae", "drafter", "refiner"]
 EMBEDDED = "embedded"
@@ -62,7 +62,8 @@ class ModelRef:
         if self.source == EMBEDDED:
             yield weights_path(self.role)
             return
-        if path := self.file_hash.unchanged:
+        path = self.file_hash.unchanged
+        if path and (not is_remote(self.source) or is_in_cache(path)):
             yield path
             return
         if not is_remote(self.source) and not Path(self.source).is_file():

@@ -85,6 +85,15 @@ def local_file(source: str, patient: bool = False) -> LocalFile:
     return LocalFile(found, path, FileHash.known(digest, path))
 
 
+def is_in_cache(path: Path) -> bool:
+    """Whether a fetched file is in a cache of this process: nodes of one machine may have caches of their own."""
+    if path.is_relative_to(cache_folder()):
+        return True
+    from huggingface_hub import constants
+
+    return path.is_relative_to(constants.HF_HUB_CACHE)
+
+
 def fetched_file(source: str, patient: bool) -> tuple[str, Path, str]:
     """Address, path and hex sha256 of the copy of a remote file in the cache, fetched or checked by its hash."""
     scheme = source.partition("://")[0]
