@@ -110,8 +110,10 @@ def encode_image(pixels: NDArray[np.uint8], codec: Codec, quality: int, provenan
     elif codec == "jpeg":
         # 4:4:4: halved chroma is a visible loss at 64 px and a bias in training data
         image.save(out, "JPEG", quality=quality, subsampling=0, xmp=xmp.encode())
-    else:
+    elif codec == "webp":
         image.save(out, "WEBP", quality=quality, method=4, xmp=xmp.encode())
+    else:
+        raise NotImplementedError(f"{codec} is listed, and has no encoder here")
     return out.getvalue()
 
 

@@ -23,7 +23,8 @@ from tandem_jobs.run.fallback_report import describe_fallback
 from tandem_jobs.run.throughput import Throughput, show_speed
 from tandem_workers.stages.ray_data import Span
 
-LINE_EVERY_S = 2.0
+REDRAWN_PER_S = 2  # on a terminal
+LINE_EVERY_S = 2.0  # elsewhere
 LINE_SHARE = 0.01  # in long runs lines come at least this share of the elapsed time apart
 MISSING_S = 5.0  # how long replicas may be missing before the reason is looked up
 REMIND_S = 60.0
@@ -67,7 +68,7 @@ class RunProgress:
             )
             self.bar = Progress(*columns, console=self.console)
             self.task = self.bar.add_task("", total=self.total, speed="", left="")
-            self.live = Live(get_renderable=self.render, console=self.console, refresh_per_second=2)
+            self.live = Live(get_renderable=self.render, console=self.console, refresh_per_second=REDRAWN_PER_S)
             self.live.start(refresh=True)
         else:
             self.print_status()

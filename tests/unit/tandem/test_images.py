@@ -103,6 +103,12 @@ def test_wrong_input_is_refused(pixels, codec, quality, message):
         encode_image(pixels, codec, quality, PROVENANCE)
 
 
+def test_a_codec_that_is_only_listed_is_not_written_as_another_one(monkeypatch):
+    monkeypatch.setattr("tandem.images.check_codec", lambda *_: None)
+    with pytest.raises(NotImplementedError, match="bmp is listed, and has no encoder"):
+        encode_image(np.zeros((8, 8, 3), np.uint8), "bmp", 90, PROVENANCE)
+
+
 def test_reading_what_tandem_did_not_write():
     with pytest.raises(InputError, match="expected a PNG, JPEG or WebP image"):
         read_provenance(b"not an image")
