@@ -15,12 +15,15 @@ from torch.nn import functional as F
 
 from tandem.config import VarConfig
 from tandem.linear import Linear
+from tandem.precision import at_least_float32
 
 MAX_SCALE_MUL = math.log(100)
 MIN_NORM = 1e-12
 
 # Attention on q, k, v [R, H, L, c] of new tokens: returns out [R, H, l, c] for the last l of them
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
+# Modulation vectors [R, 6, C] of a block, or what makes them in the block's forward
+Modulation = Tensor | Callable[[], Tensor]
 
 
 class SelfAttention(nn.Module):
@@ -50,12 +53,12 @@ class SelfAttention(nn.Module):
             q_RHLc, k_RHLc, v_RHLc = qkv.permute(2, 0, 3, 1, 4)
             return q_RHLc[:, :, L - wanted :] * (0.25 / math.sqrt(self.head_dim)), k_RHLc, v_RHLc
         # norms in float32: an error in one would scale the whole vector
-        qk_RLsHc = qkv[:, :, :2].float()
+        qk_RLsHc = at_least_float32(qkv[:, :, :2])
         qk_RLsHc = qk_RLsHc * torch.linalg.vector_norm(qk_RLsHc, dim=-1, keepdim=True).clamp_min(MIN_NORM).reciprocal()
         q_RHLc, k_RHLc = qk_RLsHc.permute(2, 0, 3, 1, 4)
-        scale_1H11 = self.scale_mul_1H11.float().clamp_max(MAX_SCALE_MUL).exp()
-        q_RHlc = (q_RHLc[:, :, L - wanted :] * scale_1H11).to(x_RLC.dtype)
-        return q_RHlc, k_RHLc.to(x_RLC.dtype), qkv[:, :, 2].transpose(1, 2)
+        scale_1H11 = at_least_float32(self.scale_mul_1H11).clamp_max(MAX_SCALE_MUL).exp()
+        q_RHlc = (q_RHLc[:, :, L - wanted :] * scale_1H11).to(qkv.dtype)
+        return q_RHlc, k_RHLc.to(qkv.dtype), qkv[:, :, 2].transpose(1, 2)
 
     def merge(self, out_RHlc: Tensor) -> Tensor:
         """Merge the heads' outputs and project them: [R, l, C]."""
@@ -112,8 +115,9 @@ class Block(nn.Module):
         h_RlC = torch.addcmul(shift2, layer_norm(x_RlC), scale2 + 1)
         return torch.addcmul(x_RlC, self.ffn(h_RlC), gate2)
 
-    def forward(self, x_RLC: Tensor, modulation_R6C: Tensor, attend: Attend, wanted: int | None = None) -> Tensor:
+    def forward(self, x_RLC: Tensor, modulation: Modulation, attend: Attend, wanted: int | None = None) -> Tensor:
         """New hidden states [R, l, C] of the last `wanted` = l tokens (None: of all); `attend` sees k and v of all."""
+        modulation_R6C = modulation if isinstance(modulation, Tensor) else modulation()
         wanted = x_RLC.shape[1] if wanted is None else wanted
         out_RHlc = attend(*self.before(x_RLC, modulation_R6C, wanted))
         return self.after(x_RLC[:, -wanted:], out_RHlc, modulation_R6C)

@@ -97,7 +97,15 @@ def begin_refine(
     if not isinstance(prefix, Prefix):
         raise InputError(f"prefix: expected a Prefix, got {describe(prefix)}")
     ids_BL = prefix.check(pyramid, refiner.config.vocab_size).ids(getattr(labels_B, "device", None))
+    sampling = of_refiner(sampling)
     return Decode.of(refiner, quantizer, labels_B, uniforms_BL, ids_BL, pyramid.num_scales, sampling, read_values)
+
+
+def of_refiner(sampling: SamplingConfig | Sequence[SamplingConfig]) -> SamplingConfig | Sequence[SamplingConfig]:
+    """The settings of all images or of each, for the scales that the refiner makes."""
+    if isinstance(sampling, SamplingConfig):
+        return sampling.of_refiner
+    return [config.of_refiner for config in sampling]
 
 
 def generate(

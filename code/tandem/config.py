@@ -6,13 +6,17 @@ Source: VAR (arXiv 2404.02905) and CoDe (arXiv 2411.17787), and the shapes of th
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from itertools import accumulate, pairwise
 from numbers import Integral
 from typing import Any
 
+import numpy as np
+
 from tandem.errors import InputError
+from tandem.user_files import shown
 
 PATCH_NUMS_256 = (1, 2, 3, 4, 5, 6, 8, 10, 13, 16)
 MIN_TEMPERATURE = 0.01  # logits divided by much less leave the range of float32
@@ -163,12 +167,21 @@ class VarConfig:
         return d * (modulation + attention + mlp) + shared + positions + entry + exit_
 
 
+LINEAR, CONSTANT, OFF_AFTER = "linear", "constant", re.compile("off-after:([1-9][0-9]{0,3})")
+SCHEDULES = f"{LINEAR}, {CONSTANT}, off-after:k or a strength >= 0 for each scale, such as 0,1,2,3"
+NEWER = {"cfg_schedule": LINEAR, "refiner_cfg": None}  # defaults of fields of `SamplingConfig`
+
+
 @dataclass(frozen=True)
 class SamplingConfig:
     """How a token is drawn from logits. Raises InputError for values out of bounds.
 
     Attributes:
-        cfg: classifier-free guidance at the last scale, growing linearly from 0 at the first; 0: none.
+        cfg: classifier-free guidance (CFG) where it is strongest; 0: none.
+        cfg_schedule: how strong it is at each scale: "linear", from 0 at the first to cfg at the last, as published;
+            "constant"; "off-after:k", linear up to scale k of K and 0 after it; or the strengths themselves, "0,1.5,3"
+            for K = 3, of drafter and refiner.
+        refiner_cfg: cfg of the scales that the refiner makes, by the same schedule; None: the same.
         top_k: keep the k likeliest codes; 0: all.
         top_p: keep the likeliest codes up to this probability; 0 or 1: all.
         temperatures: one per scale; shorter tuples repeat the last.
@@ -178,10 +191,16 @@ class SamplingConfig:
     top_k: int = 600  # 0: keep all
     top_p: float = 0.96  # 0 or 1: keep all
     temperatures: tuple[float, ...] = field(default=(1.1,) * 7 + (1.0,))
+    cfg_schedule: str = LINEAR
+    refiner_cfg: float | None = None
 
     def __post_init__(self) -> None:
-        if not 0 <= self.cfg < math.inf:
-            raise InputError(f"cfg: expected >= 0, got {self.cfg}")
+        for name in ("cfg", "refiner_cfg"):
+            if (value := getattr(self, name)) is not None and not 0 <= value < math.inf:
+                raise InputError(f"{name}: expected >= 0, got {value}")
+        named = self.cfg_schedule in (LINEAR, CONSTANT) or OFF_AFTER.fullmatch(self.cfg_schedule)
+        if not named and (not (given := numbers(self.cfg_schedule)) or not all(0 <= t < math.inf for t in given)):
+            raise InputError(f"cfg_schedule: expected {SCHEDULES}, got {shown(repr(self.cfg_schedule))}")
         if self.top_k < 0:
             raise InputError(f"top_k: expected >= 0 (0 keeps all), got {self.top_k}")
         if not 0 <= self.top_p <= 1:
@@ -192,6 +211,42 @@ class SamplingConfig:
     def temperature(self, scale: int) -> float:
         """Temperature of a scale (0-based)."""
         return self.temperatures[min(scale, len(self.temperatures) - 1)]
+
+    @property
+    def guidance(self) -> str:
+        """Its guidance in words: "cfg 3", "cfg 3, off-after:5, refiner 0"."""
+        if numbers(self.cfg_schedule):
+            return f"cfg {self.cfg_schedule}"
+        schedule = "" if self.cfg_schedule == LINEAR else f", {self.cfg_schedule}"
+        return f"cfg {self.cfg:g}{schedule}" + ("" if self.refiner_cfg is None else f", refiner {self.refiner_cfg:g}")
+
+    @property
+    def of_refiner(self) -> SamplingConfig:
+        """The same for the scales that the refiner makes."""
+        return self if self.refiner_cfg is None else replace(self, cfg=self.refiner_cfg, refiner_cfg=None)
+
+    def strengths(self, num_scales: int) -> tuple[float, ...]:
+        """Strength t of guidance at each of K scales, cond + t (cond - uncond), in float32. InputError unless as many
+        strengths as scales were given."""
+        schedule = self.cfg_schedule
+        if given := numbers(schedule):
+            if len(given) != num_scales:
+                raise InputError(f"cfg_schedule: expected {num_scales} strengths, one for each scale, got {len(given)}")
+            return tuple(np.array(given, np.float32).tolist())
+        shares = np.ones(num_scales, np.float32)
+        if schedule != CONSTANT:
+            shares = (np.arange(num_scales) / (num_scales - 1)).astype(np.float32)
+        if found := OFF_AFTER.fullmatch(schedule):
+            shares[int(found[1]) :] = 0
+        return tuple((np.float32(self.cfg) * shares).tolist())
+
+
+def numbers(text: str) -> list[float]:
+    """Numbers between commas; none if it is another text."""
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        return []
 
 
 VAR_PRESETS: dict[str, VarConfig] = {
@@ -205,8 +260,11 @@ VQVAE_PRESET = VqvaeConfig()
 
 
 def to_dict(config: VqvaeConfig | VarConfig | SamplingConfig) -> dict[str, Any]:
-    """Plain JSON-ready dictionary of a config (tuples become lists)."""
-    return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(config).items()}
+    """Plain JSON-ready dictionary of a config (tuples become lists). Fields that older versions did not have are there
+    only where they say something, so that an identity stays what it was."""
+    fields = asdict(config).items()
+    said = {k: v for k, v in fields if k not in NEWER or v != NEWER[k]}
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in said.items()}
 
 
 def from_dict(cls: type[Any], values: dict[str, Any]) -> Any:

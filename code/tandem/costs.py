@@ -17,9 +17,10 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from tandem.assembly import PLAIN, Preparation, assemble_var, assemble_vqvae, build_empty
+from tandem.assembly import PLAIN, Preparation, Uninitialised, assemble_var, assemble_vqvae, build_empty
 from tandem.collaborative import decode
 from tandem.config import SamplingConfig, VarConfig, VqvaeConfig
+from tandem.guidance import rows_of_scales
 from tandem.kernels import compute_dtype
 from tandem.limits import pretend
 from tandem.quantizer import Quantizer
@@ -30,22 +31,23 @@ META = torch.device("meta")
 BICUBIC = torch.ops.aten.upsample_bicubic2d.vec
 
 
-def scale_flops(config: VarConfig, start: int, stop: int, rows: int = 2) -> list[float]:
-    """Work of one image at each of the scales start..stop (0-based); rows = 2: under CFG.
+def scale_flops(config: VarConfig, start: int, stop: int, rows: float | Sequence[float] = 2) -> list[float]:
+    """Work of one image at each of the scales start..stop (0-based). `rows`: of an image at all scales, or at each of
+    them; 2: under CFG.
 
     The first scale includes the prefix, in block-causal attention, and the modulation.
     """
     C, sizes, offsets = config.width, [n * n for n in config.pyramid.patch_nums], config.pyramid.offsets
     token = 2 * (config.depth * (4 + 2 * config.mlp_ratio) * C * C + config.latent_channels * C)
     modulation = 2 * 6 * C * C * (1 if config.shared_adaln else config.depth) + 2 * 2 * C * C
-    flops = []
+    flops, rows_of = [], rows if isinstance(rows, Sequence) else [rows] * (stop - start)
     for scale in range(start, stop):
         entered = range(scale + 1) if scale == start else range(scale, scale + 1)
         tokens = sum(sizes[s] for s in entered)
         seen = sum(sizes[s] * offsets[s + 1] for s in entered)
         head = 2 * C * config.vocab_size * sizes[scale]
         once = modulation if scale == start else 0
-        flops.append(float(rows * (tokens * token + 4 * config.depth * C * seen + head + once)))
+        flops.append(float(rows_of[scale - start] * (tokens * token + 4 * config.depth * C * seen + head + once)))
     return flops
 
 
@@ -106,12 +108,12 @@ def var_bytes(
     few = replace(config, depth=min(2, config.depth), num_heads=config.heads)
     with pretend(device), torch.inference_mode():
         whole, var = empty_var(config, dtype, preparation), empty_var(few, dtype, preparation)
-        with torch.device(META):
+        with torch.device(META), Uninitialised():
             quantizer = Quantizer(config.pyramid, config.vocab_size, config.latent_channels, 0.5, 4)
             labels_B = torch.empty(batch, dtype=torch.int64)
             noise_BL = torch.empty(batch, offsets[-1], dtype=torch.int64)
-        each = [sampling] if isinstance(sampling, SamplingConfig) else sampling
-        rows = batch * (2 if any(config.cfg > 0 for config in each) else 1)
+        each = [sampling] * batch if isinstance(sampling, SamplingConfig) else sampling
+        rows = rows_of_scales(each, config.pyramid.num_scales, start, stop)[0]
 
         def work() -> None:
             for _ in decode_scales(var, quantizer, labels_B, noise_BL, noise_BL[:, : offsets[start]], stop, sampling):

@@ -3,7 +3,7 @@
 `FusedVar` computes what `Var.hidden` and `Var.logits` define, with fewer roundings: sums in float32, rounded once.
 The head multiplies in the model's dtype and sums in float32.
 
-Shapes: R rows (with CFG: conditional then unconditional), B images, L tokens, l tokens of the last scale, C width,
+Shapes: R rows (see `tandem.guidance`), B images, L tokens, l tokens of the last scale, C width,
 H heads, c head size, V codes.
 """
 
@@ -20,6 +20,7 @@ from tandem.blocks import MAX_SCALE_MUL, MIN_NORM, Block, layer_norm
 from tandem.conditioning import Conditioning
 from tandem.fp8 import Fp8Rows
 from tandem.fused_fp8 import activated, empty_rows, merged_heads
+from tandem.guidance import ScaleGuidance
 from tandem.kernels import power_of_two
 from tandem.limits import effective_device
 from tandem.triton_kernels import gated_norm, head_norm, split_heads
@@ -90,29 +91,28 @@ def place_heads_plain(qkv_RLX: Tensor, head_scale_H: Tensor, wanted: int, kv_2RH
     return q_RLHc[:, L - wanted :].transpose(1, 2)
 
 
-def head_inputs(x_RlC: Tensor, modulation_R2C: Tensor, guidance_B: Tensor | None, some: slice) -> Tensor:
-    """Inputs of the head, [b, l, C] of the images `some`: layer norm, modulation, and guidance if it has strengths
-    `guidance_B`. The rows of x are then conditional first, unconditional second."""
-    R, L, C = x_RlC.shape
-    batch, images = R // (1 if guidance_B is None else 2), some.stop - some.start
-    x_RlC, modulation_R2C = x_RlC[some.start :], modulation_R2C[some.start :]
+def head_inputs(x_RlC: Tensor, modulation_R2C: Tensor, guidance: ScaleGuidance | None, some: slice) -> Tensor:
+    """Inputs of the head, [b, l, C] of the images `some`: layer norm, modulation, and guidance if there is any."""
+    _, L, C = x_RlC.shape
+    images = some.stop - some.start
     scale_RC, shift_RC = modulation_R2C.unbind(1)
     out = torch.empty(images, L, C, dtype=x_RlC.dtype, device=x_RlC.device)
+    strength_B, partner_B = (guidance.strength_B[some], guidance.partner_B[some]) if guidance else (None, None)
     head_norm[(images * L,)](
-        x_RlC, scale_RC, shift_RC, None if guidance_B is None else guidance_B[some], out, C, L, x_RlC.stride(0),
-        scale_RC.stride(0), batch, EPS, GUIDED=guidance_B is not None, BLOCK=power_of_two(C), num_warps=WARPS,
+        x_RlC, scale_RC, shift_RC, strength_B, partner_B, out, C, L, x_RlC.stride(0), scale_RC.stride(0), some.start,
+        EPS, GUIDED=guidance is not None, BLOCK=power_of_two(C), num_warps=WARPS,
     )  # fmt: skip
     return out
 
 
-def head_inputs_plain(x_RlC: Tensor, modulation_R2C: Tensor, guidance_B: Tensor | None, some: slice) -> Tensor:
+def head_inputs_plain(x_RlC: Tensor, modulation_R2C: Tensor, guidance: ScaleGuidance | None, some: slice) -> Tensor:
     """`head_inputs` in plain torch."""
     scale, shift = modulation_R2C.float().unsqueeze(2).unbind(1)
     h_RlC = torch.addcmul(shift, layer_norm(x_RlC.float()), scale + 1)
-    if guidance_B is not None:
-        cond, uncond = h_RlC.chunk(2)
-        h_RlC = cond + guidance_B.view(-1, 1, 1) * (cond - uncond)
-    return h_RlC[some].to(x_RlC.dtype)
+    if guidance is None:
+        return h_RlC[some].to(x_RlC.dtype)
+    cond, uncond = h_RlC[guidance.pairs(some)].chunk(2)
+    return (cond + guidance.strength_B[some].view(-1, 1, 1) * (cond - uncond)).to(x_RlC.dtype)
 
 
 class FusedVar:
@@ -169,10 +169,9 @@ class FusedVar:
             return attn.proj.fp8(merged_heads(out_RHlc), attn.proj.bias, dtype).view(R, wanted, C)
         return attn.merge(out_RHlc)
 
-    def logits(self, x_RlC: Tensor, modulation_R2C: Tensor, guidance_B11: Tensor | None, some: slice) -> Tensor:
+    def logits(self, x_RlC: Tensor, modulation_R2C: Tensor, guidance: ScaleGuidance | None, some: slice) -> Tensor:
         """Float32 [b, l, V] of the images `some`, as `Var.logits`."""
-        strength_B = None if guidance_B11 is None else guidance_B11.flatten()
-        h_blC = head_inputs(x_RlC.contiguous(), modulation_R2C, strength_B, some)
+        h_blC = head_inputs(x_RlC.contiguous(), modulation_R2C, guidance, some)
         return product(h_blC.flatten(0, 1), self.head_weight, self.var.head.bias).view(*h_blC.shape[:2], -1)
 
 

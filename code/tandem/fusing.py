@@ -16,6 +16,7 @@ from torch import Tensor
 
 from tandem.errors import FallbackWarning, one_line
 from tandem.fp8 import LARGEST, Fp8Rows
+from tandem.guidance import ScaleGuidance
 from tandem.memory import is_out_of_memory
 from tandem.precision import full_precision
 from tandem.quantizer import Quantizer
@@ -104,11 +105,12 @@ def check_blocks(heads: int, size: int, dtype: torch.dtype, device: torch.device
     found_q = fused.place_heads(qkv_RLX, head_scale_H, TOKENS - 2, found_kv, 1)
     wanted_q = fused.place_heads_plain(qkv_RLX.float(), head_scale_H, TOKENS - 2, wanted_kv, 1)
     check_close("heads", dtype, (found_q, found_kv), (wanted_q, wanted_kv))
-    modulation_R2C, guidance_B = random(ROWS, 2, width), torch.rand(ROWS // 2, generator=generator, device=device)
-    for strength_B in (None, guidance_B):
-        some = slice(1, 2)
-        wanted = fused.head_inputs_plain(x_RLC.float(), modulation_R2C.float(), strength_B, some)
-        check_close("head", dtype, (fused.head_inputs(x_RLC, modulation_R2C, strength_B, some),), (wanted,))
+    modulation_R2C, images = random(ROWS, 2, width), ROWS // 2
+    strength_B, partner_B = torch.rand(images, generator=generator, device=device), torch.arange(images, device=device)
+    for guidance in (None, ScaleGuidance(strength_B, ROWS - 1 - partner_B)):
+        some = slice(1, images)
+        wanted = fused.head_inputs_plain(x_RLC.float(), modulation_R2C.float(), guidance, some)
+        check_close("head", dtype, (fused.head_inputs(x_RLC, modulation_R2C, guidance, some),), (wanted,))
 
 
 def check_fp8(heads: int, size: int, dtype: torch.dtype, device: torch.device) -> None:

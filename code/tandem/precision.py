@@ -1,4 +1,4 @@
-"""float32 means float32: torch lets cuDNN round the inputs of convolutions to TF32 unless it is forbidden."""
+"""Precision of float32: torch lets cuDNN round the inputs of convolutions to TF32 unless it is forbidden."""
 
 from __future__ import annotations
 
@@ -6,6 +6,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from torch import Tensor
+
+
+def at_least_float32(tensor: Tensor) -> Tensor:
+    """The tensor in float32, or in float64 if it is in that."""
+    return tensor if tensor.dtype == torch.float64 else tensor.float()
 
 
 @contextmanager

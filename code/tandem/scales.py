@@ -1,7 +1,7 @@
 """Decodes token maps scale by scale: the loop of draft and refine.
 
-Shapes: B images, R rows (with CFG: B conditional, then B unconditional), L tokens of all scales, l tokens of one
-scale, C width or latent channels, V codes.
+Shapes: B images, R rows (B with their classes, then those without, see `tandem.guidance`), L tokens of all scales, l
+tokens of one scale, C width or latent channels, V codes.
 Source: VAR (arXiv 2404.02905); CoDe (arXiv 2411.17787), section 3. The published code samples the prefix again and
 throws it away; its author says that this only keeps the random stream aligned, so it is left out here.
 """
@@ -22,10 +22,10 @@ from tandem.checks import check_batch, check_pair, check_values
 from tandem.conditioning import Conditioning
 from tandem.config import SamplingConfig, VarConfig
 from tandem.errors import JobError
+from tandem.guidance import Guidance, ScaleGuidance
 from tandem.limits import limits
 from tandem.quantizer import Quantizer
-from tandem.sampling import RowGroups, guidance, sample
-from tandem.transfers import upload
+from tandem.sampling import RowGroups, sample
 from tandem.var import Var
 
 
@@ -68,8 +68,8 @@ class Decode:
     """The decode of one batch from scale `start` to `stop`, its arguments checked.
 
     Attributes:
-        labels_R: labels of the images, under CFG followed by as many of "no class".
-        strength_B11: guidance at the last scale; None if no image has any.
+        labels_R: labels of the images, and "no class" for their further rows under guidance.
+        guidance: strengths and rows; None if no image has any.
         vectors: modulation vectors of the rows if they come from a table, else empty.
         groups: images with the same sampling settings.
     """
@@ -79,7 +79,7 @@ class Decode:
     labels_R: Tensor
     uniforms_BL: Tensor
     prefix_BL: Tensor
-    strength_B11: Tensor | None
+    guidance: Guidance | None
     vectors: tuple[Tensor, ...]
     groups: RowGroups
     start: int
@@ -106,20 +106,22 @@ class Decode:
             check_values(var.config.num_classes, labels_B, uniforms_BL)
         batch, device = len(labels_B), labels_B.device
         configs = [sampling] * batch if isinstance(sampling, SamplingConfig) else list(sampling)
-        guided = any(config.cfg > 0 for config in configs)
-        none_B = torch.full_like(labels_B, var.config.num_classes)
-        labels_R = torch.cat([labels_B, none_B]) if guided else labels_B
-        strength_B = upload(torch.tensor([config.cfg for config in configs]), device)
+        start = len(quantizer.split(prefix_BL))
+        guidance = Guidance.of(configs, var.config.pyramid.num_scales, start, stop, device)
+        labels_R = labels_B
+        if guidance is not None:
+            none_G = labels_B.new_full((guidance.rows[0] - batch,), var.config.num_classes)
+            labels_R = torch.cat([labels_B, none_G])
         return cls(
             var,
             quantizer,
             labels_R,
             uniforms_BL,
             prefix_BL,
-            strength_B.view(-1, 1, 1) if guided else None,
+            guidance,
             var.table_vectors(labels_R),
             RowGroups(configs, device),
-            len(quantizer.split(prefix_BL)),
+            start,
             stop,
         )
 
@@ -147,8 +149,8 @@ class Decode:
     @property
     def tensors(self) -> list[Tensor]:
         """All tensors that a decode reads, except weights: a graph needs them at fixed addresses."""
-        strength = () if self.strength_B11 is None else (self.strength_B11,)
-        return [self.labels_R, self.uniforms_BL, self.prefix_BL, *strength, *self.vectors, *self.groups.tensors]
+        guidance = self.guidance.tensors if self.guidance else ()
+        return [self.labels_R, self.uniforms_BL, self.prefix_BL, *guidance, *self.vectors, *self.groups.tensors]
 
     def work(self, labels_R: Tensor, uniforms_BL: Tensor, prefix_BL: Tensor, *others: Tensor) -> tuple[Tensor, Tensor]:
         """The last that `scales` yields for a batch of these tensors. CUDA graphs capture this."""
@@ -158,7 +160,7 @@ class Decode:
             labels_R=labels_R,
             uniforms_BL=uniforms_BL,
             prefix_BL=prefix_BL,
-            strength_B11=None if self.strength_B11 is None else next(rest),
+            guidance=self.guidance and self.guidance.with_tensors(*islice(rest, len(self.guidance.tensors))),
             vectors=tuple(islice(rest, len(self.vectors))),
             groups=self.groups.at(tuple(rest)),
         )
@@ -167,26 +169,27 @@ class Decode:
     def scales(self, by_graphs: bool) -> Iterator[tuple[Tensor, Tensor]]:
         """Yields ids int64 [B, L'] of scales 1..k, and the sum of all logits so far, after each new scale k."""
         var, quantizer, start, stop = self.var, self.quantizer, self.start, self.stop
-        offsets, num_scales = var.config.pyramid.offsets, var.config.pyramid.num_scales
+        offsets = var.config.pyramid.offsets
         sizes = [n * n for n in var.config.pyramid.patch_nums]
-        rows, batch = len(self.labels_R), len(self.uniforms_BL)
+        guidance, rows = self.guidance, len(self.labels_R)
 
         condition = var.condition(self.labels_R, self.vectors)
-        x_RlC = var.embed_start(condition)
+        x_RlC = var.embed_start(condition.class_RC)
         f_hat_BChw, inputs_BlD = quantizer.unroll(self.prefix_BL)
         if start > 0:
             entry_BlC = var.embed(inputs_BlD, start=offsets[1])
-            x_RlC = torch.cat([x_RlC, entry_BlC.repeat(rows // batch, 1, 1)], dim=1)
-        shape = rows, start, stop
-        make_cache = partial(new_cache, var.config, *shape, x_RlC.dtype, x_RlC.device)
+            x_RlC = torch.cat([x_RlC, guidance.spread(entry_BlC, start) if guidance else entry_BlC], dim=1)
+        make_cache = partial(new_cache, var.config, rows, start, stop, x_RlC.dtype, x_RlC.device)
+        shape = (*(guidance.rows if guidance else (rows,)), start, stop)
 
         ids_BL, total = self.prefix_BL, torch.zeros((), device=self.labels_R.device)
         with var.forwards(condition, make_cache, shape, by_graphs) as forward:
             for scale in range(start, stop):
                 h_RlC = forward(x_RlC, sizes[: scale + 1] if scale == start else sizes[scale : scale + 1])
-                strength_B11 = guidance(self.strength_B11, scale, num_scales) if self.strength_B11 is not None else None
                 noise_Bl = self.uniforms_BL[:, offsets[scale] : offsets[scale + 1]]
-                ids_Bl, summed = draw_tokens(var, h_RlC, condition, strength_B11, noise_Bl, self.groups, scale)
+                ids_Bl, summed = draw_tokens(
+                    var, h_RlC, condition, guidance.at(scale) if guidance else None, noise_Bl, self.groups, scale
+                )
                 ids_BL = torch.cat([ids_BL, ids_Bl], dim=1)
                 # checked once, in the end: the host does not wait at every scale
                 total = total + summed
@@ -194,7 +197,9 @@ class Decode:
                 if scale + 1 < stop:
                     f_hat_BChw = f_hat_BChw + quantizer.residual(ids_Bl, scale)
                     next_BlD = quantizer.next_input(f_hat_BChw, scale + 1)
-                    x_RlC = var.embed(next_BlD, start=offsets[scale + 1]).repeat(rows // batch, 1, 1)
+                    x_RlC = var.embed(next_BlD, start=offsets[scale + 1])
+                    if guidance is not None:
+                        x_RlC = guidance.spread(x_RlC, scale + 1)
 
     def check(self, total: Tensor) -> None:
         """Raise JobError if the sum of all logits is not finite."""
@@ -219,7 +224,7 @@ def draw_tokens(
     var: Var,
     h_RlC: Tensor,
     condition: Conditioning,
-    guidance_B11: Tensor | None,
+    guidance: ScaleGuidance | None,
     noise_Bl: Tensor,
     groups: RowGroups,
     scale: int,
@@ -231,12 +236,12 @@ def draw_tokens(
     for i in range(0, batch, step):
         some = slice(i, min(i + step, batch))
         if var.fused is not None:
-            logits_BlV = var.fused.logits(h_RlC, condition.head_R2C, guidance_B11, some)
-        elif guidance_B11 is None:
+            logits_BlV = var.fused.logits(h_RlC, condition.head_R2C, guidance, some)
+        elif guidance is None:
             logits_BlV = var.logits(h_RlC[some], condition.head_R2C[some])
         else:
-            pairs = torch.arange(len(h_RlC), device=h_RlC.device).view(2, batch)[:, some].flatten()
-            logits_BlV = var.logits(h_RlC[pairs], condition.head_R2C[pairs], guidance_B11[some])
+            pairs, strength_B11 = guidance.pairs(some), guidance.strength_B[some].view(-1, 1, 1)
+            logits_BlV = var.logits(h_RlC[pairs], condition.head_R2C[pairs], strength_B11)
         total = total + logits_BlV.sum()
         for config, chosen in groups.among(some.start, some.stop):
             ids_Bl[some][chosen] = sample(logits_BlV[chosen], noise_Bl[some][chosen], config, scale)

@@ -75,12 +75,12 @@ def gated_norm(
 
 @triton.jit
 def head_norm(
-    x, scale, shift, strength, out, width, tokens, x_stride, modulation_stride, unconditional, eps,
+    x, scale, shift, strength, partner, out, width, tokens, x_stride, modulation_stride, first, eps,
     GUIDED: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """out [B, L, C] = layer_norm(x) * (1 + scale) + shift, and under guidance cond + strength (cond - uncond).
 
-    Row b of x is conditional, row b + `unconditional` is not. `strength` float32 [B].
+    Row `first` + b of x is conditional, row `partner`[b] is not. `strength` float32 [B], `partner` int64 [B].
     """
     token = tl.program_id(0).to(tl.int64)
     row = token // tokens
@@ -89,7 +89,7 @@ def head_norm(
     place = (token % tokens) * width + column
     found = tl.zeros([BLOCK], dtype=tl.float32)
     for branch in tl.static_range(2 if GUIDED else 1):
-        this = row + branch * unconditional
+        this = first + row if branch == 0 else tl.load(partner + row)
         value = tl.load(x + this * x_stride + place, mask=inside, other=0.0).to(tl.float32)
         centred = tl.where(inside, value - tl.sum(value) / width, 0.0)
         normed = centred / tl.sqrt(tl.sum(centred * centred) / width + eps)

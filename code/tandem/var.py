@@ -14,14 +14,17 @@ from typing import TYPE_CHECKING, Protocol, cast
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from tandem.attention import KVCache, attend_by_scale
-from tandem.blocks import Block, layer_norm
+from tandem.blocks import Block, Modulation, layer_norm
 from tandem.conditioning import Conditioning, Forward
 from tandem.config import VarConfig
+from tandem.guidance import ScaleGuidance
 from tandem.limits import rows_together
 from tandem.linear import Linear
 from tandem.modulation import ModulationTable
+from tandem.precision import at_least_float32
 
 if TYPE_CHECKING:
     from tandem.graphs import Graphs
@@ -39,8 +42,8 @@ class HeadNorm(nn.Module):
         return self.ada_lin(cond_RC).view(len(cond_RC), 2, -1)
 
     def forward(self, x_RLC: Tensor, modulation_R2C: Tensor) -> Tensor:
-        scale, shift = modulation_R2C.float().unsqueeze(2).unbind(1)
-        return torch.addcmul(shift, layer_norm(x_RLC.float()), scale + 1)
+        scale, shift = at_least_float32(modulation_R2C).unsqueeze(2).unbind(1)
+        return torch.addcmul(shift, layer_norm(at_least_float32(x_RLC)), scale + 1)
 
 
 class FusedModel(Protocol):
@@ -48,7 +51,7 @@ class FusedModel(Protocol):
 
     def hidden(self, x_RLC: Tensor, sizes: Sequence[int], condition: Conditioning, cache: KVCache) -> Tensor: ...
 
-    def logits(self, x_RlC: Tensor, modulation_R2C: Tensor, guidance_B11: Tensor | None, some: slice) -> Tensor: ...
+    def logits(self, x_RlC: Tensor, modulation_R2C: Tensor, guidance: ScaleGuidance | None, some: slice) -> Tensor: ...
 
 
 class Var(nn.Module):
@@ -70,6 +73,7 @@ class Var(nn.Module):
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
         self.head_nm = HeadNorm(width)
         self.head = Linear(width, config.vocab_size)
+        self.recompute = False  # in training: blocks keep their input alone, and run again for the gradients
         self.table: ModulationTable | None = None  # replaces the AdaLN weights, see `tandem.modulation`
         self.graphs: Graphs | None = None
         self.fused: FusedModel | None = None
@@ -85,23 +89,29 @@ class Var(nn.Module):
         """Rows [R, ., C] of the modulation table for `condition`; empty without a table. The host waits for labels."""
         return () if self.table is None else (self.table.rows(labels_R),)
 
-    def condition(self, labels_R: Tensor, vectors: Sequence[Tensor] = ()) -> Conditioning:
-        """Modulation vectors of all blocks for labels int64 [R]; `vectors` are those of `table_vectors`."""
-        class_RC = self.class_emb(labels_R)
+    def modulations(self, class_RC: Tensor, vectors: Sequence[Tensor] = ()) -> tuple[list[Modulation], Tensor]:
+        """Modulation of all blocks, and the vectors [R, 2, C] of the head. `vectors` are those of `table_vectors`.
+
+        Without a table blocks get functions: under FSDP a block has its weights in its own forward alone.
+        """
         if vectors:
             *blocks, head_R2C = vectors[0].split(6, dim=1)
-            return Conditioning(class_RC, blocks, head_R2C)
+            return list(blocks), head_R2C
         shared_R6C = None
         if self.config.shared_adaln:
             shared_R6C = self.shared_ada_lin(class_RC).view(len(class_RC), 6, -1)
-        blocks = [block.modulation(class_RC, shared_R6C) for block in self.layers]
-        return Conditioning(class_RC, blocks, self.head_nm.modulation(class_RC))
+        return [partial(b.modulation, class_RC, shared_R6C) for b in self.layers], self.head_nm.modulation(class_RC)
 
-    def embed_start(self, condition: Conditioning) -> Tensor:
+    def condition(self, labels_R: Tensor, vectors: Sequence[Tensor] = ()) -> Conditioning:
+        """Modulation vectors of all blocks for labels int64 [R]; `vectors` are those of `table_vectors`."""
+        class_RC = self.class_emb(labels_R)
+        blocks, head_R2C = self.modulations(class_RC, vectors)
+        return Conditioning(class_RC, [each if isinstance(each, Tensor) else each() for each in blocks], head_R2C)
+
+    def embed_start(self, class_RC: Tensor) -> Tensor:
         """Input of the first scale: the class at every position, float [R, l, C]."""
         length = self.pos_start.shape[1]
-        start_RlC = condition.class_RC.unsqueeze(1) + self.pos_start
-        return start_RlC + self.positions(0, length)
+        return class_RC.unsqueeze(1) + self.pos_start + self.positions(0, length)
 
     def embed(self, inputs_BlD: Tensor, start: int) -> Tensor:
         """Input of later tokens from position `start` on, from resized f_hat [B, l, D]: float [B, l, C]."""
@@ -158,17 +168,25 @@ class Var(nn.Module):
             h_RlC = cond_BlC + guidance_B11 * (cond_BlC - uncond_BlC)
         return self.head(h_RlC)
 
-    def forward(self, labels_R: Tensor, inputs_RlD: Tensor) -> Tensor:
-        """Teacher-forced logits float32 [R, L, V] from `Quantizer.unroll`'s inputs of the scales after the first."""
-        condition = self.condition(labels_R, self.table_vectors(labels_R))
-        start_RlC = self.embed_start(condition)
+    def forward(self, labels_R: Tensor, inputs_RlD: Tensor, guidance_B11: Tensor | None = None) -> Tensor:
+        """Teacher-forced logits float32 [R, L, V] from `Quantizer.unroll`'s inputs of the scales after the first.
+
+        With fewer inputs the sequence ends earlier. `guidance_B11`: as in `logits`, or [1, L, 1] for each token.
+        """
+        class_RC = self.class_emb(labels_R)
+        modulations, head_R2C = self.modulations(class_RC, self.table_vectors(labels_R))
+        start_RlC = self.embed_start(class_RC)
         x_RLC = torch.cat([start_RlC, self.embed(inputs_RlD, start_RlC.shape[1])], dim=1)
         level_L = self.level_L[: x_RLC.shape[1]]
         mask_LL = level_L[:, None] >= level_L[None, :]  # a token sees its own scale and all smaller ones
         masked = partial(F.scaled_dot_product_attention, attn_mask=mask_LL, scale=1.0)
-        for block, modulation_R6C in zip(self.layers, condition.blocks, strict=True):
-            x_RLC = block(x_RLC, modulation_R6C, masked)
-        return self.logits(x_RLC, condition.head_R2C)
+        for block, modulation in zip(self.layers, modulations, strict=True):
+            if self.recompute and torch.is_grad_enabled():
+                # blocks draw no random numbers
+                x_RLC = checkpoint(block, x_RLC, modulation, masked, use_reentrant=False, preserve_rng_state=False)
+            else:
+                x_RLC = block(x_RLC, modulation, masked)
+        return self.logits(x_RLC, head_R2C, guidance_B11)
 
     @property
     def dtype(self) -> torch.dtype:

@@ -86,10 +86,11 @@ def test_without_guidance_no_unconditional_rows_are_computed(models):
     drafter, _, vqvae = models
     seen = []
     hook = drafter.head_nm.register_forward_hook(lambda _, inputs, __: seen.append(inputs[0].shape[0]))
-    draft(drafter, vqvae.quantize, LABELS, NOISE, 1, SamplingConfig(cfg=0.0))
-    draft(drafter, vqvae.quantize, LABELS, NOISE, 1, SamplingConfig(cfg=1.0))
+    draft(drafter, vqvae.quantize, LABELS, NOISE, 2, SamplingConfig(cfg=0.0))
+    draft(drafter, vqvae.quantize, LABELS, NOISE, 2, SamplingConfig(cfg=1.0))
+    draft(drafter, vqvae.quantize, LABELS, NOISE, 1, SamplingConfig(cfg=1.0))  # which is 0 at the first scale
     hook.remove()
-    assert seen == [5, 10]
+    assert seen == [5, 5, 10, 10, 5]
 
 
 def test_images_of_one_batch_may_differ_in_sampling(models):

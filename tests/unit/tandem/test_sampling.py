@@ -9,14 +9,16 @@ from tandem import sampling as module
 from tandem.config import SamplingConfig
 from tandem.sampling import (
     UNIFORM_BITS,
+    WEIGHT_BITS,
     RowGroups,
     candidates,
     draw,
     draw_code,
     fixed_point,
-    guidance,
+    largest,
     sample,
     uniforms,
+    weight_of,
 )
 
 FILTERED = SamplingConfig(top_k=12, top_p=0.9)
@@ -113,10 +115,6 @@ def test_temperature_acts_after_the_masks():
     assert (cold.max(-1).values > hot.max(-1).values)[several].all()
 
 
-def test_guidance_grows_linearly_from_nothing():
-    assert [guidance(torch.tensor(3.0), scale, 10).item() for scale in (0, 3, 9)] == [0, 1, 3]
-
-
 def test_the_last_temperature_repeats():
     sampling = SamplingConfig()
     assert [sampling.temperature(k) for k in (0, 6, 7, 9)] == [1.1, 1.1, 1.0, 1.0]
@@ -173,3 +171,59 @@ def test_a_token_is_drawn_alike_in_any_batch():
     together = sample(logits, noise, config, 0)
     alone = [sample(logits[:, i : i + 1], noise[:, i : i + 1], config, 0) for i in range(40)]
     assert torch.equal(together, torch.cat(alone, dim=1))
+
+
+def drawn_by_torch(logits_nV, uniform_n, top_p, temperature, few):
+    """What `sample` does under top-p, in the way that is plain in torch: sorts of values with indices, and masks."""
+
+    def weights(probability):
+        return (probability.double() * 2**WEIGHT_BITS).round().long()
+
+    def draw_of(logits, ids, uniform):
+        cdf = weights((logits / temperature).softmax(-1)).gather(-1, ids.argsort(-1)).cumsum(-1)
+        drawn = torch.searchsorted(cdf, (uniform[:, None] * cdf[:, -1:]) >> UNIFORM_BITS, right=True)
+        return ids.sort(-1).values.gather(-1, drawn).squeeze(-1)
+
+    def least(falling, probability):
+        kept = (weights(probability).cumsum(-1) - weights(probability) < top_p * 2**WEIGHT_BITS).sum(-1, keepdim=True)
+        return falling.gather(-1, kept - 1)
+
+    head, ids = logits_nV.topk(few, dim=-1)
+    probability = logits_nV.softmax(-1).gather(-1, ids)
+    bound = least(head, probability)
+    found = (weights(probability).sum(-1, keepdim=True) >= top_p * 2**WEIGHT_BITS) & (head[:, -1:] < bound)
+    by_head = draw_of(head.masked_fill(head < bound, -torch.inf), ids, uniform_n)
+    falling = logits_nV.sort(-1, descending=True).values
+    whole = logits_nV.masked_fill(logits_nV < least(falling, falling.softmax(-1)), -torch.inf)
+    by_all = draw_of(whole, torch.arange(logits_nV.shape[-1]).expand_as(whole), uniform_n)
+    return torch.where(found.squeeze(-1), by_head, by_all)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("spread", [0.3, 1.5, 4.0])
+def test_draws_on_a_cpu_are_those_of_torchs_own_sorting(spread, threads, monkeypatch):
+    """Datasets that were begun with it are completed with the same bytes."""
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    generator = torch.Generator().manual_seed(9)
+    logits = torch.randn(3, 100, 512, generator=generator) * spread
+    logits[..., ::5] = (logits[..., ::5] * 4).round() / 4  # equal ones, also 0 and -0
+    noise = torch.randint(2**UNIFORM_BITS, (3, 100), generator=generator)
+    for top_p, temperature in ((0.9, 1.0), (0.5, 0.7), (0.999, 1.1)):
+        config = SamplingConfig(top_k=0, top_p=top_p, temperatures=(temperature,))
+        expected = drawn_by_torch(logits.flatten(0, 1), noise.flatten(), top_p, temperature, 512 // module.HEAD_SHARE)
+        assert torch.equal(sample(logits, noise, config, 0).flatten(), expected)
+
+
+def test_the_largest_logits_are_those_of_topk():
+    logits = torch.randn(50, 300, generator=torch.Generator().manual_seed(2)).mul(16).round().div(16)
+    logits[0, :2] = torch.tensor([torch.inf, -torch.inf])
+    found, ids = largest(logits, 40)
+    assert torch.equal(found, logits.topk(40, dim=-1).values)
+    assert torch.equal(found, logits.gather(-1, ids)) and all(len(row.unique()) == 40 for row in ids)
+
+
+@pytest.mark.parametrize("top_p", [1e-12, 0.1, 0.5, 0.9, 0.96, 0.999, 1 - 1e-9])
+def test_top_p_in_whole_numbers_is_compared_as_torch_compares_it(top_p):
+    weight, enough = weight_of(top_p), top_p * 2**WEIGHT_BITS
+    around = torch.arange(max(weight - 200, 0), weight + 200)
+    assert torch.equal(around < weight, around < enough) and torch.equal(around >= weight, around >= enough)
