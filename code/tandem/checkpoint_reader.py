@@ -13,7 +13,6 @@ import pickle
 import re
 import warnings
 import zipfile
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, cast
 
@@ -99,19 +98,6 @@ def check_archive(path: Path, size: int) -> None:
     # torch never compresses; unpacked, such a file could have any size
     if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
         raise CheckpointError(f"{path}: expected a torch file as torch.save writes it, got compressed entries")
-
-
-def read_state(path: Path, keys: Iterable[str]) -> dict[str, Any]:
-    """The state that a run saved for itself, with at least these keys. CheckpointError if it is damaged."""
-    hint = "remove it, and it is made again"
-    try:
-        state = read_torch(path, mapped=False)
-    except CheckpointError as error:
-        raise CheckpointError(str(error), hint) from error
-    found = set(state) if isinstance(state, dict) else set()
-    if missing := set(keys) - found:
-        raise CheckpointError(f"{path}: expected the state of a run, got a file without {min(missing)}", hint)
-    return state
 
 
 def read_torch(path: Path, mapped: bool) -> Any:

@@ -11,13 +11,14 @@ are not applied.
 
 from __future__ import annotations
 
+import io
 import os
 import struct
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +29,7 @@ from tandem.user_files import cause_of, shown
 
 SUFFIXES = frozenset([".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pnm"])
 SYSTEM = frozenset(("__MACOSX", "@eaDir", "lost+found", "$RECYCLE.BIN", "System Volume Information"))
+FEATURES_SUFFIX = ".features"  # a folder of feature files, which stands beside the pictures that they are of
 MAX_PIXELS = 89_478_485  # of one image, where Pillow warns: a file of a few kB can unpack to more than the memory
 MAX_NAMED = 5
 
@@ -77,9 +79,9 @@ def list_image_folder(root: Path, classes: Sequence[str] | None = None, allow_em
         hint = "tandem pictures --out DIR makes one to try with"
         raise InputError(f"expected a folder of images, got {shown(root)}", hint)
     entries = _entries(root)
-    folders = [entry for entry in entries if entry.is_dir() and not _is_hidden(entry)]
+    folders = [entry for entry in entries if entry.is_dir() and not is_hidden(entry)]
     found = tuple(folder.name for folder in folders)
-    loose = [entry for entry in entries if entry.is_file() and _is_image(entry)]
+    loose = [entry for entry in entries if entry.is_file() and is_image(entry)]
     if not folders:
         got = f"{len(loose)} images without a class folder" if loose else "no class folder"
         raise InputError(f"expected {root}/<class>/<image>, found {got}")
@@ -88,13 +90,13 @@ def list_image_folder(root: Path, classes: Sequence[str] | None = None, allow_em
         raise InputError(f"expected class folders with printable names below {root}, got {wrong[0]!r}")
     if unknown := [name for name in found if name not in names]:
         raise InputError(f"expected the class folders {_some(names)} below {root}, found also {_some(unknown)}")
-    hidden = [entry for entry in entries if _is_hidden(entry)]
+    hidden = [entry for entry in entries if is_hidden(entry)]
     others: list[Path] = []
     files: list[ImageFile] = []
     for label, name in enumerate(names):
         images: list[Path] = []
         for path in _walk(root / name, hidden):
-            (images if _is_image(path) else others).append(path)
+            (images if is_image(path) else others).append(path)
         files += _named(images, root / name, label)
     if not files:
         raise InputError(f"expected {root}/<class>/<image>, found no image in {len(found)} class folders")
@@ -113,21 +115,30 @@ def list_image_folder(root: Path, classes: Sequence[str] | None = None, allow_em
 def read_image(path: Path) -> NDArray[np.uint8]:
     """Pixels uint8 [H, W, 3] of an image file. InputError, naming the file, if it cannot be read."""
     try:
-        if path.stat().st_size == 0:
-            raise InputError(f"{path}: the file is empty")
+        data = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: {shown(cause_of(error))}") from None
+    return decode_image(data, str(path))
+
+
+def decode_image(data: bytes, name: str) -> NDArray[np.uint8]:
+    """Pixels uint8 [H, W, 3] of an image file's bytes. InputError, with the `name` given, if it cannot be read."""
+    try:
+        if not data:
+            raise InputError(f"{name}: the file is empty")
         # Pillow warns of damaged metadata, of which only the orientation is used, and of many pixels
-        with warnings.catch_warnings(action="ignore"), Image.open(path) as image:
+        with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(data)) as image:
             if image.width * image.height > MAX_PIXELS:
-                raise InputError(f"{path}: expected at most {MAX_PIXELS} pixels, got {image.width} x {image.height}")
+                raise InputError(f"{name}: expected at most {MAX_PIXELS} pixels, got {image.width} x {image.height}")
             image.load()
             return np.asarray(on_white(ImageOps.exif_transpose(image)))
     except InputError as error:
-        raise InputError(str(error) if str(path) in str(error) else f"{path}: {error}") from None
+        raise InputError(str(error) if name in str(error) else f"{name}: {error}") from None
     except Image.UnidentifiedImageError:
-        raise InputError(f"{path}: not an image, despite its name") from None
+        raise InputError(f"{name}: not an image, despite its name") from None
     # Pillow's decoders raise these for damaged files
     except (OSError, SyntaxError, ValueError, TypeError, EOFError, struct.error, Image.DecompressionBombError) as error:
-        raise InputError(f"{path}: {shown(cause_of(error)) or type(error).__name__}") from None
+        raise InputError(f"{name}: {shown(cause_of(error)) or type(error).__name__}") from None
 
 
 def on_white(image: Image.Image) -> Image.Image:
@@ -167,8 +178,8 @@ def _named(paths: list[Path], folder: Path, label: int) -> list[ImageFile]:
 def _walk(folder: Path, hidden: list[Path]) -> Iterator[Path]:
     """Files below a class folder in order, those of nested folders last; adds skipped ones to `hidden`."""
     entries = _entries(folder) if folder.is_dir() else []
-    hidden += [entry for entry in entries if _is_hidden(entry)]
-    seen = [entry for entry in entries if not _is_hidden(entry)]
+    hidden += [entry for entry in entries if is_hidden(entry)]
+    seen = [entry for entry in entries if not is_hidden(entry)]
     yield from (entry for entry in seen if not entry.is_dir())
     for entry in seen:
         if entry.is_dir() and not entry.is_symlink():  # a link may form a loop
@@ -182,12 +193,14 @@ def _entries(folder: Path) -> list[Path]:
         raise InputError(f"cannot read the folder {folder}: {error.strerror}") from error
 
 
-def _is_hidden(path: Path) -> bool:
-    return path.name.startswith(".") or path.name in SYSTEM
+def is_hidden(path: PurePath) -> bool:
+    """Whether a file or folder of this name is no part of the pictures."""
+    return path.name.startswith(".") or path.name in SYSTEM or path.suffix == FEATURES_SUFFIX
 
 
-def _is_image(path: Path) -> bool:
-    return not _is_hidden(path) and path.suffix.lower() in SUFFIXES
+def is_image(path: PurePath) -> bool:
+    """Whether a file is an image by its name."""
+    return not is_hidden(path) and path.suffix.lower() in SUFFIXES
 
 
 def _some(names: Sequence[str]) -> str:

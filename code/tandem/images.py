@@ -11,11 +11,12 @@ from __future__ import annotations
 import io
 import json
 import math
+import warnings
 import xml.etree.ElementTree as ElementTree
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, Literal, get_args
+from typing import Any, Literal, assert_never, get_args
 from xml.sax.saxutils import escape
 
 import numpy as np
@@ -113,8 +114,25 @@ def encode_image(pixels: NDArray[np.uint8], codec: Codec, quality: int, provenan
     elif codec == "webp":
         image.save(out, "WEBP", quality=quality, method=4, xmp=xmp.encode())
     else:
-        raise NotImplementedError(f"{codec} is listed, and has no encoder here")
+        assert_never(codec)
     return out.getvalue()
+
+
+def encode_plain(pixels: NDArray[np.uint8]) -> bytes:
+    """PNG of uint8 [H, W, 3], RGB, that says nothing of where it comes from: for pictures that Tandem did not make."""
+    out = io.BytesIO()
+    Image.fromarray(pixels).save(out, "PNG", compress_level=PNG_COMPRESS_LEVEL)
+    return out.getvalue()
+
+
+def codec_of(data: bytes) -> Codec | None:
+    """The codec of an image file, from its first bytes; None for any other kind of file."""
+    try:
+        with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(data)) as image:
+            name = {"MPO": "JPEG"}.get(image.format or "", image.format)  # a JPEG with further ones behind it
+    except (OSError, SyntaxError, ValueError):
+        return None
+    return next((codec for codec, title in TITLES.items() if title.upper() == name), None)
 
 
 def check_codec(codec: str, quality: int) -> None:

@@ -26,20 +26,23 @@ def init_vqvae(vqvae: Vqvae) -> None:
             nn.init.zeros_(cast(Tensor, module.proj_out.bias))
 
 
-@torch.no_grad()
-def init_var(var: Var, head_scale: float = 0.02) -> None:
-    """Initial weights by the rule of the published code: truncated normals, small head, gates near zero."""
-    for name, tensor in var.named_parameters():
-        tensor.copy_(initial_value(name, tensor.shape, var.config, head_scale))
-
-
 def random_var(
-    config: VarConfig, seed: int, dtype: torch.dtype, device: torch.device, preparation: Preparation = PLAIN
+    config: VarConfig,
+    seed: int,
+    dtype: torch.dtype,
+    device: torch.device,
+    preparation: Preparation | None = PLAIN,
+    head_scale: float = 1.0,
 ) -> Var:
-    """Random weights, ready for inference, to try size and speed. Made tensor by tensor: no float32 copy of all."""
+    """Random weights, ready for inference, to try size and speed; without preparation, to be trained.
+
+    Made tensor by tensor: no float32 copy of all.
+    """
     torch.manual_seed(seed)
     shapes = {name: tensor.shape for name, tensor in build_empty(config).named_parameters()}
-    return assemble_var(config, lambda name: initial_value(name, shapes[name], config, 1.0), dtype, device, preparation)
+    return assemble_var(
+        config, lambda name: initial_value(name, shapes[name], config, head_scale), dtype, device, preparation
+    )
 
 
 def random_vqvae(

@@ -19,8 +19,9 @@ from torch import Tensor, nn
 
 from tandem.assembly import PLAIN, Preparation, assemble_var, assemble_vqvae, build_empty
 from tandem.checkpoint_reader import METADATA_KEY, one_line, read_weights
-from tandem.config import VarConfig, VqvaeConfig, to_dict
+from tandem.config import SamplingConfig, VarConfig, VqvaeConfig, to_dict
 from tandem.errors import CheckpointError
+from tandem.fine_tuning import FineTuned, fine_tuned_in, sampling_in
 from tandem.inferred_config import check_classes, config_of
 from tandem.unwrapping import MARKERS, Part, choose_part, entries, explain_choice, find_parts
 from tandem.var import Var
@@ -38,7 +39,7 @@ class Checkpoint:
     kind: str  # "vqvae" or "var"
     config: VqvaeConfig | VarConfig
     tensors: dict[str, Tensor]
-    header: dict[str, Any]  # of our own files only: kind, config, classes
+    header: dict[str, Any]  # of our own files only: kind, config, classes, fine_tuned, sampling, recipe
     part: Part = field(repr=False)  # its place in the file
     choice: str | None = None  # which part was chosen, if the file holds several of the kind
 
@@ -46,6 +47,16 @@ class Checkpoint:
     def classes(self) -> tuple[str, ...] | None:
         """Class names in label order, if the file has them."""
         return tuple(self.header["classes"]) if "classes" in self.header else None
+
+    @property
+    def fine_tuned(self) -> FineTuned:
+        """What it was fine-tuned for, if the file says so."""
+        return fine_tuned_in(self.header, self.config.pyramid.num_scales if self.kind == "var" else None)
+
+    @property
+    def sampling(self) -> SamplingConfig | None:
+        """How it samples unless asked otherwise, if the file says so."""
+        return sampling_in(self.header)
 
     @property
     def num_parameters(self) -> int:
@@ -116,6 +127,8 @@ def checkpoint_of(
         chosen = choose_part(parts, kind, name)
         config = config_of(kind, chosen.tensors, header)
         check_classes(header, config.num_classes if isinstance(config, VarConfig) else None)
+        fine_tuned_in(header, config.pyramid.num_scales if isinstance(config, VarConfig) else None)
+        sampling_in(header)
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}", error.hint) from None
     except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError, RuntimeError) as error:

@@ -8,7 +8,9 @@ from tandem.config import SamplingConfig
 
 ROLES = ("vqvae", "drafter", "refiner")
 EMBEDDED_SAMPLING = SamplingConfig(cfg=3.0, top_k=0, top_p=0.9, temperatures=(1.0,))
+D3 = Path(__file__).with_name("d3.safetensors")  # a third size over the same VQVAE, for studies
 CARD = Path(__file__).with_name("README.md")
+CLASSIFIER = Path(__file__).with_name("classifier.safetensors")  # of the same 12 classes; README.md has its hash
 
 
 def weights_path(role: str) -> Path:

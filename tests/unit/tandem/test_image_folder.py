@@ -10,7 +10,7 @@ from PIL import Image
 
 from tandem.errors import InputError
 from tandem.image_folder import MAX_PIXELS, list_image_folder, read_image
-from tandem.training_pictures import load_pictures
+from tandem.training.pictures import load_pictures
 
 RED = (200, 30, 40)
 

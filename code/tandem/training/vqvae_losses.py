@@ -1,4 +1,4 @@
-"""Losses of tokenizer and transformer, and replacement of unused codes in the codebook.
+"""Losses of the tokenizer, and replacement of unused codes in the codebook.
 
 Shapes: B batch, L tokens, C channels, D latent channels, h w latent grid, N vectors, V codes.
 Source: VAR (arXiv 2404.02905) and its published code.
@@ -11,7 +11,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tandem.quantizer import Quantizer
-from tandem.var import Var
 from tandem.vqvae import Vqvae
 
 COMMITMENT = 0.25
@@ -71,19 +70,9 @@ def revive_codes(
     if count:
         weight = quantizer.embedding.weight
         fresh = residual_vectors(quantizer, f_BChw, generator, count)
-        weight[dead_V] = fresh + 0.01 * fresh.std() * torch.randn(fresh.shape, generator=generator)
+        noise = torch.randn(fresh.shape, generator=generator).to(fresh.device)
+        weight[dead_V] = fresh + 0.01 * fresh.std() * noise
         for value in optimizer.state.get(weight, {}).values():
             if value.shape == weight.shape:
                 value[dead_V] = 0
     return count
-
-
-def var_loss(
-    var: Var, quantizer: Quantizer, ids_BL: Tensor, labels_B: Tensor, drop_B: Tensor, smoothing: float
-) -> Tensor:
-    """Cross-entropy of all tokens; labels where `drop_B` is set are replaced by "no class" (for CFG)."""
-    with torch.no_grad():
-        _, inputs_BlD = quantizer.unroll(ids_BL)
-    labels_B = torch.where(drop_B, var.config.num_classes, labels_B)
-    logits_BLV = var(labels_B, inputs_BlD)
-    return F.cross_entropy(logits_BLV.flatten(0, 1), ids_BL.flatten(), label_smoothing=smoothing)

@@ -6,7 +6,6 @@ Shapes: n pictures, B batch, H W pixels. Pictures are uint8 [n, 3, H, W]; batche
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from torch.nn import functional as F
 
 from tandem.errors import InputError
 from tandem.image_folder import list_image_folder
+from tandem.training.balance import balanced
 
 
 @dataclass(frozen=True)
@@ -51,11 +51,8 @@ class PictureSet:
 
         All variants of a picture share its weight. float64 [n], sums to 1.
         """
-        groups = [(int(label), group) for label, group in zip(self.labels, self.groups, strict=True)]
-        variants = Counter(groups)
-        pictures = Counter(label for label, _ in variants)
-        weight = [pictures[g[0]] ** (power - 1) / variants[g] for g in groups]
-        return torch.tensor(weight, dtype=torch.float64) / sum(weight)
+        groups = np.unique(self.groups, return_inverse=True)[1].astype(np.int64)
+        return torch.from_numpy(balanced(self.labels.numpy(), groups, power))
 
     def file_weights(self, power: float) -> Tensor:
         """The same with files in the place of pictures: a class weighs (files)^power, each of its files alike."""

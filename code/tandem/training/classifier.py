@@ -5,11 +5,17 @@ Shapes: B batch, C channels, h w grid, F features, n pictures. Pixels are float 
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tandem.training_pictures import PictureSet, augment, draw, to_float
+from tandem.checkpoint_reader import read_weights
+from tandem.errors import CheckpointError
+from tandem.training.pictures import PictureSet, augment, draw, to_float
+from tandem.weights import write_tensors
 
 
 class HalfSize(nn.Module):
@@ -72,3 +78,23 @@ def examine(model: Classifier, pixels_n3HW: Tensor, chunk: int = 128) -> tuple[T
         features.append(model.features(to_float(part)))
         predicted.append(model.head(features[-1]).argmax(dim=1))
     return torch.cat(predicted), torch.cat(features)
+
+
+def save_classifier(path: Path, model: Classifier, header: dict[str, Any]) -> None:
+    """Write safetensors in float16; `header` has "classes", the class names in label order, and how it was made."""
+    write_tensors(path, model.state_dict(), {"kind": "classifier", **header}, torch.float16)
+
+
+def load_classifier(path: Path) -> tuple[Classifier, tuple[str, ...]]:
+    """A classifier in float32, and its class names. CheckpointError where the file holds none."""
+    tensors, header = read_weights(path)
+    if header.get("kind") != "classifier" or not isinstance(header.get("classes"), list):
+        raise CheckpointError(f"{path}: expected a classifier of pictures, got {header.get('kind') or 'other weights'}")
+    model = Classifier(len(header["classes"]))
+    try:
+        model.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise CheckpointError(
+            f"{path}: expected a classifier's weights: {str(error).splitlines()[-1].strip()}"
+        ) from None
+    return model.requires_grad_(False).eval(), tuple(header["classes"])
