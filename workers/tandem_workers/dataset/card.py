@@ -10,15 +10,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
 from string import Template
-from typing import Any
+from typing import Any, Protocol
 
 import pyarrow as pa
 import yaml
+from PIL import Image
 
 from tandem.images import DIGITAL_SOURCE_TYPE, TITLES
-from tandem_workers.dataset.contact_sheet import render_contact_sheet
+from tandem_workers.dataset.contact_sheet import open_whole, render_contact_sheet
 from tandem_workers.dataset.entry import ManifestEntry
-from tandem_workers.dataset.features import sample_features
+from tandem_workers.dataset.features import GENERATED, sample_features
 from tandem_workers.dataset.formats import DatasetFormat, merge_tables
 from tandem_workers.dataset.ran import describe_differences
 from tandem_workers.dataset.shard_names import ShardNames
@@ -55,13 +56,13 @@ for image, label, row in samples.to_tuple("{ext}", "cls", "json"):
     ...""",
     "parquet": """from datasets import load_dataset
 dataset = load_dataset("parquet", data_files={data_files!r}, split="train")
-dataset[0]["image"], dataset.features["label"].int2str(dataset[0]["label"])
+dataset[0]["image"], {label}
 
 import pyarrow.parquet
 table = pyarrow.parquet.read_table("shards")""",
     "folder": """from datasets import load_dataset
 dataset = load_dataset("imagefolder", data_dir="images", split="train")
-dataset[0]["image"], dataset.features["label"].int2str(dataset[0]["label"])
+dataset[0]["image"], {label}
 
 from torchvision.datasets import ImageFolder
 folder = ImageFolder("images")  # it numbers the folders that exist:
@@ -97,15 +98,34 @@ class CardInfo:
     title: str = "Synthetic images by Tandem"
     license: str = "other"
 
+    def thumbnail(self, data: bytes) -> Image.Image:
+        return open_whole(data)
+
+    def render(self, totals: Totals, shard_names: ShardNames, differences: str) -> str:
+        return render_card(self, totals, shard_names, differences)
+
+
+class Card(Protocol):
+    """What the closing files of a dataset depend on, besides its shards."""
+
+    @property
+    def fmt(self) -> DatasetFormat: ...
+
+    def thumbnail(self, data: bytes) -> Image.Image:
+        """An image file for the contact sheet."""
+
+    def render(self, totals: Totals, shard_names: ShardNames, differences: str) -> str:
+        """The dataset card: Markdown with the YAML front matter of the Hugging Face hub."""
+
 
 def closing_files(
-    store: Store, info: CardInfo, epoch: int, entries: Sequence[ManifestEntry], failed: Mapping[int, str]
+    store: Store, info: Card, epoch: int, entries: Sequence[ManifestEntry], failed: Mapping[int, str]
 ) -> dict[str, bytes]:
     """Contact sheet, card and, for an image folder, its table, by path, from the entries of all committed shards."""
     totals, differences = add_up(entries, failed), describe_differences([entry.ran for entry in entries])
     files = {
-        layout.CONTACT_SHEET: render_contact_sheet(store, entries, info.fmt),
-        layout.CARD: render_card(info, totals, ShardNames.of(epoch, entries), differences).encode(),
+        layout.CONTACT_SHEET: render_contact_sheet(store, entries, info.fmt, info.thumbnail),
+        layout.CARD: info.render(totals, ShardNames.of(epoch, entries), differences).encode(),
     }
     if info.fmt.name == "folder":
         tables = []
@@ -117,52 +137,73 @@ def closing_files(
 
 
 def render_card(info: CardInfo, totals: Totals, shard_names: ShardNames = PLAIN_NAMES, differences: str = "") -> str:
-    """The dataset card: Markdown with the YAML front matter of the Hugging Face hub. `differences`: see
-    `dataset.ran.describe_differences`."""
-    fmt, num_shards = info.fmt, totals.shards + len(totals.failed_shards)
+    """The dataset card of a job that makes images. `differences`: see `dataset.ran.describe_differences`."""
+    fmt = info.fmt
+    names = [f"`{name}`" for name in ("index", "label", "class_name", "seed", "draft_steps")]
+    own = {name: f"of each row: column `{name}`" for name in info.row_settings}
+    if info.tokens:
+        names.append("`tokens` (the refiner's token ids, coarse to fine)")
+    return fill(
+        "card_template.md",
+        shared_values(fmt, totals, shard_names, info.title, info.license),
+        dataset_info=dataset_info(fmt, info.carried, info.tokens),
+        image_size=info.image_size,
+        software=info.software,
+        num_drafted="N" if "draft_steps" in own else fmt.draft_steps,
+        draft_steps=own.get("draft_steps", fmt.draft_steps),
+        seed=f"{own['seed']}, and `seed_index` in place of the index" if "seed" in own else fmt.seed,
+        models=markdown_rows((role, name, f"`{digest}`") for role, (name, digest) in info.models.items()),
+        sampling=markdown_rows((name, own.get(name, value)) for name, value in info.sampling.items()),
+        differences=f"\n{differences}" if differences else "",
+        command=info.command,
+        columns=f"Columns: the image, {', '.join(names)}, and those carried along from the label file.",
+        digital_source_type=DIGITAL_SOURCE_TYPE,
+    )
+
+
+def fill(template: str, shared: Mapping[str, Any], **values: Any) -> str:
+    """A template of this folder with all its values."""
+    text = (files("tandem_workers.dataset") / template).read_text(encoding="utf-8")
+    return Template(text).substitute(shared, **values)
+
+
+def shared_values(
+    fmt: DatasetFormat, totals: Totals, shard_names: ShardNames, title: str, license: str
+) -> dict[str, Any]:
+    """The values of every card: what is in the dataset, its files, how they are read."""
+    num_shards = totals.shards + len(totals.failed_shards)
     values = {
         "ext": fmt.extension,
         "tag": shard_names.tag,
         "data_files": shard_names.patterns(fmt.name),
         "tars": shard_names.tars(num_shards, totals.failed_shards),
+        "label": 'dataset[0]["label"]'
+        if fmt.class_names is None
+        else 'dataset.features["label"].int2str(dataset[0]["label"])',
     }
-    names = [f"`{name}`" for name in ("index", "label", "class_name", "seed", "draft_steps")]
-    own = {name: f"of each row: column `{name}`" for name in info.row_settings}
-    if info.tokens:
-        names.append("`tokens` (the refiner's token ids, coarse to fine)")
-    return Template((files("tandem_workers.dataset") / "card_template.md").read_text(encoding="utf-8")).substitute(
-        pretty_name=json.dumps(info.title),  # any JSON string is a YAML string
-        title=info.title,
-        license=info.license,
-        size_category=next(name for end, name in SIZE_CATEGORIES.items() if totals.rows < end),
-        data_files=json.dumps(values["data_files"]),
-        dataset_info=dataset_info(info),
-        rows=f"{totals.rows:,}",
-        missing=missing(totals.failed_shards, num_shards),
-        num_classes=len(totals.labels),
-        image_size=info.image_size,
-        codec=TITLES[fmt.codec],
-        software=info.software,
-        num_drafted="N" if "draft_steps" in own else fmt.draft_steps,
-        draft_steps=own.get("draft_steps", fmt.draft_steps),
-        seed=f"{own['seed']}, and `seed_index` in place of the index" if "seed" in own else fmt.seed,
-        models=_table((role, name, f"`{digest}`") for role, (name, digest) in info.models.items()),
-        sampling=_table((name, own.get(name, value)) for name, value in info.sampling.items()),
-        differences=f"\n{differences}" if differences else "",
-        command=info.command,
-        reading=_READING[fmt.name].format(**values),
-        columns=f"Columns: the image, {', '.join(names)}, and those carried along from the label file.",
-        digital_source_type=DIGITAL_SOURCE_TYPE,
-        files=_table((f"`{path}`".format(**values), content.format(**values)) for path, content in _FILES[fmt.name]),
-        classes=_table((label, fmt.class_names[label], count) for label, count in totals.labels.items()),
-    )
+    return {
+        "pretty_name": json.dumps(title),  # any JSON string is a YAML string
+        "title": title,
+        "license": license,
+        "size_category": next(name for end, name in SIZE_CATEGORIES.items() if totals.rows < end),
+        "data_files": json.dumps(values["data_files"]),
+        "rows": f"{totals.rows:,}",
+        "missing": missing(totals.failed_shards, num_shards),
+        "num_classes": len(totals.labels),
+        "codec": TITLES[fmt.codec],
+        "reading": _READING[fmt.name].format(**values),
+        "files": markdown_rows(
+            (f"`{path}`".format(**values), text.format(**values)) for path, text in _FILES[fmt.name]
+        ),
+        "classes": markdown_rows((label, fmt.name_of(label), count) for label, count in totals.labels.items()),
+    }
 
 
-def dataset_info(info: CardInfo) -> str:
-    """The types of the members of a tar, as YAML. Files of other formats contain their types."""
-    if info.fmt.name != "webdataset":
+def dataset_info(fmt: DatasetFormat, carried: pa.Schema, tokens: bool, own: Mapping[str, str] = GENERATED) -> str:
+    """The types of the members of a tar, as YAML. Files of other formats contain their types. See `sample_features`."""
+    if fmt.name != "webdataset":
         return ""
-    features = sample_features(info.fmt.extension, info.carried, info.tokens)
+    features = sample_features(fmt.extension, carried, tokens, own)
     return yaml.safe_dump({"dataset_info": {"features": features}}, sort_keys=False, allow_unicode=True)
 
 
@@ -174,7 +215,7 @@ def missing(failed: Mapping[int, str], num_shards: int) -> str:
     return f"\n\n{len(failed)} of {num_shards} shards could not be made and are missing: {names} (`_SUCCESS` says why)."
 
 
-def _table(rows: Iterable[tuple[Any, ...]]) -> str:
+def markdown_rows(rows: Iterable[tuple[Any, ...]]) -> str:
     return "\n".join(f"| {' | '.join(_cell(value) for value in row)} |" for row in rows)
 
 

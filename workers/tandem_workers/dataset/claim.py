@@ -77,7 +77,7 @@ def open_job(
     there = read_job(store)  # another process may have been first
     if differences := diff_identity(there["identity"], here):
         raise OutputError(
-            f"{store.uri} holds another job. Fields that differ:\n" + _render(differences),
+            f"{store.uri} holds another job. Fields that differ:\n" + render_differences(differences),
             hint=hint_for(differences),
         )
     epoch = there["epoch"]
@@ -111,7 +111,7 @@ def diff_identity(there: Any, here: Any, name: str = "") -> list[tuple[str, Any,
     return [] if there == here else [(name, there, here)]
 
 
-def _render(differences: Sequence[tuple[str, Any, Any]]) -> str:
+def render_differences(differences: Sequence[tuple[str, Any, Any]]) -> str:
     lines = [f"  {name}: there {_short(there)}, here {_short(here)}" for name, there, here in differences]
     more = len(lines) - MAX_NAMED
     return "\n".join(lines[:MAX_NAMED] + ([f"  and {more} more"] if more > 0 else []))

@@ -183,7 +183,7 @@ def _write(
     for path in layout.CLOSING_FILES:
         check_epoch(store, epoch)
         if path in files:
-            _put_anew(store, epoch, path, files[path])
+            put_anew(store, epoch, path, files[path])
         elif epoch:  # may be left from an older epoch
             store.remove(path)
     hashes = {path: hashlib.sha256(data).hexdigest() for path, data in files.items()}
@@ -204,7 +204,8 @@ def _withdraw(manifest: Manifest, files: Mapping[str, bytes]) -> None:
             store.remove(path)
 
 
-def _put_anew(store: Store, epoch: int, path: str, data: bytes) -> None:
+def put_anew(store: Store, epoch: int, path: str, data: bytes) -> None:
+    """Put a closing file in place of an older one. OutputError if another job has taken over the store."""
     if store.put_once(path, data).sha256 != hashlib.sha256(data).hexdigest():
         check_epoch(store, epoch)
         store.remove(path)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import io
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from PIL import Image
 
+from tandem.image_folder import decode_image
 from tandem.images import contact_sheet
 from tandem_workers.dataset.entry import ManifestEntry
 from tandem_workers.dataset.formats import DatasetFormat, read_images
@@ -16,11 +17,31 @@ from tandem_workers.storage.store import Store
 
 COLUMNS = 8
 CELLS = COLUMNS**2
+SMALL_PX = 128
 # Images per class for which the images of a class stay in one row
 RUNS = [n for n in range(COLUMNS, 0, -1) if COLUMNS % n == 0]
 
 
-def render_contact_sheet(store: Store, entries: Sequence[ManifestEntry], fmt: DatasetFormat) -> bytes:
+def open_whole(data: bytes) -> Image.Image:
+    """An image of a generated dataset, where all have one size."""
+    return Image.open(io.BytesIO(data)).convert("RGB")
+
+
+def open_small(data: bytes) -> Image.Image:
+    """A picture of any kind and size, in a white square of at most SMALL_PX."""
+    image = Image.fromarray(decode_image(data, "a picture of the contact sheet"))
+    image.thumbnail((SMALL_PX, SMALL_PX))
+    square = Image.new("RGB", (max(image.size), max(image.size)), "white")
+    square.paste(image, ((square.width - image.width) // 2, (square.height - image.height) // 2))
+    return square
+
+
+def render_contact_sheet(
+    store: Store,
+    entries: Sequence[ManifestEntry],
+    fmt: DatasetFormat,
+    opened: Callable[[bytes], Image.Image] = open_whole,
+) -> bytes:
     """PNG of at most CELLS captioned images, equally many of each class, read from the committed shards."""
     counts = sum((Counter(entry.labels) for entry in entries), Counter())
     labels = pick_labels(sorted(counts))
@@ -33,9 +54,9 @@ def render_contact_sheet(store: Store, entries: Sequence[ManifestEntry], fmt: Da
                 break
             with naming_damage(store, file.path):
                 for label, data in read_images(store.open, file.path, fmt, left):
-                    found[label].append(Image.open(io.BytesIO(data)).convert("RGB"))
+                    found[label].append(opened(data))
     cells = [image for images in found.values() for image in [*images, *[None] * (each - len(images))]]
-    captions = [fmt.class_names[label] for label in labels for _ in range(each)]
+    captions = [fmt.name_of(label) for label in labels for _ in range(each)]
     out = io.BytesIO()
     contact_sheet(cells, captions, COLUMNS).save(out, "PNG")
     return out.getvalue()

@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from tandem.class_names import check_names
 from tandem.config import SamplingConfig, VarConfig, from_dict
 from tandem.errors import InputError, JobError, OutputError
+from tandem.fine_tuning import fine_tuned_in
 from tandem.hashing import FileHash
 from tandem.user_files import shown
 from tandem_workers.dataset.columns import IMAGE_COLUMNS, stored, stored_schema
@@ -189,10 +190,12 @@ def _describe(store: Store, job: dict[str, Any]) -> Drafts:
     config = from_dict(VarConfig, about["config"])
     found = job["info"].get("class_names", about.get("class_names"))  # older versions kept them with the drafter
     names = check_names(found, config.num_classes, f"--drafts: class_names in job.json of {store.uri}")
+    scales = config.pyramid.num_scales
     hashes, source, part = identity.weights, about["source"], about.get("part", "")
     if not all(isinstance(text, str) for text in (hashes["drafter"], hashes["vqvae"], source, part)):
         raise TypeError("hashes and sources of weights have to be text")
-    resolved = Resolved(ModelRef("drafter", source, FileHash.known(hashes["drafter"]), part=part), config, names)
+    ref, tuned = ModelRef("drafter", source, FileHash.known(hashes["drafter"]), part=part), fine_tuned_in(about, scales)
+    resolved = Resolved(ref, config, names, tuned)
     drafts = Drafts(store, ShardPlan.of(identity), identity, resolved, job["epoch"])
     config.pyramid.check_draft_steps(drafts.draft_steps)
     if not isinstance(drafts.sampling, SamplingConfig) or drafts.seed < 0 or set(drafts.row_settings) - {*ROW_SETTINGS}:

@@ -5,20 +5,26 @@ Without them `datasets` infers the types from the first samples of the first tar
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.types as pt
 
+GENERATED = {"class_name": "string", "seed": "int64", "draft_steps": "int64"}  # columns of every generated image
 _FLOATS = {16: "float16", 32: "float32", 64: "float64"}
 
 
-def sample_features(extension: str, carried: pa.Schema, tokens: bool) -> list[dict[str, Any]]:
-    """The members of a sample as the `features` of a card's YAML. `carried` has stored types (`dataset.columns`)."""
+def sample_features(
+    extension: str, carried: pa.Schema, tokens: bool, own: Mapping[str, str] = GENERATED
+) -> list[dict[str, Any]]:
+    """The members of a sample as the `features` of a card's YAML.
+
+    `carried` has stored types (`dataset.columns`); `own` are the columns between the label and the carried ones.
+    """
     columns = [
         *({"name": name, "dtype": "int64"} for name in ("index", "label")),
-        {"name": "class_name", "dtype": "string"},
-        *({"name": name, "dtype": "int64"} for name in ("seed", "draft_steps")),
+        *({"name": name, "dtype": dtype} for name, dtype in own.items()),
         *({"name": field.name, **json_feature(field.type)} for field in carried),
     ]
     return [

@@ -1,7 +1,8 @@
 """A shard as files: webdataset, parquet or an image folder. Pure functions: equal rows give equal bytes.
 
 All have the same columns: the image, index, label, class_name, seed, draft_steps, tokens if requested, and the
-columns carried along from the label file. In parquet the image and the label are Hugging Face's `Image` and
+columns carried along from the label file. Exported pictures have class_name if their classes have names, and of the
+columns after it those that they had before. In parquet the image and the label are Hugging Face's `Image` and
 `ClassLabel`; in a tar the columns are the `.json` of a sample; an image folder has tables for them.
 """
 
@@ -34,13 +35,18 @@ ROWS_PER_GROUP = 100  # Hugging Face's advice for images: a reader loads one gro
 
 @dataclass(frozen=True)
 class DatasetFormat:
-    """The format of a dataset. `class_names` has the name of every label, in label order."""
+    """The format of a dataset.
+
+    Attributes:
+        class_names: the name of every label, in label order; None where labels are numbers alone.
+        seed, draft_steps: of all rows of a job; None where the rows have columns for them, or no such values.
+    """
 
     name: FormatName
     codec: Codec
-    class_names: tuple[str, ...]
-    seed: int
-    draft_steps: int
+    class_names: tuple[str, ...] | None
+    seed: int | None = None
+    draft_steps: int | None = None
 
     def __post_init__(self) -> None:
         if self.name not in get_args(FormatName):
@@ -50,6 +56,10 @@ class DatasetFormat:
     def extension(self) -> str:
         """Extension of the image files, without the dot."""
         return EXTENSIONS[self.codec]
+
+    def name_of(self, label: int) -> str:
+        """The name of a class, or its number."""
+        return str(label) if self.class_names is None else self.class_names[label]
 
     def files(self, shard: EncodedShard, tag: str = "") -> list[tuple[str, bytes]]:
         """(path in the dataset, bytes) of every file of a shard; `tag` is part of each name."""
@@ -115,10 +125,13 @@ def _columns(shard: EncodedShard, fmt: DatasetFormat) -> pa.Table:
     columns: dict[str, pa.Array] = {
         "index": pa.array(shard.index, pa.int64()),
         "label": pa.array(labels, pa.int64()),  # the type of ClassLabel
-        "class_name": pa.array([fmt.class_names[label] for label in labels], pa.string()),
-        "seed": pa.array([fmt.seed] * n, pa.int64()),
-        "draft_steps": pa.array([fmt.draft_steps] * n, pa.int32()),
     }
+    if fmt.class_names is not None:
+        columns["class_name"] = pa.array([fmt.class_names[label] for label in labels], pa.string())
+    if fmt.seed is not None:
+        columns["seed"] = pa.array([fmt.seed] * n, pa.int64())
+    if fmt.draft_steps is not None:
+        columns["draft_steps"] = pa.array([fmt.draft_steps] * n, pa.int32())
     if shard.tokens is not None:
         flat = pa.array(np.ascontiguousarray(shard.tokens).reshape(-1))
         columns["tokens"] = pa.FixedSizeListArray.from_arrays(flat, shard.tokens.shape[1])
@@ -126,7 +139,9 @@ def _columns(shard: EncodedShard, fmt: DatasetFormat) -> pa.Table:
 
 
 def _parquet(table: pa.Table, fmt: DatasetFormat) -> bytes:
-    features: dict[str, Any] = {"label": {"_type": "ClassLabel", "names": unique_class_names(fmt.class_names)}}
+    features: dict[str, Any] = {}
+    if fmt.class_names is not None:
+        features["label"] = {"_type": "ClassLabel", "names": unique_class_names(fmt.class_names)}
     if "image" in table.column_names:
         features["image"] = {"_type": "Image"}
     metadata = {"huggingface": json.dumps({"info": {"features": features}}, sort_keys=True)}
@@ -136,7 +151,8 @@ def _parquet(table: pa.Table, fmt: DatasetFormat) -> bytes:
         out,
         row_group_size=ROWS_PER_GROUP if "image" in table.column_names else 100_000,
         compression="zstd",
-        use_dictionary=["label", "class_name", "seed", "draft_steps"],  # useless for image bytes
+        # useless for image bytes
+        use_dictionary=[name for name in ("label", "class_name", "seed", "draft_steps") if name in table.column_names],
         version="2.6",
     )
     return out.getvalue()

@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     from tandem_workers.models.decode_settings import DecodeSettings
 
 KIND, WEIGHTS, DECODING = "kind", "weights_sha256", "decoding"
+EXPORT = "export"  # the kind of a dataset of pictures that were there before
 ROWS, ROWS_SHA256, COLUMNS = "rows", "rows_sha256", "columns"
-SHARD_SIZE, CLASS_NAMES = "shard_size", "class_names_sha256"
+SHARD_SIZE, CLASS_NAMES, CODEC = "shard_size", "class_names_sha256", "codec"
 # Of the decoding
 SEED, DRAFT_STEPS, SAMPLING, BATCH, DTYPE = "seed", "draft_steps", "sampling", "batch", "dtype"
 PREPARATION, ROW_SETTINGS = "how", "row_settings"
@@ -78,11 +79,26 @@ def drafts_identity(drafts: Identity) -> dict[str, Any]:
     return {"drafts": dict(drafts.fields), ROWS: drafts.rows}
 
 
+def export_identity(
+    source: Mapping[str, Any], num_rows: int, shard_size: int, fmt: str, codec: Codec, columns: Mapping[str, str]
+) -> dict[str, Any]:
+    """Of pictures that were there before. `source`: of the pictures; `columns`: the type of each column kept."""
+    return {
+        KIND: EXPORT,
+        "source": dict(source),
+        ROWS: num_rows,
+        SHARD_SIZE: shard_size,
+        "format": fmt,
+        CODEC: codec,
+        COLUMNS: dict(columns),
+    }
+
+
 def image_identity(fmt: str, codec: Codec, quality: int, keep_tokens: bool) -> dict[str, Any]:
     """What of the output changes bytes, in a job that makes images."""
     return {
         "format": fmt,
-        "codec": codec,
+        CODEC: codec,
         "quality": None if codec in EXACT else quality,
         "keep_tokens": keep_tokens,
     }

@@ -18,7 +18,8 @@ from tandem_workers.dataset.shards import ShardRows
 if TYPE_CHECKING:
     from tandem_workers.models.decode_settings import DecodeSettings
 
-SAMPLING_SETTINGS = ("cfg", "top_k", "top_p", "temperatures")
+GUIDANCE_SETTINGS = ("cfg", "cfg_schedule", "refiner_cfg")
+SAMPLING_SETTINGS = (*GUIDANCE_SETTINGS, "top_k", "top_p", "temperatures")
 ROW_SETTINGS = (*SAMPLING_SETTINGS, "draft_steps", "seed")
 SEED_INDEX = "seed_index"
 

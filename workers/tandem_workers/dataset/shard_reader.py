@@ -95,14 +95,14 @@ def read_checked(store: Store, file: Stored) -> bytes:
 
 
 @contextmanager
-def naming_damage(store: Store, path: str) -> Iterator[None]:
-    """Context manager: turns any error of reading a file into a JobError with the remedy."""
+def naming_damage(store: Store, path: str, kind: type[TandemError] = JobError) -> Iterator[None]:
+    """Context manager: turns any error of reading a file into one of this kind, with the remedy."""
     try:
         yield
     except TandemError:
         raise
     except Exception as error:
-        raise JobError(f"{path} in {store.uri} is damaged: {type(error).__name__}: {error}", REPAIR) from error
+        raise kind(f"{path} in {store.uri} is damaged: {type(error).__name__}: {error}", REPAIR) from error
 
 
 def read_images_of(path: str, data: bytes) -> list[bytes]:

@@ -157,6 +157,7 @@ def create_api(gateway: Gateway) -> FastAPI:
         output_formats=list(get_args(Codec)),
         stores_urls=settings.publish is not None,
         sha256=about.sha256,
+        fine_tuned=dict(about.fine_tuned),
     )
 
     @app.get("/v1/models", dependencies=guards, responses=declared(401))

@@ -6,20 +6,23 @@ Source: the OpenAI API reference, "Images", and the types of its Python client.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from tandem.class_names import ClassNames
-from tandem.config import MIN_TEMPERATURE, SamplingConfig
+from tandem.config import CONSTANT, LINEAR, MIN_TEMPERATURE, OFF_AFTER, SCHEDULES, SamplingConfig
+from tandem.fine_tuning import FineTuned
 from tandem.images import LOSSY, Codec
 
 MAX_SEED = 2**53 - 1  # the largest integer that every JSON client holds exactly
-MAX_PROMPT = 200
+MAX_PROMPT, MAX_CFG = 200, 20
 PURPOSE = "An image request. Fields of the OpenAI API that do not apply here are accepted and have no effect."
 
 Temperature = Annotated[float, Field(ge=MIN_TEMPERATURE, le=10, allow_inf_nan=False)]
+Strength = Annotated[float, Field(ge=0, le=MAX_CFG, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 
 
@@ -36,6 +39,7 @@ class About:
     sampling: SamplingConfig
     created: int
     sha256: dict[str, str]
+    fine_tuned: Mapping[str, FineTuned] = field(default_factory=dict)
 
     @property
     def num_scales(self) -> int:
@@ -75,7 +79,9 @@ class ImageBody(BaseModel):
     partial_images: int | None = None
     seed: int | None = Field(None, ge=0, le=MAX_SEED, description="the same seed gives the same image; default: random")
     draft_steps: int | None = None
-    cfg: float | None = Field(None, ge=0, le=20, allow_inf_nan=False, description="guidance at the last scale")
+    cfg: Strength | None = Field(None, description="guidance where it is strongest")
+    cfg_schedule: str | None = None
+    refiner_cfg: Strength | None = Field(None, description="cfg of the scales that the refiner makes")
     top_k: int | None = None
     top_p: Share | None = Field(None, description="keep codes up to this probability")
     temperatures: list[Temperature] | None = None
@@ -90,6 +96,12 @@ class ImageBody(BaseModel):
     style: Literal["vivid", "natural"] | None = None
     background: Literal["opaque", "auto"] | None = "auto"
     moderation: Literal["low", "auto"] | None = "auto"
+
+
+def schedule_pattern(num_scales: int) -> str:
+    """Of a schedule of guidance: a name, or a strength up to `MAX_CFG` for each scale."""
+    strength = rf"({MAX_CFG}|1?[0-9](\.[0-9]{{1,6}})?)"
+    return rf"^({LINEAR}|{CONSTANT}|{OFF_AFTER.pattern}|{strength}(,{strength}){{{num_scales - 1}}})$"
 
 
 def body_of(about: About, max_n: int) -> type[ImageBody]:
@@ -115,6 +127,10 @@ def body_of(about: About, max_n: int) -> type[ImageBody]:
         "preview_scales": (
             list[scale] | None,
             Field(None, max_length=last - 1, description="scales after which a preview is sent; with stream"),
+        ),
+        "cfg_schedule": (
+            str | None,
+            Field(None, pattern=schedule_pattern(last), description=f"guidance at each scale: {SCHEDULES}"),
         ),
         "top_k": (int | None, Field(None, ge=0, le=about.vocab_size, description="keep the k likeliest codes; 0: all")),
         "temperatures": (
@@ -153,6 +169,8 @@ class Settings(BaseModel):
     seed: int
     draft_steps: int
     cfg: float
+    cfg_schedule: str
+    refiner_cfg: float | None = None
     top_k: int
     top_p: float
     temperatures: list[float]
@@ -211,6 +229,8 @@ class CompletedEvent(BaseModel):
 class Defaults(BaseModel):
     draft_steps: int
     cfg: float
+    cfg_schedule: str
+    refiner_cfg: float | None = None
     top_k: int
     top_p: float
     temperatures: list[float]
@@ -231,6 +251,7 @@ class Model(BaseModel):
     output_formats: list[Codec]
     stores_urls: bool
     sha256: dict[str, str]
+    fine_tuned: dict[str, FineTuned] = Field(description="by role: the N and the guidance that it was trained for")
 
 
 class ModelList(BaseModel):

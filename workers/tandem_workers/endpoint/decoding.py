@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tandem.assembly import PLAIN, Preparation
-from tandem.collaborative import decode
+from tandem.collaborative import decode, of_refiner
 from tandem.errors import JobError
 from tandem.prefix import to_tokens
 from tandem.sampling import uniforms
@@ -95,7 +95,7 @@ class BatchDecoder(ABC):
     ):
         torch.set_num_threads(threads)
         self.device = pick_device(on_gpu)
-        ref = models.drafter if role == "drafter" else models.ref("refiner")
+        self.role, ref = role, models.drafter if role == "drafter" else models.ref("refiner")
         self.var: Var = load_transformer(ref, DTYPES[dtype], self.device, preparation)
         patch_nums = models.drafter_config.patch_nums
         self.vqvae: Vqvae = load_tokenizer(models.vqvae, patch_nums, DTYPES[dtype], self.device, preparation)
@@ -127,7 +127,8 @@ class BatchDecoder(ABC):
     def scales(self, batch: RowBatch, num_rows: int, stop: int) -> Iterator[tuple[int, PreviewPixels] | Tensor]:
         """Decode up to scale `stop`. Yields previews of the rows that asked for them, then the ids [B, L']."""
         start = len(self.vqvae.quantize.split(batch.prefix_BL))
-        sampling = [row.request.sampling for row in batch.rows]
+        asked = [row.request.sampling for row in batch.rows]
+        sampling = of_refiner(asked) if self.role == "refiner" else asked
         ids_BL = batch.prefix_BL
         decoding = self.var, self.vqvae.quantize, batch.labels_B, batch.uniforms_BL, batch.prefix_BL, stop, sampling
         shown = {scale for row in batch.rows[:num_rows] for scale in row.request.preview_scales}

@@ -16,8 +16,10 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol
 
 from tandem.class_names import ClassNames
+from tandem.config import SamplingConfig
 from tandem.errors import LabelError
 from tandem.images import EXTENSIONS
+from tandem_workers.dataset.row_settings import SAMPLING_SETTINGS
 from tandem_workers.endpoint.api_errors import ApiError, wrong_value
 from tandem_workers.endpoint.api_schema import (
     MAX_SEED,
@@ -217,20 +219,25 @@ class Gateway:
             raise wrong_value("preview_scales", "stream: true with it", body.preview_scales)
         if body.preview_scales is not None and body.partial_images is not None:
             raise wrong_value("preview_scales", "either it or partial_images", body.preview_scales)
-        given = {name: getattr(body, name) for name in ("cfg", "top_k", "top_p") if getattr(body, name) is not None}
-        if body.temperatures is not None:
-            given["temperatures"] = tuple(body.temperatures)
         return ImageRequest(
             label=find_class(body.prompt, self.about.class_names),
             seed=random.randint(0, MAX_SEED) if body.seed is None else body.seed,
             n=body.n or 1,
             draft_steps=self.about.draft_steps if body.draft_steps is None else body.draft_steps,
-            sampling=replace(self.about.sampling, **given),
+            sampling=self.sampling(body),
             codec=body.output_format or "png",
             quality=body.output_compression or 92,
             deterministic=bool(body.deterministic),
             preview_scales=preview_scales(body, self.about.num_scales) if body.stream else frozenset(),
         )
+
+    def sampling(self, body: ImageBody) -> SamplingConfig:
+        """The server's own sampling, with what a request says of it."""
+        asked = {name: getattr(body, name) for name in SAMPLING_SETTINGS}
+        given: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
+        if body.temperatures is not None:
+            given["temperatures"] = tuple(body.temperatures)
+        return replace(self.about.sampling, **given)
 
 
 def sampling_fields(sampling: Any) -> dict[str, Any]:

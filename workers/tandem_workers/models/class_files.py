@@ -54,8 +54,11 @@ def choose_class_names(own: tuple[str, ...] | None, asked: str | None, num_class
     return imagenet_names() if num_classes == IMAGENET_CLASSES else ClassNames.numbered(num_classes)
 
 
-def read_class_names(address: str, num_classes: int) -> ClassNames:
-    """Names of all classes from a text file (one a line), CSV or JSON. LabelError naming file, row and cause."""
+def read_class_names(address: str, num_classes: int | None) -> ClassNames:
+    """Names of all classes from a text file (one a line), CSV or JSON; `num_classes` None: however many there are.
+
+    LabelError naming file, row and cause.
+    """
     check_spelling(address)
     path = local_file(address).path if is_remote(address) else Path(address)
     text = read_names(path, address)
@@ -110,11 +113,16 @@ def from_csv(text: str) -> Iterator[NamedClass]:
 
 
 def from_json(text: str) -> Iterator[NamedClass]:
-    """A list, or an object by label: {"0": ...}. A class is a name, or a list of a name and its synonyms."""
+    """A list, an object by label: {"0": ...}, or one with the list `classes`, as `tandem pictures` writes.
+
+    A class is a name, or a list of a name and its synonyms.
+    """
     try:
         values = parse_json(text)
     except ValueError as error:
         raise LabelError(f": {error}") from None
+    if isinstance(values, dict) and isinstance(values.get("classes"), list):
+        values = values["classes"]
     if isinstance(values, dict):
         labels = list(map(str, range(len(values))))
         if wrong := sorted(set(values) - set(labels)):
@@ -139,9 +147,9 @@ def of_value(location: str, value: Any) -> NamedClass:
 READERS: dict[str, Callable[[str], Iterator[NamedClass]]] = {".csv": from_csv, ".json": from_json}
 
 
-def check_classes(classes: list[NamedClass], num_classes: int) -> None:
+def check_classes(classes: list[NamedClass], num_classes: int | None) -> None:
     """Raise LabelError unless names are distinct, one for each class, and WordNet ids too, if there are any."""
-    if len(classes) != num_classes:
+    if num_classes is not None and len(classes) != num_classes:
         raise LabelError(f": expected {num_classes} names, one for each class of the model, got {len(classes)}")
     names: dict[str, str] = {}
     wnids: set[str | None] = set()

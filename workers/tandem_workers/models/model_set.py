@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,19 +16,21 @@ from tandem.assembly import PLAIN, Preparation
 from tandem.class_names import ClassNames
 from tandem.config import VAR_PRESETS, VQVAE_PRESET, SamplingConfig, VarConfig, VqvaeConfig
 from tandem.errors import CheckpointError, JobError
+from tandem.fine_tuning import AS_TRAINED, FineTuned
 from tandem.hashing import FileHash
 from tandem.initial import random_var, random_vqvae
 from tandem.timing import timed
 from tandem.var import Var
 from tandem.vqvae import Vqvae
 from tandem.weights import load_var, load_vqvae, open_checkpoint
-from tandem.zoo import EMBEDDED_SAMPLING, weights_path
+from tandem.zoo import D3, EMBEDDED_SAMPLING, weights_path
 from tandem_workers.models.class_files import choose_class_names
 from tandem_workers.models.fetch import is_remote
 from tandem_workers.models.sources import PUBLISHED, is_in_cache, local_file
 
 Role = Literal["vqvae", "drafter", "refiner"]
-EMBEDDED = "embedded"
+EMBEDDED, EMBEDDED_D3 = "embedded", "embedded-d3"
+EMBEDDED_NAMES = (EMBEDDED, EMBEDDED_D3)
 VQVAE_PRESET_NAME = "vae_ch160v4096z32"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -38,7 +40,7 @@ class ModelRef:
     """One model of a job: its role, where its weights come from, and their hash. Small enough to send anywhere."""
 
     role: Role
-    source: str  # "embedded", a preset's name, a path or an address that names one version where it can
+    source: str  # "embedded", "embedded-d3", a preset's name, a path or an address that names one version where it can
     file_hash: FileHash  # of the recipe for random weights
     random_seed: int | None = None
     part: str = ""  # of the file, where it holds more than this model; role and file determine it
@@ -59,8 +61,8 @@ class ModelRef:
 
         A file that this machine has hashed for this job is not hashed again. Another copy is, by a thread, as hashing
         takes as long as loading; on exit a wrong hash raises CheckpointError, in place of any error of loading."""
-        if self.source == EMBEDDED:
-            yield weights_path(self.role)
+        if self.source in EMBEDDED_NAMES:
+            yield embedded_file(self.role, self.source)
             return
         path = self.file_hash.unchanged
         if path and (not is_remote(self.source) or is_in_cache(path)):
@@ -95,12 +97,24 @@ class ModelSet:
     vqvae_config: VqvaeConfig
     class_names: ClassNames
     names_sha256: str | None  # of the class names, if they are not those of the weights
-    sampling: SamplingConfig  # the embedded drafter's own, else the published settings
+    sampling: SamplingConfig  # the drafter's own, else the published settings; cfg 0 if all are distilled
+    fine_tuned: Mapping[str, FineTuned]  # of the transformers, by role
 
     @property
     def image_size(self) -> int:
         """Side of the images in pixels."""
         return self.drafter_config.pyramid.grid * self.vqvae_config.downsampling
+
+    @property
+    def default_draft_steps(self) -> int:
+        """N if none is given: what the drafter, else the refiner, was fine-tuned for; else that of the pyramid."""
+        tuned = (found.draft_steps for found in self.fine_tuned.values() if found.draft_steps is not None)
+        return next(tuned, self.drafter_config.pyramid.default_draft_steps)
+
+    def describe(self, ref: ModelRef) -> str:
+        """Origin of a model, and what it was fine-tuned for."""
+        about = str(self.fine_tuned.get(ref.role, ""))
+        return f"{ref.label}, {about}" if about else ref.label
 
     @property
     def refs(self) -> tuple[ModelRef, ...]:
@@ -128,6 +142,8 @@ class Resolved:
     ref: ModelRef
     config: VarConfig | VqvaeConfig
     class_names: tuple[str, ...] | None = None
+    fine_tuned: FineTuned = AS_TRAINED
+    sampling: SamplingConfig | None = None  # its own, if it is known
 
 
 def resolve(role: Role, source: str, random_weights: bool) -> Resolved:
@@ -142,13 +158,21 @@ def resolve(role: Role, source: str, random_weights: bool) -> Resolved:
             )
         recipe = hashlib.sha256(f"random/{role}/{source}".encode()).hexdigest()
         return Resolved(ModelRef(role, source, FileHash.known(recipe), random_seed=int(recipe[:8], 16)), config)
-    file = local_file(str(weights_path(role)) if source == EMBEDDED else source)
+    is_embedded = source in EMBEDDED_NAMES
+    file = local_file(str(embedded_file(role, source)) if is_embedded else source)
     try:
         checkpoint = open_checkpoint(file.path, "vqvae" if role == "vqvae" else "var").check()
     except CheckpointError as error:
         raise CheckpointError(f"{role}: {error}", error.hint) from error
-    ref = ModelRef(role, EMBEDDED if source == EMBEDDED else file.source, file.file_hash, part=checkpoint.part.name)
-    return Resolved(ref, checkpoint.config, checkpoint.classes)
+    ref = ModelRef(role, source if is_embedded else file.source, file.file_hash, part=checkpoint.part.name)
+    tuned = PUBLISHED[source].fine_tuned if source in PUBLISHED else checkpoint.fine_tuned
+    own = EMBEDDED_SAMPLING if is_embedded and role != "vqvae" else checkpoint.sampling
+    return Resolved(ref, checkpoint.config, checkpoint.classes, tuned, own)
+
+
+def embedded_file(role: Role, name: str) -> Path:
+    """File of an embedded model: "embedded" has one for each role, "embedded-d3" is a transformer."""
+    return weights_path(role) if name == EMBEDDED else D3
 
 
 def preset(role: Role, source: str) -> VarConfig | VqvaeConfig | None:
@@ -158,6 +182,16 @@ def preset(role: Role, source: str) -> VarConfig | VqvaeConfig | None:
 
 
 @timed("models")
+def suited(sampling: SamplingConfig, fine_tuned: Mapping[str, FineTuned]) -> SamplingConfig:
+    """The usual sampling, without guidance for models that have learned it."""
+    free = {role for role, found in fine_tuned.items() if found.distilled_cfg is not None}
+    if free >= fine_tuned.keys():
+        return replace(sampling, cfg=0.0)
+    if "refiner" in free:
+        return replace(sampling, refiner_cfg=0.0)
+    return replace(sampling, cfg=0.0, refiner_cfg=sampling.cfg) if "drafter" in free else sampling
+
+
 def resolve_models(
     drafter: str | Resolved, refiner: str | None, vqvae: str, random_weights: bool, class_names: str | None = None
 ) -> ModelSet:
@@ -177,6 +211,9 @@ def resolve_models(
     own = drafts.class_names or (fine.class_names if fine else None)
     names = choose_class_names(own, class_names, drafts.config.num_classes)
     follows = names.are_numbers if own is None else names.names == own
+    sampling = drafts.sampling or SamplingConfig()
+    fine_tuned: dict[str, FineTuned] = {one.ref.role: one.fine_tuned for one in (drafts, fine) if one}
+    sampling = suited(sampling, fine_tuned)
     return ModelSet(
         drafts.ref,
         fine.ref if fine else None,
@@ -186,7 +223,8 @@ def resolve_models(
         tokenizer.config,
         names,
         None if follows else names.digest,
-        EMBEDDED_SAMPLING if drafts.ref.source == EMBEDDED else SamplingConfig(),
+        sampling,
+        fine_tuned,
     )
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tandem.config import VAR_PRESETS, VQVAE_PRESET, VarConfig, VqvaeConfig
 from tandem.errors import InputError
+from tandem.fine_tuning import AS_TRAINED, FineTuned
 from tandem.hashing import FileHash
 from tandem.user_files import cause_of, check_spelling, is_file, shown
 from tandem_workers.models.fetch import cache_folder, fetch, fetched_sha256, is_remote
@@ -40,6 +41,7 @@ class Published:
     config: VarConfig | VqvaeConfig
     size_bytes: int | None  # as the hub shows it; None: not known, about 4 bytes a parameter
     licence: str = "MIT"  # of both repositories on the hub, and of both on GitHub
+    fine_tuned: FineTuned = AS_TRAINED  # their headers do not say it
 
 
 def _published() -> dict[str, Published]:
@@ -53,9 +55,13 @@ def _published() -> dict[str, Published]:
     files[vqvae] = Published(f"{var}/{vqvae}.pth", "vqvae", VQVAE_PRESET, 436_075_834)
     drafters = {6: 8_042_307_088, 7: 8_042_309_244, 9: 8_042_307_088}
     for n in (6, 7, 8, 9):  # fine-tuned for N draft steps: a drafter of depth 30 and a refiner of depth 16
-        d30, d16 = VAR_PRESETS["d30"], VAR_PRESETS["d16"]
-        files[f"drafter_{n}"] = Published(f"{code}/drafter_{n}.pth", f"drafter, N = {n}", d30, drafters.get(n))
-        files[f"refiner_{n}"] = Published(f"{code}/refiner_{n}.pth", f"refiner, N = {n}", d16, 1_243_131_706)
+        for role, config, size in (
+            ("drafter", VAR_PRESETS["d30"], drafters.get(n)),
+            ("refiner", VAR_PRESETS["d16"], 1_243_131_706),
+        ):
+            name = f"{role}_{n}"
+            about = f"{code}/{name}.pth", f"{role}, N = {n}", config, size
+            files[name] = Published(*about, fine_tuned=FineTuned(draft_steps=n))
     return files
 
 

@@ -97,6 +97,14 @@ class LocalStore(Store):
             found += [Path(parent, name).relative_to(self.root).as_posix() for name in names]
         return sorted(found)
 
+    def versions(self, path: str = "") -> dict[str, str]:
+        paths = [path] if self.exists(path) else self.list_files(path)
+        try:
+            found = {each: (self.root / each).stat() for each in paths}
+        except OSError as error:
+            raise OutputError(f"cannot read {error.filename}: {error.strerror}") from error
+        return {each: f"{status.st_size} bytes, {status.st_mtime_ns} ns" for each, status in found.items()}
+
     def open(self, path: str) -> BinaryIO:
         try:
             return (self.root / path).open("rb")

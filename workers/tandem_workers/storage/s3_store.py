@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import io
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, suppress
 from functools import cached_property
+from operator import itemgetter
 from typing import Any, BinaryIO
 
 from botocore.exceptions import ClientError
@@ -111,13 +112,24 @@ class S3Store(Store):
             return self._head(path) is not None
 
     def list_files(self, folder: str = "") -> list[str]:
-        start = len(self.key("x")) - 1
-        found: list[str] = []
-        with self.named("list", folder):
+        return sorted(path for path, _ in self._listed(folder, self.below(folder)))
+
+    def versions(self, path: str = "") -> dict[str, str]:
+        below = self.below(path)
+        found = (
+            (each, item) for each, item in self._listed(path, self.key(path)) if f"{item['Key']}/".startswith(below)
+        )
+        return {each: f"{item['Size']} bytes, ETag {item['ETag']}" for each, item in sorted(found, key=itemgetter(0))}
+
+    def _listed(self, path: str, start: str) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Paths of the objects whose keys begin with `start`, and what the store says of each."""
+        length = len(self.key("x")) - 1
+        with self.named("list", path):
             pages = self.client().get_paginator("list_objects_v2")
-            for page in pages.paginate(Bucket=self.bucket, Prefix=self.below(folder)):
-                found += [item["Key"][start:] for item in page.get("Contents", [])]
-        return sorted(path for path in found if path.split("/")[0] != TEMPORARY)
+            for page in pages.paginate(Bucket=self.bucket, Prefix=start):
+                for item in page.get("Contents", []):
+                    if (found := item["Key"][length:]).split("/")[0] != TEMPORARY:
+                        yield found, item
 
     def open(self, path: str) -> BinaryIO:
         with self.named("read", path):

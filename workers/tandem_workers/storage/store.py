@@ -67,6 +67,10 @@ class Store(ABC):
         """Sorted paths of all files below a folder, empty if it does not exist. Reads no file."""
 
     @abstractmethod
+    def versions(self, path: str = "") -> dict[str, str]:
+        """Of a file, or of all files below a folder: a text that differs where the content does. Reads no file."""
+
+    @abstractmethod
     def open(self, path: str) -> BinaryIO:
         """Open a file for reading, seekable. FileNotFoundError if it does not exist."""
 

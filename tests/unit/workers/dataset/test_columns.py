@@ -18,7 +18,7 @@ from tandem_workers.dataset.columns import check_carried, stored, stored_schema
 from tandem_workers.dataset.drafts import DraftFormat
 from tandem_workers.dataset.shards import PrefixShard
 
-DATA = Path(__file__).parents[2] / "data" / "labels"
+DATA = Path(__file__).parents[3] / "data" / "labels"
 FORMATS = ["webdataset", "parquet", "folder"]
 DAY, CLOCK, UUID = datetime.date(2024, 2, 29), datetime.time(1, 2, 3), uuid.UUID(int=7)
 STAMP = datetime.datetime(2024, 2, 29, 1, 2, 3)

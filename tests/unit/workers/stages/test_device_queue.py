@@ -10,11 +10,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from test_oom import with_room_for
-from test_stages import models, rows, settings  # noqa: F401
 from torch import Tensor
 
-from tandem import collaborative, transfers
+from support.stage_inputs import rows, settings, with_room_for
+from tandem import collaborative, sampling, transfers
 from tandem.errors import InputError, JobError
 from tandem_workers.dataset.shards import ShardRows
 from tandem_workers.stages import drafter, refiner, shard_batches
@@ -81,7 +80,7 @@ def shard() -> ShardRows:
 
 
 @pytest.fixture(scope="module")
-def expected(models):  # noqa: F811
+def expected(models):
     """One batch after the other, as on a CPU."""
     prefixes = Drafter(models, settings()).load()(shard())
     return prefixes, Refiner(models, settings(), keep_tokens=True).load()(prefixes)
@@ -93,7 +92,7 @@ def same_bytes(found, expected) -> None:
             np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
 
 
-def test_the_next_batch_is_launched_before_the_last_is_fetched(models, gpu, expected):  # noqa: F811
+def test_the_next_batch_is_launched_before_the_last_is_fetched(models, gpu, expected):
     order = ["random", "launched", "random", "launched", "fetched", "random", "launched", "fetched", "fetched"]
     stage = Drafter(models, settings()).load()
     same_bytes(stage(shard()), expected[0])
@@ -106,13 +105,13 @@ def test_the_next_batch_is_launched_before_the_last_is_fetched(models, gpu, expe
     assert {name: found.seconds[name] for name in ("refine", "decode")} == {"refine": BATCHES, "decode": BATCHES}
 
 
-def test_a_cpu_makes_one_batch_after_the_other(models, gpu, monkeypatch, expected):  # noqa: F811
+def test_a_cpu_makes_one_batch_after_the_other(models, gpu, monkeypatch, expected):
     monkeypatch.setattr(FakeGpu, "ahead", DeviceQueue.ahead)
     same_bytes(Drafter(models, settings()).load()(shard()), expected[0])
     assert gpu.log == ["random", "launched", "fetched"] * BATCHES
 
 
-def test_memory_that_runs_out_behind_a_batch_under_way_spoils_neither(models, gpu, monkeypatch, expected):  # noqa: F811
+def test_memory_that_runs_out_behind_a_batch_under_way_spoils_neither(models, gpu, monkeypatch, expected):
     """The first batch has room, the second has not; halves give the same ids in float32."""
     for module, name in ((drafter, "begin_draft"), (refiner, "begin_refine"), (refiner, "decode")):
         plain = getattr(collaborative, name)
@@ -135,7 +134,7 @@ def test_memory_that_runs_out_behind_a_batch_under_way_spoils_neither(models, gp
     assert gpu.log.count("fetched") == 2 * BATCHES
 
 
-def test_what_is_not_finite_is_found_when_it_is_fetched(models, gpu, monkeypatch, expected):  # noqa: F811
+def test_what_is_not_finite_is_found_when_it_is_fetched(models, gpu, monkeypatch, expected):
     stage = Refiner(models, settings()).load()
     monkeypatch.setattr(refiner, "decode", lambda vqvae, ids: torch.full((len(ids), 3, 16, 16), torch.nan))
     with pytest.raises(JobError, match="made pixels that are not finite"):
@@ -147,7 +146,7 @@ def test_what_is_not_finite_is_found_when_it_is_fetched(models, gpu, monkeypatch
         stage(shard())
 
 
-def test_labels_are_checked_in_host_memory(models, gpu):  # noqa: F811
+def test_labels_are_checked_in_host_memory(models, gpu):
     """On a GPU the lookup of a label that is not there would end the process."""
     wrong = shard()
     wrong.label[5] = 99
@@ -176,13 +175,14 @@ def test_uploads_to_a_gpu_do_not_wait():
 
 
 @pytest.mark.parametrize("stage", ["draft", "refine"])
-def test_nothing_that_a_launch_does_reads_from_the_device(models, gpu, monkeypatch, expected, stage):  # noqa: F811
+def test_nothing_that_a_launch_does_reads_from_the_device(models, gpu, monkeypatch, expected, stage):
     """Reading a value makes the host wait for all batches before: by `item`, `tolist`, `bool`, `numpy` or `cpu`."""
     mixed = settings(row_settings=("cfg",))
     made, given = (Drafter(models, mixed), shard()) if stage == "draft" else (Refiner(models, mixed), expected[0])
     made.load()
     given = replace(given, extra={"cfg": [2.0, 1.0] * 4})
     monkeypatch.setattr(collaborative, "check_ids", lambda *of: None)  # which leaves values on a GPU alone
+    monkeypatch.setattr(sampling, "is_on_cpu", lambda values: False)  # there numpy takes part
     launching = []
 
     def forbid(name):

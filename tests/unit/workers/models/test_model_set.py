@@ -12,7 +12,7 @@ from tandem.config import VAR_PRESETS
 from tandem.errors import CheckpointError, JobError
 from tandem.hashing import file_sha256
 from tandem.weights import load_var, save_checkpoint
-from tandem.zoo import weights_path
+from tandem.zoo import EMBEDDED_SAMPLING, weights_path
 from tandem_workers.models.model_set import load_transformer, pick_device, resolve, resolve_models
 
 
@@ -28,6 +28,18 @@ def test_the_embedded_models_fit_each_other():
     assert len(models.class_names) == 12
     assert models.hashes == {role: file_sha256(weights_path(role)) for role in ("drafter", "refiner", "vqvae")}
     assert models.refiner_config.num_parameters < models.drafter_config.num_parameters / 4
+
+
+def test_the_third_size_goes_with_the_other_two():
+    for drafter, refiner in (("embedded", "embedded-d3"), ("embedded-d3", "embedded")):
+        models = resolve_models(drafter, refiner, "embedded", random_weights=False)
+        assert models.record["weights"] == {"drafter": drafter, "refiner": refiner, "vqvae": "embedded"}
+        assert models.refiner_config.num_parameters < models.drafter_config.num_parameters
+        assert models.sampling == EMBEDDED_SAMPLING
+        with models.ref("refiner").opened() as path:
+            assert file_sha256(path) == models.hashes["refiner"]
+    with pytest.raises(CheckpointError, match=r"vqvae: .*d3\.safetensors: expected a vqvae checkpoint, got a var"):
+        resolve_models("embedded", "embedded", "embedded-d3", random_weights=False)
 
 
 @pytest.mark.parametrize(

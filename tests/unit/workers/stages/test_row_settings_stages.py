@@ -45,9 +45,11 @@ from tandem_workers.storage.places import open_store
 OWN = SamplingConfig(cfg=2.0, top_k=20, top_p=0.95, temperatures=(1.0,))
 BATCH, SEED = 3, 3
 PYRAMID = Pyramid(PATCH_NUMS)
-FAULTY = Path(__file__).parents[2] / "data/labels/label_columns_like_settings.csv"
+FAULTY = Path(__file__).parents[3] / "data/labels/label_columns_like_settings.csv"
 COLUMNS = {
     "cfg": [3.0, 0.5, 2.0, 0.0, 3.0, 1.0, 2.0],
+    "cfg_schedule": ["linear", "constant", "off-after:2", "linear", "0,1,0,2", "linear", "linear"],
+    "refiner_cfg": [3.0, 0.0, 2.0, 1.5, 1.0, 0.0, 2.0],
     "top_k": [5, 7, 20, 0, 1, 20, 20],
     "temperatures": [[1.0], [2.0, 1.0], [1.0], [1.0], [1.0], [0.5], [1.0]],
     "draft_steps": [2, 1, 3, 1, 2, 3, 2],
@@ -55,6 +57,11 @@ COLUMNS = {
     "seed_index": [0, 0, 1, 3, 0, 0, 6],
 }
 NAMES = tuple(name for name in COLUMNS if name != "seed_index")
+
+
+def sampling_of_row(row: int) -> SamplingConfig:
+    own = {name: COLUMNS[name][row] for name in ("cfg", "cfg_schedule", "refiner_cfg", "top_k")}
+    return SamplingConfig(**own, top_p=OWN.top_p, temperatures=tuple(COLUMNS["temperatures"][row]))
 
 
 def settings(row_settings: tuple[str, ...] = (), **changes) -> DecodeSettings:
@@ -104,8 +111,7 @@ def test_an_image_has_the_tokens_of_a_job_with_its_settings_as_flags(models, mad
     """The row alone in a batch of another job, which takes its settings from flags."""
     for row in range(7):
         own = {name: COLUMNS[name][row] for name in COLUMNS}
-        sampling = SamplingConfig(own["cfg"], own["top_k"], OWN.top_p, tuple(own["temperatures"]))
-        decoding = settings(seed=own["seed"], draft_steps=own["draft_steps"], sampling=sampling)
+        decoding = settings(seed=own["seed"], draft_steps=own["draft_steps"], sampling=sampling_of_row(row))
         alone = ShardRows(
             shard=0, index=np.array([own["seed_index"]]), label=np.array([row % NUM_CLASSES], dtype=np.int32)
         )
@@ -117,8 +123,9 @@ def test_an_image_has_the_tokens_of_a_job_with_its_settings_as_flags(models, mad
 def test_an_image_with_a_seed_is_that_of_the_endpoint(models, made):
     row = 2  # the second image of seed 5
     own = {name: COLUMNS[name][row] for name in COLUMNS}
-    sampling = SamplingConfig(own["cfg"], own["top_k"], OWN.top_p, tuple(own["temperatures"]))
-    request = ImageRequest(row % NUM_CLASSES, own["seed"], 2, own["draft_steps"], sampling, deterministic=True)
+    request = ImageRequest(
+        row % NUM_CLASSES, own["seed"], 2, own["draft_steps"], sampling_of_row(row), deterministic=True
+    )
     asked = [Row(request, index, np.zeros(0, np.uint16)) for index in range(2)]
     drafted = dict(DraftDecoder(models, "float32", 1)(asked, BATCH))
     handed = [Row(request, index, drafted[index].ids) for index in range(2)]
@@ -136,7 +143,8 @@ def test_every_image_says_how_it_was_made(made):
     images, _ = encode(made, "parquet")
     told = read_provenance(images[1])
     assert (told.seed, told.draft_steps, told.index) == (5, 1, 1)
-    assert told.settings == {"cfg": 0.5, "top_k": 7, "temperatures": [2.0, 1.0], "seed_index": 0}
+    guidance = {"cfg": 0.5, "cfg_schedule": "constant", "refiner_cfg": 0.0}
+    assert told.settings == {**guidance, "top_k": 7, "temperatures": [2.0, 1.0], "seed_index": 0}
 
 
 def test_provenance_of_jobs_without_such_columns_is_what_it_was():
@@ -183,7 +191,7 @@ def test_the_identity_has_the_columns_and_a_plain_job_has_none(models):
 
 @pytest.fixture
 def drafts(models, tmp_path) -> Drafts:
-    names = ("cfg", "top_k", "seed")
+    names = ("cfg", "refiner_cfg", "top_k", "seed")
     store, plan, decoding = open_store(str(tmp_path / "drafts")), ShardPlan(7, 7), settings(names)
     store_shard(store, Manifest(store), Drafter(models, decoding).load()(rows(*names)), DraftFormat(), plan)
     identity = Identity({"decoding": decoding_identity(decoding)})
@@ -192,21 +200,22 @@ def drafts(models, tmp_path) -> Drafts:
 
 def test_drafts_are_refined_with_the_settings_of_their_rows(models, drafts):
     columns = drafts.extra_schema().names
-    assert drafts.row_settings == ("cfg", "top_k", "seed")
-    assert columns == ["cfg", "top_k", "seed", "seed_index"]
+    assert drafts.row_settings == ("cfg", "refiner_cfg", "top_k", "seed")
+    assert columns == ["cfg", "refiner_cfg", "top_k", "seed", "seed_index"]
     assert overridden(RefineSpec(drafts="d", out="out"), drafts, columns) == {}
     decoding = settings(drafts.row_settings)
     refined = Refiner(models, decoding, keep_tokens=True).load()(ReadDrafts(drafts, 2, {})(empty_shard(0)))
-    whole = run(models, rows("cfg", "top_k", "seed"), decoding)
+    whole = run(models, rows("cfg", "refiner_cfg", "top_k", "seed"), decoding)
     np.testing.assert_array_equal(refined.pixels, whole.pixels)
 
 
 def test_a_flag_of_refine_replaces_the_column_whose_values_are_kept_as_those_of_the_draft(models, drafts):
     columns = drafts.extra_schema().names
     renamed = overridden(RefineSpec(drafts="d", out="out", cfg=1.0), drafts, columns)
-    assert renamed == {"cfg": "drafted_cfg"}
+    assert renamed == {"cfg": "drafted_cfg", "refiner_cfg": "drafted_refiner_cfg"}  # one flag for what refiners do
+    assert overridden(RefineSpec(drafts="d", out="out", refiner_cfg=1.0), drafts, columns).keys() == {"refiner_cfg"}
     shard = ReadDrafts(drafts, 2, renamed)(empty_shard(0))
-    assert list(shard.extra) == ["drafted_cfg", "top_k", "seed", "seed_index"]
+    assert list(shard.extra) == ["drafted_cfg", "drafted_refiner_cfg", "top_k", "seed", "seed_index"]
     assert shard.extra["drafted_cfg"].to_pylist() == COLUMNS["cfg"]
     refined = Refiner(models, settings(("top_k", "seed"), sampling=SamplingConfig(1.0, 20, 0.95, (1.0,)))).load()(shard)
     assert refined.pixels.shape == (7, *([4 * PATCH_NUMS[-1]] * 2), 3)

@@ -49,7 +49,7 @@ def test_images_come_as_the_openai_api_sends_them_and_say_how_they_were_made():
             "input_tokens_details": {"text_tokens": 1, "image_tokens": 0},
         },
     }
-    sampling = {"cfg": 1.0, "top_k": 0, "top_p": 0.9, "temperatures": [1.0]}
+    sampling = {"cfg": 1.0, "cfg_schedule": "linear", "top_k": 0, "top_p": 0.9, "temperatures": [1.0]}
     about = {"model": MODEL, "label": 4, "class_name": "dog", "seed": 5, "draft_steps": 3, "deterministic": False}
     assert settings == about | sampling
     assert seconds["draft"] == 0.25 and seconds["refine"] == 0.5
@@ -64,7 +64,8 @@ def test_the_model_is_listed_and_shown_with_its_limits():
     assert model == api.get(f"/v1/models/{MODEL}").json()
     assert (model["id"], model["object"], model["created"], model["owned_by"]) == (MODEL, "model", 1764000000, "tandem")
     assert (model["max_n"], model["batch"], model["num_scales"], model["num_classes"]) == (7, 16, K, len(CLASS_NAMES))
-    assert model["defaults"] == {"draft_steps": 3, "cfg": 3.0, "top_k": 0, "top_p": 0.9, "temperatures": [1.0]}
+    guidance = {"cfg": 3.0, "cfg_schedule": "linear", "refiner_cfg": None}
+    assert model["defaults"] == {"draft_steps": 3, **guidance, "top_k": 0, "top_p": 0.9, "temperatures": [1.0]}
     assert (model["stores_urls"], model["output_formats"]) == (False, ["png", "jpeg", "webp"])
     assert error_of(api.get("/v1/models/gpt-image-1"), 404)["code"] == "model_not_found"
 

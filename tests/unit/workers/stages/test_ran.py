@@ -7,11 +7,9 @@ from dataclasses import asdict, replace
 
 import pytest
 import torch
-from test_entry import GOOD
-from test_oom import with_room_for
-from test_stages import models, rows, settings  # noqa: F401
 
-from support.sample_shards import CLASS_NAMES, PLAN, PROVENANCE, encoded_shard, finished, sample_format
+from support.sample_shards import CLASS_NAMES, ENTRY, PLAN, PROVENANCE, encoded_shard, finished, sample_format
+from support.stage_inputs import rows, settings, with_room_for
 from tandem import collaborative
 from tandem.graphs import Graphs
 from tandem_workers.dataset.commit import store_shard
@@ -34,7 +32,7 @@ def give_up(*_: object) -> None:
     raise RuntimeError("cannot be captured")
 
 
-def test_an_entry_says_what_each_stage_ran_with(models, tmp_path):  # noqa: F811
+def test_an_entry_says_what_each_stage_ran_with(models, tmp_path):
     """After a way between actors, in a bfloat16 job whose VQVAE computes in what this CPU multiplies."""
     decoding = settings(dtype="bfloat16")
     drafter, refiner_ = Drafter(models, decoding).load(), Refiner(models, decoding).load()
@@ -48,7 +46,7 @@ def test_an_entry_says_what_each_stage_ran_with(models, tmp_path):  # noqa: F811
     assert Manifest(store, 0).entry(0).ran == shard.ran
 
 
-def test_kernels_that_some_parts_lack_and_graphs_that_were_given_up_show(models):  # noqa: F811
+def test_kernels_that_some_parts_lack_and_graphs_that_were_given_up_show(models):
     stage = Refiner(models, settings()).load()
     graphs = stage.refiner.graphs = Graphs(give_up)
     stage.vqvae.graphs = Graphs(give_up)
@@ -62,7 +60,7 @@ def test_kernels_that_some_parts_lack_and_graphs_that_were_given_up_show(models)
     assert Ran.of("cpu", torch.float32, [stage, stage], None, 3).kernels == "fused"
 
 
-def test_a_batch_that_was_halved_shows(models, monkeypatch):  # noqa: F811
+def test_a_batch_that_was_halved_shows(models, monkeypatch):
     prefixes = Drafter(models, settings(batch=4)).load()(rows(0, 4))
     monkeypatch.setattr(refiner, "decode", with_room_for(2, collaborative.decode))
     with pytest.warns(UserWarning, match="out of memory"):
@@ -71,13 +69,13 @@ def test_a_batch_that_was_halved_shows(models, monkeypatch):  # noqa: F811
 
 
 def test_entries_of_older_versions_say_nothing_and_damaged_ones_are_refused():
-    assert ManifestEntry.from_json(json.dumps(GOOD).encode()).ran == {}
+    assert ManifestEntry.from_json(json.dumps(ENTRY).encode()).ran == {}
     good = asdict(CARD)
     for wrong in ({"batch": "64"}, {"graphs": 1}, {"device": None}, {"more": 1}):
-        data = json.dumps(GOOD | {"ran": {"draft": good | wrong}}).encode()
+        data = json.dumps(ENTRY | {"ran": {"draft": good | wrong}}).encode()
         with pytest.raises((ValueError, TypeError)):
             ManifestEntry.from_json(data)
-    data = json.dumps(GOOD | {"ran": {"draft": good}}).encode()
+    data = json.dumps(ENTRY | {"ran": {"draft": good}}).encode()
     assert ManifestEntry.from_json(data).ran == {"draft": CARD}
 
 

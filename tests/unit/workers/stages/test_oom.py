@@ -6,8 +6,8 @@ from itertools import chain
 import numpy as np
 import pytest
 import torch
-from test_stages import models, rows, settings  # noqa: F401
 
+from support.stage_inputs import rows, settings, with_room_for
 from tandem import collaborative
 from tandem.errors import TandemWarning
 from tandem.graphs import Graphs, ScaleGraphs
@@ -76,19 +76,7 @@ def test_other_errors_are_not_hidden():
     assert device.asked == [8]
 
 
-def with_room_for(room: int, work):
-    """A step of decoding whose first tensor by number of rows is too large for the device."""
-
-    def limited(*arguments, **more):
-        tensors = [a for a in arguments if isinstance(a, torch.Tensor)]
-        if len(tensors[0]) > room:
-            raise torch.OutOfMemoryError("made up")
-        return work(*arguments, **more)
-
-    return limited
-
-
-def test_stages_make_the_same_images_in_halves(models, monkeypatch):  # noqa: F811
+def test_stages_make_the_same_images_in_halves(models, monkeypatch):
     """The tiny models in float32 give the same tokens in batches of any size."""
     prefixes = Drafter(models, settings(batch=4)).load()(rows(0, 7))
     expected = Refiner(models, settings(batch=4), keep_tokens=True).load()(prefixes)

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from support.sample_shards import PLAN, encoded_shard, sample_format
+from support.sample_shards import ENTRY, PLAN, encoded_shard, sample_format
 from tandem.errors import JobError, OutputError
 from tandem_workers.dataset.claim import open_job
 from tandem_workers.dataset.commit import store_shard
@@ -34,20 +34,8 @@ def test_flips_in_records_are_found(store):
             assert "tandem verify --repair" in caught.value.hint
 
 
-GOOD = {
-    "shard": 3,
-    "rows": 1,
-    "first_index": 3,
-    "last_index": 3,
-    "labels": {"5": 1},
-    "files": [{"path": "shards/00003.tar", "size_bytes": 10, "sha256": "a" * 64}],
-    "size_bytes": 10,
-    "seconds": {"draft": 0.5},
-}
-
-
 def test_entries_of_older_versions_have_no_seal():
-    assert ManifestEntry.from_json(json.dumps(GOOD).encode()).labels == {5: 1}
+    assert ManifestEntry.from_json(json.dumps(ENTRY).encode()).labels == {5: 1}
 
 
 @pytest.mark.parametrize(
@@ -77,13 +65,13 @@ def test_entries_of_older_versions_have_no_seal():
     ],
 )
 def test_entries_of_other_content_are_named(store, change):
-    store.put_once("manifest/00003.json", json.dumps(GOOD | change).encode())
+    store.put_once("manifest/00003.json", json.dumps(ENTRY | change).encode())
     with pytest.raises(JobError, match=r"manifest/00003\.json in .* is "):
         Manifest(store).entry(3)
 
 
 def test_an_entry_lacks_nothing(store):
-    for name in GOOD:
-        store.replace("manifest/00003.json", json.dumps({k: v for k, v in GOOD.items() if k != name}).encode())
+    for name in ENTRY:
+        store.replace("manifest/00003.json", json.dumps({k: v for k, v in ENTRY.items() if k != name}).encode())
         with pytest.raises(JobError, match="is not a manifest entry"):
             Manifest(store).entry(3)

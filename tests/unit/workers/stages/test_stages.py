@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from support.stage_inputs import rows, settings
 from support.tiny_models import NUM_CLASSES, PATCH_NUMS
 from tandem.assembly import Preparation
 from tandem.config import SamplingConfig
@@ -21,30 +22,11 @@ from tandem_jobs.run.decode_choices import check_gpus_here, check_preparation, c
 from tandem_jobs.run.pipeline import generate_pools
 from tandem_workers.dataset.identity import decoding_identity
 from tandem_workers.dataset.shards import ShardPlan, ShardRows
-from tandem_workers.models.decode_settings import DecodeSettings
-from tandem_workers.models.model_set import resolve_models
 from tandem_workers.stages import ray_data
 from tandem_workers.stages.drafter import Drafter
 from tandem_workers.stages.ray_data import FINISHER, StageActor
 from tandem_workers.stages.refiner import Refiner, to_uint8
 from tandem_workers.stages.shard_batches import fixed_batches
-
-SAMPLING = SamplingConfig(cfg=2.0, top_k=20, top_p=0.95)
-
-
-def settings(**changes) -> DecodeSettings:
-    values = {"seed": 3, "draft_steps": 2, "sampling": SAMPLING, "batch": 3, "dtype": "float32", "threads": 1}
-    return DecodeSettings(**values | changes)
-
-
-def rows(first: int, count: int, shard: int = 0) -> ShardRows:
-    index = np.arange(first, first + count, dtype=np.int64)
-    return ShardRows(shard=shard, index=index, label=(index % NUM_CLASSES).astype(np.int32))
-
-
-@pytest.fixture(scope="module")
-def models(tiny_models):
-    return resolve_models(tiny_models["drafter"], tiny_models["refiner"], tiny_models["vqvae"], False)
 
 
 @pytest.fixture(autouse=True)

@@ -1,0 +1,1 @@
+"""Reads labelled pictures of any kind: datasets of Tandem, image folders, webdatasets, parquet, `.npz` files."""

@@ -1,0 +1,1 @@
+"""Training on a cluster: token sets, checkpoints in stores, and runs of Ray Train."""
