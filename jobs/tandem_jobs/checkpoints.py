@@ -18,13 +18,14 @@ from safetensors import SafetensorError
 from tandem.checkpoint_reader import one_line
 from tandem.config import VAR_PRESETS, to_dict
 from tandem.errors import InputError, OutputError
+from tandem.fine_tuning import RECIPE
 from tandem.weights import Checkpoint, aside, convert_checkpoint, open_all, open_checkpoint
-from tandem.zoo import ROLES, weights_path
+from tandem.zoo import D3, ROLES, weights_path
 from tandem_jobs.options.flags import POSITIONAL
 from tandem_jobs.options.spec import Spec
 from tandem_jobs.run.progress import say
 from tandem_workers.models.fetch import is_remote
-from tandem_workers.models.model_set import DTYPES, EMBEDDED, Role
+from tandem_workers.models.model_set import DTYPES, EMBEDDED, EMBEDDED_D3, Role
 from tandem_workers.models.sources import LocalFile, local_file
 
 KINDS = {"vqvae": "VQVAE (image tokenizer)", "var": "VAR (drafter or refiner)"}
@@ -87,7 +88,7 @@ def weights_file(source: str) -> LocalFile:
         raise InputError(
             f"expected a weights file, got the preset {source}, which has none", "tandem models lists files"
         )
-    return local_file(source)
+    return local_file(str(D3) if source == EMBEDDED_D3 else source)
 
 
 def describe(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -102,6 +103,8 @@ def describe(checkpoint: Checkpoint) -> dict[str, Any]:
         "dtypes": checkpoint.dtypes,
         "megabytes": round(checkpoint.num_bytes / 1e6, 1),
         "classes": list(checkpoint.classes or ()),
+        "fine_tuned": vars(checkpoint.fine_tuned),
+        "recipe": checkpoint.header.get(RECIPE, {}),
     }
 
 

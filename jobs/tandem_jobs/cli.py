@@ -61,18 +61,58 @@ COMMANDS = {
     "bench decode": Command(
         "tandem_jobs.bench.bench_decode", "BenchDecodeSpec", "run", "decoding against the matrix peak"
     ),
+    "bench train": Command(
+        "tandem_jobs.bench.bench_train", "BenchTrainSpec", "run", "memory and work of a training step"
+    ),
     "bench store": Command("tandem_jobs.bench.bench_store", "BenchStoreSpec", "run", "encode and write throughput"),
     "ls": Command("tandem_jobs.dataset", "LsSpec", "run_ls", "list the files of a dataset, or presigned addresses"),
     "verify": Command("tandem_jobs.dataset", "VerifySpec", "run_verify", "check every file of a dataset"),
+    "export": Command("tandem_jobs.export", "ExportSpec", "run", "write the pictures of a dataset in another form"),
     "models": Command("tandem_jobs.models", "ModelsSpec", "run_models", "list the embedded and the published models"),
     "inspect": Command("tandem_jobs.checkpoints", "InspectSpec", "run_inspect", "identify a checkpoint file"),
     "convert": Command("tandem_jobs.checkpoints", "ConvertSpec", "run_convert", "write a checkpoint as safetensors"),
-    "pictures": Command("tandem_jobs.train.pictures", "PicturesSpec", "run", "make a folder of pictures to train on"),
-    "train vqvae": Command("tandem_jobs.train.train", "TrainVqvaeSpec", "train_vqvae", "train an image tokenizer"),
-    "train var": Command("tandem_jobs.train.train", "TrainVarSpec", "train_var", "train a drafter or a refiner"),
+    "pictures": Command("tandem_jobs.train.emoji", "PicturesSpec", "run", "make a folder of pictures to train on"),
+    "tokenize": Command("tandem_jobs.tokenize", "TokenizeSpec", "run", "turn pictures into token maps to train on"),
+    "train vqvae": Command("tandem_jobs.train.train_vqvae", "TrainVqvaeSpec", "run", "train an image tokenizer"),
+    "train var": Command("tandem_jobs.train.train_var", "TrainVarSpec", "run", "train a drafter or a refiner"),
+    "train classifier": Command(
+        "tandem_jobs.train.train_classifier", "TrainClassifierSpec", "run", "train a small classifier of pictures"
+    ),
     "train curves": Command("tandem_jobs.train.curves", "CurvesSpec", "run", "draw the logs of training runs"),
-    "evaluate": Command(
-        "tandem_jobs.train.evaluate", "EvaluateSpec", "run", "measure the quality of drafter, refiner and CoDe"
+    "finetune drafter": Command(
+        "tandem_jobs.train.finetune_drafter", "FinetuneDrafterSpec", "run", "specialise a drafter on scales 1 to N"
+    ),
+    "finetune refiner": Command(
+        "tandem_jobs.train.finetune_refiner", "FinetuneRefinerSpec", "run", "specialise a refiner, by a larger teacher"
+    ),
+    "evaluate": Command("tandem_jobs.evaluate", "EvaluateSpec", "run", "measure how good a dataset is"),
+    "study": Command("tandem_jobs.study.studies", "StudiesSpec", "run", "list the studies"),
+    "study training-free": Command(
+        "tandem_jobs.study.training_free", "TrainingFreeSpec", "run", "Tables 2, 6: quality of CoDe at every N"
+    ),
+    "study tradeoff": Command(
+        "tandem_jobs.study.tradeoff", "TradeoffSpec", "run", "Table 1: quality against speed and memory"
+    ),
+    "study scales": Command(
+        "tandem_jobs.study.single_scale", "ScalesSpec", "run", "Table 4: one scale by a smaller model"
+    ),
+    "study fine-tuned": Command(
+        "tandem_jobs.study.fine_tuned", "FineTunedSpec", "run", "Table 2: fine-tuned models beside training-free ones"
+    ),
+    "study memory": Command(
+        "tandem_jobs.study.memory_use", "MemorySpec", "run", "Table 3: memory of plain VAR and CoDe by batch"
+    ),
+    "study latency": Command(
+        "tandem_jobs.study.latency", "LatencySpec", "run", "figures 5b, 5c: latency by batch and by scale"
+    ),
+    "study spectrum": Command(
+        "tandem_jobs.study.spectrum", "SpectrumSpec", "run", "figure 3b: frequencies that scales make"
+    ),
+    "study gallery": Command(
+        "tandem_jobs.study.gallery", "GallerySpec", "run", "figures 2, 6, 9, 10: the same seeds by both"
+    ),
+    "study no-reference": Command(
+        "tandem_jobs.study.no_reference", "NoReferenceSpec", "run", "Table 5: scores of single pictures"
     ),
     "completion": Command(
         "tandem_jobs.completion", "CompletionSpec", "run", "print a script that completes commands by TAB"
@@ -154,17 +194,19 @@ def parse_options(name: str, args: Sequence[str]) -> Spec:
 
 
 def usage() -> str:
-    return USAGE.format(commands="\n".join(f"  {name:<16}{c.summary}" for name, c in COMMANDS.items()))
+    return USAGE.format(commands="\n".join(f"  {name:<20}{c.summary}" for name, c in COMMANDS.items()))
 
 
 def split_command(args: list[str]) -> tuple[str, list[str]]:
     """The command's name, one word or two, and its arguments. Raises InputError for an unknown command."""
+    second = [word for word in args[1:2] if not word.startswith("-")]
+    group = [name for name in COMMANDS if name.split()[0] == args[0]]
     for count in (2, 1):
         name = " ".join(args[:count])
-        if name in COMMANDS:
+        if name in COMMANDS and not (count == 1 and second and len(group) > 1):  # a name after a group is of that group
             return name, args[count:]
-    typed = " ".join([args[0], *(word for word in args[1:2] if not word.startswith("-"))])
-    if group := [name for name in COMMANDS if name.split()[0] == args[0]]:
+    typed = " ".join([args[0], *second])
+    if group:
         raise InputError(f"expected one of {', '.join(group)}, got {typed!r}", suggest(typed, group))
     if not difflib.get_close_matches(typed, [name for name in COMMANDS if " " in name]):
         typed = args[0]

@@ -34,14 +34,16 @@ def full_parser() -> argparse.ArgumentParser:
     """All commands as one parser of sub-commands."""
     root = argparse.ArgumentParser("tandem")
     groups: dict[str, Any] = {"": root.add_subparsers(dest="command")}
+    parsers: dict[str, argparse.ArgumentParser] = {}
     for name, command in cli.COMMANDS.items():
         group, _, last = name.rpartition(" ")
         if group not in groups:
-            groups[group] = groups[""].add_parser(group, help=f"{group} ...").add_subparsers(dest=group)
+            parent = parsers.get(group) or groups[""].add_parser(group, help=f"{group} ...")
+            groups[group] = parent.add_subparsers(dest=group)
         module = importlib.import_module(command.module)
         spec = getattr(module, command.spec)
         parser = make_parser(spec, f"tandem {name}")
-        groups[group].add_parser(
+        parsers[name] = groups[group].add_parser(
             last,
             parents=[parser],
             add_help=False,

@@ -16,7 +16,13 @@ from tandem_jobs.labels.row_identity import row_identity
 from tandem_jobs.labels.settings_columns import fill_settings
 from tandem_jobs.options.options import JobOptions, Replicas, RowOptions
 from tandem_jobs.run.batch_size import DRAFTERS, Workload, choose_batch
-from tandem_jobs.run.decode_choices import check_gpus_here, check_preparation, choose_draft_steps, choose_sampling
+from tandem_jobs.run.decode_choices import (
+    check_gpus_here,
+    check_preparation,
+    choose_draft_steps,
+    choose_sampling,
+    warn_if_unsuited,
+)
 from tandem_jobs.run.job import Job
 from tandem_jobs.run.job_inputs import open_output, read_rows
 from tandem_jobs.run.pipeline import Pipeline, Writer, draft_pool
@@ -60,12 +66,13 @@ class DraftJob(Job):
         self.models = resolve_models(spec.drafter, None, spec.vqvae, spec.random_weights, spec.class_names)
         config = self.models.drafter_config
         check_preparation(spec, {"drafter": config})
-        self.draft_steps = choose_draft_steps(spec.draft_steps, config.pyramid)
-        self.sampling = choose_sampling(spec, self.models.sampling)
+        self.draft_steps = choose_draft_steps(spec.draft_steps, self.models)
+        self.sampling = choose_sampling(spec, self.models.sampling, config.pyramid)
         rows, location = read_rows(spec, self.models.class_names), f"--labels: {spec.labels}"
         check_columns(rows, location)
         if rows.unfilled_settings is not None:
             rows = fill_settings(rows, self.sampling, self.draft_steps, spec.seed, config.pyramid, location)
+        warn_if_unsuited(self.models, (self.draft_steps,), rows.guidances(self.sampling))
         self.rows, self.row_settings = rows, rows.row_settings
         store = open_output(spec)
         replicas = spec.drafters or (spec.logical_gpus if spec.placement == "gpu" else 1)
@@ -82,7 +89,8 @@ class DraftJob(Job):
 
     def info(self) -> dict[str, Any]:
         ref, config = self.models.drafter, to_dict(self.models.drafter_config)
-        return super().info() | {"drafter": {"source": ref.source, "part": ref.part, "config": config}}
+        tuned = self.models.fine_tuned["drafter"].to_header()
+        return super().info() | {"drafter": {"source": ref.source, "part": ref.part, "config": config, **tuned}}
 
     def place(self, session: Session) -> tuple[Placement, list[str]]:
         spec = self.spec

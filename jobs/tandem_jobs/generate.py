@@ -22,7 +22,13 @@ from tandem_jobs.labels.settings_columns import fill_settings
 from tandem_jobs.options.flags import COMMAS
 from tandem_jobs.options.options import ReplicaOptions, Replicas, RowOptions
 from tandem_jobs.run.batch_size import COLOCATED, SPLIT, Workload, choose_batch
-from tandem_jobs.run.decode_choices import check_gpus_here, check_preparation, choose_draft_steps, choose_sampling
+from tandem_jobs.run.decode_choices import (
+    check_gpus_here,
+    check_preparation,
+    choose_draft_steps,
+    choose_sampling,
+    warn_if_unsuited,
+)
 from tandem_jobs.run.image_output import REQUIRED_FILES, ImageJobOptions, open_images
 from tandem_jobs.run.job import Job
 from tandem_jobs.run.job_inputs import open_output, read_rows
@@ -119,12 +125,13 @@ class GenerateJob(Job):
         self.models = resolve_models(spec.drafter, spec.refiner, spec.vqvae, spec.random_weights, spec.class_names)
         pyramid = self.models.drafter_config.pyramid
         check_preparation(spec, {"drafter": self.models.drafter_config, "refiner": self.models.refiner_config})
-        self.draft_steps = choose_draft_steps(spec.draft_steps, pyramid)
-        self.sampling = choose_sampling(spec, self.models.sampling)
+        self.draft_steps = choose_draft_steps(spec.draft_steps, self.models)
+        self.sampling = choose_sampling(spec, self.models.sampling, self.models.drafter_config.pyramid)
         self.profiles = [read_profile(source) for source in spec.profile or ()]
         rows, location = read_rows(spec, self.models.class_names), f"--labels: {spec.labels}"
         if rows.unfilled_settings is not None:
             rows = fill_settings(rows, self.sampling, self.draft_steps, spec.seed, pyramid, location)
+        warn_if_unsuited(self.models, rows.draft_steps or (self.draft_steps,), rows.guidances(self.sampling))
         self.rows, self.row_settings = rows, rows.row_settings
         store = open_output(spec)
         workload = workload_of(spec, self.models, self.draft_steps, self.sampling, rows)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 from typing import Any
 
 from pydantic import Field
@@ -12,9 +13,9 @@ from rich.table import Table
 
 from tandem.config import VAR_PRESETS, VarConfig, VqvaeConfig
 from tandem.weights import build_empty, open_checkpoint
-from tandem.zoo import ROLES, weights_path
+from tandem.zoo import D3, ROLES, weights_path
 from tandem_jobs.options.spec import Spec
-from tandem_workers.models.model_set import EMBEDDED
+from tandem_workers.models.model_set import EMBEDDED, EMBEDDED_D3, EMBEDDED_NAMES
 from tandem_workers.models.sources import PUBLISHED, Published
 
 CAPTION = (
@@ -30,7 +31,8 @@ class ModelsSpec(Spec):
 
 def run_models(spec: ModelsSpec) -> list[dict[str, Any]]:
     """Print every model that `--drafter`, `--refiner` and `--vqvae` know by name. Needs no network."""
-    rows = [embedded_row(role) for role in ROLES]
+    rows = [embedded_row(role, EMBEDDED, weights_path(role)) for role in ROLES]
+    rows.append(embedded_row("drafter or refiner", EMBEDDED_D3, D3))
     rows += [published_row(name, file) for name, file in PUBLISHED.items()]
     rows += [preset_row("drafter or refiner", name, config) for name, config in VAR_PRESETS.items()]
     if spec.json_lines:
@@ -56,15 +58,16 @@ def published_row(name: str, file: Published) -> dict[str, Any]:
     return row | about | {"weights": file.address}
 
 
-def embedded_row(role: str) -> dict[str, Any]:
-    path = weights_path(role)
-    row = preset_row(role, EMBEDDED, open_checkpoint(path).config)
-    return row | {"megabytes": path.stat().st_size / 1e6, "licence": "Apache-2.0", "weights": "with Tandem"}
+def embedded_row(role: str, name: str, path: Path) -> dict[str, Any]:
+    checkpoint = open_checkpoint(path)
+    row, about = preset_row(role, name, checkpoint.config), str(checkpoint.fine_tuned)
+    weights = f"with Tandem, {about}" if about else "with Tandem"
+    return row | {"megabytes": path.stat().st_size / 1e6, "licence": "Apache-2.0", "weights": weights}
 
 
 def preset_row(role: str, name: str, config: VarConfig | VqvaeConfig) -> dict[str, Any]:
     pixels = config.image_size if isinstance(config, VqvaeConfig) else config.pyramid.grid * 16
-    if isinstance(config, VarConfig) and name == EMBEDDED:
+    if isinstance(config, VarConfig) and name in EMBEDDED_NAMES:
         vqvae = open_checkpoint(weights_path("vqvae")).config
         assert isinstance(vqvae, VqvaeConfig)
         pixels = vqvae.image_size

@@ -14,13 +14,20 @@ from rich.table import Table
 
 from tandem.assembly import Preparation
 from tandem.batch_fit import device_bytes
+from tandem.config import SamplingConfig
 from tandem.costs import Bytes
 from tandem.errors import InputError
 from tandem.images import LOSSY, Codec
 from tandem_cluster.profile_file import Profile, RoleName, StageName, StageTime, write_profile
-from tandem_jobs.options.options import MeasuredOptions
+from tandem_jobs.options.options import GuidanceOptions, MeasuredOptions
 from tandem_jobs.run.batch_size import DRAFTERS, GPU_SHARE, REFINERS, SPLIT, Workload, all_stages
-from tandem_jobs.run.decode_choices import choose_draft_steps, choose_dtype, choose_preparation
+from tandem_jobs.run.decode_choices import (
+    choose_draft_steps,
+    choose_dtype,
+    choose_preparation,
+    choose_sampling,
+    warn_if_unsuited,
+)
 from tandem_jobs.run.progress import say
 from tandem_jobs.stage_times import Measuring, Timer
 from tandem_workers.models.decode_settings import DecodeSettings
@@ -39,7 +46,7 @@ fit, by counted bytes or when tried, is recorded with the reason, and the planne
 Run it once on each kind of machine, then: tandem plan --profile ... --gpus ..."""
 
 
-class ProfileSpec(MeasuredOptions):
+class ProfileSpec(MeasuredOptions, GuidanceOptions):
     """Measure seconds per batch of draft, refine, decode, encode and store, and load times; write a JSON file."""
 
     out: Path = Field(description="file to write")
@@ -72,17 +79,20 @@ def run(spec: ProfileSpec) -> Profile:
     dtype = choose_dtype(spec.dtype, device.type == "cuda")
     models = resolve_models(spec.drafter, spec.refiner, spec.vqvae, spec.random_weights)
     pyramid = models.drafter_config.pyramid
-    steps = sorted({choose_draft_steps(n, pyramid) for n in spec.draft_steps or range(1, pyramid.num_scales)})
+    sampling = choose_sampling(spec, models.sampling, pyramid)
+    warn_if_unsuited(models, (), [sampling])
+    steps = sorted({choose_draft_steps(n, models) for n in spec.draft_steps or range(1, pyramid.num_scales)})
     preparation = choose_preparation(spec, device.type == "cuda", dtype)
-    settings = DecodeSettings(spec.seed, steps[-1], models.sampling, spec.batches[0], dtype, spec.threads, preparation)
+    settings = DecodeSettings(spec.seed, steps[-1], sampling, spec.batches[0], dtype, spec.threads, preparation)
     settings = replace(settings, on_gpu=device.type == "cuda")
     timer = Timer(device, spec.repeats)
     budget = budget_of(spec, device)
-    counted = count_bytes(spec, models, steps[-1], device) if budget else {}
+    counted = count_bytes(spec, models, sampling, steps[-1], device) if budget else {}
     measure_all(spec, Measuring(models, settings, steps), timer, fitting_batches(spec, timer, counted, budget))
     if not any(t.stage in ("draft", "refine") for t in timer.times):
         reasons = "; ".join(dict.fromkeys(c.reason for c in timer.cannot))
         raise InputError(f"expected a device that can draft or refine, got one that can do neither: {reasons}")
+    names = preparation.names
     profile = Profile(
         name=spec.out.stem,
         kind=spec.kind or device_kind(device),
@@ -90,7 +100,7 @@ def run(spec: ProfileSpec) -> Profile:
         models={ref.role: ref.source for ref in models.refs},
         dtype=dtype,
         threads=spec.threads,
-        source=", ".join([f"measured by tandem profile, median of {spec.repeats}", *preparation.names]),
+        source=f"measured by tandem profile, median of {spec.repeats}, {', '.join([sampling.guidance, *names])}",
         memory_bytes=budget,
         load_s=timer.load_s,
         stages=tuple(with_counted(timer, counted)),
@@ -113,9 +123,11 @@ def budget_of(spec: ProfileSpec, device: torch.device) -> int | None:
     return int(GPU_SHARE * torch.cuda.get_device_properties(device).total_memory) if device.type == "cuda" else None
 
 
-def count_bytes(spec: ProfileSpec, models: ModelSet, draft_steps: int, device: torch.device) -> Counted:
+def count_bytes(
+    spec: ProfileSpec, models: ModelSet, sampling: SamplingConfig, draft_steps: int, device: torch.device
+) -> Counted:
     """Bytes of each stage at each batch, with the most draft steps, which take the most memory."""
-    workload = Workload(models, SPLIT, draft_steps, models.sampling, replicas=1)
+    workload = Workload(models, SPLIT, draft_steps, sampling, replicas=1)
     stages = all_stages(spec, workload, device.type == "cuda")
     names: tuple[StageName, ...] = (*DRAFTERS, *REFINERS)
     return {(name, batch): stages[name](batch) for name in names for batch in spec.batches}

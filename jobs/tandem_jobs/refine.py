@@ -14,7 +14,13 @@ from tandem_cluster.placement import Placement, place_alone
 from tandem_cluster.session import Session
 from tandem_jobs.options.options import Replicas
 from tandem_jobs.run.batch_size import REFINERS, Workload, choose_batch
-from tandem_jobs.run.decode_choices import check_gpus_here, check_preparation, choose_sampling, describe_models
+from tandem_jobs.run.decode_choices import (
+    check_gpus_here,
+    check_preparation,
+    choose_sampling,
+    describe_models,
+    warn_if_unsuited,
+)
 from tandem_jobs.run.image_output import REQUIRED_FILES, ImageJobOptions, open_images
 from tandem_jobs.run.job import Job
 from tandem_jobs.run.job_inputs import open_output
@@ -23,7 +29,7 @@ from tandem_jobs.run.progress import say
 from tandem_workers.dataset.drafts import Drafts, open_drafts
 from tandem_workers.dataset.entry import ManifestEntry
 from tandem_workers.dataset.identity import drafts_identity
-from tandem_workers.dataset.row_settings import SAMPLING_SETTINGS
+from tandem_workers.dataset.row_settings import GUIDANCE_SETTINGS, SAMPLING_SETTINGS
 from tandem_workers.dataset.shards import PrefixShard, ShardRows
 from tandem_workers.models.model_set import ModelSet, resolve_models
 from tandem_workers.stages.refiner import Refiner
@@ -74,10 +80,11 @@ def overridden(spec: RefineSpec, drafts: Drafts, columns: Sequence[str]) -> dict
 
     InputError if such a name is taken, or if a data column of an older version has the name of a setting.
     """
+    replaced = {name for name in SAMPLING_SETTINGS if getattr(spec, name) is not None}
+    if "cfg" in replaced:
+        replaced.add("refiner_cfg")
     renamed = {
-        name: f"drafted_{name}"
-        for name in SAMPLING_SETTINGS
-        if name in drafts.row_settings and getattr(spec, name) is not None
+        name: f"drafted_{name}" for name in SAMPLING_SETTINGS if name in replaced.intersection(drafts.row_settings)
     }
     for name, kept in renamed.items():
         if kept in columns:
@@ -114,10 +121,13 @@ class RefineJob(Job):
         check_preparation(spec, {"refiner": self.models.refiner_config})
         check_vqvae(drafts, self.models)
         self.seed, self.draft_steps = drafts.seed, choose_drafted_steps(spec.draft_steps, drafts)
-        self.sampling = choose_sampling(spec, drafts.sampling)
+        drafted = drafts.sampling if spec.cfg is None else replace(drafts.sampling, refiner_cfg=None)
+        self.sampling = choose_sampling(spec, drafted, self.models.drafter_config.pyramid)
         schema, plan = drafts.extra_schema(), drafts.plan
         self.renamed = overridden(spec, drafts, schema.names)
         self.row_settings = tuple(name for name in drafts.row_settings if name not in self.renamed)
+        known = [] if set(GUIDANCE_SETTINGS) & set(self.row_settings) else [self.sampling]  # rows: workers read them
+        warn_if_unsuited(self.models, (self.draft_steps,), known, ("refiner",))
         store = open_output(spec)
         replicas = spec.refiners or (spec.logical_gpus if spec.placement == "gpu" else 1)
         on_cpu, own = spec.placement == "cpu", self.row_settings

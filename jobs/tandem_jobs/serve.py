@@ -25,6 +25,7 @@ from tandem_jobs.run.decode_choices import (
     choose_dtype,
     choose_preparation,
     choose_sampling,
+    warn_if_unsuited,
 )
 from tandem_jobs.run.progress import say
 from tandem_jobs.run.versions import software
@@ -74,6 +75,7 @@ def make_app(spec: AppSpec, session: Session, parts: Parts | None = None) -> tup
     models = resolve_models(spec.drafter, spec.refiner, spec.vqvae, spec.random_weights, spec.class_names)
     check_preparation(spec, {"drafter": models.drafter_config, "refiner": models.refiner_config})
     about = describe(spec, models)
+    warn_if_unsuited(models, (about.draft_steps,), [about.sampling])
     publish = None
     if spec.store is not None:
         store = open_store(spec.store)
@@ -115,7 +117,7 @@ def make_app(spec: AppSpec, session: Session, parts: Parts | None = None) -> tup
 
 def describe(spec: AppSpec, models: ModelSet) -> About:
     """The facts about the models for the API."""
-    draft_steps = choose_draft_steps(spec.draft_steps, models.drafter_config.pyramid)
+    draft_steps = choose_draft_steps(spec.draft_steps, models)
     embedded = spec.drafter == spec.refiner == "embedded"
     name = "tandem-embedded" if embedded else f"tandem-{Path(spec.drafter).stem}-{Path(spec.refiner).stem}"
     return About(
@@ -125,9 +127,10 @@ def describe(spec: AppSpec, models: ModelSet) -> About:
         vocab_size=models.drafter_config.vocab_size,
         class_names=models.class_names,
         draft_steps=draft_steps,
-        sampling=choose_sampling(spec, models.sampling),
+        sampling=choose_sampling(spec, models.sampling, models.drafter_config.pyramid),
         created=int(time.time()),
         sha256=models.hashes,
+        fine_tuned=models.fine_tuned,
     )
 
 

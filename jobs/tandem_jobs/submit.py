@@ -86,7 +86,7 @@ def run(spec: SubmitSpec, command: Sequence[str]) -> dict[str, Any]:
         working_dir = folder if os.listdir(folder) else None
         env = submission.runtime_env(read_variables(spec.env), base, working_dir)
         client = submission.connect(spec.address)
-        about = {"name": f"tandem {name}", "software": software(), "out": str(getattr(inner, "out", ""))}
+        about = {"name": f"tandem {name}", "software": software(), "out": place_of(inner)}
         line = shlex.join(["python", "-m", "tandem_jobs", *args])
         job = submission.submit(client, line, env, about, spec.submission_id)
         sent = time.time()
@@ -97,6 +97,11 @@ def run(spec: SubmitSpec, command: Sequence[str]) -> dict[str, Any]:
         print(json.dumps(result), flush=True)
         return result
     return follow_job(spec, client, job, began, sent)
+
+
+def place_of(command: Spec) -> str:
+    """Where a command writes, or what it reads."""
+    return next((str(place) for name in ("out", "dataset") if (place := getattr(command, name, None))), "")
 
 
 def follow_job(spec: SubmitSpec, client: JobSubmissionClient, job: str, began: float, sent: float) -> dict[str, Any]:

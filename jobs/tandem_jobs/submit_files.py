@@ -14,16 +14,30 @@ from tandem.errors import InputError
 from tandem_cluster.profile_file import built_in_profiles
 from tandem_cluster.secrets import has_user
 from tandem_jobs import cli
-from tandem_jobs.options.spec import Spec, without_variable
+from tandem_jobs.options.spec import Spec, typed_name, without_variable
+from tandem_workers.features.extractors import EXTRACTORS
 from tandem_workers.models.class_files import IMAGENET, NUMBERS
 from tandem_workers.models.fetch import is_remote
-from tandem_workers.models.model_set import EMBEDDED, VQVAE_PRESET_NAME
+from tandem_workers.models.model_set import EMBEDDED_NAMES, VQVAE_PRESET_NAME
 from tandem_workers.models.sources import PUBLISHED
 
-COMMANDS = ("generate", "draft", "refine", "verify", "bench pipeline", "bench store")
+COMMANDS = (
+    *("generate", "draft", "refine", "verify", "evaluate", "tokenize"),
+    *("train var", "finetune drafter", "finetune refiner", "bench pipeline", "bench store"),
+)
+# Options that name places which all nodes see
+PLACES = ("out", "drafts", "dataset", "data", "reference", "against", "test", "features_out", "tokens", "heldout")
 # Options that may name files of this machine
-INPUTS = ("labels", "class_names", "drafter", "refiner", "vqvae", "profile")
-NAMES = {EMBEDDED, VQVAE_PRESET_NAME, *VAR_PRESETS, *PUBLISHED, NUMBERS, IMAGENET}  # values that are not files
+INPUTS = ("labels", "class_names", "drafter", "refiner", "vqvae", "init", "teacher", "profile", "features", "inception")
+NAMES = {
+    *EMBEDDED_NAMES,
+    VQVAE_PRESET_NAME,
+    *VAR_PRESETS,
+    *PUBLISHED,
+    NUMBERS,
+    IMAGENET,
+    *EXTRACTORS,
+}  # values that are not files
 MAX_SENT_BYTES = 100 << 20  # Ray keeps sent files in the memory of the head node
 ENV_HINT = "for a value with commas or braces, set the variable here and give only its name"
 PATH_HINT = "files with relative paths are sent from this machine; absolute paths are those of the cluster's nodes"
@@ -43,11 +57,12 @@ def read_command(command: Sequence[str]) -> tuple[str, Spec]:
     for field, value in spec.model_dump(exclude_none=True).items():
         if has_user(value):
             raise InputError(f"--{field.replace('_', '-')}: expected an address without user and password")
-    for field in ("out", "drafts"):
+    for field in PLACES:
         place = getattr(spec, field, None)
         if place is not None and not is_remote(place) and not place.startswith("/"):
             raise InputError(
-                f"--{field}: expected s3://bucket/prefix or an absolute path that all nodes share, got {place}",
+                f"{typed_name(type(spec), field)}: expected s3://bucket/prefix or an absolute path that all nodes "
+                f"share, got {place}",
                 PATH_HINT,
             )
     return name, spec

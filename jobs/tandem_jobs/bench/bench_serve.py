@@ -46,7 +46,8 @@ same batch, f that of the same deployments with stages that do nothing. The last
 NOOP, HOST = "noop", "127.0.0.1"
 NOOP_FILE_BYTES = 8000  # about a PNG of 64 px
 SHARED = (  # options that generate has too
-    *("drafter", "refiner", "vqvae", "random_weights", "draft_steps", "cfg", "top_k", "top_p", "temperatures"),
+    *("drafter", "refiner", "vqvae", "random_weights", "draft_steps", "cfg", "cfg_schedule", "refiner_cfg"),
+    *("top_k", "top_p", "temperatures"),
     *("batch", "dtype", "threads", "placement", "drafters", "refiners"),
 )
 DECLARED = (200, 429, 503)

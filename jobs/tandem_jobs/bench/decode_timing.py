@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -16,15 +16,17 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tandem.collaborative import decode
-from tandem.costs import decode_flops, kv_bytes, scale_flops, tensor_bytes, var_bytes, vqvae_bytes
+from tandem.config import SamplingConfig
+from tandem.costs import Bytes, decode_flops, kv_bytes, scale_flops, tensor_bytes, var_bytes, vqvae_bytes
+from tandem.guidance import rows_of_scales
 from tandem.kernels import compute_dtype
 from tandem.sampling import uniforms
 from tandem.scales import Decode, decode_scales
 from tandem.var import Var
 from tandem.vqvae import Vqvae
 from tandem_jobs.bench.peak_memory import anonymous_bytes, reset_resident, resident_bytes
-from tandem_jobs.options.options import MeasuredOptions
-from tandem_jobs.run.decode_choices import choose_draft_steps, choose_dtype, choose_preparation
+from tandem_jobs.options.options import GuidanceOptions, MeasuredOptions
+from tandem_jobs.run.decode_choices import choose_draft_steps, choose_dtype, choose_preparation, choose_sampling
 from tandem_jobs.run.progress import say
 from tandem_workers.models.model_set import DTYPES, load_tokenizer, load_transformer, pick_device, resolve_models
 
@@ -35,7 +37,7 @@ MOMENT_REPEATS = 2  # after each scale that is long enough for the machine's spe
 LONG_SCALE_S = 5.0
 
 
-class BenchDecodeSpec(MeasuredOptions):
+class BenchDecodeSpec(MeasuredOptions, GuidanceOptions):
     """Measure decoding: seconds, work, share of the matrix peak and bytes, compared with plain VAR of the drafter."""
 
     draft_steps: tuple[PositiveInt, ...] | None = Field(None, description="values of N; default: about 0.7 K")
@@ -51,14 +53,15 @@ class BenchDecodeSpec(MeasuredOptions):
 
 @dataclass(frozen=True)
 class Setting:
-    """One thing to measure. `draft_steps` None: plain VAR."""
+    """One thing to measure. `draft_steps` None: plain VAR of the drafter; 0: plain VAR of the refiner."""
 
     draft_steps: int | None
     batch: int
 
     @property
     def name(self) -> str:
-        return "plain VAR" if self.draft_steps is None else f"N = {self.draft_steps}"
+        names = {None: "plain VAR", 0: "refiner alone"}
+        return names.get(self.draft_steps, f"N = {self.draft_steps}")
 
 
 class Bench:
@@ -73,9 +76,10 @@ class Bench:
         self.dtype = DTYPES[self.dtype_name]
         self.preparation = choose_preparation(spec, self.on_gpu, self.dtype_name)
         models = resolve_models(spec.drafter, spec.refiner, spec.vqvae, spec.random_weights)
-        self.pyramid, self.sampling = models.drafter_config.pyramid, models.sampling
-        steps = spec.draft_steps or (self.pyramid.default_draft_steps,)
-        codes = [Setting(choose_draft_steps(n, self.pyramid), batch) for batch in spec.batches for n in steps]
+        self.models, self.pyramid = models, models.drafter_config.pyramid
+        self.sampling = choose_sampling(spec, models.sampling, self.pyramid)
+        steps = spec.draft_steps or (models.default_draft_steps,)
+        codes = [Setting(choose_draft_steps(n, models), batch) for batch in spec.batches for n in steps]
         plain = [Setting(None, batch) for batch in spec.batches] if spec.plain_var else []
         self.settings = [*codes, *plain]
         assert models.refiner_config is not None
@@ -135,14 +139,22 @@ class Bench:
     def stages(self, setting: Setting) -> list[tuple[str, int, int]]:
         """(whose model, first scale, scale after the last) of a setting."""
         scales = self.pyramid.num_scales
-        if setting.draft_steps is None:
-            return [("draft", 0, scales)]
+        if not setting.draft_steps:
+            return [("draft" if setting.draft_steps is None else "refine", 0, scales)]
         return [("draft", 0, setting.draft_steps), ("refine", setting.draft_steps, scales)]
+
+    def sampling_of(self, stage: str) -> SamplingConfig:
+        """How the tokens of a stage are drawn."""
+        return self.sampling.of_refiner if stage == "refine" else self.sampling
+
+    def rows_per_image(self, stage: str, start: int, stop: int) -> list[int]:
+        """At each scale of a stage: under guidance a row with the class and one without."""
+        return rows_of_scales([self.sampling_of(stage)], self.pyramid.num_scales, start, stop)
 
     def flops(self, setting: Setting) -> list[float]:
         """Counted work of one batch for each scale, or for each stage if a graph launches it as a whole."""
-        rows = 2 if self.sampling.cfg > 0 else 1
-        per_image = [scale_flops(self.configs[s], a, b, rows) for s, a, b in self.stages(setting)]
+        stages = self.stages(setting)
+        per_image = [scale_flops(self.configs[s], a, b, self.rows_per_image(s, a, b)) for s, a, b in stages]
         if self.launches_stages:
             return [setting.batch * sum(scales) for scales in per_image]
         return [setting.batch * flops for scales in per_image for flops in scales]
@@ -150,22 +162,45 @@ class Bench:
     def kv_bytes(self, setting: Setting, device: torch.device) -> int:
         """KV cache and scratch alive at once: the drafter's is freed before the refiner's is made (CUDA graphs, which
         keep both, are not counted)."""
-        rows = setting.batch * (2 if self.sampling.cfg > 0 else 1)
-        return max(kv_bytes(self.configs[s], rows, a, b, self.dtype, device) for s, a, b in self.stages(setting))
+        return max(
+            kv_bytes(self.configs[s], setting.batch * self.rows_per_image(s, a, b)[0], a, b, self.dtype, device)
+            for s, a, b in self.stages(setting)
+        )
+
+    def stage_bytes(self, setting: Setting, device: torch.device) -> dict[str, Bytes]:
+        """Counted bytes of each stage on a kind of device, that of the VQVAE as "decode"."""
+        batch, dtype = setting.batch, self.dtype
+        found = {
+            stage: var_bytes(
+                self.configs[stage], batch, start, stop, dtype, device, self.preparation, self.sampling_of(stage)
+            )
+            for stage, start, stop in self.stages(setting)
+        }
+        return found | {"decode": vqvae_bytes(self.vqvae_config, batch, dtype, device)}
 
     def activation_bytes(self, setting: Setting) -> int:
         """Peak bytes of activations in any stage, in addition to weights and KV cache."""
-        batch, dtype, device = setting.batch, self.dtype, self.device
-        found = [vqvae_bytes(self.vqvae_config, batch, dtype, device).activations]
-        for stage, start, stop in self.stages(setting):
-            counted = var_bytes(self.configs[stage], batch, start, stop, dtype, device, self.preparation, self.sampling)
-            found.append(counted.activations)
-        return max(found)
+        return max(counted.activations for counted in self.stage_bytes(setting, self.device).values())
 
     def run(self, setting: Setting) -> dict[str, Any]:
         """One timed run, with the peak before and after it, and the current rate after its long scales."""
-        peak = self.gemm_peak()
-        rates = [peak]
+        rates = [self.gemm_peak()]
+
+        def add_rate(seconds: float) -> None:
+            rates.append(self.gemm_rate(MOMENT_REPEATS) if seconds > LONG_SCALE_S else rates[-1])
+
+        found = self.times(setting, add_rate)
+        peak, decoding_s = max(rates[0], self.gemm_peak()), found["draft_s"] + found["refine_s"]
+        return {
+            **found,
+            "gemm_share": sum(self.flops(setting)) / decoding_s / peak,
+            "gemm_share_of_moment": least_s(self.flops(setting), rates) / decoding_s,
+            "decode_gemm_share": setting.batch * decode_flops(self.vqvae_config) / found["decode_s"] / peak,
+        }
+
+    def times(self, setting: Setting, after_part: Callable[[float], None] = lambda seconds: None) -> dict[str, Any]:
+        """Seconds of the stages and scales of one run, and its peak of resident bytes. `after_part` gets the seconds of
+        each scale, or of each stage if a graph launches it as a whole."""
         reset_resident(self.device)
         labels_B = torch.arange(setting.batch, device=self.device) % self.configs["draft"].num_classes
         noise_BL = uniforms(0, np.arange(setting.batch), self.pyramid.num_tokens).to(self.device)
@@ -173,27 +208,22 @@ class Bench:
         parts_s: list[float] = []
         stage_s: dict[str, float] = {}
         for stage, _, stop in self.stages(setting):
-            decoding = self.vars[stage], self.vqvae.quantize, labels_B, noise_BL, ids_BL, stop, self.sampling
+            sampling = self.sampling_of(stage)
+            decoding = self.vars[stage], self.vqvae.quantize, labels_B, noise_BL, ids_BL, stop, sampling
             before = len(parts_s)
             for drawn_BL, seconds in self.timed(self.parts(decoding)):
                 ids_BL = drawn_BL
                 parts_s.append(seconds)
-                rates.append(self.gemm_rate(MOMENT_REPEATS) if seconds > LONG_SCALE_S else rates[-1])
+                after_part(seconds)
             stage_s[stage] = sum(parts_s[before:])
         began = self.clock()
         decode(self.vqvae, ids_BL)
-        decode_s = self.clock() - began
-        resident = resident_bytes(self.device, self.launches_stages)
-        peak = max(peak, self.gemm_peak())
         return {
             "scale_s": [] if self.launches_stages else parts_s,
-            "draft_s": stage_s["draft"],
+            "draft_s": stage_s.get("draft", 0.0),
             "refine_s": stage_s.get("refine", 0.0),
-            "decode_s": decode_s,
-            "gemm_share": sum(self.flops(setting)) / sum(parts_s) / peak,
-            "gemm_share_of_moment": least_s(self.flops(setting), rates) / sum(parts_s),
-            "decode_gemm_share": setting.batch * decode_flops(self.vqvae_config) / decode_s / peak,
-            "resident_bytes": resident,
+            "decode_s": self.clock() - began,
+            "resident_bytes": resident_bytes(self.device, self.launches_stages),
         }
 
     def parts(self, decoding: tuple[Any, ...]) -> Iterator[Tensor]:

@@ -6,7 +6,8 @@ import csv
 import hashlib
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -14,9 +15,10 @@ import pyarrow.compute as pc
 import ray
 
 from tandem.class_names import ClassNames
+from tandem.config import SamplingConfig
 from tandem.errors import LabelError
 from tandem_jobs.labels.row_digest import update_columns, update_schema
-from tandem_workers.dataset.row_settings import SEED_INDEX
+from tandem_workers.dataset.row_settings import GUIDANCE_SETTINGS, SEED_INDEX
 from tandem_workers.dataset.shards import ShardPlan, ShardRows
 from tandem_workers.storage.layout import MAX_ROWS
 
@@ -40,9 +42,21 @@ class LabelRows:
     @property
     def draft_steps(self) -> tuple[int, ...]:
         """All values of N in the rows; empty if all rows have the job's."""
-        if self.extra is None or "draft_steps" not in self.row_settings:
+        return self.values_of("draft_steps")
+
+    def guidances(self, sampling: SamplingConfig) -> list[SamplingConfig]:
+        """The settings that differ in guidance, where the job has `sampling`."""
+        names = [name for name in GUIDANCE_SETTINGS if name in self.row_settings]
+        if self.extra is None or not names:
+            return [sampling]
+        different = self.extra.select(names).group_by(names).aggregate([])
+        return [replace(sampling, **row) for row in different.to_pylist()]
+
+    def values_of(self, setting: str) -> tuple[Any, ...]:
+        """All values of a setting that is one number; empty if all rows have the job's."""
+        if self.extra is None or setting not in self.row_settings:
             return ()
-        return tuple(np.unique(self.extra["draft_steps"].to_numpy()).tolist())
+        return tuple(np.unique(self.extra[setting].to_numpy()).tolist())
 
     @property
     def digest(self) -> str:

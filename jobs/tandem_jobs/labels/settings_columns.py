@@ -1,4 +1,4 @@
-"""Columns of a label file that are settings of the row: cfg, top_k, top_p, temperatures, draft_steps and seed.
+"""Columns of a label file that are settings of the row: guidance, top_k, top_p, temperatures, draft_steps and seed.
 
 An empty cell means the job's own value. Values are checked like flags. Columns named after a setting of the whole job
 are refused: in a dataset they would seem to say how its images were made. All other columns are data.
@@ -6,15 +6,16 @@ are refused: in a dataset they would seem to say how its images were made. All o
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Annotated, Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from pydantic import TypeAdapter
 
-from tandem.config import MIN_TEMPERATURE, Pyramid, SamplingConfig
+from tandem.config import CONSTANT, MIN_TEMPERATURE, SCHEDULES, Pyramid, SamplingConfig
 from tandem.errors import InputError, LabelError
 from tandem.user_files import shown
 from tandem_jobs.labels.label_tables import cells
@@ -25,6 +26,8 @@ from tandem_workers.dataset.row_settings import ROW_SETTINGS, SAMPLING_SETTINGS,
 MAX_VALUES = {"top_k": 2**31 - 1, "draft_steps": 2**31 - 1, "seed": 2**63 - 1}
 TYPES = {
     "cfg": pa.float64(),
+    "cfg_schedule": pa.string(),
+    "refiner_cfg": pa.float64(),
     "top_k": pa.int64(),
     "top_p": pa.float64(),
     "temperatures": pa.list_(pa.float64()),
@@ -33,6 +36,8 @@ TYPES = {
 }
 EXPECTED = {
     "cfg": "a number >= 0",
+    "cfg_schedule": SCHEDULES,
+    "refiner_cfg": "a number >= 0",
     "top_k": f"a whole number from 0 (all codes) to {MAX_VALUES['top_k']}",
     "top_p": "a number from 0 to 1",
     "temperatures": f"numbers >= {MIN_TEMPERATURE}, one a scale, such as 1.1,1.0",
@@ -89,6 +94,8 @@ def read_cell(name: str, cell: Any, row_location: str) -> Any:
         return None
     if name == "temperatures" and not isinstance(value, list):
         value = value.split(",") if isinstance(value, str) else [value]
+    if name == "cfg_schedule" and isinstance(value, str):
+        value = value.replace(" ", "")
     try:
         if any(isinstance(part, bool) for part in (value if isinstance(value, list) else [value])):
             raise ValueError("a truth value")
@@ -112,12 +119,18 @@ def fill_settings(
     unfilled = rows.unfilled_settings
     assert unfilled is not None
     own: Mapping[str, Any] = {**vars(sampling), "draft_steps": draft_steps, "seed": seed}
-    columns = {}
+    columns: dict[str, pa.ChunkedArray] = {}
     for name in unfilled.column_names:
         values = [own[name] if value is None else value for value in unfilled[name].to_pylist()]
+        if name == "refiner_cfg" and own[name] is None:  # then it is the row's cfg
+            same = columns["cfg"].to_pylist() if "cfg" in columns else [sampling.cfg] * len(values)
+            values = [cfg if value is None else value for value, cfg in zip(values, same, strict=True)]
         columns[name] = pa.chunked_array([pa.array(values, TYPES[name])])
     if "draft_steps" in columns:
-        check_draft_steps(columns["draft_steps"].to_numpy(), pyramid, location)
+        check_each(columns["draft_steps"], pyramid.check_draft_steps, location)
+    if "cfg_schedule" in columns:
+        scales = pyramid.num_scales
+        check_each(columns["cfg_schedule"], lambda text: SamplingConfig(cfg_schedule=text).strengths(scales), location)
     carried = {} if rows.extra is None else {name: rows.extra[name] for name in rows.extra.column_names}
     names = tuple(columns)
     if "seed" in columns:
@@ -132,15 +145,21 @@ def first_seed_index(seeds: pa.ChunkedArray, file_row: np.ndarray | None) -> pa.
     return pa.chunked_array([pa.array(np.where(seeds.is_valid().to_numpy(), 0, first), pa.int64())])
 
 
-def check_draft_steps(steps: np.ndarray, pyramid: Pyramid, location: str) -> None:
-    for n in np.unique(steps).tolist():
+def check_each(column: pa.ChunkedArray, check: Callable[[Any], object], location: str) -> None:
+    """LabelError for the first value, row by row, that the models' pyramid does not take."""
+    for value in column.unique().to_pylist():
         try:
-            pyramid.check_draft_steps(n)
+            check(value)
         except InputError as error:
-            raise LabelError(f"{location}, row {int(np.argmax(steps == n)) + 1}: {error}") from None
+            raise LabelError(f"{location}, row {pc.index(column, value).as_py() + 1}: {error}") from None
 
 
 def most_demanding(sampling: SamplingConfig, row_settings: tuple[str, ...]) -> SamplingConfig:
     """The row settings that need the most memory: guidance, and sorting all codes."""
-    worst: dict[str, Any] = {"cfg": max(sampling.cfg, 1.0), "top_k": 0, "top_p": 0.5}
+    guided = {
+        "cfg": max(sampling.cfg, 1.0),
+        "cfg_schedule": CONSTANT,
+        "refiner_cfg": max(sampling.refiner_cfg or 0, 1.0),
+    }
+    worst: dict[str, Any] = {**guided, "top_k": 0, "top_p": 0.5}
     return replace(sampling, **{name: value for name, value in worst.items() if name in row_settings})

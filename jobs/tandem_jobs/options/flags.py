@@ -51,7 +51,7 @@ def read_flags(parser: argparse.ArgumentParser, spec: type[BaseModel], argv: Seq
     """Parsed flags by field name: text, lists of text, and booleans. Raises InputError."""
     help_hint = f"{parser.prog} --help shows every option"
     try:
-        given, unknown = parser.parse_known_args(list(argv))
+        given, unknown = parser.parse_known_intermixed_args(list(argv))  # options between two arguments
     except argparse.ArgumentError as error:
         flag = (error.argument_name or "").split("/")[0]
         field = spec.model_fields.get(flag.removeprefix("--no-").removeprefix("--").replace("-", "_"))

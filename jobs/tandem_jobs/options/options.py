@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, Field, NonNegativeInt, model_validator
 
+from tandem.config import SamplingConfig, numbers
+from tandem.errors import InputError
 from tandem.images import LOSSY, Codec
 from tandem_cluster.elastic import Range
 from tandem_cluster.nodes import RAY_JOB
-from tandem_jobs.options.flags import COMMAS
+from tandem_jobs.options.flags import COMMAS, flag_of
 from tandem_jobs.options.spec import Spec
 from tandem_workers.dataset.formats import FormatName
 from tandem_workers.storage.layout import MAX_ROWS
@@ -51,9 +53,9 @@ class RowOptions(Spec):
     labels: str | None = Field(
         None,
         description="file of label rows (.parquet, .csv, .jsonl; local or s3://) instead of --classes, with a column "
-        "'label' (number) or 'class_name' and optionally 'count'. Columns cfg, top_k, top_p, temperatures, "
-        "draft_steps and seed set these for their row (empty: the job's value). Other columns are copied to the output "
-        "unchanged; CSV values stay text",
+        "'label' (number) or 'class_name' and optionally 'count'. Columns cfg, cfg_schedule, refiner_cfg, top_k, "
+        "top_p, temperatures, draft_steps and seed set these for their row (empty: the job's value). Other columns are "
+        "copied to the output unchanged; CSV values stay text",
     )
     seed: NonNegativeInt = Field(0, description="random seed: the same job with the same seed makes the same images")
     shard_size: Images | None = Field(
@@ -164,7 +166,32 @@ class MeasuredOptions(PreparationOptions):
     )
 
 
-class DecodingOptions(PreparationOptions):
+class GuidanceOptions(Spec):
+    """Classifier-free guidance: an image has a second row only where its strength is above 0."""
+
+    cfg: float | None = Field(None, ge=0, description="strength where it is largest; default: the model's own")
+    cfg_schedule: Annotated[str | None, COMMAS] = Field(
+        None,
+        description="strength at each scale: linear, from 0 at the first to --cfg at the last, as published; constant; "
+        "off-after:k, linear up to scale k and 0 after it; or a number for each scale; default: linear",
+    )
+    refiner_cfg: float | None = Field(None, ge=0, description="--cfg of the refiner's scales; default: the same")
+
+    @model_validator(mode="after")
+    def check_guidance(self) -> Self:
+        if self.cfg_schedule is not None:
+            text = self.cfg_schedule = self.cfg_schedule.replace(" ", "")
+            try:
+                SamplingConfig(cfg_schedule=text)
+            except InputError as error:
+                raise ValueError(f"--cfg-schedule: {str(error).partition(': ')[2]}") from None
+            for name in ("cfg", "refiner_cfg") if numbers(text) else ():
+                if getattr(self, name) is not None:
+                    raise ValueError(f"{flag_of(name)}: expected none beside the strengths of all scales, {text}")
+        return self
+
+
+class DecodingOptions(PreparationOptions, GuidanceOptions):
     """How tokens are decoded. All but --cuda-graphs changes bytes and is part of the job."""
 
     vqvae: str = Field("embedded", description="like the models; its preset is vae_ch160v4096z32")
@@ -175,9 +202,6 @@ class DecodingOptions(PreparationOptions):
         "'imagenet' or 'numbers'; default: those in the weights, else ImageNet's for 1,000 classes",
     )
     draft_steps: int | None = Field(None, description="N: scales made by the drafter, 1 to K - 1; default: about 0.7 K")
-    cfg: float | None = Field(
-        None, ge=0, description="classifier-free guidance at the last scale; default: the model's own"
-    )
     top_k: NonNegativeInt | None = Field(
         None, description="keep the k most likely codes; 0: all; default: the model's own"
     )

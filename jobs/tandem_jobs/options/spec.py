@@ -76,9 +76,10 @@ class Spec(BaseModel):
         """Titles and options for `--help`: required ones, the command's own, shared ones."""
         choices = [name for base in cls.__mro__ for names in vars(base).get("needs", {}).values() for name in names]
         first = [name for name, f in cls.model_fields.items() if f.is_required() or name in choices]
-        groups = [("required", first)]
+        groups, seen = [("required", first)], set(first)
         for base in cls.__mro__[: cls.__mro__.index(Spec) + 1]:
-            own = [name for name in base.__annotations__ if name in cls.model_fields and name not in first]
+            own = [name for name in base.__annotations__ if name in cls.model_fields and name not in seen]
+            seen |= set(own)  # an option that a command declares anew is its own
             title = {cls: "options", Spec: "all commands"}.get(base, (base.__doc__ or "").split(".")[0].split(":")[0])
             groups.append((title, own))
         return [group for group in groups if group[1]]

@@ -10,6 +10,7 @@ import torch
 
 from tandem.assembly import Preparation
 from tandem.batch_fit import Stage, device_bytes, largest_batch
+from tandem.collaborative import of_refiner
 from tandem.config import SamplingConfig, VarConfig
 from tandem.costs import Bytes, var_bytes, vqvae_bytes
 from tandem.errors import InputError
@@ -132,6 +133,8 @@ def all_stages(options: JobOptions | MeasuredOptions, workload: Workload, on_gpu
     def most(config: VarConfig, batch: int, start: int | None, stop: int | None) -> Bytes:
         """The largest bytes over all N in use."""
         sampling = sampling_to_count(workload, batch)
+        if start is None:
+            sampling = of_refiner(sampling)
         spans = [(n if start is None else start, n if stop is None else stop) for n in all_steps]
         counted = [var_bytes(config, batch, *span, dtype, device, preparation, sampling) for span in spans]
         return max(counted, key=lambda each: each.total)
@@ -143,7 +146,7 @@ def all_stages(options: JobOptions | MeasuredOptions, workload: Workload, on_gpu
     }
 
 
-def sampling_to_count(workload: Workload, batch: int) -> SamplingConfig | list[SamplingConfig]:
+def sampling_to_count(workload: Workload, batch: int) -> SamplingConfig | Sequence[SamplingConfig]:
     """The settings of the batch that takes the most memory: if rows differ, the logits of a group are copied too."""
     if not set(workload.row_settings) & set(SAMPLING_SETTINGS):
         return workload.sampling

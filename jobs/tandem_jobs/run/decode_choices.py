@@ -11,11 +11,15 @@ import torch
 from tandem.assembly import Preparation
 from tandem.config import Pyramid, SamplingConfig, VarConfig
 from tandem.errors import InputError
+from tandem.fine_tuning import FineTuned
 from tandem.fp8 import check_capability
 from tandem_cluster.devices import joins
 from tandem_cluster.session import count_real_gpus
 from tandem_jobs.options.flags import flag_of
 from tandem_jobs.options.options import DecodingOptions, PreparationOptions
+from tandem_jobs.options.spec import Spec
+from tandem_jobs.run.progress import say
+from tandem_workers.dataset.row_settings import SAMPLING_SETTINGS
 from tandem_workers.models.decode_settings import DecodeSettings
 from tandem_workers.models.model_set import DTYPES, ModelSet
 
@@ -30,17 +34,72 @@ def as_flag() -> Iterator[None]:
         raise InputError(f"{flag_of(name)}:{problem}", error.hint) from None
 
 
-def choose_draft_steps(asked: int | None, pyramid: Pyramid) -> int:
-    """The requested N, else the default. InputError, naming the flag, if the pyramid does not have it."""
+def choose_draft_steps(asked: int | None, models: ModelSet) -> int:
+    """The requested N, else the models' default. InputError, naming the flag, if the pyramid does not have it."""
     with as_flag():
-        return pyramid.check_draft_steps(pyramid.default_draft_steps if asked is None else asked)
+        pyramid = models.drafter_config.pyramid
+        return pyramid.check_draft_steps(models.default_draft_steps if asked is None else asked)
 
 
-def choose_sampling(options: DecodingOptions, own: SamplingConfig) -> SamplingConfig:
-    """The model's own sampling with the user's options. InputError naming the flag."""
-    names = ("cfg", "top_k", "top_p", "temperatures")
+def choose_sampling(options: Spec, own: SamplingConfig, pyramid: Pyramid) -> SamplingConfig:
+    """The models' own sampling, with what the options of a command say of it. InputError naming the flag."""
+    asked = {name: getattr(options, name, None) for name in SAMPLING_SETTINGS}
     with as_flag():
-        return replace(own, **{name: value for name in names if (value := getattr(options, name)) is not None})
+        sampling = replace(own, **{name: value for name, value in asked.items() if value is not None})
+        sampling.strengths(pyramid.num_scales)
+    return sampling
+
+
+def warn_if_unsuited(
+    models: ModelSet,
+    draft_steps: Sequence[int],
+    sampling: Sequence[SamplingConfig],
+    roles: Sequence[str] = ("drafter", "refiner"),
+) -> None:
+    """Say in a line each which values of N and of guidance are not those that the models were fine-tuned for.
+
+    Args:
+        models: of the job.
+        draft_steps: every N of its images; none: any.
+        sampling: every setting; none if they are not known.
+        roles: the models that decode.
+    """
+    tuned = {role: models.fine_tuned[role] for role in roles if role in models.fine_tuned}
+    for role, found in tuned.items():
+        if others := sorted({*draft_steps} - {found.draft_steps}) if found.draft_steps else ():
+            say(f"note: the {role} was fine-tuned for N = {found.draft_steps}, here N = {', '.join(map(str, others))}")
+    guided = {role: largest_strength(role, models.drafter_config.pyramid, draft_steps, sampling) for role in tuned}
+    if sampling and (text := unsuited_guidance(models, tuned, guided)):
+        say(f"warning: {text}")
+
+
+def largest_strength(
+    role: str, pyramid: Pyramid, draft_steps: Sequence[int], sampling: Sequence[SamplingConfig]
+) -> float:
+    """The largest strength of settings that guide a model's scales at all; 0 if none does."""
+    scales = pyramid.num_scales
+    own = slice(max(draft_steps, default=scales)) if role == "drafter" else slice(min(draft_steps, default=0), scales)
+    settings = [config if role == "drafter" else config.of_refiner for config in sampling]
+    strengths = [config.strengths(scales) for config in settings]
+    return max((max(each) for each in strengths if max(each[own]) > 0), default=0.0)
+
+
+def unsuited_guidance(models: ModelSet, tuned: Mapping[str, FineTuned], guided: Mapping[str, float]) -> str:
+    """What is wrong with the guidance of these models, and what to do; empty if it suits them."""
+    distilled = [role for role, found in tuned.items() if found.distilled_cfg is not None]
+    flags = {"drafter": "--cfg", "refiner": "--refiner-cfg" if len(tuned) > 1 else "--cfg"}
+    if again := [role for role in distilled if guided[role] > 0]:
+        flag = "cfg" if again == list(tuned) else flags[again[0]]
+        strength = max(guided[role] for role in again)
+        return (
+            f"cfg {strength:g} guides again what the {' and the '.join(again)} learned: {flag} 0 suits, and costs half"
+        )
+    learned = models.fine_tuned["drafter"].distilled_cfg
+    usual = f"{learned or models.sampling.cfg:g}"
+    if bare := [role for role in tuned if role not in distilled and not guided[role] and (distilled or learned)]:
+        where = "the drafts are of a distilled drafter, and " if len(tuned) == 1 else ""
+        return f"{where}cfg 0 leaves the {bare[0]} without guidance, which it needs: {flags[bare[0]]} {usual}"
+    return ""
 
 
 def choose_settings(
@@ -102,7 +161,7 @@ def describe_models(models: ModelSet, settings: DecodeSettings, configs: Sequenc
     transformers = (models.drafter, models.refiner)
     lines = [
         f"{ref.role}: VAR of depth {config.depth}, {config.num_parameters / 1e6:.1f} M parameters "
-        f"({ref.label}, sha256 {ref.sha256[:12]})"
+        f"({models.describe(ref)}, sha256 {ref.sha256[:12]})"
         for ref, config in zip(transformers, configs, strict=True)
         if ref and config
     ]

@@ -59,7 +59,9 @@ class ImageDataset:
         """The last stage of the pipeline."""
         hashes = self.models.hashes
         weights = hashes["drafter"], hashes["refiner"], hashes["vqvae"]
-        provenance = Provenance(software(), *weights, self.fmt.seed, self.fmt.draft_steps)
+        seed, draft_steps = self.fmt.seed, self.fmt.draft_steps
+        assert seed is not None and draft_steps is not None, "all jobs have them"
+        provenance = Provenance(software(), *weights, seed, draft_steps)
         options, names = self.options, self.models.class_names.names
         encoder = ImageEncoder(options.codec, options.quality, provenance, names, self.row_settings)
         return Writer(encoder, self.fmt, self.plan, self.store, epoch)
@@ -77,7 +79,7 @@ class ImageDataset:
         info = CardInfo(
             fmt=self.fmt,
             image_size=self.models.image_size,
-            models={ref.role: (ref.label, ref.sha256) for ref in self.models.refs},
+            models={ref.role: (self.models.describe(ref), ref.sha256) for ref in self.models.refs},
             sampling=decoding,
             command=full_command(job.info.get("command") or command_line()),
             software=software(),

@@ -58,3 +58,20 @@ def stop_in_time(resume: str) -> Iterator[None]:
             signal.signal(number, handler)
         if not signalled.is_set():
             sender.close()
+
+
+@contextmanager
+def interrupted_by_sigterm() -> Iterator[None]:
+    """Context manager: SIGTERM raises KeyboardInterrupt as SIGINT does, so that nothing half written is left."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may handle signals
+        return
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    kept = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, kept)

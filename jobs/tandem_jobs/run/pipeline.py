@@ -33,6 +33,7 @@ from tandem_jobs.run.watchdog import WatchdogLimits
 from tandem_workers.dataset.commit import Format, store_shard
 from tandem_workers.dataset.manifest import Manifest
 from tandem_workers.dataset.shards import FailedShard, PixelShard, PrefixShard, ShardPlan, ShardRows
+from tandem_workers.stages.data_context import own_context
 from tandem_workers.stages.encoder import ImageEncoder
 from tandem_workers.stages.job_metrics import stage_metrics
 from tandem_workers.stages.ledger import NO_LEDGER, Ledger
@@ -83,47 +84,51 @@ class Pipeline:
 
     def run(self, shards: list[int], flow: Flow) -> Iterator[StoredShard | FailedShard]:
         """Make the given shards; yields each one as soon as it is committed or has failed, in any order."""
-        set_up_ray_data(flow)
-        # Only shard numbers go in; the first actors read the rows. A read task for each shard would cost more than
-        # reading, and would run ahead while actors load their weights.
-        made: ray.data.Dataset = ray.data.from_items(shards, override_num_blocks=len(shards))
-        for pool, state in zip(self.pools, flow.stages, strict=False):
-            made = made.map_batches(
-                type(pool.name, (StageActor,), {}),  # Ray's views and process titles show the name of the class
-                fn_constructor_args=(pool.takes, pool.stages, pool.further, pool.passes, Ledger(flow.key, pool.name)),
+        with own_context() as context:
+            set_up(context, flow)
+            # Only shard numbers go in; the first actors read the rows. A read task for each shard would cost more than
+            # reading, and would run ahead while actors load their weights.
+            made: ray.data.Dataset = ray.data.from_items(shards, override_num_blocks=len(shards))
+            for pool, state in zip(self.pools, flow.stages, strict=False):
+                made = made.map_batches(
+                    type(pool.name, (StageActor,), {}),  # Ray's views and process titles show the name of the class
+                    fn_constructor_args=(
+                        pool.takes,
+                        pool.stages,
+                        pool.further,
+                        pool.passes,
+                        Ledger(flow.key, pool.name),
+                    ),
+                    batch_size=1,
+                    batch_format="numpy",
+                    compute=ActorPoolStrategy(
+                        size=flow.wanted(state),
+                        max_tasks_in_flight_per_actor=SHARDS_IN_FLIGHT,
+                        max_concurrent_calls_per_actor=SHARDS_IN_FLIGHT,  # the next shard's rows arrive meanwhile
+                    ),
+                    **actor_options(pool),
+                    num_gpus=self.gpus_per_replica,
+                    num_cpus=0,  # actors set their own threads; a CPU each could starve the writing tasks
+                )
+            written = made.map_batches(
+                write_shard,  # type: ignore[arg-type]  # Ray's types do not count fn_kwargs
+                fn_kwargs={"write": self.write, "ledger": Ledger(flow.key, "write")},
                 batch_size=1,
                 batch_format="numpy",
-                compute=ActorPoolStrategy(
-                    size=flow.wanted(state),
-                    max_tasks_in_flight_per_actor=SHARDS_IN_FLIGHT,
-                    max_concurrent_calls_per_actor=SHARDS_IN_FLIGHT,  # the next shard's rows arrive meanwhile
-                ),
-                **actor_options(pool),
-                num_gpus=self.gpus_per_replica,
-                num_cpus=0,  # actors set their own threads; a CPU each could starve the writing tasks
+                **writer_options(self.pools[-1]),
+                num_cpus=1,
             )
-        written = made.map_batches(
-            write_shard,  # type: ignore[arg-type]  # Ray's types do not count fn_kwargs
-            fn_kwargs={"write": self.write, "ledger": Ledger(flow.key, "write")},
-            batch_size=1,
-            batch_format="numpy",
-            **writer_options(self.pools[-1]),
-            num_cpus=1,
-        )
-        try:
-            for row in written.iter_batches(batch_size=1, batch_format="numpy", prefetch_batches=0):
-                yield outcome(row)
-        except ray.exceptions.RayError as error:
-            raise as_job_error(error) from error
+            try:
+                for row in written.iter_batches(batch_size=1, batch_format="numpy", prefetch_batches=0):
+                    yield outcome(row)
+            except ray.exceptions.RayError as error:
+                raise as_job_error(error) from error
 
 
-def set_up_ray_data(flow: Flow) -> None:
+def set_up(context: DataContext, flow: Flow) -> None:
     """Shards stay whole, and Ray Data's executor obeys and fills `flow`."""
-    context = DataContext.get_current()
-    context.enable_progress_bars = False
     context.target_max_block_size = None  # a shard's pixels may be larger than Ray's usual block
     context.max_consecutive_actor_init_deaths = MAX_FAILED_STARTS
-    context.execution_no_progress_timeout_s = -1  # waiting for a node is said, and the watchdog knows slow shards
     watch(flow, context)
 
 

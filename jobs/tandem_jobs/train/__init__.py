@@ -1,1 +1,1 @@
-"""Training and evaluation: `tandem pictures`, `tandem train` and `tandem evaluate`."""
+"""Training pictures and training: `tandem pictures` and `tandem train`."""

@@ -27,7 +27,26 @@ def test_every_command_has_help(name, capsys):
 
 
 @pytest.mark.parametrize(
-    "name", ["generate", "cluster render", "pictures", "train var", "train vqvae", "train curves", "evaluate"]
+    "name",
+    [
+        "generate",
+        "cluster render",
+        "export",
+        "pictures",
+        "tokenize",
+        "train var",
+        "train vqvae",
+        "finetune drafter",
+        "finetune refiner",
+        "train classifier",
+        "train curves",
+        "bench train",
+        "evaluate",
+        "study training-free",
+        "study tradeoff",
+        "study scales",
+        "study fine-tuned",
+    ],
 )
 def test_help_teaches_by_example(name, capsys):
     with pytest.raises(SystemExit):
@@ -48,8 +67,13 @@ def test_without_a_command_the_usage_is_shown(capsys):
         (["paint", "--out", "o"], "expected a command, got 'paint'", "tandem help lists all commands"),
         (["genrate", "--out", "o"], "expected a command, got 'genrate'", "did you mean tandem generate?"),
         (["bench", "stor"], None, "did you mean tandem bench store?"),
+        (["study", "tradeof"], None, "did you mean tandem study tradeoff?"),
         (["clustr", "render"], "expected a command, got 'clustr render'", "did you mean tandem cluster render?"),
-        (["train", "--data", "d"], "expected one of train vqvae, train var, train curves, got 'train'", None),
+        (
+            ["train", "--data", "d"],
+            "expected one of train vqvae, train var, train classifier, train curves, got 'train'",
+            None,
+        ),
         (["train", "everything"], None, None),
         (["help", "genrate"], "expected a command, got 'genrate'", "did you mean tandem generate?"),
     ],
@@ -67,7 +91,7 @@ def test_help_is_a_command_too(capsys):
     assert capsys.readouterr().out == cli.usage() + "\n"
     with pytest.raises(SystemExit):
         cli.main(["help", "train", "var"])
-    assert capsys.readouterr().out.startswith("usage: tandem train var --data ... --out ... --vqvae ... [OPTIONS]")
+    assert capsys.readouterr().out.startswith("usage: tandem train var --out ... --tokens ... [OPTIONS]")
 
 
 def test_help_has_groups_with_the_required_options_first(capsys):

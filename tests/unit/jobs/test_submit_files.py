@@ -14,6 +14,7 @@ from tandem.errors import InputError, JobError, OutputError
 from tandem_cluster import submission
 from tandem_jobs import cli
 from tandem_jobs.bench.bench_pipeline import BenchPipelineSpec
+from tandem_jobs.evaluate import EvaluateSpec
 from tandem_jobs.generate import GenerateSpec
 from tandem_jobs.options.spec import as_flags, parse
 from tandem_jobs.options.yaml_file import load_yaml
@@ -31,6 +32,9 @@ JOB = ["generate", "--classes", "all", "--images", "4"]
         [*JOB, "--out", "/a b", "--temperatures", "1.1,1.0", "--keep-tokens", "--placement", "split", "--top-p", "0.9"],
         ["generate", "--labels", "/rows, all.csv", "--out=-x/y", "--cfg", "0", "--profile", "/a.json,paper-l20"],
         ["verify", "/data/out"],
+        ["evaluate", "s3://b/x", "--reference", "/real", "--features", "/clip.pt", "--card", "--sample", "100"],
+        ["tokenize", "s3://b/x", "--out", "/y", "--patch-nums", "1,2,4", "--views", "2", "--augment", "affine"],
+        ["finetune", "refiner", "--tokens", "s3://b/t", "--out", "/y", "--draft-steps", "3", "--base-lr", "1e-4"],
         ["bench", "pipeline", "--drafters", "2", "--refiners", "1"],
         ["bench", "store", "--out", "s3://b/x", "--codec", "webp"],
     ],
@@ -68,6 +72,10 @@ def test_variables_and_spec_file_become_flags(tmp_path, monkeypatch):
         ([*JOB, "--out", "s3://key:word@b/p"], "--out: expected an address without user and password"),
         ([*JOB, "--out", "s3://b/p", "--batch", "0"], "--batch: expected"),
         (["refine", "--drafts", "d", "--out", "s3://b/p"], "--drafts: expected s3://bucket/prefix or an absolute path"),
+        (["evaluate", "emoji"], "DATASET: expected s3://bucket/prefix or an absolute path"),
+        (["train", "var", "--tokens", "tokens", "--out", "/y"], "--tokens: expected s3://bucket/prefix or an absolute"),
+        (["tokenize", "pictures", "--out", "/y"], "DATA: expected s3://bucket/prefix or an absolute path"),
+        (["evaluate", "/emoji", "--reference", "real"], "--reference: expected s3://bucket/prefix or an absolute path"),
     ],
 )
 def test_a_command_that_could_not_work_there_is_refused_here(argv, message):
@@ -108,6 +116,9 @@ def test_files_with_relative_paths_are_sent(tmp_path, monkeypatch):
         "profile-2-p.json": "b",
     }
     assert send_files(parse(BenchPipelineSpec, [], ""), sent) == parse(BenchPipelineSpec, [], "")
+    network = send_files(parse(EvaluateSpec, ["/set", "--features", "a/p.json", "--inception", "b/p.json"], ""), sent)
+    assert (network.features, network.inception) == ("features-0-p.json", "inception-0-p.json")
+    assert send_files(parse(EvaluateSpec, ["/set", "--features", "embedded"], ""), sent).features == "embedded"
 
 
 def test_missing_and_large_files_are_refused(tmp_path, monkeypatch):
