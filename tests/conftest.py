@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -24,6 +25,12 @@ WITH_SERVER = frozenset(
     f"test_{name}.py"
     for name in ("api_schema", "dashboard", "endpoint", "endpoint_colocated", "page", "page_errors", "readme")
 )
+
+
+def pytest_configure() -> None:
+    """Tests interrupt processes. A shell that starts a command in the background has it ignore SIGINT."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

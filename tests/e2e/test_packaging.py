@@ -16,7 +16,7 @@ from support.real_cluster import bare
 from support.sources import FOLDERS
 
 ROOT = Path(__file__).parents[2]
-DATA = ("tandem/zoo/vqvae.safetensors", "tandem/zoo/drafter.safetensors", "tandem/zoo/refiner.safetensors")
+DATA = tuple(f"tandem/zoo/{name}.safetensors" for name in ("vqvae", "drafter", "refiner", "d3", "classifier"))
 PROGRAM = """
 import code, pdb, sysconfig, pathlib
 assert pathlib.Path(code.__file__).parent == pathlib.Path(sysconfig.get_paths()["stdlib"]), code.__file__
@@ -84,6 +84,7 @@ def test_wheel(source: Path, environment: Path, tmp_path: Path):
     assert {
         *DATA,
         "tandem_workers/dataset/card_template.md",
+        "tandem_workers/dataset/export_template.md",
         "tandem_workers/endpoint/page/index.html",
         "tandem_cluster/profiles/paper-l20.json",
         "tandem/zoo/README.md",

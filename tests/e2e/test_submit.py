@@ -82,7 +82,7 @@ def test_the_line_of_the_readme(cluster, tmp_path):
 def test_every_outcome_has_its_exit_code(cluster, tiny_models, tmp_path):
     """Of a job that is stopped, and goes on as two jobs that share its dataset."""
     out = tmp_path / "out"
-    the_job = job(tiny_models, out, images=144)  # it outlasts the way of a request to stop
+    the_job = job(tiny_models, out, images=288)  # it outlasts the way of a request to stop
     process = submit(cluster, "--follow", "--stop-on-interrupt", "--", *the_job)
     wait_until(lambda: committed(out) >= 2, "two shards")
     process.send_signal(signal.SIGINT)
@@ -90,18 +90,18 @@ def test_every_outcome_has_its_exit_code(cluster, tiny_models, tmp_path):
     assert result["status"] == "STOPPED" and "was stopped" in errors
     assert "stopping (SIGTERM): committed shards are kept" in errors
     there = committed(out)
-    assert 2 <= there < 72 and not (out / "_SUCCESS").exists()
+    assert 2 <= there < 144 and not (out / "_SUCCESS").exists()
     incomplete, errors = ended(submit(cluster, "--wait", "--", "verify", str(out)), 1)
     assert incomplete["status"] == "FAILED" and "shards are missing" in errors
 
-    left = submit(cluster, "--wait", "--", *the_job, "--shards", "0-71/144")
+    left = submit(cluster, "--wait", "--", *the_job, "--shards", "0-143/288")
     wait_until(lambda: committed(out) > there, "another shard")
     left.send_signal(signal.SIGINT)
-    waited = submit(cluster, "--wait", "--", *the_job, "--shards", "72-143/144")  # beside the one that goes on
+    waited = submit(cluster, "--wait", "--", *the_job, "--shards", "144-287/288")  # beside the one that goes on
     _, errors = ended(left, 130)
     assert f"to stop it: ray job stop --address {cluster.dashboard}" in errors
     result, _ = ended(waited, 0)
-    assert result["summary"]["images"] == 72
+    assert result["summary"]["images"] == 144
     parts = result["summary"].get("start_up_s")
     assert parts is None or set(result["start_up_s"]) == {"submit", "job_start", *parts}
     wait_until((out / "_SUCCESS").exists, "the other half")

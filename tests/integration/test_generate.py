@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import ray
 
 from support.tiny_models import CLASS_NAMES, NUM_CLASSES
 from tandem.images import read_provenance
@@ -86,6 +87,12 @@ def test_the_dataset_is_whole(reference_run):
 def test_bytes_do_not_depend_on_placement(reference_run, tiny_models, out, placement):
     generate(tiny_models, out, *placement)
     assert digests(out) == digests(reference_run[0])
+
+
+def test_a_job_leaves_ray_data_as_it_was(reference_run):
+    """What else this process runs on Ray Data, an evaluation or a program's own work, has none of a job's limits."""
+    doubled = ray.data.range(4).map_batches(lambda rows: {"id": 2 * rows["id"]})
+    assert sorted(row["id"] for row in doubled.take_all()) == [0, 2, 4, 6]
 
 
 def test_the_same_command_again_does_nothing(reference_run, tiny_models, capsys):

@@ -12,7 +12,7 @@ from tandem_workers.dataset.commit import store_shard
 from tandem_workers.dataset.manifest import Manifest
 from tandem_workers.dataset.seal import open_sealed, seal
 from tandem_workers.storage import layout
-from tandem_workers.storage.local_store import LocalStore
+from tandem_workers.storage.places import open_store
 from tandem_workers.storage.store import Store
 
 ENTRY, TAR = "manifest/00001.json", "shards/00001.tar"
@@ -22,7 +22,7 @@ SHARDS = [encoded_shard(shard, PLAN) for shard in range(PLAN.num_shards)]
 
 def make(root: Path | str, name: str = "webdataset", overwrite: bool = False) -> Store:
     """What a job does, however far it has come."""
-    store = LocalStore(str(root))
+    store = open_store(str(root))
     job = open_job(store, IDENTITY, {"command": "tandem generate"}, overwrite)
     store.remember_job(job.path)
     manifest = Manifest(store, job.epoch)

@@ -43,6 +43,16 @@ class FakeS3:
         data = self.objects[Bucket, Key]
         return {"ETag": etag(data), "ContentLength": len(data)}
 
+    def get_paginator(self, name: str) -> FakeS3:
+        """Only listings have pages here."""
+        assert name == "list_objects_v2"
+        return self
+
+    def paginate(self, Bucket: str, Prefix: str) -> list[dict[str, Any]]:
+        items = sorted((key, data) for (bucket, key), data in self.objects.items() if bucket == Bucket)
+        found = [{"Key": k, "Size": len(data), "ETag": etag(data)} for k, data in items if k.startswith(Prefix)]
+        return [{"Contents": found[start : start + 2]} for start in range(0, len(found), 2)]
+
     def get_object(self, Bucket: str, Key: str, Range: str | None = None, IfMatch: str | None = None) -> dict[str, Any]:
         self.gets.append({"Key": Key, "Range": Range, "IfMatch": IfMatch})
         number = len(self.gets)

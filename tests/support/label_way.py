@@ -92,7 +92,7 @@ class Way:
             if self.is_ours(frame):
                 chain.append(frame.f_code)
             frame = frame.f_back
-        for callee, caller in itertools.pairwise(chain):
+        for caller, callee in itertools.pairwise(reversed(chain)):
             if self.modules[caller] != self.modules[callee]:
                 self.calls.setdefault((caller, callee))
 

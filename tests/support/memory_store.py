@@ -77,6 +77,10 @@ class MemoryStore(Store):
             self._do("list", folder, lambda: sorted(p[start:] for p in self.disk.names() if p.startswith(prefix)))
         )
 
+    def versions(self, path: str = "") -> dict[str, str]:
+        paths = [path] if self.exists(path) else self.list_files(path)
+        return {each: hashlib.sha256(self.read(each)).hexdigest() for each in paths}
+
     def open(self, path: str) -> BinaryIO:
         data = self._do("read", path, lambda: self.disk.files.get(self._name(path)))
         if data is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -34,12 +35,14 @@ def prefix_shard(shard: int, plan: ShardPlan) -> PrefixShard:
     )
 
 
-def drafts_of(folder: Path, num_rows: int, names: tuple[str, ...] = CLASS_NAMES, vqvae: str = "v" * 64) -> Drafts:
-    """Finished drafts in shards of 4 rows; `vqvae` is the SHA-256 of theirs."""
+def drafts_of(
+    folder: Path, num_rows: int, names: tuple[str, ...] = CLASS_NAMES, vqvae: str = "v" * 64, **drafter: Any
+) -> Drafts:
+    """Finished drafts in shards of 4 rows. `vqvae` is the SHA-256 of theirs; `drafter` are further fields."""
     store, plan = open_store(str(folder)), ShardPlan(num_rows, 4)
     hashes = {"drafter": "d" * 64, "vqvae": vqvae}
     identity = {"kind": KIND, "weights_sha256": hashes, "decoding": DECODING, "rows": num_rows, "shard_size": 4}
-    about = {"source": "d.pth", "config": to_dict(tiny_var(1, 0).config)}
+    about = {"source": "d.pth", "config": to_dict(tiny_var(1, 0).config), **drafter}
     open_job(store, identity, {"drafter": about, "class_names": list(names)})
     for shard in range(plan.num_shards):
         store_shard(store, Manifest(store), prefix_shard(shard, plan), DraftFormat(), plan)

@@ -25,6 +25,17 @@ LABELS = (0, 1, 3, 5)  # not all classes: readers that number folders would be w
 SIZE = 12
 PLAN = ShardPlan(10, 4)  # a short last shard
 PROVENANCE = Provenance("tandem 0.0", "d" * 64, "r" * 64, "v" * 64, seed=7, draft_steps=3)
+# Of a manifest, as an older version wrote it
+ENTRY = {
+    "shard": 3,
+    "rows": 1,
+    "first_index": 3,
+    "last_index": 3,
+    "labels": {"5": 1},
+    "files": [{"path": "shards/00003.tar", "size_bytes": 10, "sha256": "a" * 64}],
+    "size_bytes": 10,
+    "seconds": {"draft": 0.5},
+}
 
 
 def sha256(data: bytes) -> str:
@@ -74,7 +85,7 @@ def dataset_with(root: Path, name: str, carried: pa.Table, tokens=False) -> Stor
 
 def finished(root: Path | str, fmt: DatasetFormat, shards: list[EncodedShard], plan: ShardPlan) -> Store:
     store, tokens = open_store(str(root)), shards[0].tokens is not None
-    open_job(store, {"format": fmt.name})
+    open_job(store, {"format": fmt.name, "rows": plan.num_rows, "shard_size": plan.shard_size})
     for shard in shards:
         store_shard(store, Manifest(store), shard, fmt, plan)
     models, schema = {"drafter": ("embedded", "d" * 64)}, pa.table(shards[0].extra).schema

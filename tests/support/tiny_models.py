@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 
 from tandem.config import VarConfig, VqvaeConfig
-from tandem.initial import init_var
+from tandem.initial import initial_value
 from tandem.var import Var
 from tandem.vqvae import Vqvae
 from tandem.weights import save_checkpoint
@@ -33,7 +33,9 @@ def tiny_var(
     torch.manual_seed(seed)
     config = VarConfig(depth, num_classes, vocab_size, LATENT, patch_nums, **kw)
     var = Var(config)
-    init_var(var, head_scale=3.0)
+    with torch.no_grad():
+        for name, tensor in var.named_parameters():
+            tensor.copy_(initial_value(name, tensor.shape, var.config, 3.0))
     with torch.no_grad():  # gates near zero would make all tokens alike
         for block in var.blocks:
             if not config.shared_adaln:

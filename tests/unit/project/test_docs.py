@@ -91,8 +91,10 @@ def test_files_that_are_named_exist(path):
 
 
 def test_the_reference_has_every_public_name():
+    """Names of its other modules, which the page has too, are written out or follow their `currentmodule`."""
     text = (ROOT / "docs" / "reference" / "library.md").read_text()
-    named = set(re.findall(r"^\.\. auto(?:function|class|exception):: (\w+)", text, re.M))
+    text = re.sub(r"^\.\. currentmodule:: tandem\..*?^\.\. currentmodule:: tandem$", "", text, flags=re.M | re.S)
+    named = set(re.findall(r"^\.\. auto(?:function|class|exception):: (\w+)$", text, re.M))
     assert named == set(tandem.__all__) - {"__version__"}
 
 

@@ -31,8 +31,9 @@ ALLOWED = {
 
 # The rooms of a package; each may import itself and those before it. "" is where the commands are
 ROOMS = {
-    "tandem_workers": ("", "storage", "models", "dataset", "stages", "endpoint"),
-    "tandem_jobs": ("options", "labels", "run", "", "train", "bench"),
+    "tandem": ("", "training"),
+    "tandem_workers": ("", "storage", "models", "dataset", "pictures", "stages", "features", "training", "endpoint"),
+    "tandem_jobs": ("options", "labels", "run", "evaluation", "", "train", "bench", "study"),
 }
 # Modules of the library without a unit test file of their own, and what runs them
 TESTED_ELSEWHERE = {
@@ -40,7 +41,7 @@ TESTED_ELSEWHERE = {
     "attention": "test_collaborative.py and test_linear.py: with and without cache",
     "blocks": "test_reference.py compares all blocks with the published code's values",
     "checkpoint_reader": "test_odd_checkpoints.py",
-    "classifier": "test_evaluate.py trains it",
+    "classifier": "test_study_scores.py and test_extractors.py",
     "conditioning": "types alone",
     "config": "test_checks.py and test_weights.py",
     "errors": "classes alone",
@@ -52,14 +53,20 @@ TESTED_ELSEWHERE = {
     "initial": "every tiny model of the tests",
     "kernels": "test_linear.py",
     "launches": "test_card_model.py",
-    "losses": "test_training.py",
+    "matching": "test_start.py",
     "memory": "test_oom.py",
+    "pictures": "test_vqvae_task.py and test_image_folder.py",
     "precision": "TF32 is of GPUs alone",
     "prefix": "test_collaborative.py",
     "quantizer": "test_reference.py and test_collaborative.py",
+    "recipe": "test_train_costs.py",
     "scales": "test_collaborative.py and test_decoding.py",
+    "schedule": "test_loop.py",
+    "state": "test_loop.py and test_checkpoint_files.py",
+    "sums": "test_loop.py and test_parallel.py",
+    "task": "types alone",
     "timing": "test_start_up.py",
-    "training_pictures": "test_training.py and test_image_folder.py",
+    "train_tables": "test_train_costs.py",
     "transfers": "test_device_queue.py",
     "triton_kernels": "tests/kernels/test_compiled.py",
     "unwrapping": "test_wrapped_checkpoints.py",
@@ -67,6 +74,7 @@ TESTED_ELSEWHERE = {
     "var": "test_reference.py",
     "version": "test_release.py",
     "vqvae": "test_reference.py",
+    "vqvae_losses": "test_vqvae_task.py",
 }
 
 
@@ -144,7 +152,7 @@ def test_modules_of_all_packages_have_names_of_their_own():
 
 
 def test_every_module_of_the_library_has_its_tests():
-    modules = {path.stem for path in FOLDERS["tandem"].glob("*.py")} - {"__init__"}
+    modules = {path.stem for path in FOLDERS["tandem"].rglob("*.py")} - {"__init__"}
     tested = {path.stem.removeprefix("test_") for path in (ROOT / "tests" / "unit").rglob("test_*.py")}
     assert modules - tested == TESTED_ELSEWHERE.keys()
     named = {name for reason in TESTED_ELSEWHERE.values() for name in re.findall(r"test_\w+\.py", reason)}
@@ -221,8 +229,8 @@ def test_codecs_are_spelt_in_one_file():
 
 
 def test_names_of_test_files_are_unique():
-    """pytest imports them by name alone: of two it collects one and ends."""
-    names = Counter(path.name for path in (ROOT / "tests").rglob("*.py"))
+    """pytest imports them by name alone: of two it collects one and ends. Each conftest.py it loads by its path."""
+    names = Counter(path.name for path in (ROOT / "tests").rglob("*.py") if path.name != "conftest.py")
     assert [name for name, count in names.items() if count > 1] == []
 
 
