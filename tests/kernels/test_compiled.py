@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-BF16, F32, FP8, INT = "*bf16", "*fp32", "*fp8e4nv", "i32"
+BF16, F32, FP8, ROWS, INT = "*bf16", "*fp32", "*fp8e4nv", "*i64", "i32"
 MODULATED = {"x": BF16, "scale": BF16, "shift": BF16, "out": BF16, "width": INT, "tokens": INT, "x_stride": INT}
 MODULATED |= {"modulation_stride": INT, "eps": "fp32"}
 GATED = MODULATED | {"branch": BF16, "gate": BF16, "x_out": BF16, "row_scale": F32}
@@ -21,7 +21,10 @@ KERNELS: dict[str, tuple[dict[str, str], list[dict[str, Any]]]] = {
         GATED,
         [{"HAS_BRANCH": True, "HAS_OUT": True, "QUANTISED": False, "BLOCK": block} for block in (2048, 4096)],
     ),
-    "head_norm": (MODULATED | {"strength": F32, "unconditional": INT}, [{"GUIDED": True, "BLOCK": 2048}]),
+    "head_norm": (
+        MODULATED | {"strength": F32, "partner": ROWS, "first": INT},
+        [{"GUIDED": guided, "BLOCK": 2048} for guided in (True, False)],
+    ),
     "split_heads": (
         {"qkv": BF16, "head_scale": F32, "q": BF16, "k": BF16, "v": BF16, "tokens": INT, "first_query": INT}
         | {"heads": INT, "kv_stride_row": INT, "kv_stride_head": INT, "kv_start": INT},
