@@ -79,6 +79,7 @@ class Request:
     deadline_h: float | None = None
     price_per_h: Mapping[str, float] = field(default_factory=dict)
     max_fid: float | None = None
+    allowed_steps: tuple[int, ...] | None = None  # values of N of measured quality
     draft_steps: int | Literal["auto"] = "auto"
     batch: int | None = None
     start_up_s: float = 0.0
@@ -142,15 +143,19 @@ def settings(profiles: Sequence[Profile], request: Request) -> list[tuple[int, i
         batches &= {request.batch}
     if request.draft_steps != "auto":
         steps &= {request.draft_steps}
-    elif request.max_fid is None:
+    elif request.max_fid is None and request.allowed_steps is None:
         default = round(0.7 * profiles[0].num_scales)
         steps = {min(steps, key=lambda n: (abs(n - default), n))} if steps else steps
     if request.max_fid is not None:
         steps = {n for n in steps if all(p.fid.get(n, math.inf) <= request.max_fid for p in profiles)}
+    if request.allowed_steps is not None:
+        steps &= set(request.allowed_steps)
     wanted = sorted(pairs & set(product(steps, batches)))
     if not wanted:
         known = ", ".join(f"{p.name}: N {p.draft_steps}, batch {p.batches}, FID {p.fid}" for p in profiles)
         asked = f"N = {request.draft_steps}, batch {request.batch or 'any'}, FID {request.max_fid or 'any'}"
+        if request.allowed_steps is not None:
+            asked += f", N of that quality: {', '.join(map(str, request.allowed_steps)) or 'none'}"
         raise InputError(f"no N and batch in the profiles meet the request ({asked}); measured: {known}")
     return wanted
 

@@ -42,6 +42,7 @@ COMMANDS = {
     "draft": Command("tandem_jobs.draft", "DraftSpec", "run", "make only the coarse token maps, to refine later"),
     "refine": Command("tandem_jobs.refine", "RefineSpec", "run", "finish drafted images"),
     "profile": Command("tandem_jobs.profile", "ProfileSpec", "run", "measure seconds per batch of every stage"),
+    "tune": Command("tandem_jobs.tune.tune", "TuneSpec", "run", "find faster settings of equal quality"),
     "plan": Command("tandem_jobs.plan", "PlanSpec", "run", "choose a placement from measured stage times"),
     "cluster render": Command(
         "tandem_jobs.cluster_render", "RenderSpec", "run", "write the files of a real cluster from a plan"

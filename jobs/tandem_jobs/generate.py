@@ -20,11 +20,12 @@ from tandem_jobs.labels.labels import LabelRows, ReadLabels
 from tandem_jobs.labels.row_identity import row_identity
 from tandem_jobs.labels.settings_columns import fill_settings
 from tandem_jobs.options.flags import COMMAS
-from tandem_jobs.options.options import ReplicaOptions, Replicas, RowOptions
+from tandem_jobs.options.options import ReplicaOptions, Replicas, RowOptions, TunedOptions
 from tandem_jobs.run.batch_size import COLOCATED, SPLIT, Workload, choose_batch
 from tandem_jobs.run.decode_choices import (
     check_gpus_here,
     check_preparation,
+    check_tuned,
     choose_draft_steps,
     choose_sampling,
     warn_if_unsuited,
@@ -57,7 +58,7 @@ The same command resumes where it stopped. Replicas and placement may change; an
 job, and is refused in the same --out."""
 
 
-class GenerateSpec(ImageJobOptions, ReplicaOptions, RowOptions):
+class GenerateSpec(ImageJobOptions, ReplicaOptions, RowOptions, TunedOptions):
     """Synthesise a labelled image dataset: drafters make the coarse token maps, refiners the fine ones."""
 
     drafter: str = Field(
@@ -124,6 +125,7 @@ class GenerateJob(Job):
         self.spec, self.seed = spec, spec.seed
         self.models = resolve_models(spec.drafter, spec.refiner, spec.vqvae, spec.random_weights, spec.class_names)
         pyramid = self.models.drafter_config.pyramid
+        check_tuned(spec, self.models)
         check_preparation(spec, {"drafter": self.models.drafter_config, "refiner": self.models.refiner_config})
         self.draft_steps = choose_draft_steps(spec.draft_steps, self.models)
         self.sampling = choose_sampling(spec, self.models.sampling, self.models.drafter_config.pyramid)

@@ -55,7 +55,8 @@ def published_row(name: str, file: Published) -> dict[str, Any]:
     row = preset_row(file.role, name, file.config)
     size = file.size_bytes or 4 * row["parameters"]
     about = {"megabytes": size / 1e6, "counted": file.size_bytes is None, "licence": file.licence}
-    return row | about | {"weights": file.address}
+    tuned = str(file.fine_tuned)
+    return row | about | {"weights": f"{file.address}, {tuned}" if file.fine_tuned.needs_no_guidance else file.address}
 
 
 def embedded_row(role: str, name: str, path: Path) -> dict[str, Any]:

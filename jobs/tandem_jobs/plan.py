@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 from rich.console import Console
 from rich.table import Table
 
@@ -17,7 +17,9 @@ from tandem.user_files import shown
 from tandem_cluster.planner import Option, Plan, Request, is_tie, make_plan
 from tandem_cluster.profile_file import read_profile
 from tandem_jobs.options.flags import COMMAS
-from tandem_jobs.options.spec import Spec
+from tandem_jobs.options.options import DecodingOptions
+from tandem_jobs.options.spec import Spec, as_flags
+from tandem_jobs.options.tuned_file import read_tuned
 from tandem_jobs.run.progress import say
 
 EXAMPLES = """examples:
@@ -44,20 +46,37 @@ class PlanSpec(Spec):
         "auto", description="N; auto: the fastest N within --max-fid, else about 0.7 K"
     )
     max_fid: PositiveFloat | None = Field(None, description="highest acceptable FID, for profiles that have it")
+    settings: str | None = Field(None, description="tuned.json of tandem tune, whose N is planned")
+    max_quality_loss: NonNegativeFloat | None = Field(
+        None,
+        description="any N for which --settings has found settings whose quality is worse than its reference's by at "
+        "most this, at the upper end of the 95 % interval; the fastest is planned",
+    )
     batch: PositiveInt | None = Field(None, description="images per forward; default: the best measured batch")
     deadline: str | None = Field(None, description="deadline: 90m, 24h, 2d")
     price: Annotated[str | None, COMMAS] = Field(None, description="price per GPU hour: KIND=PRICE,KIND=PRICE")
+
+    @model_validator(mode="after")
+    def check_quality(self) -> PlanSpec:
+        if self.max_quality_loss is not None and self.settings is None:
+            raise ValueError("expected --settings tuned.json with --max-quality-loss, got none")
+        if self.max_quality_loss is not None and self.max_fid is not None:
+            raise ValueError("expected --max-fid (the profiles') or --max-quality-loss (the settings'), got both")
+        return self
 
 
 def run(spec: PlanSpec) -> dict[str, Any]:
     """Print the plan as a table and as one JSON line."""
     profiles = [read_profile(source) for source in spec.profile]
+    tuned = read_tuned(spec.settings) if spec.settings else None
+    found = tuned.within(spec.max_quality_loss) if tuned else {}
     request = Request(
         gpus=parse_pairs("--gpus", spec.gpus, ":", int),
         images=spec.images,
         deadline_h=parse_hours(spec.deadline) if spec.deadline else None,
         price_per_h=parse_pairs("--price", spec.price, "=", float) if spec.price else {},
         max_fid=spec.max_fid,
+        allowed_steps=tuple(sorted(found)) if tuned else None,
         draft_steps=spec.draft_steps,
         batch=spec.batch,
         start_up_s=max((sum(profile.load_s.values()) for profile in profiles), default=0.0),
@@ -65,6 +84,10 @@ def run(spec: PlanSpec) -> dict[str, Any]:
     plan = make_plan(profiles, request)
     print_plan(plan, request)
     result = as_json(plan, request)
+    if tuned:
+        result["settings"] = found[plan.best.draft_steps].model_dump(exclude_defaults=True)
+        flags = " ".join(as_flags(DecodingOptions.model_validate(result["settings"])))
+        say(f"settings of N = {plan.best.draft_steps}, also for tandem profile: {flags}")
     print(json.dumps(result), flush=True)
     return result
 

@@ -21,6 +21,7 @@ from tandem_jobs.options.spec import check
 from tandem_jobs.run.decode_choices import (
     check_gpus_here,
     check_preparation,
+    check_tuned,
     choose_draft_steps,
     choose_dtype,
     choose_preparation,
@@ -73,6 +74,7 @@ def app(args: dict[str, Any]) -> Application:
 def make_app(spec: AppSpec, session: Session, parts: Parts | None = None) -> tuple[Application, Placement, About]:
     """Check everything, choose the placement, and bind the deployments; `parts` replaces their contents."""
     models = resolve_models(spec.drafter, spec.refiner, spec.vqvae, spec.random_weights, spec.class_names)
+    check_tuned(spec, models)
     check_preparation(spec, {"drafter": models.drafter_config, "refiner": models.refiner_config})
     about = describe(spec, models)
     warn_if_unsuited(models, (about.draft_steps,), [about.sampling])

@@ -8,11 +8,11 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_va
 
 from tandem_cluster.nodes import parse_labels
 from tandem_jobs.options.flags import COMMAS
-from tandem_jobs.options.options import DecodingOptions
+from tandem_jobs.options.options import DecodingOptions, TunedOptions
 from tandem_workers.storage.s3_address import split_prefix
 
 
-class AppSpec(DecodingOptions):
+class AppSpec(DecodingOptions, TunedOptions):
     """The application: models, batches, limits. Also the `args` of a Ray Serve config file."""
 
     drafter: str = Field(

@@ -28,7 +28,19 @@ COMMANDS = (
 # Options that name places which all nodes see
 PLACES = ("out", "drafts", "dataset", "data", "reference", "against", "test", "features_out", "tokens", "heldout")
 # Options that may name files of this machine
-INPUTS = ("labels", "class_names", "drafter", "refiner", "vqvae", "init", "teacher", "profile", "features", "inception")
+INPUTS = (
+    "labels",
+    "class_names",
+    "drafter",
+    "refiner",
+    "vqvae",
+    "init",
+    "teacher",
+    "profile",
+    "features",
+    "inception",
+    "settings",
+)
 NAMES = {
     *EMBEDDED_NAMES,
     VQVAE_PRESET_NAME,

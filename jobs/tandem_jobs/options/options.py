@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, Field, NonNegativeInt, model_validator
@@ -14,6 +15,7 @@ from tandem_cluster.elastic import Range
 from tandem_cluster.nodes import RAY_JOB
 from tandem_jobs.options.flags import COMMAS, flag_of
 from tandem_jobs.options.spec import Spec
+from tandem_jobs.options.tuned_file import tuned_options
 from tandem_workers.dataset.formats import FormatName
 from tandem_workers.storage.layout import MAX_ROWS
 
@@ -189,6 +191,23 @@ class GuidanceOptions(Spec):
                 if getattr(self, name) is not None:
                     raise ValueError(f"{flag_of(name)}: expected none beside the strengths of all scales, {text}")
         return self
+
+
+class TunedOptions(Spec):
+    """Settings that were found by measurement."""
+
+    settings: str | None = Field(
+        None,
+        description="tuned.json of tandem tune: N, guidance, sampling and precision for these models; other options "
+        "change them",
+    )
+
+    @classmethod
+    def filled(cls, given: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The options in the file below those that are given."""
+        if (source := given.get("settings")) is None:
+            return given
+        return tuned_options(str(source), tuple(cls.model_fields)) | {k: v for k, v in given.items() if v is not None}
 
 
 class DecodingOptions(PreparationOptions, GuidanceOptions):

@@ -64,6 +64,11 @@ class Spec(BaseModel):
         return value
 
     @classmethod
+    def filled(cls, given: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Values with those that an option of the command stands for. InputError."""
+        return given
+
+    @classmethod
     def missing(cls, given: Mapping[str, Any]) -> list[str]:
         """The names, for errors, of the required options that are not given."""
         required = [name for name, field in cls.model_fields.items() if field.is_required() and name not in given]
@@ -123,7 +128,7 @@ def check(spec: type[SpecT], given: Mapping[str, Any], hint: str) -> SpecT:
     Raises InputError with one line for every wrong value, or one line for all missing ones.
     """
     values, wrong = {}, []
-    for name, value in given.items():
+    for name, value in spec.filled(given).items():
         try:
             field = spec.model_fields.get(name)
             if value is not None:

@@ -16,8 +16,9 @@ from tandem.fp8 import check_capability
 from tandem_cluster.devices import joins
 from tandem_cluster.session import count_real_gpus
 from tandem_jobs.options.flags import flag_of
-from tandem_jobs.options.options import DecodingOptions, PreparationOptions
+from tandem_jobs.options.options import DecodingOptions, PreparationOptions, TunedOptions
 from tandem_jobs.options.spec import Spec
+from tandem_jobs.options.tuned_file import check_weights
 from tandem_jobs.run.progress import say
 from tandem_workers.dataset.row_settings import SAMPLING_SETTINGS
 from tandem_workers.models.decode_settings import DecodeSettings
@@ -86,7 +87,7 @@ def largest_strength(
 
 def unsuited_guidance(models: ModelSet, tuned: Mapping[str, FineTuned], guided: Mapping[str, float]) -> str:
     """What is wrong with the guidance of these models, and what to do; empty if it suits them."""
-    distilled = [role for role, found in tuned.items() if found.distilled_cfg is not None]
+    distilled = [role for role, found in tuned.items() if found.needs_no_guidance]
     flags = {"drafter": "--cfg", "refiner": "--refiner-cfg" if len(tuned) > 1 else "--cfg"}
     if again := [role for role in distilled if guided[role] > 0]:
         flag = "cfg" if again == list(tuned) else flags[again[0]]
@@ -147,6 +148,12 @@ def check_gpus_here(options: DecodingOptions, address: str | None, on_cpus: bool
         with as_flag():
             for gpu in range(gpus):
                 check_capability(torch.device("cuda", gpu))
+
+
+def check_tuned(options: TunedOptions, models: ModelSet) -> None:
+    """InputError if --settings is for other weights."""
+    if options.settings is not None:
+        check_weights(options.settings, models.hashes)
 
 
 def check_preparation(options: DecodingOptions, configs: Mapping[str, VarConfig | None]) -> None:

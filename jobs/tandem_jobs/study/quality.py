@@ -5,7 +5,8 @@ All settings have the same seeds, so that differences are paired. Features are k
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import copy
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -103,7 +104,6 @@ class Quality:
         self.extractor = choose_extractor(spec.features or default_extractor(subject.models.class_names)[0])
         known = classifier_names(self.extractor)
         self.knows_classes = known is not None and tuple(known) == names  # whether its logits are those of the labels
-        self.index = np.arange(spec.images)
         found = None if spec.reference else find_splits(spec.data, spec.out, subject.models)
         self.network = network = self.extractor.load(subject.device)
         side = self.extractor.input_size
@@ -113,6 +113,17 @@ class Quality:
             self.real: RealPictures = real_of_reference(spec.reference, self.extractor, network, spec.batch)
         else:
             self.real = real_of_splits(str(found[0]), found[1], spec.images, self.extractor, network, spec.batch)
+
+    def of(self, subject: Subject) -> Quality:
+        """The same network and real pictures for images of another subject, which may be more or fewer."""
+        found = copy.copy(self)
+        found.subject = subject
+        return found
+
+    @property
+    def index(self) -> NDArray[np.int64]:
+        """Of every image."""
+        return np.arange(self.subject.spec.images)
 
     def columns(self, setting: Setting) -> Columns:
         """Features, and logits where the network has them, of a setting's images; kept in OUT/features."""
@@ -138,26 +149,33 @@ class Quality:
 
     def measured(self, setting: Setting) -> Measured:
         """All metrics that the features and the real pictures allow."""
+        found = self.some_measured(setting, METRICS)
+        say(f"{setting.name}: {self.heading('frechet')} {found['frechet'].estimate}")
+        return found
+
+    def some_measured(self, setting: Setting, only: Collection[str]) -> Measured:
+        """Some of them."""
         columns, rounds = self.columns(setting), self.spec.rounds
         features, group = columns[FEATURES], group_of(self.index, GROUPS)
-        sums = FeatureSums(features.shape[1], int(group.max()) + 1).add(features, group)
-        values = {"frechet": resampled_frechet(sums, self.real.gaussian, rounds)}
+        values: dict[str, Resampled] = {}
         by_class: dict[str, Estimate] = {}
-        if self.real.features is not None:
+        if "frechet" in only:
+            sums = FeatureSums(features.shape[1], int(group.max()) + 1).add(features, group)
+            values["frechet"] = resampled_frechet(sums, self.real.gaussian, rounds)
+        if self.real.features is not None and {"precision", "recall"} & set(only):
             near, theirs = neighbours(features, self.real.features), np.arange(len(self.real.features))
             values["precision"] = resampled_mean(near.precise, group, rounds, share=True)
             values["recall"] = resampled_mean(near.recalled, group_of(theirs, GROUPS), rounds, share=True)
-        if LOGITS in columns:
+        if LOGITS in columns and "classifier_score" in only:
             split = group_of(self.index, SPLITS)
             p_nC = torch.from_numpy(columns[LOGITS]).softmax(dim=1).numpy()
             sums_of_p = ProbabilitySums(p_nC.shape[1], int(split.max()) + 1).add(p_nC, split)
             values["classifier_score"] = inception_score(sums_of_p, rounds)
-        if self.knows_classes:
+        if self.knows_classes and "agreement" in only:
             labels = self.subject.labels()
-            found = agreement(self.index, labels, columns[LOGITS].argmax(axis=1), len(columns[LOGITS][0]), rounds)
-            values["agreement"], names = found.overall, self.subject.models.class_names
-            by_class = {names[label]: estimate for label, estimate in found.by_class.items()}
-        say(f"{setting.name}: {self.heading('frechet')} {values['frechet'].estimate}")
+            agreed = agreement(self.index, labels, columns[LOGITS].argmax(axis=1), len(columns[LOGITS][0]), rounds)
+            values["agreement"], names = agreed.overall, self.subject.models.class_names
+            by_class = {names[label]: estimate for label, estimate in agreed.by_class.items()}
         return Measured(values, by_class)
 
     def metrics(self) -> tuple[str, ...]:

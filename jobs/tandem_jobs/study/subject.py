@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
@@ -56,14 +57,14 @@ class Setting:
 
     name: str
     parts: tuple[tuple[str, int], ...]
-    cfg: float | None = None  # guidance, if it is not the study's
+    sampling: SamplingConfig | None = None  # how its tokens are drawn, if not as the study's
 
 
 class Subject:
     """Drafter, refiner and VQVAE on one device. Weights are loaded when they are used."""
 
-    def __init__(self, spec: StudyOptions):
-        self.spec, self.device = spec, pick_device()
+    def __init__(self, spec: StudyOptions, part_images: int | None = None):
+        self.spec, self.part_images, self.device = spec, part_images or PART_IMAGES, pick_device()
         if spec.threads:
             torch.set_num_threads(spec.threads)
         self.models = resolve_models(spec.drafter, spec.refiner, spec.vqvae, spec.random_weights)
@@ -81,6 +82,12 @@ class Subject:
             "drafter": self.models.drafter_config,
             "refiner": self.models.refiner_config,
         }
+
+    def of(self, images: int, seed: int) -> Subject:
+        """The same models for another number of images, or another seed."""
+        found = copy.copy(self)
+        found.spec = self.spec.model_copy(update={"images": images, "seed": seed})
+        return found
 
     def add(self, name: str, source: str, role: Literal["drafter", "refiner"] = "refiner") -> None:
         """A further model over the same VQVAE, under a name of its own. CheckpointError if it does not fit the others.
@@ -137,12 +144,12 @@ class Subject:
 
     def sampling_of(self, setting: Setting) -> SamplingConfig:
         """How the tokens of a setting are drawn."""
-        return self.sampling if setting.cfg is None else replace(self.sampling, cfg=setting.cfg, refiner_cfg=None)
+        return setting.sampling or self.sampling
 
     def parts(self) -> list[range]:
         """The images in parts of whole batches, each kept in a file of its own: a study that was stopped makes at most
         one part again."""
-        images, size = self.spec.images, -(-PART_IMAGES // self.spec.batch) * self.spec.batch
+        images, size = self.spec.images, -(-self.part_images // self.spec.batch) * self.spec.batch
         return [range(start, min(start + size, images)) for start in range(0, images, size)]
 
     def key(self, setting: Setting, part: range) -> dict[str, object]:

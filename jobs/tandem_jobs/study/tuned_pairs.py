@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from tandem.config import SamplingConfig
 from tandem.errors import InputError
 from tandem_jobs.run.progress import say
 from tandem_jobs.study.subject import Setting, Subject
@@ -89,11 +90,11 @@ class Contestants:
         drafter, refiner = (self.role(role, key) if role in own else role for role in ROLES)
         return drafter, refiner
 
-    def setting(self, steps: int, cfg: float | None = None) -> Setting | None:
+    def setting(self, steps: int, sampling: SamplingConfig | None = None) -> Setting | None:
         """CoDe by the pair at N."""
         if (roles := self.roles(steps)) is None:
             return None
-        return Setting(f"{self.kind}-{steps}", ((roles[0], steps), (roles[1], self.subject.scales)), cfg)
+        return Setting(f"{self.kind}-{steps}", ((roles[0], steps), (roles[1], self.subject.scales)), sampling)
 
     def refiner_alone(self, steps: int) -> Setting | None:
         """Plain VAR of the pair's refiner, if it is one of its own."""

@@ -34,7 +34,7 @@ def compare(
     subject = quality.subject
     found: dict[int, dict[str, Any]] = {}
     for steps, plain in guided.items():
-        setting = distilled.setting(steps, cfg=0.0)
+        setting = distilled.setting(steps, replace(subject.sampling, cfg=0.0, refiner_cfg=None))
         assert setting is not None, "the pair is for every N"
         own = quality.measured(setting)
         found[steps] = {

@@ -97,7 +97,7 @@ class ModelSet:
     vqvae_config: VqvaeConfig
     class_names: ClassNames
     names_sha256: str | None  # of the class names, if they are not those of the weights
-    sampling: SamplingConfig  # the drafter's own, else the published settings; cfg 0 if all are distilled
+    sampling: SamplingConfig  # the drafter's own, else the published settings; cfg 0 if none needs guidance
     fine_tuned: Mapping[str, FineTuned]  # of the transformers, by role
 
     @property
@@ -183,8 +183,8 @@ def preset(role: Role, source: str) -> VarConfig | VqvaeConfig | None:
 
 @timed("models")
 def suited(sampling: SamplingConfig, fine_tuned: Mapping[str, FineTuned]) -> SamplingConfig:
-    """The usual sampling, without guidance for models that have learned it."""
-    free = {role for role, found in fine_tuned.items() if found.distilled_cfg is not None}
+    """The usual sampling, without guidance for models that need none."""
+    free = {role for role, found in fine_tuned.items() if found.needs_no_guidance}
     if free >= fine_tuned.keys():
         return replace(sampling, cfg=0.0)
     if "refiner" in free:

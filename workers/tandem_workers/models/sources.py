@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,7 +41,7 @@ class Published:
     role: str
     config: VarConfig | VqvaeConfig
     size_bytes: int | None  # as the hub shows it; None: not known, about 4 bytes a parameter
-    licence: str = "MIT"  # of both repositories on the hub, and of both on GitHub
+    licence: str = "MIT"  # of the repository on the hub
     fine_tuned: FineTuned = AS_TRAINED  # their headers do not say it
 
 
@@ -62,7 +63,18 @@ def _published() -> dict[str, Published]:
             name = f"{role}_{n}"
             about = f"{code}/{name}.pth", f"{role}, N = {n}", config, size
             files[name] = Published(*about, fine_tuned=FineTuned(draft_steps=n))
-    return files
+    return files | dict(_guidance_free())
+
+
+def _guidance_free() -> Iterator[tuple[str, Published]]:
+    """VARs that were trained further to need no guidance, by CCA (arXiv 2410.09347) and DDO (arXiv 2503.01103)."""
+    free = FineTuned(guidance_free=True)
+    for depth in ("d16", "d20", "d24", "d30"):
+        address = f"hf://ChenDRAG/CCA_VAR/CCA_VAR_Guidance_Free/VAR_{depth}_CCA.pth"
+        yield f"var_{depth}_cca", Published(address, "drafter or refiner", VAR_PRESETS[depth], None, fine_tuned=free)
+    for depth in ("d16", "d30"):
+        about = f"hf://nvidia/DirectDiscriminativeOptimization/var_{depth}-ddo.pth", "drafter or refiner"
+        yield f"var_{depth}_ddo", Published(*about, VAR_PRESETS[depth], None, "CC BY-NC-SA 4.0", free)
 
 
 PUBLISHED = _published()

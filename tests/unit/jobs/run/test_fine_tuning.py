@@ -167,7 +167,8 @@ def test_what_it_was_fine_tuned_for_is_said_wherever_a_model_is_named(pair, tmp_
     assert (about.draft_steps, about.sampling.cfg, about.fine_tuned["refiner"]) == (2, 0.0, tuned)
     run_inspect(InspectSpec(file=files["drafter"]))
     found = json.loads(capsys.readouterr().out)
-    assert found["fine_tuned"] == {"draft_steps": 2, "distilled_cfg": 3.0} and found["recipe"] == {}
+    assert found["fine_tuned"] == {"draft_steps": 2, "distilled_cfg": 3.0, "guidance_free": False}
+    assert found["recipe"] == {}
 
 
 def test_published_pairs_are_known_by_name(pair, monkeypatch):
@@ -180,10 +181,14 @@ def test_published_pairs_are_known_by_name(pair, monkeypatch):
 @pytest.mark.parametrize(
     ("header", "message"),
     [
-        ({"fine_tuned": []}, r"fine_tuned in its header: expected draft_steps, distilled_cfg, got \[\]"),
-        ({"fine_tuned": {"steps": 2}}, "fine_tuned in its header: expected draft_steps, distilled_cfg, got"),
+        ({"fine_tuned": []}, r"fine_tuned in its header: expected draft_steps, distilled_cfg, guidance_free, got \[\]"),
+        (
+            {"fine_tuned": {"steps": 2}},
+            "fine_tuned in its header: expected draft_steps, distilled_cfg, guidance_free, got",
+        ),
         ({"fine_tuned": {"draft_steps": 4}}, "draft_steps in its header: expected 1 to 3, got 4"),
         ({"fine_tuned": {"draft_steps": True}}, "draft_steps in its header: expected 1 to 3, got True"),
+        ({"fine_tuned": {"guidance_free": 1}}, "guidance_free in its header: expected true or false, got 1"),
         ({"fine_tuned": {"distilled_cfg": 0}}, "distilled_cfg in its header: expected a number above 0, got 0"),
         ({"fine_tuned": {"distilled_cfg": "3"}}, "distilled_cfg in its header: expected a number above 0, got '3'"),
         ({"recipe": "lr 1e-3"}, "recipe in its header: expected a JSON object, got 'lr 1e-3'"),

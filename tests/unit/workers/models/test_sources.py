@@ -12,12 +12,14 @@ import pytest
 from huggingface_hub import constants
 
 from support.hub_server import TOKEN, HubServer
+from tandem.config import SamplingConfig
 from tandem.errors import CheckpointError, InputError
+from tandem.fine_tuning import AS_TRAINED
 from tandem_jobs.cli import main
 from tandem_jobs.submit_files import NAMES
 from tandem_workers.models import fetch_http
 from tandem_workers.models.fetch_hub import cause_of
-from tandem_workers.models.model_set import ModelRef, resolve, resolve_models
+from tandem_workers.models.model_set import ModelRef, resolve, resolve_models, suited
 from tandem_workers.models.sources import PUBLISHED, local_file
 
 REPO = "someone/models"
@@ -260,13 +262,25 @@ def test_models_lists_what_is_published_and_asks_no_server(hub, capsys):
     rows = {row["name"]: row for row in map(json.loads, capsys.readouterr().out.splitlines())}
     published = [f"var_d{depth}" for depth in (16, 20, 24, 30, 36)] + ["vae_ch160v4096z32"]
     published += [f"{role}_{n}" for role in ("drafter", "refiner") for n in (6, 7, 8, 9)]
+    free = [*(f"var_d{depth}_cca" for depth in (16, 20, 24, 30)), "var_d16_ddo", "var_d30_ddo"]
+    published += free
     assert set(PUBLISHED) == set(published)
     for name in published:
         row = rows[name]
-        assert row["weights"].startswith("hf://") and row["licence"] == "MIT"
+        licence = "CC BY-NC-SA 4.0" if name.endswith("ddo") else "MIT"
+        assert row["weights"].startswith("hf://") and row["licence"] == licence
+        assert row["weights"].endswith(", guidance-free") == (name in free)
         assert row["megabytes"] == pytest.approx(row["parameters"] * 4 / 1e6, rel=0.01)
-    assert {name for name, row in rows.items() if row["counted"]} == {"var_d30", "drafter_8"}
+    assert {name for name, row in rows.items() if row["counted"]} == {"var_d30", "drafter_8", *free}
     assert not hub.seen
+
+
+def test_published_models_without_guidance_decode_at_cfg_0():
+    found = PUBLISHED["var_d30_ddo"].fine_tuned, PUBLISHED["var_d16_cca"].fine_tuned
+    sampling = suited(SamplingConfig(), dict(zip(("drafter", "refiner"), found, strict=True)))
+    assert (sampling.cfg, sampling.refiner_cfg) == (0, None)
+    one = suited(SamplingConfig(cfg=1.5), {"drafter": AS_TRAINED, "refiner": found[1]})
+    assert (one.cfg, one.refiner_cfg) == (1.5, 0)
 
 
 def test_a_job_keeps_pinned_addresses_and_parts(hub, tiny_models, drafter):

@@ -1,0 +1,127 @@
+"""Successive halving: all candidates are measured on few images, the better half on twice as many, and so on.
+
+A candidate is better if no other one is both faster and as good. All are measured on the reference's seeds, so that
+losses are paired. Source of the method: Jamieson and Talwalkar, 2016 (arXiv 1502.07943). Theirs ranks by one number,
+ours by fronts of two, since the result is a frontier.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from tandem.metrics import Estimate
+from tandem_jobs.run.progress import say
+from tandem_jobs.tune.candidates import Candidate
+
+Losses = Mapping[str, Estimate]  # by measure, how much worse than the reference; below 0: better
+
+
+@dataclass(frozen=True)
+class Speed:
+    """
+    Attributes:
+        images_per_s: to pixels; the median of rounds, and their range.
+        speed_up: over the reference in the same round.
+    """
+
+    images_per_s: Estimate
+    speed_up: Estimate
+
+
+@dataclass
+class Standing:
+    """What is known of a candidate.
+
+    Attributes:
+        images: on which it was measured last.
+        left: why it left the race; empty: it did not.
+    """
+
+    candidate: Candidate
+    images: int = 0
+    losses: Losses = field(default_factory=dict)
+    speed: Speed | None = None
+    left: str = ""
+
+    @property
+    def loss(self) -> float:
+        """By the first measure, which ranks."""
+        return next(iter(self.losses.values())).value
+
+    @property
+    def speed_up(self) -> float:
+        assert self.speed is not None
+        return self.speed.speed_up.value
+
+
+class Trials(Protocol):
+    """Measures candidates beside the reference."""
+
+    def losses(self, candidate: Candidate, images: int) -> Losses:
+        """Of the first images of the search's seed."""
+        ...
+
+    def speeds(self, candidates: Sequence[Candidate], images: int) -> list[Speed]:
+        """In rounds in which all candidates take turns; `images` names the round."""
+        ...
+
+
+def rounds_of(first_images: int, images: int) -> list[int]:
+    """Images of each round: doubled from the first to the last."""
+    found = [first_images]
+    while found[-1] * 2 <= images:
+        found.append(found[-1] * 2)
+    return found
+
+
+def race(
+    candidates: Sequence[Candidate], trials: Trials, margins: Mapping[str, float], rounds: Sequence[int]
+) -> list[Standing]:
+    """Every candidate as it stood when it was measured last; those that are left have been in all rounds."""
+    standings = [Standing(candidate) for candidate in candidates]
+    running = list(standings)
+    for place, images in enumerate(rounds):
+        say(f"round {place + 1} of {len(rounds)}: {len(running)} candidates, {images} images each")
+        for one, speed in zip(running, trials.speeds([s.candidate for s in running], images), strict=True):
+            one.images, one.speed = images, speed
+        for done, one in enumerate(running, 1):
+            one.losses = trials.losses(one.candidate, images)
+            say(f"{done} of {len(running)}: {one.candidate.words}: {described(one)}")
+        if place + 1 < len(rounds):
+            running = halved(running, margins)
+    return standings
+
+
+def described(one: Standing) -> str:
+    losses = ", ".join(f"{name} {loss} worse" for name, loss in one.losses.items())
+    return f"{losses}, {one.speed_up:.2f} x as fast"
+
+
+def halved(running: Sequence[Standing], margins: Mapping[str, float]) -> list[Standing]:
+    """Those that stay, at most half; `left` of the others says why. None stays that is worse beyond doubt."""
+    stay = []
+    for one in running:
+        worse = [name for name, loss in one.losses.items() if loss.low > margins[name]]
+        if worse:
+            one.left = f"{worse[0]} is worse by more than {margins[worse[0]]:g}"
+        else:
+            stay.append(one)
+    most, kept = max(1, -(-len(running) // 2)), list[Standing]()
+    while stay and len(kept) < most:
+        front = sorted(frontier(stay), key=lambda one: one.loss)[: most - len(kept)]
+        kept += front
+        stay = [one for one in stay if one not in front]
+    for one in stay:
+        one.left = "others are faster and as good"
+    return kept
+
+
+def frontier(standings: Sequence[Standing]) -> list[Standing]:
+    """Those than which no other is both faster and better, by speed. Of equal ones the first."""
+    found: list[Standing] = []
+    for one in sorted(standings, key=lambda one: (-one.speed_up, one.loss)):
+        if not found or one.loss < found[-1].loss:
+            found.append(one)
+    return found

@@ -1,0 +1,150 @@
+"""Measures candidates of `tandem tune` by the decode that jobs run: quality on the same seeds, speed in rounds."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tandem.costs import decode_flops, scale_flops
+from tandem.errors import InputError
+from tandem.guidance import rows_of_scales
+from tandem.metrics import Estimate
+from tandem.prefix import to_tokens
+from tandem_jobs.evaluation.accuracy_score import linear_probe_hits
+from tandem_jobs.evaluation.bootstrap import GROUPS, Resampled, resampled_mean
+from tandem_jobs.evaluation.feature_arrays import group_of
+from tandem_jobs.study.bench_runs import median_of
+from tandem_jobs.study.kept import kept_arrays
+from tandem_jobs.study.quality import Quality
+from tandem_jobs.study.subject import Subject
+from tandem_jobs.tune.candidates import Candidate, Precision
+from tandem_jobs.tune.race import Losses, Speed
+from tandem_workers.features.extractors import FEATURES
+
+
+@dataclass(frozen=True)
+class Measure:
+    """
+    Attributes:
+        margin: by which a candidate may be worse, unless another one is asked for.
+        rises: whether more is better.
+    """
+
+    margin: float
+    rises: bool
+    words: str
+
+
+MEASURES = {
+    "frechet": Measure(0.05, False, "Fréchet distance of the features"),
+    "agreement": Measure(0.01, True, "share of images of which the classifier says their label"),
+    "cas": Measure(0.01, True, "share of held-out pictures that a linear probe trained on the images gets right"),
+}
+
+
+class SubjectTrials:
+    """Candidates and the reference, by the models of a study."""
+
+    def __init__(
+        self,
+        subjects: Mapping[Precision, Subject],
+        quality: Quality,
+        reference: Candidate,
+        measures: Sequence[str],
+        repeats: int,
+    ):
+        self.subjects, self.quality, self.reference = subjects, quality, reference
+        self.measures, self.repeats = measures, repeats
+        self.found: dict[tuple[Candidate, int, int], dict[str, Resampled]] = {}
+        if "agreement" in measures and not quality.knows_classes:
+            raise InputError("--measures: expected none of agreement: the features' network has other classes")
+        if "cas" in measures and quality.real.splits is None:
+            raise InputError("--measures: expected real pictures in --data for cas, got --reference")
+
+    @property
+    def seed(self) -> int:
+        """Of the search."""
+        return self.quality.spec.seed
+
+    def losses(self, candidate: Candidate, images: int) -> Losses:
+        return self.losses_at(candidate, images, self.seed)
+
+    def losses_at(self, candidate: Candidate, images: int, seed: int) -> dict[str, Estimate]:
+        """Paired losses of a candidate, by the first images of a seed."""
+        ours, theirs = (self.measured(one, images, seed) for one in (candidate, self.reference))
+        worse = {name: (theirs, ours) if MEASURES[name].rises else (ours, theirs) for name in self.measures}
+        return {name: first[name].minus(second[name]).estimate for name, (first, second) in worse.items()}
+
+    def measured(self, candidate: Candidate, images: int, seed: int) -> dict[str, Resampled]:
+        """Every measure of a candidate."""
+        key = candidate, images, seed
+        if key not in self.found:
+            quality = self.quality.of(self.subjects[candidate.precision].of(images, seed))
+            setting = candidate.setting(quality.subject.scales, seed)
+            measured = quality.some_measured(setting, self.measures)
+            cas = {"cas": self.accuracy(quality.columns(setting)[FEATURES], quality)} if "cas" in self.measures else {}
+            self.found[key] = {**measured.values, **cas}
+        return self.found[key]
+
+    def accuracy(self, features: NDArray[np.float32], quality: Quality) -> Resampled:
+        """Of a linear probe that learns from the images and is tested on held-out pictures."""
+        pictures, labels = self.held_out
+        train = [(features, quality.subject.labels())]
+        hits = linear_probe_hits(train, [(pictures, labels)], len(quality.subject.models.class_names))
+        group = group_of(np.arange(len(labels)), GROUPS)
+        return resampled_mean(hits, group, quality.spec.rounds)
+
+    @cached_property
+    def held_out(self) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """Features and labels of the held-out pictures."""
+        assert self.quality.real.splits is not None
+        pictures = self.quality.real.splits[1]
+        return self.quality.columns_of(pictures.pixels)[FEATURES], pictures.labels.numpy()
+
+    def speeds(self, candidates: Sequence[Candidate], images: int) -> list[Speed]:
+        return self.speeds_of(candidates, f"round-{images}")
+
+    def speeds_of(self, candidates: Sequence[Candidate], name: str) -> list[Speed]:
+        """Of candidates that take turns with the reference, after a round to warm up; kept under a name."""
+        everybody, spec = [self.reference, *candidates], self.quality.spec
+        key = {
+            "candidates": [one.name for one in everybody],
+            "repeats": self.repeats,
+            "batch": spec.batch,
+            "threads": spec.threads,
+            "weights_sha256": self.quality.recipe()["weights_sha256"],
+        }
+
+        def make() -> dict[str, NDArray[np.float64]]:
+            seconds = [[self.seconds(one) for one in everybody] for _ in range(self.repeats + 1)]
+            return {"seconds": np.array(seconds[1:])}
+
+        seconds = kept_arrays(spec.out / "speeds" / f"{name}.npz", key, make)["seconds"]
+        return [
+            Speed(median_of([spec.batch / s for s in own]), median_of(list(seconds[:, 0] / own)))
+            for own in seconds[:, 1:].T
+        ]
+
+    def seconds(self, candidate: Candidate) -> float:
+        """Of one batch, from labels to pixels in host memory."""
+        subject = self.subjects[candidate.precision]
+        setting, index = candidate.setting(subject.scales, subject.spec.seed), np.arange(subject.spec.batch)
+        began = time.perf_counter()
+        for _ in subject.pixels(to_tokens(subject.ids_of_batch(setting, index))):
+            pass
+        return time.perf_counter() - began
+
+    def flops(self, candidate: Candidate) -> float:
+        """Counted work of an image, with VQVAE decode."""
+        subject, start, total = self.subjects[candidate.precision], 0, 0.0
+        for role, stop in candidate.parts(subject.scales):
+            sampling = candidate.sampling if role == "drafter" else candidate.sampling.of_refiner
+            rows = rows_of_scales([sampling], subject.scales, start, stop)
+            total += sum(scale_flops(subject.configs[role], start, stop, rows))
+            start = stop
+        return total + decode_flops(replace(subject.models.vqvae_config, patch_nums=subject.pyramid.patch_nums))

@@ -1,0 +1,161 @@
+"""`tandem tune`: the cheapest settings whose quality is not worse than a reference's, and the frontier beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+
+from tandem.errors import InputError
+from tandem_jobs.options.options import Share
+from tandem_jobs.run.decode_choices import as_flag, choose_draft_steps
+from tandem_jobs.run.progress import say
+from tandem_jobs.study.quality import Quality, QualityOptions
+from tandem_jobs.study.result import report
+from tandem_jobs.study.subject import Subject
+from tandem_jobs.tune.candidates import Candidate, Precision, default_schedules, grid
+from tandem_jobs.tune.race import Losses, Standing, race, rounds_of
+from tandem_jobs.tune.trials import MEASURES, SubjectTrials
+from tandem_jobs.tune.tuned_report import Confirmation, Outcome, result_of
+
+EXAMPLES = f"""examples: the embedded models; others with their reference pictures; what was found, used
+  tandem tune --out tuned
+  tandem tune --out tuned --drafter var_d30 --refiner var_d16 --vqvae vae_ch160v4096z32 --features inception \\
+      --reference VIRTUAL_imagenet256_labeled.npz --images 10240 --first-images 1280 --confirm-images 50000
+  tandem generate --settings tuned/tuned.json --classes all --per-class 20 --out out
+
+Every combination of --draft-steps, --cfgs, --schedules, --refiner-cfgs, --top-ps, --temperature-scales and --precisions
+is a candidate. All are measured on --first-images images, the better half on twice as many, and so on up to --images.
+The fastest one left that seems good enough is then measured on new seeds. It is chosen if the upper end of the 95 %
+interval of its loss is within --margins; else the next one is tried. If none holds, the reference is chosen.
+
+measures: {"; ".join(f"{name}: {one.words}" for name, one in MEASURES.items())}
+
+OUT/
+  tuned.json   for --settings of generate, serve and plan: the choice, the frontier, all numbers
+  tuned.md     the same as a page, tuned.png as a plot
+  ids/, features/, speeds/   what was measured; the same command goes on there"""
+
+
+class TuneSpec(QualityOptions):
+    """Find the fastest N, guidance, sampling and precision whose quality is not worse than that of a reference."""
+
+    images: PositiveInt = Field(2560, description="images of a candidate in the last round of the search")
+    first_images: PositiveInt | None = Field(
+        None, description="images in the first round, which each round doubles; default: an eighth of --images"
+    )
+    confirm_images: PositiveInt = Field(10_000, description="images by which a choice is confirmed, of new seeds")
+    tries: PositiveInt = Field(3, description="candidates that are tried for confirmation, the fastest first")
+    measures: tuple[str, ...] | None = Field(
+        None,
+        description=f"what quality is: {', '.join(MEASURES)}; the first one ranks; default: frechet, and agreement "
+        "where the features' network knows the classes",
+    )
+    margins: tuple[NonNegativeFloat, ...] | None = Field(
+        None,
+        description="by how much each measure may be worse; default: "
+        + ", ".join(f"{one.margin:g} for {name}" for name, one in MEASURES.items()),
+    )
+    cfgs: tuple[NonNegativeFloat, ...] | None = Field(None, description="strengths of guidance; default: --cfg")
+    schedules: tuple[str, ...] | None = Field(
+        None,
+        description="guidance by scale: linear, constant, off-after:k; default: linear, and off-after:k for every k of "
+        "the second half of the scales",
+    )
+    refiner_cfgs: tuple[NonNegativeFloat, ...] | None = Field(
+        None, description="strengths of the refiner's guidance; default: --refiner-cfg"
+    )
+    top_ps: tuple[Share, ...] | None = Field(None, description="values of --top-p; default: --top-p")
+    temperature_scales: tuple[PositiveFloat, ...] = Field(
+        (1.0, 0.9), description="factors of the temperatures of all scales"
+    )
+    precisions: tuple[Precision, ...] | None = Field(
+        None, description="plain, int8 (CPUs), fp8 (GPUs); default: plain and int8 on CPUs, plain on GPUs"
+    )
+    reference_draft_steps: PositiveInt | None = Field(
+        None,
+        description="N of the reference, which decodes as --cfg, --top-k and the like say; default: about 0.7 K",
+    )
+    repeats: PositiveInt = Field(3, description="timed runs of each candidate, in rounds over all")
+    seed: NonNegativeInt = Field(1, description="seed of the search; choices are confirmed on images of the next one")
+
+    @model_validator(mode="after")
+    def check_search(self) -> TuneSpec:
+        if self.int8 or self.fp8:
+            raise ValueError("expected --precisions int8 or fp8, got --int8 or --fp8: it is one of the things compared")
+        if self.first_images is not None and self.first_images > self.images:
+            raise ValueError(f"expected --first-images of at most --images {self.images}, got {self.first_images}")
+        if unknown := [name for name in self.measures or () if name not in MEASURES]:
+            raise ValueError(f"--measures: expected some of {', '.join(MEASURES)}, got {unknown[0]}")
+        if self.margins is not None and len(self.margins) != len(self.measures or ()):
+            raise ValueError(
+                f"expected as many --margins as --measures, got {len(self.margins)} for {len(self.measures or ())}"
+            )
+        return self
+
+
+def run(spec: TuneSpec) -> dict[str, Any]:
+    """Search, confirm, and write OUT/tuned.json, .md and .png."""
+    tuner = Tuner(spec)
+    say(f"reference: {tuner.reference.words}; {len(tuner.candidates)} candidates")
+    standings = race(tuner.candidates, tuner.trials, tuner.margins, tuner.rounds)
+    confirmed = tuner.confirm(standings)
+    return report(result_of(tuner.outcome(standings, confirmed), tuner.quality, tuner.trials), spec.out)
+
+
+class Tuner:
+    """Models, candidates, and what is measured of them."""
+
+    def __init__(self, spec: TuneSpec):
+        self.spec, first_images = spec, spec.first_images or max(1, spec.images // 8)
+        self.rounds = rounds_of(first_images, spec.images)
+        plain = Subject(spec, first_images)
+        on_gpu = plain.device.type == "cuda"
+        precisions: Sequence[Precision] = spec.precisions or (("plain",) if on_gpu else ("plain", "int8"))
+        subjects: dict[Precision, Subject] = {"plain": plain}
+        for precision in precisions:
+            if precision != "plain":
+                subjects[precision] = Subject(spec.model_copy(update={precision: True}), first_images)
+        own = plain.sampling
+        self.reference = Candidate(choose_draft_steps(spec.reference_draft_steps, plain.models), own)
+        with as_flag():
+            self.candidates = grid(
+                own,
+                plain.scales,
+                plain.steps,
+                spec.cfgs or (own.cfg,),
+                spec.schedules or default_schedules(plain.scales),
+                spec.refiner_cfgs or (own.refiner_cfg,),
+                spec.top_ps or (own.top_p,),
+                spec.temperature_scales,
+                precisions,
+            )
+        self.quality = Quality(plain, spec)
+        measures = spec.measures or (("frechet", "agreement") if self.quality.knows_classes else ("frechet",))
+        given = spec.margins or tuple(MEASURES[name].margin for name in measures)
+        self.margins: Mapping[str, float] = dict(zip(measures, given, strict=True))
+        if not self.candidates:
+            raise InputError("expected one candidate or more")
+        self.trials = SubjectTrials(subjects, self.quality, self.reference, measures, spec.repeats)
+
+    def confirm(self, standings: Sequence[Standing]) -> list[Confirmation]:
+        """The fastest candidates that seem good enough, one after the other until one holds."""
+        able = [one for one in standings if not one.left and one.speed_up > 1 and self.within(one.losses, upper=False)]
+        found: list[Confirmation] = []
+        for one in sorted(able, key=lambda one: -one.speed_up)[: self.spec.tries]:
+            say(f"confirming {one.candidate.words}: {self.spec.confirm_images} images of seed {self.spec.seed + 1}")
+            losses = self.trials.losses_at(one.candidate, self.spec.confirm_images, self.spec.seed + 1)
+            speed = self.trials.speeds_of([one.candidate], f"confirm-{one.candidate.name}")[0]
+            found.append(Confirmation(one.candidate, losses, speed, self.within(losses, upper=True)))
+            if found[-1].holds:
+                break
+        return found
+
+    def within(self, losses: Losses, upper: bool) -> bool:
+        """Whether all losses, or the upper ends of their intervals, are within the margins."""
+        return all((loss.high if upper else loss.value) <= self.margins[name] for name, loss in losses.items())
+
+    def outcome(self, standings: Sequence[Standing], confirmed: Sequence[Confirmation]) -> Outcome:
+        """What the report shows."""
+        return Outcome(self.reference, self.margins, self.spec.confirm_images, standings, confirmed)
