@@ -23,7 +23,7 @@ EXAMPLES = f"""examples: the embedded models; others with their reference pictur
   tandem tune --out tuned
   tandem tune --out tuned --drafter var_d30 --refiner var_d16 --vqvae vae_ch160v4096z32 --features inception \\
       --reference VIRTUAL_imagenet256_labeled.npz --images 10240 --first-images 1280 --confirm-images 50000
-  tandem generate --settings tuned/tuned.json --classes all --per-class 20 --out out
+  tandem generate --settings tuned/tuned.json --classes all --per-class 20 --out faster
 
 Every combination of --draft-steps, --cfgs, --schedules, --refiner-cfgs, --top-ps, --temperature-scales and --precisions
 is a candidate. All are measured on --first-images images, the better half on twice as many, and so on up to --images.
