@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
@@ -66,6 +66,7 @@ class PlanFile(BaseModel):
     request: PlannedRequest
     best: PlannedOption
     runners_up: list[PlannedOption] = Field(default_factory=list)
+    settings: dict[int, dict[str, Any]] = Field(default_factory=dict, strict=False)  # by N, of tandem tune
 
     @property
     def images(self) -> int:

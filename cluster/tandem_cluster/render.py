@@ -97,6 +97,12 @@ class Deployment:
 
     option: PlannedOption
     settings: RenderSettings
+    decoding: Mapping[str, Any] = field(default_factory=dict)  # the plan's settings of N, of tandem tune
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """How tokens are decoded, beside N; what was asked for now wins."""
+        return {k: v for k, v in self.decoding.items() if k != "draft_steps"} | dict(self.settings.preparation)
 
     @property
     def groups(self) -> list[Group]:
@@ -166,9 +172,10 @@ def entrypoint(deployment: Deployment) -> str:
         words += ["--drafters-on", selector_text("drafter"), "--refiners-on", selector_text("refiner")]
     if option.mode == "mixed":
         words += ["--colocated", str(option.num_both), "--colocated-on", selector_text("both")]
-    for name, value in settings.preparation.items():
+    for name, value in deployment.options.items():
         flag = name.replace("_", "-")
-        words += [f"--no-{flag}"] if value is False else [f"--{flag}", *([] if value is True else [str(value)])]
+        text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
+        words += [f"--no-{flag}"] if value is False else [f"--{flag}", *([] if value is True else [text])]
     return shlex.join([*words, "--out", settings.dataset])
 
 
@@ -186,7 +193,7 @@ def serve_config(deployment: Deployment) -> dict[str, Any]:
         "placement": option.mode,
         "drafters": option.num_drafters,
         "refiners": option.num_refiners,
-        **settings.preparation,
+        **deployment.options,
         "drafters_on": selector_text("both" if option.mode == "colocated" else "drafter"),
         "refiners_on": selector_text("both" if option.mode == "colocated" else "refiner"),
         "autoscale": settings.autoscale,

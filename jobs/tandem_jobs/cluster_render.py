@@ -173,7 +173,7 @@ def read_deployment(spec: RenderSpec) -> Deployment:
         except InputError as error:
             hint = "--drafter, --refiner and --vqvae name the models of the plan; the default is the embedded ones"
             raise InputError(f"--plan: {error}", hint) from None
-    deployment = Deployment(option, read_settings(spec, plan))
+    deployment = Deployment(option, read_settings(spec, plan), plan.settings.get(option.draft_steps, {}))
     deployment.check_ranges()
     return deployment
 

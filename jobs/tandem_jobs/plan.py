@@ -60,6 +60,8 @@ class PlanSpec(Spec):
     def check_quality(self) -> PlanSpec:
         if self.max_quality_loss is not None and self.settings is None:
             raise ValueError("expected --settings tuned.json with --max-quality-loss, got none")
+        if self.settings is not None and self.draft_steps != "auto":
+            raise ValueError(f"expected --settings, whose N is planned, without --draft-steps {self.draft_steps}")
         if self.max_quality_loss is not None and self.max_fid is not None:
             raise ValueError("expected --max-fid (the profiles') or --max-quality-loss (the settings'), got both")
         return self
@@ -69,7 +71,7 @@ def run(spec: PlanSpec) -> dict[str, Any]:
     """Print the plan as a table and as one JSON line."""
     profiles = [read_profile(source) for source in spec.profile]
     tuned = read_tuned(spec.settings) if spec.settings else None
-    found = tuned.within(spec.max_quality_loss) if tuned else {}
+    found = tuned.for_gpus(spec.max_quality_loss) if tuned else {}
     request = Request(
         gpus=parse_pairs("--gpus", spec.gpus, ":", int),
         images=spec.images,
@@ -85,9 +87,11 @@ def run(spec: PlanSpec) -> dict[str, Any]:
     print_plan(plan, request)
     result = as_json(plan, request)
     if tuned:
-        result["settings"] = found[plan.best.draft_steps].model_dump(exclude_defaults=True)
-        flags = " ".join(as_flags(DecodingOptions.model_validate(result["settings"])))
-        say(f"settings of N = {plan.best.draft_steps}, also for tandem profile: {flags}")
+        planned = {option.draft_steps for option in (plan.best, *plan.runners_up)}
+        result["settings"] = {n: found[n].to_options() for n in sorted(planned)}
+        flags = " ".join(as_flags(DecodingOptions.model_validate(found[plan.best.draft_steps].to_options())))
+        say(f"settings of N = {plan.best.draft_steps}: {flags}")
+        say("images/s are those of the profiles: tandem profile with the same guidance tells how fast these are")
     print(json.dumps(result), flush=True)
     return result
 

@@ -24,6 +24,8 @@ from tandem.roofline import Card
 from tandem_jobs.bench import gpu_checks, gpu_rates
 from tandem_jobs.bench.card_generate import generate
 from tandem_jobs.bench.gpu_models import SIZES, GpuModels
+from tandem_jobs.bench.peer_timing import beside_card, print_peers
+from tandem_jobs.bench.peers import PeerName, check_peers
 from tandem_jobs.bench.published_code import PublishedCode, compare
 from tandem_jobs.options.spec import Spec
 from tandem_jobs.run.progress import say
@@ -37,7 +39,17 @@ EXAMPLES = """examples:
 Models have random weights; times and memory are those of real ones. Every section is printed when it ends, so that an
 interrupted run has reported its findings; errors are repeated at the end, and the exit code is then 1."""
 Section = Literal[
-    "environment", "rates", "attention", "parity", "identity", "speed", "published", "memory", "halving", "generate"
+    "environment",
+    "rates",
+    "attention",
+    "parity",
+    "identity",
+    "speed",
+    "published",
+    "peers",
+    "memory",
+    "halving",
+    "generate",
 ]
 SECTIONS: tuple[Section, ...] = get_args(Section)
 
@@ -55,6 +67,10 @@ class BenchCardSpec(Spec):
     published: Path | None = Field(
         None, description="a checkout of the published CoDe code, to measure in turn with ours"
     )
+    peers: tuple[PeerName, ...] | None = Field(
+        None,
+        description="other generators with published shapes, to time beside N = 8 (pip install 'tandem-code[peers]')",
+    )
     repeats: PositiveInt = Field(3, description="timed runs; medians are reported")
     images: PositiveInt = Field(3072, description="images that the last section, generate, makes")
     budget_s: PositiveFloat = Field(360.0, description="time limit in seconds, after which no further section begins")
@@ -65,6 +81,7 @@ class CardCheck:
     """The sections, their findings, and the models that they share."""
 
     def __init__(self, spec: BenchCardSpec):
+        check_peers(spec.peers or ())
         self.spec, self.began = spec, time.perf_counter()
         self.device = pick_device()
         if self.device.type != "cuda" and spec.size != "tiny":
@@ -94,12 +111,13 @@ class CardCheck:
             "identity": lambda: gpu_checks.identity(self.models),
             "speed": lambda: list(self.speed()),
             "published": self.compare_published,
+            "peers": lambda: list(beside_card(self.models, self.spec.peers or (), self.spec.repeats, self.left)),
             "memory": lambda: gpu_checks.memory(self.models),
             "halving": lambda: gpu_checks.out_of_memory(self.models),
             "generate": self.generate,
         }
         for name in self.spec.only or SECTIONS:
-            if name != "published" or self.spec.published is not None:
+            if name not in ("published", "peers") or getattr(self.spec, name) is not None:
                 yield name, sections[name]
 
     def card(self) -> Card:
@@ -230,6 +248,8 @@ def print_tables(card: str, found: dict[str, Any]) -> None:
         ),
         "published": ("draft_steps", "batch", "published_images_per_s", "images_per_s", "ratio"),
     }
+    if rows := found.get("peers", {}).get("rows"):
+        print_peers(rows)
     for name, keys in columns.items():
         if rows := found.get(name, {}).get("rows"):
             table = Table(*(key.replace("_", " ") for key in keys), title=f"{name}: {card}")

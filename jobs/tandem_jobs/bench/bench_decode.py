@@ -13,12 +13,15 @@ from tandem.errors import InputError
 from tandem.graphs import FIRST_CAPTURED, release_graphs
 from tandem_jobs.bench.decode_report import PAPER_DRAFT_STEPS, plot, print_memory, print_speed, print_table
 from tandem_jobs.bench.decode_timing import Bench, BenchDecodeSpec, Setting
+from tandem_jobs.bench.peer_timing import beside_bench, print_peers
 from tandem_jobs.run.progress import say
 
 EXAMPLES = """examples:
   tandem bench decode --drafter d30 --refiner d16 --vqvae vae_ch160v4096z32 --random-weights \\
       --dtype bfloat16 --draft-steps 8 --batches 8
   tandem bench decode                             the embedded model
+  tandem bench decode --drafter d30 --refiner d16 --vqvae vae_ch160v4096z32 --random-weights --batches 2 \
+      --draft-steps 8,6 --peers dit-xl2,llamagen-xxl,aim-xl,mar-b
   tandem bench decode --paper-table 3 --drafter d30 --refiner d16 --vqvae vae_ch160v4096z32 --random-weights
 
 Work is counted as in the published code, so the share of the peak can exceed 1 where we save work. The peak is the best
@@ -83,6 +86,9 @@ def measure(bench: Bench) -> dict[str, Any]:
     if bench.preparation.fold_adaln:
         result["table_bytes"] = sum(v.table.num_bytes for v in bench.vars.values() if v.table is not None)
     print_table(result)
+    if spec.peers:
+        result["peers"] = list(beside_bench(bench, spec.peers))
+        print_peers(result["peers"])
     if spec.paper_table == "1":
         print_speed(rows)
     return result

@@ -25,6 +25,7 @@ from tandem.scales import Decode, decode_scales
 from tandem.var import Var
 from tandem.vqvae import Vqvae
 from tandem_jobs.bench.peak_memory import anonymous_bytes, reset_resident, resident_bytes
+from tandem_jobs.bench.peers import PeerName, check_peers
 from tandem_jobs.options.options import GuidanceOptions, MeasuredOptions
 from tandem_jobs.run.decode_choices import choose_draft_steps, choose_dtype, choose_preparation, choose_sampling
 from tandem_jobs.run.progress import say
@@ -48,6 +49,11 @@ class BenchDecodeSpec(MeasuredOptions, GuidanceOptions):
     paper_table: Literal["1", "3"] | None = Field(
         None, description="print the paper's Table 1 (speed) or 3 (memory; counted, nothing is run) next to ours"
     )
+    peers: tuple[PeerName, ...] | None = Field(
+        None,
+        description="also time other generators with their published shapes and random weights, in the same rounds as "
+        "the first N (all but mar-b need pip install 'tandem-code[peers]')",
+    )
     out: Path | None = Field(None, description="folder for decode.json and decode.png (the plot needs matplotlib)")
 
 
@@ -68,6 +74,7 @@ class Bench:
     """The models on one device, and how they are timed."""
 
     def __init__(self, spec: BenchDecodeSpec):
+        check_peers(spec.peers or ())
         self.device, self.spec = pick_device(), spec
         if spec.threads:
             torch.set_num_threads(spec.threads)

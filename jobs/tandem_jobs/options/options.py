@@ -15,7 +15,7 @@ from tandem_cluster.elastic import Range
 from tandem_cluster.nodes import RAY_JOB
 from tandem_jobs.options.flags import COMMAS, flag_of
 from tandem_jobs.options.spec import Spec
-from tandem_jobs.options.tuned_file import tuned_options
+from tandem_jobs.options.tuned_file import Settings, tuned_options
 from tandem_workers.dataset.formats import FormatName
 from tandem_workers.storage.layout import MAX_ROWS
 
@@ -207,7 +207,12 @@ class TunedOptions(Spec):
         """The options in the file below those that are given."""
         if (source := given.get("settings")) is None:
             return given
-        return tuned_options(str(source), tuple(cls.model_fields)) | {k: v for k, v in given.items() if v is not None}
+        own = {name: value for name, value in given.items() if value is not None}
+        return tuned_options(str(source), tuple(cls.model_fields), own)
+
+    @property
+    def always_said(self) -> frozenset[str]:
+        return frozenset(Settings.model_fields) if self.settings is not None else frozenset()
 
 
 class DecodingOptions(PreparationOptions, GuidanceOptions):

@@ -68,6 +68,11 @@ class Spec(BaseModel):
         """Values with those that an option of the command stands for. InputError."""
         return given
 
+    @property
+    def always_said(self) -> frozenset[str]:
+        """Options whose defaults `as_flags` says, too, since another option would set them."""
+        return frozenset()
+
     @classmethod
     def missing(cls, given: Mapping[str, Any]) -> list[str]:
         """The names, for errors, of the required options that are not given."""
@@ -213,7 +218,8 @@ def as_flags(spec: Spec) -> list[str]:
     positional: list[str] = []
     for name, field in type(spec).model_fields.items():
         value = getattr(spec, name)
-        if name == "spec" or value is None or value == field.get_default():
+        usual = value == field.get_default() and name not in spec.always_said
+        if name == "spec" or value is None or usual:
             continue
         flag = flag_of(name)
         if POSITIONAL in field.metadata:

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from tandem.config import numbers
 from tandem.errors import InputError
 from tandem_cluster.model_files import read_model
 
@@ -22,12 +23,12 @@ class Interval(BaseModel):
 
 
 class Settings(BaseModel):
-    """Options of `generate` and `serve`."""
+    """Options of `generate` and `serve`; None is not given."""
 
     model_config = ConfigDict(extra="forbid")
 
     draft_steps: int
-    cfg: float
+    cfg: float | None = None
     cfg_schedule: str
     refiner_cfg: float | None = None
     top_k: int
@@ -36,14 +37,19 @@ class Settings(BaseModel):
     int8: bool = False
     fp8: bool = False
 
+    def to_options(self) -> dict[str, Any]:
+        """Those that are given."""
+        return self.model_dump(exclude_defaults=True)
+
 
 class Found(BaseModel):
-    """One point of the frontier, or a confirmed one. `loss` by measure: how much worse than the reference."""
+    """Settings that were measured. `loss` by measure: how much worse than the reference; `holds` if on new seeds."""
 
     settings: Settings
     loss: dict[str, Interval]
     images: int
     speed_up: Interval
+    holds: bool | None = None
 
 
 class TunedFile(BaseModel):
@@ -52,22 +58,29 @@ class TunedFile(BaseModel):
     tandem_settings: Literal[1]
     weights_sha256: dict[str, str]
     settings: Settings
+    reference_settings: Settings
     margins: dict[str, float]
     confirmed: list[Found]
     frontier: list[Found]
-    reference_settings: Settings
 
-    def within(self, loss: float | None) -> dict[int, Settings]:
-        """By N the fastest settings that were measured to lose at most `loss` by the measure that ranks, at the upper
-        end of the interval; the reference loses nothing. None: the choice alone."""
+    def for_gpus(self, loss: float | None) -> dict[int, Settings]:
+        """By N the fastest settings without int8 that lose at most `loss` by the measure that ranks, and by the others
+        at most their margins, at the upper ends of the intervals. The reference loses nothing. What was measured on new
+        seeds counts by these alone. `loss` None: the choice alone. InputError if it is in int8."""
         if loss is None:
+            if self.settings.int8:
+                raise InputError("--settings: expected settings for GPUs, got int8", "tandem tune on a GPU finds some")
             return {self.settings.draft_steps: self.settings}
-        measure = next(iter(self.margins))
-        found = {self.reference_settings.draft_steps: self.reference_settings}
-        kept = [one for one in (*self.confirmed, *self.frontier) if one.loss[measure].high <= loss]
-        for one in sorted(kept, key=lambda one: one.speed_up.value):
-            found[one.settings.draft_steps] = one.settings
-        return found
+        most = {**self.margins, next(iter(self.margins)): loss}
+        on_new_seeds = [one.settings for one in self.confirmed]
+        measured = [*self.confirmed, *(one for one in self.frontier if one.settings not in on_new_seeds)]
+        good = [one for one in measured if all(one.loss[name].high <= high for name, high in most.items())]
+        ways = [(1.0, self.reference_settings), *((one.speed_up.value, one.settings) for one in good)]
+        found: dict[int, tuple[float, Settings]] = {}
+        for speed_up, settings in ways:
+            if not settings.int8 and speed_up > found.get(settings.draft_steps, (0.0,))[0]:
+                found[settings.draft_steps] = speed_up, settings
+        return {steps: settings for steps, (_, settings) in found.items()}
 
 
 def read_tuned(source: str) -> TunedFile:
@@ -75,10 +88,22 @@ def read_tuned(source: str) -> TunedFile:
     return read_model(TunedFile, "--settings", source, "made by: tandem tune")
 
 
-def tuned_options(source: str, known: Sequence[str]) -> dict[str, Any]:
-    """The options that the file sets, of those that a command has."""
-    found = read_tuned(source).settings.model_dump(exclude_none=True)
-    return {name: value for name, value in found.items() if name in known and value is not False}
+def tuned_options(source: str, known: Sequence[str], given: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that a command takes: those that are given, and below them those that the file sets. Guidance of all
+    scales by numbers stands for all of it, a strength for the refiner's too, one precision for the other."""
+    found = read_tuned(source).settings.to_options()
+    schedule = given.get("cfg_schedule")
+    if schedule is not None and numbers(str(schedule).strip("[]")):
+        found = without(found, "cfg", "refiner_cfg")
+    if "cfg" in given:
+        found = without(found, "refiner_cfg", *(["cfg_schedule"] if numbers(found["cfg_schedule"]) else []))
+    if {"int8", "fp8"} & given.keys():
+        found = without(found, "int8", "fp8")
+    return {name: value for name, value in found.items() if name in known} | dict(given)
+
+
+def without(options: dict[str, Any], *names: str) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if name not in names}
 
 
 def check_weights(source: str, hashes: Mapping[str, str]) -> None:

@@ -96,7 +96,7 @@ def unsuited_guidance(models: ModelSet, tuned: Mapping[str, FineTuned], guided: 
             f"cfg {strength:g} guides again what the {' and the '.join(again)} learned: {flag} 0 suits, and costs half"
         )
     learned = models.fine_tuned["drafter"].distilled_cfg
-    usual = f"{learned or models.sampling.cfg:g}"
+    usual = f"{learned or models.sampling.refiner_cfg or models.sampling.cfg or SamplingConfig().cfg:g}"
     if bare := [role for role in tuned if role not in distilled and not guided[role] and (distilled or learned)]:
         where = "the drafts are of a distilled drafter, and " if len(tuned) == 1 else ""
         return f"{where}cfg 0 leaves the {bare[0]} without guidance, which it needs: {flags[bare[0]]} {usual}"

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
 
-from tandem.metrics import Estimate
 from tandem_jobs.bench.decode_report import PAPER_DRAFT_STEPS
 from tandem_jobs.bench.decode_timing import Bench, BenchDecodeSpec
 from tandem_jobs.options.options import MeasuredOptions
@@ -39,11 +36,3 @@ def recipe(bench: Bench) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "preparation": vars(bench.preparation),
     }
-
-
-def median_of(values: Sequence[float]) -> Estimate:
-    """The median of repeated runs, and their range.
-
-    The range holds the median of all runs with probability 1 - 2^(1 - n), whatever their distribution: 0.97 for six.
-    """
-    return Estimate(statistics.median(values), min(values), max(values))

@@ -11,8 +11,9 @@ from tandem.metrics import Estimate
 from tandem.roofline import PAPER_BATCH, PAPER_SPEED
 from tandem_jobs.bench.bench_decode import order
 from tandem_jobs.bench.decode_timing import Bench, Setting
+from tandem_jobs.bench.repeated import median_of
 from tandem_jobs.run.progress import say
-from tandem_jobs.study.bench_runs import draft_steps_of, median_of, open_bench, recipe
+from tandem_jobs.study.bench_runs import draft_steps_of, open_bench, recipe
 from tandem_jobs.study.figures import NO_PLOT, can_plot, drawn, with_bars
 from tandem_jobs.study.paper import same_left
 from tandem_jobs.study.result import Cell, StudyResult, StudyTable, report

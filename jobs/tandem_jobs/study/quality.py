@@ -226,14 +226,21 @@ class Quality:
             "reference_images": None if self.real.features is None else len(self.real.features),
         }
 
+    @property
+    def sources(self) -> str:
+        """The network and the real pictures, in two sentences."""
+        extractor = self.extractor
+        return (
+            f"Features: {extractor.title}, sha256 {extractor.sha256[:16]}…, pictures of {extractor.input_size} px "
+            f"({extractor.resizer}). Real pictures: {self.real.name}."
+        )
+
     def notes(self) -> list[str]:
         """How the numbers come about, and what is left out."""
         spec, extractor = self.spec, self.extractor
         found = [
             f"{spec.images:,} images of every setting, classes in turn, with the same seeds (seed {spec.seed}). "
-            f"Features: {extractor.title}, sha256 {extractor.sha256[:16]}…, pictures of {extractor.input_size} px "
-            f"({extractor.resizer}). Real pictures: {self.real.name}. "
-            "In brackets 95 % intervals; differences are paired."
+            f"{self.sources} In brackets 95 % intervals; differences are paired."
         ]
         if not extractor.standard_names:
             found.append("The paper's FID is on Inception features and ImageNet: only directions compare with ours.")

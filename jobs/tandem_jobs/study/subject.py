@@ -85,6 +85,7 @@ class Subject:
 
     def of(self, images: int, seed: int) -> Subject:
         """The same models for another number of images, or another seed."""
+        assert self.vqvae is not None  # loaded once for all copies
         found = copy.copy(self)
         found.spec = self.spec.model_copy(update={"images": images, "seed": seed})
         return found

@@ -14,8 +14,9 @@ from tandem.metrics import Estimate
 from tandem.roofline import PAPER_BATCH, PAPER_SPEED
 from tandem_jobs.bench.decode_timing import Bench
 from tandem_jobs.bench.decode_timing import Setting as Timed
+from tandem_jobs.bench.repeated import median_of
 from tandem_jobs.study import paper
-from tandem_jobs.study.bench_runs import median_of, open_bench
+from tandem_jobs.study.bench_runs import open_bench
 from tandem_jobs.study.figures import NO_PLOT, can_plot, drawn
 from tandem_jobs.study.latency import REFINER, timed
 from tandem_jobs.study.memory_use import counted_row

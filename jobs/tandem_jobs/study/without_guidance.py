@@ -11,8 +11,9 @@ from tandem.metrics import Estimate
 from tandem.scales import new_cache
 from tandem_jobs.bench.decode_timing import Bench
 from tandem_jobs.bench.decode_timing import Setting as Timed
+from tandem_jobs.bench.repeated import median_of
 from tandem_jobs.run.progress import say
-from tandem_jobs.study.bench_runs import median_of, open_bench
+from tandem_jobs.study.bench_runs import open_bench
 from tandem_jobs.study.quality import Measured, Quality
 from tandem_jobs.study.result import Cell, StudyTable
 from tandem_jobs.study.study_options import StudyOptions

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any, Literal
 
-from tandem.config import SamplingConfig
+from tandem.config import SamplingConfig, numbers
 from tandem_jobs.study.subject import Setting
 
 Precision = Literal["plain", "int8", "fp8"]
@@ -32,9 +32,10 @@ class Candidate:
 
     @property
     def words(self) -> str:
-        """For people: "N = 5, cfg 3, off-after:4, int8"."""
-        precision = "" if self.precision == "plain" else f", {self.precision}"
-        return f"N = {self.draft_steps}, {self.sampling.guidance}{precision}"
+        """For people: "N = 5, cfg 3, off-after:4, top-p 0.96, temperatures 1.1x2-1, int8"."""
+        own, precision = self.sampling, "" if self.precision == "plain" else f", {self.precision}"
+        drawn = f"top-p {own.top_p:g}, temperatures {runs_of(own.temperatures)}"
+        return f"N = {self.draft_steps}, {own.guidance}, {drawn}{precision}"
 
     def parts(self, num_scales: int) -> tuple[tuple[str, int], ...]:
         """Which model makes which scales, as in `Setting`."""
@@ -54,13 +55,12 @@ class Candidate:
     def options(self) -> dict[str, Any]:
         """The options of `generate` and `serve` that decode in this way."""
         own = self.sampling
-        refiner = {} if own.refiner_cfg is None else {"refiner_cfg": own.refiner_cfg}
+        strengths = {"cfg": own.cfg, "refiner_cfg": own.refiner_cfg} if not numbers(own.cfg_schedule) else {}
         precision: dict[str, Any] = {} if self.precision == "plain" else {self.precision: True}
         return {
             "draft_steps": self.draft_steps,
-            "cfg": own.cfg,
             "cfg_schedule": own.cfg_schedule,
-            **refiner,
+            **{name: value for name, value in strengths.items() if value is not None},
             "top_k": own.top_k,
             "top_p": own.top_p,
             "temperatures": list(own.temperatures),
@@ -77,9 +77,9 @@ def runs_of(values: Sequence[float]) -> str:
     return "-".join(f"{value:g}" if count == 1 else f"{value:g}x{count}" for value, count in found)
 
 
-def default_schedules(num_scales: int) -> tuple[str, ...]:
-    """Guidance as published, and switched off after each scale of the second half."""
-    return "linear", *(f"off-after:{k}" for k in range(-(-num_scales // 2), num_scales))
+def default_schedules(own: str, num_scales: int) -> tuple[str, ...]:
+    """The reference's guidance, and that which is switched off after each scale of the second half."""
+    return own, *(f"off-after:{k}" for k in range(-(-num_scales // 2), num_scales))
 
 
 def grid(

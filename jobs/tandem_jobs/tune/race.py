@@ -69,17 +69,17 @@ class Trials(Protocol):
 
 
 def rounds_of(first_images: int, images: int) -> list[int]:
-    """Images of each round: doubled from the first to the last."""
+    """Images of each round: doubled from the first on, and all in the last."""
     found = [first_images]
-    while found[-1] * 2 <= images:
+    while found[-1] * 2 < images:
         found.append(found[-1] * 2)
-    return found
+    return found if found[-1] >= images else [*found, images]
 
 
 def race(
     candidates: Sequence[Candidate], trials: Trials, margins: Mapping[str, float], rounds: Sequence[int]
 ) -> list[Standing]:
-    """Every candidate as it stood when it was measured last; those that are left have been in all rounds."""
+    """Every candidate as it stood when it was measured last; those that have not left have been in all rounds."""
     standings = [Standing(candidate) for candidate in candidates]
     running = list(standings)
     for place, images in enumerate(rounds):
@@ -89,8 +89,11 @@ def race(
         for done, one in enumerate(running, 1):
             one.losses = trials.losses(one.candidate, images)
             say(f"{done} of {len(running)}: {one.candidate.words}: {described(one)}")
+        running = able(running, margins)
         if place + 1 < len(rounds):
-            running = halved(running, margins)
+            running = halved(running, most=-(-len(candidates) // 2 ** (place + 1)))
+        if not running:
+            break
     return standings
 
 
@@ -99,29 +102,51 @@ def described(one: Standing) -> str:
     return f"{losses}, {one.speed_up:.2f} x as fast"
 
 
-def halved(running: Sequence[Standing], margins: Mapping[str, float]) -> list[Standing]:
-    """Those that stay, at most half; `left` of the others says why. None stays that is worse beyond doubt."""
-    stay = []
+def able(running: Sequence[Standing], margins: Mapping[str, float]) -> list[Standing]:
+    """Those that may be faster than the reference and as good; `left` of the others says why not."""
     for one in running:
+        assert one.speed is not None
         worse = [name for name, loss in one.losses.items() if loss.low > margins[name]]
         if worse:
             one.left = f"{worse[0]} is worse by more than {margins[worse[0]]:g}"
-        else:
-            stay.append(one)
-    most, kept = max(1, -(-len(running) // 2)), list[Standing]()
+        elif one.speed.speed_up.high <= 1:
+            one.left = "not faster than the reference"
+    return [one for one in running if not one.left]
+
+
+def halved(running: Sequence[Standing], most: int) -> list[Standing]:
+    """The frontier, then the frontier of the others, and so on, up to `most`. Of a frontier for which there is no room
+    those that stay are spread over it, from the fastest to the best."""
+    stay, kept = list(running), list[Standing]()
     while stay and len(kept) < most:
-        front = sorted(frontier(stay), key=lambda one: one.loss)[: most - len(kept)]
+        front = frontier(stay)
+        if len(front) > (room := most - len(kept)):
+            places = [round(i * (len(front) - 1) / max(1, room - 1)) for i in range(room)]
+            front = [front[place] for place in places]
         kept += front
         stay = [one for one in stay if one not in front]
     for one in stay:
-        one.left = "others are faster and as good"
+        one.left = "others were faster or better"
     return kept
 
 
 def frontier(standings: Sequence[Standing]) -> list[Standing]:
-    """Those than which no other is both faster and better, by speed. Of equal ones the first."""
+    """Those than which no other is both faster and better by the first measure, the fastest first. Of equal ones the
+    first."""
     found: list[Standing] = []
     for one in sorted(standings, key=lambda one: (-one.speed_up, one.loss)):
         if not found or one.loss < found[-1].loss:
             found.append(one)
+    return found
+
+
+def by_speed(standings: Sequence[Standing]) -> list[Standing]:
+    """The fastest first; of those that may be as fast, by the ranges of their rounds, the best."""
+    rest, found = list(standings), list[Standing]()
+    while rest:
+        fastest = max(rest, key=lambda one: one.speed_up)
+        assert fastest.speed is not None
+        alike = [one for one in rest if one.speed and one.speed.speed_up.high >= fastest.speed.speed_up.low]
+        found.append(min(alike, key=lambda one: one.loss))
+        rest.remove(found[-1])
     return found

@@ -2,29 +2,38 @@
 
 from __future__ import annotations
 
+import platform
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
+from tandem.collaborative import decode
 from tandem.costs import decode_flops, scale_flops
 from tandem.errors import InputError
+from tandem.graphs import FIRST_CAPTURED, release_graphs
 from tandem.guidance import rows_of_scales
 from tandem.metrics import Estimate
-from tandem.prefix import to_tokens
+from tandem.vqvae import Vqvae
+from tandem_jobs.bench.repeated import median_of
 from tandem_jobs.evaluation.accuracy_score import linear_probe_hits
 from tandem_jobs.evaluation.bootstrap import GROUPS, Resampled, resampled_mean
 from tandem_jobs.evaluation.feature_arrays import group_of
-from tandem_jobs.study.bench_runs import median_of
 from tandem_jobs.study.kept import kept_arrays
 from tandem_jobs.study.quality import Quality
 from tandem_jobs.study.subject import Subject
 from tandem_jobs.tune.candidates import Candidate, Precision
 from tandem_jobs.tune.race import Losses, Speed
 from tandem_workers.features.extractors import FEATURES
+from tandem_workers.models.model_set import DTYPES, load_tokenizer
+from tandem_workers.stages.refiner import to_uint8
+
+BLOCK = 3  # candidates that are timed beside the reference at once
+OF_SPEED = ("weights_sha256", "dtype", "threads", "device", "batch")  # of a study's recipe
 
 
 @dataclass(frozen=True)
@@ -60,11 +69,10 @@ class SubjectTrials:
     ):
         self.subjects, self.quality, self.reference = subjects, quality, reference
         self.measures, self.repeats = measures, repeats
+        self.vqvaes: dict[Precision, Vqvae] = {}
         self.found: dict[tuple[Candidate, int, int], dict[str, Resampled]] = {}
         if "agreement" in measures and not quality.knows_classes:
             raise InputError("--measures: expected none of agreement: the features' network has other classes")
-        if "cas" in measures and quality.real.splits is None:
-            raise InputError("--measures: expected real pictures in --data for cas, got --reference")
 
     @property
     def seed(self) -> int:
@@ -107,37 +115,61 @@ class SubjectTrials:
         return self.quality.columns_of(pictures.pixels)[FEATURES], pictures.labels.numpy()
 
     def speeds(self, candidates: Sequence[Candidate], images: int) -> list[Speed]:
-        return self.speeds_of(candidates, f"round-{images}")
+        return self.speeds_of(candidates, f"round-{images}", self.repeats)
 
-    def speeds_of(self, candidates: Sequence[Candidate], name: str) -> list[Speed]:
-        """Of candidates that take turns with the reference, after a round to warm up; kept under a name."""
-        everybody, spec = [self.reference, *candidates], self.quality.spec
+    def speeds_of(self, candidates: Sequence[Candidate], name: str, repeats: int) -> list[Speed]:
+        """Of candidates that take turns with the reference, a few at a time: a slow minute of the machine meets both,
+        and CUDA graphs of all of them are kept. Times are kept under a name."""
+        batch, everybody = self.quality.spec.batch, [self.reference, *candidates]
         key = {
-            "candidates": [one.name for one in everybody],
-            "repeats": self.repeats,
-            "batch": spec.batch,
-            "threads": spec.threads,
-            "weights_sha256": self.quality.recipe()["weights_sha256"],
+            "candidates": [one.options() for one in everybody],
+            "repeats": repeats,
+            "device_name": device_name(self.subjects["plain"].device),
+            "preparations": {name: vars(one.preparation) for name, one in self.subjects.items()},
+            **{name: value for name, value in self.quality.recipe().items() if name in OF_SPEED},
         }
 
         def make() -> dict[str, NDArray[np.float64]]:
-            seconds = [[self.seconds(one) for one in everybody] for _ in range(self.repeats + 1)]
-            return {"seconds": np.array(seconds[1:])}
+            blocks = [self.seconds(candidates[at : at + BLOCK], repeats) for at in range(0, len(candidates), BLOCK)]
+            return {"reference": np.concatenate([b[:, :1].repeat(b.shape[1] - 1, 1) for b in blocks], axis=1)} | {
+                "candidates": np.concatenate([b[:, 1:] for b in blocks], axis=1)
+            }
 
-        seconds = kept_arrays(spec.out / "speeds" / f"{name}.npz", key, make)["seconds"]
-        return [
-            Speed(median_of([spec.batch / s for s in own]), median_of(list(seconds[:, 0] / own)))
-            for own in seconds[:, 1:].T
-        ]
+        if not candidates:
+            return []
+        kept = kept_arrays(self.quality.spec.out / "speeds" / f"{name}.npz", key, make)
+        pairs = zip(kept["reference"].T, kept["candidates"].T, strict=True)
+        return [Speed(median_of((batch / own).tolist()), median_of((theirs / own).tolist())) for theirs, own in pairs]
 
-    def seconds(self, candidate: Candidate) -> float:
-        """Of one batch, from labels to pixels in host memory."""
+    def seconds(self, candidates: Sequence[Candidate], repeats: int) -> NDArray[np.float64]:
+        """[repeats, 1 + candidates]: of a batch by the reference, then by each candidate."""
+        release_graphs()
+        everybody = [self.reference, *candidates]
+        on_gpu = self.subjects["plain"].device.type == "cuda"
+        unpaid = FIRST_CAPTURED if on_gpu else 1  # rounds that warm up
+        rounds = [[self.seconds_of_batch(one) for one in everybody] for _ in range(unpaid + repeats)]
+        return np.array(rounds[unpaid:])
+
+    def seconds_of_batch(self, candidate: Candidate) -> float:
+        """From labels to pixels in host memory."""
         subject = self.subjects[candidate.precision]
         setting, index = candidate.setting(subject.scales, subject.spec.seed), np.arange(subject.spec.batch)
         began = time.perf_counter()
-        for _ in subject.pixels(to_tokens(subject.ids_of_batch(setting, index))):
-            pass
+        to_uint8(decode(self.vqvae(candidate.precision), subject.ids_of_batch(setting, index)))
         return time.perf_counter() - began
+
+    def vqvae(self, precision: Precision) -> Vqvae:
+        """As jobs have it; pixels whose quality is measured are made in float32."""
+        if precision not in self.vqvaes:
+            subject = self.subjects[precision]
+            self.vqvaes[precision] = load_tokenizer(
+                subject.models.vqvae,
+                subject.pyramid.patch_nums,
+                DTYPES[subject.dtype_name],
+                subject.device,
+                subject.preparation,
+            )
+        return self.vqvaes[precision]
 
     def flops(self, candidate: Candidate) -> float:
         """Counted work of an image, with VQVAE decode."""
@@ -148,3 +180,7 @@ class SubjectTrials:
             total += sum(scale_flops(subject.configs[role], start, stop, rows))
             start = stop
         return total + decode_flops(replace(subject.models.vqvae_config, patch_nums=subject.pyramid.patch_nums))
+
+
+def device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()

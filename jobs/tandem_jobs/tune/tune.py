@@ -8,16 +8,18 @@ from typing import Any
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from tandem.errors import InputError
+from tandem_jobs.options.flags import flag_of
 from tandem_jobs.options.options import Share
-from tandem_jobs.run.decode_choices import as_flag, choose_draft_steps
+from tandem_jobs.run.decode_choices import choose_draft_steps
 from tandem_jobs.run.progress import say
 from tandem_jobs.study.quality import Quality, QualityOptions
 from tandem_jobs.study.result import report
 from tandem_jobs.study.subject import Subject
 from tandem_jobs.tune.candidates import Candidate, Precision, default_schedules, grid
-from tandem_jobs.tune.race import Losses, Standing, race, rounds_of
+from tandem_jobs.tune.race import Losses, Standing, by_speed, race, rounds_of
 from tandem_jobs.tune.trials import MEASURES, SubjectTrials
 from tandem_jobs.tune.tuned_report import Confirmation, Outcome, result_of
+from tandem_workers.models.model_set import resolve_models
 
 EXAMPLES = f"""examples: the embedded models; others with their reference pictures; what was found, used
   tandem tune --out tuned
@@ -38,12 +40,26 @@ OUT/
   ids/, features/, speeds/   what was measured; the same command goes on there"""
 
 
+# Options by the name of what they vary
+AXES = {
+    "draft_steps": "draft_steps",
+    "cfg": "cfgs",
+    "cfg_schedule": "schedules",
+    "refiner_cfg": "refiner_cfgs",
+    "top_p": "top_ps",
+    "temperatures": "temperature_scales",
+    "precision": "precisions",
+}
+
+
 class TuneSpec(QualityOptions):
     """Find the fastest N, guidance, sampling and precision whose quality is not worse than that of a reference."""
 
     images: PositiveInt = Field(2560, description="images of a candidate in the last round of the search")
     first_images: PositiveInt | None = Field(
-        None, description="images in the first round, which each round doubles; default: an eighth of --images"
+        None,
+        description="images in the first round, which each round doubles; default: an eighth of --images, at least one "
+        "of each class",
     )
     confirm_images: PositiveInt = Field(10_000, description="images by which a choice is confirmed, of new seeds")
     tries: PositiveInt = Field(3, description="candidates that are tried for confirmation, the fastest first")
@@ -60,8 +76,8 @@ class TuneSpec(QualityOptions):
     cfgs: tuple[NonNegativeFloat, ...] | None = Field(None, description="strengths of guidance; default: --cfg")
     schedules: tuple[str, ...] | None = Field(
         None,
-        description="guidance by scale: linear, constant, off-after:k; default: linear, and off-after:k for every k of "
-        "the second half of the scales",
+        description="guidance by scale: linear, constant, off-after:k; default: --cfg-schedule, and off-after:k for "
+        "every k of the second half of the scales",
     )
     refiner_cfgs: tuple[NonNegativeFloat, ...] | None = Field(
         None, description="strengths of the refiner's guidance; default: --refiner-cfg"
@@ -88,10 +104,16 @@ class TuneSpec(QualityOptions):
             raise ValueError(f"expected --first-images of at most --images {self.images}, got {self.first_images}")
         if unknown := [name for name in self.measures or () if name not in MEASURES]:
             raise ValueError(f"--measures: expected some of {', '.join(MEASURES)}, got {unknown[0]}")
+        if self.margins is not None and self.measures is None:
+            raise ValueError("expected --measures with --margins, in the same order; got none")
         if self.margins is not None and len(self.margins) != len(self.measures or ()):
             raise ValueError(
                 f"expected as many --margins as --measures, got {len(self.margins)} for {len(self.measures or ())}"
             )
+        if "cas" in (self.measures or ()) and self.reference is not None:
+            raise ValueError("--measures: expected held-out pictures in --data for cas, got --reference")
+        if empty := [name for name in AXES.values() if getattr(self, name) == ()]:
+            raise ValueError(f"{flag_of(empty[0])}: expected one value or more, got none")
         return self
 
 
@@ -108,7 +130,10 @@ class Tuner:
     """Models, candidates, and what is measured of them."""
 
     def __init__(self, spec: TuneSpec):
-        self.spec, first_images = spec, spec.first_images or max(1, spec.images // 8)
+        self.spec = spec
+        models = resolve_models(spec.drafter, spec.refiner, spec.vqvae, spec.random_weights)
+        least = max(2, models.drafter_config.num_classes)
+        first_images = min(spec.images, spec.first_images or max(least, spec.images // 8))
         self.rounds = rounds_of(first_images, spec.images)
         plain = Subject(spec, first_images)
         on_gpu = plain.device.type == "cuda"
@@ -119,35 +144,41 @@ class Tuner:
                 subjects[precision] = Subject(spec.model_copy(update={precision: True}), first_images)
         own = plain.sampling
         self.reference = Candidate(choose_draft_steps(spec.reference_draft_steps, plain.models), own)
-        with as_flag():
-            self.candidates = grid(
+        try:
+            candidates = grid(
                 own,
                 plain.scales,
                 plain.steps,
                 spec.cfgs or (own.cfg,),
-                spec.schedules or default_schedules(plain.scales),
+                spec.schedules or default_schedules(own.cfg_schedule, plain.scales),
                 spec.refiner_cfgs or (own.refiner_cfg,),
                 spec.top_ps or (own.top_p,),
                 spec.temperature_scales,
                 precisions,
             )
+        except InputError as error:
+            name, _, problem = str(error).partition(":")
+            raise InputError(f"{flag_of(AXES.get(name, name))}:{problem}", error.hint) from None
+        known = self.reference.key(plain.scales)
+        self.candidates = [one for one in candidates if one.key(plain.scales) != known]
+        if not self.candidates:
+            raise InputError(f"expected settings besides the reference, {self.reference.words}; got none")
         self.quality = Quality(plain, spec)
         measures = spec.measures or (("frechet", "agreement") if self.quality.knows_classes else ("frechet",))
         given = spec.margins or tuple(MEASURES[name].margin for name in measures)
         self.margins: Mapping[str, float] = dict(zip(measures, given, strict=True))
-        if not self.candidates:
-            raise InputError("expected one candidate or more")
         self.trials = SubjectTrials(subjects, self.quality, self.reference, measures, spec.repeats)
 
     def confirm(self, standings: Sequence[Standing]) -> list[Confirmation]:
         """The fastest candidates that seem good enough, one after the other until one holds."""
         able = [one for one in standings if not one.left and one.speed_up > 1 and self.within(one.losses, upper=False)]
         found: list[Confirmation] = []
-        for one in sorted(able, key=lambda one: -one.speed_up)[: self.spec.tries]:
+        for one in by_speed(able)[: self.spec.tries]:
             say(f"confirming {one.candidate.words}: {self.spec.confirm_images} images of seed {self.spec.seed + 1}")
             losses = self.trials.losses_at(one.candidate, self.spec.confirm_images, self.spec.seed + 1)
-            speed = self.trials.speeds_of([one.candidate], f"confirm-{one.candidate.name}")[0]
-            found.append(Confirmation(one.candidate, losses, speed, self.within(losses, upper=True)))
+            speed = self.trials.speeds_of([one.candidate], f"confirm-{one.candidate.name}", 2 * self.spec.repeats)[0]
+            holds = self.within(losses, upper=True) and speed.speed_up.value > 1
+            found.append(Confirmation(one.candidate, losses, speed, holds))
             if found[-1].holds:
                 break
         return found

@@ -37,6 +37,11 @@ class Outcome:
     confirmed: Sequence[Confirmation]
 
     @property
+    def finalists(self) -> list[Standing]:
+        """Those that were in all rounds and may be faster and as good."""
+        return [one for one in self.standings if not one.left]
+
+    @property
     def chosen(self) -> Confirmation | None:
         """The candidate that held; None: the reference stays."""
         return next((one for one in self.confirmed if one.holds), None)
@@ -46,7 +51,7 @@ def result_of(outcome: Outcome, quality: Quality, trials: SubjectTrials) -> Stud
     """Tables, plot and findings."""
     chosen = outcome.chosen.candidate if outcome.chosen else outcome.reference
     work = trials.flops(outcome.reference)
-    best = frontier(outcome.standings)
+    best = frontier(outcome.finalists)
 
     def values_of(one: Standing) -> dict[str, Any]:
         assert one.speed is not None
@@ -123,10 +128,8 @@ def frontier_table(outcome: Outcome, best: Sequence[Standing], quality: Quality,
     for one in best:
         assert one.speed is not None
         speed: list[Cell] = [one.speed.images_per_s, one.speed.speed_up, round(work / trials.flops(one.candidate), 3)]
-        own = one.candidate.sampling
-        sampling = f"top-p {own.top_p:g}, temperature {own.temperatures[0]:g} to {own.temperatures[-1]:g}"
-        rows.append([one.candidate.words, sampling, *one.losses.values(), *speed, one.images])
-    columns = ("settings", "sampling", *heads_of(outcome, quality), "images/s", "times as fast", "by counted work")
+        rows.append([one.candidate.words, *one.losses.values(), *speed, one.images])
+    columns = ("settings", *heads_of(outcome, quality), "images/s", "times as fast", "by counted work")
     return StudyTable("Frontier of the search", (*columns, "images"), rows)
 
 
@@ -151,12 +154,19 @@ def findings(outcome: Outcome, quality: Quality, trials: SubjectTrials) -> list[
 
 def notes(outcome: Outcome, quality: Quality) -> list[str]:
     """How to read the numbers."""
+    confirmed, features = outcome.confirm_images, len(quality.real.gaussian.mean)
+    few = [
+        f"{confirmed:,} images are few for {features} features: the Fréchet distance is that of so many images, and "
+        "its interval may be too narrow; --confirm-images 10 times the features is better."
+    ]
     return [
         f"The reference is {outcome.reference.words}. Losses are paired with it on the same seeds, with 95 % "
         "intervals; below 0 the setting is better. Speed is that of one process from labels to pixels: the median of "
-        "rounds in which all take turns, and their range. Rows of few images have wide intervals, and the best of many "
-        "candidates looks better in a search than it is: what was confirmed counts.",
-        *quality.notes()[1:],
+        "rounds in which all take turns with the reference, and their range. Rows of few images have wide intervals, "
+        "and the best of many candidates looks better in a search than it is: what was confirmed counts.",
+        f"Seed {quality.spec.seed} in the search, {quality.spec.seed + 1} to confirm; classes in turn. "
+        f"{quality.sources}",
+        *(few if confirmed < 10 * features else []),
         *([] if can_plot() else [NO_PLOT]),
     ]
 

@@ -3,22 +3,25 @@
 import json
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
+import yaml
 
 from tandem.metrics import Estimate
 from tandem_jobs.cli import main, parse_options
 from tandem_jobs.options.options import GuidanceOptions
-from tandem_jobs.options.spec import check
+from tandem_jobs.options.spec import as_flags, check
 from tandem_jobs.options.tuned_file import TunedFile, check_weights, read_tuned
 from tandem_jobs.run.decode_choices import check_tuned
 from tandem_jobs.serve_options import AppSpec
 from tandem_jobs.study.subject import Subject
+from tandem_jobs.tune.race import Speed, Standing
 from tandem_jobs.tune.tune import Tuner, TuneSpec
 
 SMALL = ["--images", "16", "--first-images", "8", "--confirm-images", "24", "--batch", "4", "--rounds", "20"]
-SMALL += ["--threads", "1", "--draft-steps", "2,3", "--schedules", "linear,off-after:2", "--repeats", "2"]
-SMALL += ["--temperature-scales", "1"]
+SMALL += ["--threads", "1", "--repeats", "2"]
+GRID = ["--draft-steps", "2,3", "--schedules", "linear,off-after:2", "--temperature-scales", "1"]
 
 
 @pytest.fixture(scope="module")
@@ -37,8 +40,9 @@ def tune(flags, out, capsys):
     threads = torch.get_num_threads()
 
     def run(*more: str, code: int = 0) -> tuple[dict, str]:
-        """Its JSON, and what was said."""
-        assert main(["tune", "--out", str(out), *flags, *SMALL, *more]) == code
+        """Its JSON, and what was said; options of the grid replace those of the others."""
+        grid = [word for at, flag in enumerate(GRID[::2]) if flag not in more for word in GRID[2 * at : 2 * at + 2]]
+        assert main(["tune", "--out", str(out), *flags, *SMALL, *grid, *more]) == code
         said = capsys.readouterr()
         return json.loads(said.out.splitlines()[-1]) if not code else {}, said.err
 
@@ -52,19 +56,17 @@ def made(said: str) -> list[str]:
 
 def test_a_search_ends_with_a_choice_and_goes_on_where_it_was(tune, out):
     values, said = tune("--margins", "1e6,1", "--measures", "frechet,agreement")
-    assert len(values["candidates"]) == 2 * 2 * 2  # N, guidance, precision
-    assert {one["images"] for one in values["candidates"]} == {8, 16}
-    assert sum(one["images"] == 16 for one in values["candidates"]) == 4
+    assert len(values["candidates"]) == 2 * 2 * 2 - 1  # N, guidance, precision; without the reference
+    assert 1 <= sum(one["images"] == 16 for one in values["candidates"]) <= 4
     first, margins = values["candidates"][0], values["margins"]
     assert set(first["loss"]) == {"frechet", "agreement"} and margins == {"frechet": 1e6, "agreement": 1.0}
-    reference = next(one for one in values["candidates"] if one["settings"] == values["reference_settings"])
-    assert reference["loss"]["frechet"]["value"] == 0 and reference["work_ratio"] == 1
+    assert values["reference_settings"] not in [one["settings"] for one in values["candidates"]]
     unguided = next(one for one in values["candidates"] if one["settings"]["cfg_schedule"] == "off-after:2")
     assert unguided["work_ratio"] < 1
     for file in ("tuned.json", "tuned.md", "tuned.png"):
         assert (out / file).stat().st_size > 0
-    # with such margins the fastest one that was faster than the reference holds, if there was one
-    assert bool(values["confirmed"]) == (values["settings"] != values["reference_settings"])
+    held = [one["settings"] for one in values["confirmed"] if one["holds"]]
+    assert [values["settings"]] == (held or [values["reference_settings"]])
     again, more = tune("--margins", "1e6,1", "--measures", "frechet,agreement")
     assert made(said) and not made(more)
     assert again == values
@@ -77,31 +79,50 @@ def test_without_a_faster_one_as_good_the_reference_stays(tune):
 
 
 def test_the_score_of_a_probe_is_a_measure(flags, out):
-    spec = parse_options("tune", ["--out", str(out), *flags, *SMALL, "--measures", "cas", "--margins", "0.5"])
+    spec = parse_options("tune", ["--out", str(out), *flags, *SMALL, *GRID, "--measures", "cas", "--margins", "0.5"])
     tuner = Tuner(spec)
     losses = tuner.trials.losses(tuner.candidates[0], 16)
     assert set(losses) == {"cas"} and -1 <= losses["cas"].low <= losses["cas"].high <= 1
     assert tuner.trials.losses(tuner.reference, 16)["cas"] == Estimate(0, 0, 0)
 
 
+def known(candidate, up: float, loss: float) -> Standing:
+    speed = Speed(Estimate(up, up, up), Estimate(up, up, up))
+    return Standing(candidate, 16, {"frechet": Estimate(loss, -1, 1)}, speed)
+
+
 def test_the_fastest_that_seems_good_enough_is_confirmed_first(flags, out):
-    spec = parse_options("tune", ["--out", str(out), *flags, *SMALL, "--tries", "2", "--measures", "frechet"])
+    spec = parse_options("tune", ["--out", str(out), *flags, *SMALL, *GRID, "--tries", "3", "--measures", "frechet"])
     tuner = Tuner(spec)
     tuner.margins = {"frechet": 0.05}
-    speed, asked = lambda x: SimpleNamespace(speed_up=Estimate(x, x, x)), []
+    highs, speeds, asked = iter((0.1, 0.05, 0.05)), iter((3.0, 0.9, 1.5)), []
 
     def losses_at(candidate, images, seed):
         asked.append((candidate, images, seed))
-        return {"frechet": Estimate(0.0, -0.1, 0.1 if len(asked) == 1 else 0.05)}
+        return {"frechet": Estimate(0.0, -0.1, next(highs))}
 
-    tuner.trials = SimpleNamespace(losses_at=losses_at, speeds_of=lambda candidates, name: [speed(2.0)])
-    standings = [
-        SimpleNamespace(candidate=one, left="", speed_up=up, losses={"frechet": Estimate(loss, -1, 1)})
-        for one, up, loss in zip(tuner.candidates, (0.9, 2.0, 3.0, 4.0), (0.0, 0.0, 0.04, 0.06), strict=False)
-    ]
+    def speeds_of(candidates, name, repeats):
+        up = next(speeds)
+        return [Speed(Estimate(up, up, up), Estimate(up, up, up))]
+
+    tuner.trials = SimpleNamespace(losses_at=losses_at, speeds_of=speeds_of)
+    a, b, c, d, e = tuner.candidates[:5]
+    standings = [known(a, 0.9, 0.0), known(b, 2.0, 0.0), known(c, 3.0, 0.04), known(d, 4.0, 0.06), known(e, 1.6, 0.0)]
     found = tuner.confirm(standings)
-    assert [(one.candidate, one.holds) for one in found] == [(tuner.candidates[2], False), (tuner.candidates[1], True)]
-    assert asked == [(tuner.candidates[2], 24, 2), (tuner.candidates[1], 24, 2)]
+    # the first is worse after all, the second not faster
+    assert [(one.candidate, one.holds) for one in found] == [(c, False), (b, False), (e, True)]
+    assert asked == [(c, 24, 2), (b, 24, 2), (e, 24, 2)]
+
+
+def test_times_are_kept_for_the_same_configuration_alone(flags, out):
+    def made(*more: str) -> list[str]:
+        tuner = Tuner(parse_options("tune", ["--out", str(out), *flags, *SMALL, *GRID, *more]))
+        timed = []
+        tuner.trials.seconds = lambda candidates, repeats: timed.append(candidates) or np.ones((2, 1 + len(candidates)))
+        tuner.trials.speeds_of(tuner.candidates[:1], "kept", 2)
+        return timed
+
+    assert made() and not made() and made("--dtype", "bfloat16") and made("--kernels", "plain")
 
 
 @pytest.mark.parametrize(
@@ -109,9 +130,15 @@ def test_the_fastest_that_seems_good_enough_is_confirmed_first(flags, out):
     [
         (["--int8"], "expected --precisions int8 or fp8, got --int8"),
         (["--measures", "fid"], "--measures: expected some of frechet, agreement, cas, got fid"),
-        (["--margins", "0.1"], "expected as many --margins as --measures, got 1 for 0"),
+        (["--margins", "0.1"], "expected --measures with --margins, in the same order; got none"),
+        (["--margins", "0.1", "--measures", "frechet,cas"], "expected as many --margins as --measures, got 1 for 2"),
         (["--first-images", "64"], "expected --first-images of at most --images 16, got 64"),
-        (["--schedules", "often"], "--cfg-schedule: expected"),
+        (["--schedules", "often"], "--schedules: expected"),
+        (["--temperature-scales", "0.001"], "--temperature-scales: expected"),
+        (
+            ["--draft-steps", "3", "--schedules", "linear", "--precisions", "plain"],
+            "expected settings besides the reference, N = 3",
+        ),
     ],
 )
 def test_a_search_that_cannot_be_is_refused(tune, more, message):
@@ -168,24 +195,89 @@ def test_another_file_is_refused_in_one_line(tmp_path, capsys, text, problem):
     assert "--settings: " in said and problem in said and not (tmp_path / "o").exists()
 
 
-def test_a_plan_takes_the_fastest_n_of_that_quality(tuned, capsys):
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        (["--cfg-schedule", "0,1,2,3,4,5,6"], {"cfg": None, "cfg_schedule": "0,1,2,3,4,5,6", "int8": True}),
+        (["--cfg", "0"], {"cfg": 0.0, "cfg_schedule": "off-after:4", "refiner_cfg": None}),
+        (["--fp8"], {"fp8": True, "int8": False}),
+        (["--no-int8"], {"int8": False}),
+    ],
+)
+def test_what_is_given_replaces_what_it_rules_out_also_where_a_job_is_submitted(tuned, flags, expected):
+    change(tuned, refiner_cfg=0.5)
+    rows = ["--classes", "all", "--images", "4", "--out", "o", "--settings", str(tuned), *flags]
+    spec = parse_options("generate", rows)
+    assert {name: getattr(spec, name) for name in expected} == expected
+    assert parse_options("generate", as_flags(spec)) == spec
+
+
+def test_numbers_for_all_scales_give_way_to_one_strength(tuned):
+    change(tuned, cfg_schedule="0,1,2,3,4,5,6", cfg=None)
+    rows = ["--classes", "all", "--images", "4", "--out", "o", "--settings", str(tuned)]
+    assert parse_options("generate", rows).cfg_schedule == "0,1,2,3,4,5,6"
+    spec = parse_options("generate", [*rows, "--cfg", "1"])
+    assert (spec.cfg, spec.cfg_schedule) == (1.0, None)
+
+
+def change(path, **settings) -> None:
+    """Write the choice and what was confirmed anew; None is left out."""
+    text = json.loads(path.read_text())
+    other = text["frontier"][1]["settings"]["draft_steps"]
+    for one in (text["settings"], *(found["settings"] for found in (*text["confirmed"], *text["frontier"]))):
+        one |= settings
+        for name in [name for name, value in settings.items() if value is None]:
+            del one[name]
+    text["frontier"][1]["settings"]["draft_steps"] = other
+    path.write_text(json.dumps(text))
+
+
+def test_a_plan_takes_the_fastest_settings_of_that_quality(tuned):
+    change(tuned, int8=False)
     found = read_tuned(str(tuned))
     assert isinstance(found, TunedFile)
-    assert sorted(found.within(0.05)) == [4, 5] and sorted(found.within(0.5)) == [2, 4, 5]
-    assert sorted(found.within(0.0)) == [5] and sorted(found.within(None)) == [4]
+    assert sorted(found.for_gpus(0.05)) == [4, 5] and sorted(found.for_gpus(0.5)) == [2, 4, 5]
+    assert sorted(found.for_gpus(0.0)) == [5] and sorted(found.for_gpus(None)) == [4]
+    refuted = found.model_copy(deep=True)
+    refuted.confirmed[0].loss["frechet"].high = 0.2  # on new seeds, whatever the search said
+    assert sorted(refuted.for_gpus(0.05)) == [5]
+    slow = found.model_copy(deep=True)
+    slow.confirmed[0].settings.draft_steps, slow.confirmed[0].speed_up.value = 5, 0.6
+    assert slow.for_gpus(0.05)[5] == found.reference_settings
+    worse = found.model_copy(deep=True)
+    worse.margins["agreement"] = 0.01
+    for one in (*worse.confirmed, *worse.frontier):
+        one.loss["agreement"] = one.loss["frechet"].model_copy(update={"high": 0.2})
+    assert sorted(worse.for_gpus(0.5)) == [5]
+
+
+def test_a_plan_has_the_settings_of_its_n_and_files_of_a_cluster_too(tuned, capsys, tmp_path):
     base = ["plan", "--profile", "paper-l20", "--gpus", "l20:3", "--images", "1e6"]
+    assert main([*base, "--settings", str(tuned)]) == 2
+    assert "expected settings for GPUs, got int8" in capsys.readouterr().err
+    change(tuned, int8=False, draft_steps=7)
     text = json.loads(tuned.read_text())
-    text["settings"]["draft_steps"] = text["confirmed"][0]["settings"]["draft_steps"] = 7
     text["frontier"], text["reference_settings"]["draft_steps"] = [], 9
     tuned.write_text(json.dumps(text))
     assert main([*base, "--settings", str(tuned), "--max-quality-loss", "0.05"]) == 0
     said = capsys.readouterr()
     values = json.loads(said.out.splitlines()[-1])
     assert values["best"]["draft_steps"] == 7 and values["request"]["allowed_steps"] == [7, 9]
-    assert values["settings"]["cfg_schedule"] == "off-after:4"
-    assert "settings of N = 7, also for tandem profile: --cfg 2.5 --cfg-schedule off-after:4" in said.err
-    assert main([*base, "--max-quality-loss", "0.05"]) == 2
-    assert "expected --settings tuned.json with --max-quality-loss, got none" in capsys.readouterr().err
+    assert values["settings"]["7"]["cfg_schedule"] == "off-after:4"
+    flags = "--cfg 2.5 --cfg-schedule off-after:4"
+    assert flags in said.err and "images/s are those of the profiles" in said.err
+    plan = tmp_path / "plan.json"
+    plan.write_text(said.out)
+    images = ["--drafter", "var_d30", "--refiner", "var_d16", "--vqvae", "vae_ch160v4096z32", "--image", "tandem:1"]
+    assert main(["cluster", "render", "--plan", str(plan), "--out", str(tmp_path / "files"), *images]) == 0
+    served = yaml.safe_load((tmp_path / "files" / "serve.yaml").read_text())["applications"][0]["args"]
+    assert (served["draft_steps"], served["cfg_schedule"], served["temperatures"]) == (7, "off-after:4", [1.0, 0.9])
+    for more, problem in (
+        (["--max-quality-loss", "0.05"], "expected --settings tuned.json with --max-quality-loss, got none"),
+        (["--settings", str(tuned), "--draft-steps", "7"], "expected --settings, whose N is planned, without"),
+    ):
+        assert main([*base, *more]) == 2
+        assert problem in capsys.readouterr().err
 
 
 def test_images_of_another_seed_are_of_the_same_models(flags, tmp_path):
