@@ -59,6 +59,17 @@ def test_the_card_of_the_embedded_models_has_the_table_of_the_study():
     assert all(f"{memorised[key]:.1f}" in card for key in ("samples", "heldout"))
 
 
+def test_readme_has_the_figures_of_fine_tuning():
+    settings = values_of("fine-tuned")["settings"]
+    assert list(settings) == ["4", "5", "6"]
+    tuned = [found["fine-tuned"]["frechet_distance"]["value"] for found in settings.values()]
+    plain = [found["fine-tuned"]["frechet_minus"]["training-free"] for found in settings.values()]
+    control = [found["fine-tuned"]["frechet_minus"]["control"] for found in settings.values()]
+    row = next(line for line in (ROOT / "README.md").read_text().splitlines() if line.startswith("| fine-tuned CoDe"))
+    assert f"| {', '.join(f'{value:.2f}' for value in tuned)}; " in row
+    assert f"; {', '.join(map(distance, plain))}; {', '.join(map(distance, control))} |" in row
+
+
 def test_readme_and_benchmarks_have_the_figures_of_the_study():
     settings = values_of("training-free")["settings"]
     names = ("code-5", "drafter", "refiner")
