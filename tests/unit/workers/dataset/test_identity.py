@@ -45,7 +45,7 @@ def spells_keys(path: Path) -> bool:
 def test_keys_are_spelled_in_one_file_and_once():
     folders = (ROOT / "workers" / "tandem_workers", ROOT / "jobs" / "tandem_jobs")
     files = [path for folder in folders for path in folder.rglob("*.py") if spells_keys(path)]
-    others = {"study", "training"}  # reports, and the identities of token sets and trainings
+    others = {"study", "tune", "training"}  # reports, and the identities of token sets and trainings
     assert {path.stem for path in files if path.parent.name not in others} == {"identity"}
     found = strings(ast.parse(Path(identity.__file__).read_text()))
     assert all(found.count(key) == 1 for key in (*TELLING, "rows", "columns", "shard_size", "row_settings", "codec"))
