@@ -11,6 +11,7 @@ from tandem_jobs.bench.decode_timing import Bench, BenchDecodeSpec
 from tandem_jobs.options.options import MeasuredOptions
 from tandem_jobs.run.decode_choices import choose_draft_steps
 from tandem_jobs.study.paper import SCALES
+from tandem_jobs.study.result import from_here
 from tandem_jobs.study.study_options import StudyOutput
 
 
@@ -30,7 +31,7 @@ def draft_steps_of(asked: int | None, bench: Bench) -> int:
 def recipe(bench: Bench) -> dict[str, Any]:
     """What is needed to repeat a measurement."""
     return {
-        "models": {ref.role: ref.label for ref in bench.models.refs},
+        "models": {ref.role: from_here(ref.label) for ref in bench.models.refs},
         "weights_sha256": bench.models.hashes,
         "dtype": bench.dtype_name,
         "threads": torch.get_num_threads(),

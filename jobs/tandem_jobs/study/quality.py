@@ -37,6 +37,7 @@ from tandem_jobs.study.real_pictures import (
     real_of_reference,
     real_of_splits,
 )
+from tandem_jobs.study.result import from_here
 from tandem_jobs.study.study_options import StudyOptions
 from tandem_jobs.study.subject import Setting, Subject
 from tandem_workers.features.choose_extractor import choose_extractor
@@ -210,7 +211,7 @@ class Quality:
         """What is needed to repeat it."""
         subject, spec = self.subject, self.spec
         return {
-            "models": {role: ref.label for role, ref in subject.refs.items()},
+            "models": {role: from_here(ref.label) for role, ref in subject.refs.items()},
             "weights_sha256": {
                 **{r: ref.sha256 for r, ref in subject.refs.items()},
                 "vqvae": subject.models.vqvae.sha256,

@@ -93,6 +93,12 @@ def report(result: StudyResult, out: Path) -> dict[str, Any]:
     return values
 
 
+def from_here(label: str) -> str:
+    """A model's source for a report: a file below the working folder by its way from there, as it was typed."""
+    path, here = Path(label), Path.cwd()
+    return str(path.relative_to(here)) if path.is_relative_to(here) else label
+
+
 def shown(cell: Cell) -> str:
     """A cell as text: numbers with four digits."""
     if cell is None:

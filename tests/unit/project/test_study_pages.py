@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,11 @@ def test_the_document_of_studies_says_what_came_out(path):
     assert path.stem in STUDIES and path.with_suffix(".md").is_file()
     assert values["findings"] and [text for text in values["findings"] if " ".join(text.split()) not in document] == []
     assert f"runs/studies/{path.stem}.md" in document
+
+
+def test_reports_name_no_folder_of_the_machine_that_made_them():
+    reports = [path for path in STORED.rglob("*") if path.suffix in (".json", ".md")]
+    assert [path.name for path in reports if re.search(r'["( ]/(work|home|root|tmp|Users)/', path.read_text())] == []
 
 
 def test_files_of_studies_are_small():
