@@ -8,6 +8,7 @@ Shapes: facebookresearch/DiT, FoundationVision/LlamaGen, hp-l33/AiM and LTH14/ma
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -112,12 +113,19 @@ def next_by_cache(model: Any, shape: Mapping[str, int], steps: int, batch: int, 
 
     token = torch.zeros(GUIDED * batch, 1, dtype=torch.int64, device=place["device"])
 
+    name = kept_as(model, "past_key_values")
+
     def prepare() -> Callable[[], object]:
         cache = StaticCache(config=model.config, max_cache_len=steps)
-        model(token, cache=cache, use_cache=True)  # allocates it
-        return partial(model, token, cache=cache, use_cache=True)
+        model(token, **{name: cache}, use_cache=True)  # allocates it
+        return partial(model, token, **{name: cache}, use_cache=True)
 
     return [Part(steps, prepare)]
+
+
+def kept_as(model: Any, before: str) -> str:
+    """The argument that a network takes its cache by: "cache", or what it was called `before` transformers 5.24."""
+    return "cache" if "cache" in inspect.signature(model.forward).parameters else before
 
 
 def aim(shape: Mapping[str, int]) -> Any:
@@ -137,8 +145,10 @@ def next_by_state(model: Any, shape: Mapping[str, int], steps: int, batch: int, 
     """A forward of one token a row for each, from the state of those before."""
     token = torch.zeros(GUIDED * batch, 1, dtype=torch.int64, device=place["device"])
 
+    name = kept_as(model, "cache_params")
+
     def prepare() -> Callable[[], object]:
-        return partial(model, token, cache=model(token, use_cache=True).cache, use_cache=True)
+        return partial(model, token, **{name: getattr(model(token, use_cache=True), name)}, use_cache=True)
 
     return [Part(steps, prepare)]
 
