@@ -38,9 +38,15 @@ def generate(size: Size, device: torch.device, images: int, limit_s: float) -> d
         except subprocess.TimeoutExpired:
             return {"left_out": f"not finished after {limit_s:.0f} s (--budget-s)"}  # slow is not an error
         if ran.returncode:
-            return {"wrong": [f"exit code {ran.returncode}: {ran.stderr.strip().splitlines()[-1:]}"]}
+            return {"wrong": [f"exit code {ran.returncode}: {cause_in(ran.stderr)}"]}
         summary = json.loads(ran.stdout.strip().splitlines()[-1])
         return {key: summary[key] for key in KEPT if key in summary}
+
+
+def cause_in(said: str) -> str:
+    """The error that a command has said, else its last line."""
+    lines = said.strip().splitlines() or ["nothing was said"]
+    return next((line for line in reversed(lines) if line.startswith("error: ")), lines[-1])
 
 
 def write_models(size: Size, device: torch.device, folder: Path) -> None:
