@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import platform
 import subprocess
@@ -24,6 +23,7 @@ from tandem.roofline import Card
 from tandem_jobs.bench import gpu_checks, gpu_rates
 from tandem_jobs.bench.card_generate import generate
 from tandem_jobs.bench.gpu_models import SIZES, GpuModels
+from tandem_jobs.bench.peak_memory import free_memory
 from tandem_jobs.bench.peer_timing import beside_card, print_peers
 from tandem_jobs.bench.peers import PeerName, check_peers
 from tandem_jobs.bench.published_code import PublishedCode, compare
@@ -133,22 +133,21 @@ class CardCheck:
 
     def compare_published(self) -> list[dict[str, Any]]:
         assert self.spec.published is not None
-        published, size = PublishedCode(self.spec.published, self.models), self.models.size
+        size = self.models.size
+        published = PublishedCode(self.spec.published, size.drafter, size.refiner, size.vqvae, self.device)
         cells = [(n, batch) for batch in size.batches for n in (size.draft_steps, *size.others, None)]
         found = []
         for draft_steps, batch in cells:
             if self.left() < 20:
                 break
-            found.append(compare(published, batch, draft_steps, self.spec.repeats))
+            found.append(compare(published, self.models, batch, draft_steps, self.spec.repeats))
             say(" ".join(f"{name} {value}" for name, value in rounded(found[-1]).items()))
         return found
 
     def generate(self) -> dict[str, Any]:
         """Run `generate` in its own processes, after this one has freed its memory."""
         self.loaded = None
-        gc.collect()
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
+        free_memory(self.device)
         return generate(SIZES[self.spec.size], self.device, self.spec.images, max(GENERATE_S, self.left()))
 
     def run(self) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import torch
 
 from tandem.errors import InputError
 from tandem.graphs import FIRST_CAPTURED, release_graphs
+from tandem_jobs.bench.beside_published import beside_published, print_published
 from tandem_jobs.bench.decode_report import PAPER_DRAFT_STEPS, plot, print_memory, print_speed, print_table
 from tandem_jobs.bench.decode_timing import Bench, BenchDecodeSpec, Setting
 from tandem_jobs.bench.peer_timing import beside_bench, print_peers
@@ -22,6 +23,8 @@ EXAMPLES = """examples:
   tandem bench decode                             the embedded model
   tandem bench decode --drafter d30 --refiner d16 --vqvae vae_ch160v4096z32 --random-weights --batches 2 \
       --draft-steps 8,6 --peers dit-xl2,llamagen-xxl,aim-xl,mar-b
+  tandem bench decode --drafter d30 --refiner d16 --vqvae vae_ch160v4096z32 --random-weights --dtype float32 \
+      --draft-steps 8,6 --batches 2 --no-plain-var --published CoDe
   tandem bench decode --paper-table 3 --drafter d30 --refiner d16 --vqvae vae_ch160v4096z32 --random-weights
 
 Work is counted as in the published code, so the share of the peak can exceed 1 where we save work. The peak is the best
@@ -89,6 +92,9 @@ def measure(bench: Bench) -> dict[str, Any]:
     if spec.peers:
         result["peers"] = list(beside_bench(bench, spec.peers))
         print_peers(result["peers"])
+    if spec.published is not None:
+        result["published"] = list(beside_published(bench, spec.published))
+        print_published(result["published"])
     if spec.paper_table == "1":
         print_speed(rows)
     return result

@@ -18,14 +18,16 @@ from torch.nn import functional as F
 from tandem.collaborative import decode
 from tandem.config import SamplingConfig
 from tandem.costs import Bytes, decode_flops, kv_bytes, scale_flops, tensor_bytes, var_bytes, vqvae_bytes
+from tandem.graphs import release_graphs
 from tandem.guidance import rows_of_scales
 from tandem.kernels import compute_dtype
 from tandem.sampling import uniforms
 from tandem.scales import Decode, decode_scales
 from tandem.var import Var
 from tandem.vqvae import Vqvae
-from tandem_jobs.bench.peak_memory import anonymous_bytes, reset_resident, resident_bytes
+from tandem_jobs.bench.peak_memory import anonymous_bytes, free_memory, reset_resident, resident_bytes
 from tandem_jobs.bench.peers import PeerName, check_peers
+from tandem_jobs.bench.published_code import check_checkout
 from tandem_jobs.options.options import GuidanceOptions, MeasuredOptions
 from tandem_jobs.run.decode_choices import choose_draft_steps, choose_dtype, choose_preparation, choose_sampling
 from tandem_jobs.run.progress import say
@@ -54,6 +56,11 @@ class BenchDecodeSpec(MeasuredOptions, GuidanceOptions):
         description="also time other generators with their published shapes and random weights, in the same rounds as "
         "the first N (all but mar-b need pip install 'tandem-code[peers]')",
     )
+    published: Path | None = Field(
+        None,
+        description="a checkout of the published CoDe code, to measure in turn with ours on models of the published "
+        "shapes, each with the memory to itself; in float32 on a CPU",
+    )
     out: Path | None = Field(None, description="folder for decode.json and decode.png (the plot needs matplotlib)")
 
 
@@ -75,6 +82,8 @@ class Bench:
 
     def __init__(self, spec: BenchDecodeSpec):
         check_peers(spec.peers or ())
+        if spec.published is not None:
+            check_checkout(spec.published)
         self.device, self.spec = pick_device(), spec
         if spec.threads:
             torch.set_num_threads(spec.threads)
@@ -93,8 +102,12 @@ class Bench:
         self.configs = {"draft": models.drafter_config, "refine": models.refiner_config}
         self.vqvae_config = replace(models.vqvae_config, patch_nums=self.pyramid.patch_nums)
         self.peaks: list[float] = []
-        if spec.paper_table == "3":
-            return
+        if spec.paper_table != "3":
+            self.load()
+
+    def load(self) -> None:
+        """Load the models."""
+        models = self.models
         refs = {"draft": models.drafter, "refine": models.ref("refiner")}
         self.vars: dict[str, Var] = {}
         for stage, ref in refs.items():
@@ -106,6 +119,12 @@ class Bench:
         self.vqvae: Vqvae = load_tokenizer(
             models.vqvae, self.pyramid.patch_nums, self.dtype, self.device, self.preparation
         )
+
+    def unload(self) -> None:
+        """Free the models' memory, until they are loaded again."""
+        release_graphs()
+        del self.vars, self.vqvae
+        free_memory(self.device)
 
     @property
     def on_gpu(self) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -25,6 +24,7 @@ from tandem.prefix import Prefix
 from tandem.sampling import uniforms
 from tandem.var import Var
 from tandem.vqvae import Vqvae
+from tandem_jobs.bench.peak_memory import free_memory
 
 # --kernels plain; fused kernels only; with CUDA graphs (the default); with --fp8 too
 Way = Literal["plain", "fused", "graphs", "fp8"]
@@ -108,9 +108,7 @@ class GpuModels:
             self.use_fp8(False)
             for model in models:
                 model.graphs = None
-            gc.collect()
-            if self.on_gpu:
-                torch.cuda.empty_cache()
+            free_memory(self.device)
 
     def use_fp8(self, wanted: bool) -> None:
         """Let all matrix products use FP8 weights, or none."""

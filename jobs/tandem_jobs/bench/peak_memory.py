@@ -1,10 +1,18 @@
-"""Peak memory of a piece of work."""
+"""Memory of a piece of work: its peak, and giving it back."""
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 
 import torch
+
+
+def free_memory(device: torch.device) -> None:
+    """Give back what no tensor holds any more."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
 
 
 def reset_resident(device: torch.device) -> None:

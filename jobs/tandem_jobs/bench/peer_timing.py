@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from tandem.graphs import FIRST_CAPTURED, release_graphs
 from tandem.roofline import PAPER_SPEED
 from tandem_jobs.bench.decode_timing import Bench, Setting
 from tandem_jobs.bench.gpu_models import DecodeInputs, GpuModels
+from tandem_jobs.bench.peak_memory import free_memory
 from tandem_jobs.bench.peers import GUIDED, PEERS, Part, PeerName, Place
 from tandem_jobs.bench.repeated import median_of
 from tandem_jobs.run.progress import say
@@ -90,9 +90,7 @@ def time_peer(name: PeerName, batch: int, place: Place, ours: Ours, repeats: int
             own_s.append(own)
             peer_s.append(theirs)
     del parts
-    gc.collect()
-    if place["device"].type == "cuda":
-        torch.cuda.empty_cache()
+    free_memory(place["device"])
     return {
         "peer": name,
         "title": peer.title,

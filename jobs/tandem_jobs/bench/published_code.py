@@ -1,7 +1,7 @@
 """The published CoDe code (github.com/czg1225/CoDe) as a baseline: from the user's checkout, never shipped with ours.
 
-It runs with random weights in its own float16 autocast and with TF32, like its `demo`; huggingface_hub, which decoding
-does not need, is replaced by a stub.
+It runs with random weights: on a GPU in its own float16 autocast and with TF32, like its `demo`, on a CPU in float32.
+huggingface_hub, which decoding does not need, is replaced by a stub.
 """
 
 from __future__ import annotations
@@ -15,39 +15,35 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from tandem.config import VarConfig, VqvaeConfig
 from tandem.errors import InputError
-from tandem_jobs.bench.gpu_models import SAMPLING, DecodeInputs, GpuModels
+from tandem_jobs.bench.gpu_models import SAMPLING, GpuModels
 
 RESETTING = (nn.Linear, nn.LayerNorm, nn.BatchNorm2d, nn.SyncBatchNorm, nn.Conv1d, nn.Conv2d, nn.ConvTranspose1d)
 FILES = ("models/__init__.py", "models/var.py")
 
 
 class PublishedCode:
-    """Drafter and refiner of the published code, of the same sizes as ours and on the same device."""
+    """Drafter and refiner of the published code, of the sizes of ours."""
 
-    def __init__(self, folder: Path, models: GpuModels):
-        if missing := [name for name in FILES if not (folder / name).is_file()]:
-            raise InputError(
-                f"--published: expected a checkout of the published CoDe code, {folder} has no {missing[0]}",
-                "git clone https://github.com/czg1225/CoDe",
-            )
-        self.models, self.half = models, torch.float16 if models.on_gpu else torch.bfloat16
-        size = models.size
-        with importable(folder), torch.device(models.device), contextlib.redirect_stdout(io.StringIO()):
+    def __init__(self, folder: Path, drafter: VarConfig, refiner: VarConfig, vqvae: VqvaeConfig, device: torch.device):
+        check_checkout(folder)
+        self.device, self.scales = device, drafter.pyramid.num_scales
+        with importable(folder), torch.device(device), contextlib.redirect_stdout(io.StringIO()):
             from models import build_vae_var_ctf  # type: ignore[import-not-found]
 
             built = build_vae_var_ctf(
-                V=size.drafter.vocab_size,
-                Cvae=size.drafter.latent_channels,
-                ch=size.vqvae.base_channels,
+                V=drafter.vocab_size,
+                Cvae=drafter.latent_channels,
+                ch=vqvae.base_channels,
                 share_quant_resi=4,
-                device=models.device,
-                patch_nums=size.drafter.patch_nums,
-                num_classes=size.drafter.num_classes,
-                depth_draft=size.drafter.depth,
-                depth_refine=size.refiner.depth,
+                device=device,
+                patch_nums=drafter.patch_nums,
+                num_classes=drafter.num_classes,
+                depth_draft=drafter.depth,
+                depth_refine=refiner.depth,
                 shared_aln=False,
             )
         _, self.drafter, self.refiner = built
@@ -56,21 +52,22 @@ class PublishedCode:
             for parameter in model.parameters():
                 parameter.normal_(0, 0.02)
 
-    def make(self, batch: DecodeInputs, draft_steps: int | None) -> Any:
-        """Labels to pixels, like the published `demo`."""
-        scales = self.models.size.drafter.pyramid.num_scales
+    def make(self, labels_B: Tensor, draft_steps: int | None) -> Any:
+        """Labels to pixels, like the published `demo`. `draft_steps` None: the drafter alone."""
+        on_gpu = self.device.type == "cuda"
+        half = torch.float16 if on_gpu else torch.bfloat16
         with (
             torch.inference_mode(),
             fast_products(),
-            torch.autocast(self.models.device.type, self.half, self.models.on_gpu, cache_enabled=True),
+            torch.autocast(self.device.type, half, on_gpu, cache_enabled=True),
         ):
-            asked = {"B": len(batch.labels_B), "label_B": batch.labels_B, "g_seed": 0, "more_smooth": False}
+            asked = {"B": len(labels_B), "label_B": labels_B, "g_seed": 0, "more_smooth": False}
             asked |= {"cfg": SAMPLING.cfg, "top_p": SAMPLING.top_p}
             if draft_steps is None:
                 return self.drafter.autoregressive_infer_cfg(**asked, top_k=SAMPLING.top_k)
             asked |= {
-                "top_k": [SAMPLING.top_k] * scales,
-                "temp": [SAMPLING.temperature(scale) for scale in range(scales)],
+                "top_k": [SAMPLING.top_k] * self.scales,
+                "temp": [SAMPLING.temperature(scale) for scale in range(self.scales)],
             }
             f_hat, drafted = self.drafter.autoregressive_infer_cfg_draft(**asked, exit_num=draft_steps)
             return self.refiner.autoregressive_infer_cfg_refine(
@@ -78,11 +75,21 @@ class PublishedCode:
             )
 
 
-def compare(published: PublishedCode, batch_size: int, draft_steps: int | None, repeats: int) -> dict[str, Any]:
+def check_checkout(folder: Path) -> None:
+    """Raises InputError if `folder` does not hold the published code."""
+    if missing := [name for name in FILES if not (folder / name).is_file()]:
+        raise InputError(
+            f"--published: expected a checkout of the published CoDe code, {folder} has no {missing[0]}",
+            "git clone https://github.com/czg1225/CoDe",
+        )
+
+
+def compare(
+    published: PublishedCode, models: GpuModels, batch_size: int, draft_steps: int | None, repeats: int
+) -> dict[str, Any]:
     """Images a second of both, in turn; ours with default settings."""
-    models = published.models
     batch = models.batch(batch_size)
-    theirs_ms = models.median_ms(lambda: published.make(batch, draft_steps), repeats)
+    theirs_ms = models.median_ms(lambda: published.make(batch.labels_B, draft_steps), repeats)
 
     def ours() -> None:
         if draft_steps is None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import textwrap
 
 import pytest
 import torch
@@ -15,7 +14,6 @@ from tandem.roofline import CARDS, DRAFTER, REFINER, VQVAE_PRESET, images_per_s
 from tandem_jobs.bench import bench_card, card_generate, gpu_rates
 from tandem_jobs.bench.bench_card import BenchCardSpec, CardCheck
 from tandem_jobs.bench.gpu_models import SIZES, GpuModels
-from tandem_jobs.bench.published_code import PublishedCode, compare
 
 CPU = torch.device("cpu")
 
@@ -112,41 +110,3 @@ def test_the_roofline_is_that_of_the_rates_that_were_measured():
     models.size = size
     seconds = sum(gpu_rates.roofline_s(models, card, 8, 64))
     assert 64 / seconds == pytest.approx(images_per_s(8, 64, CARDS[3], with_decode=True))
-
-
-PUBLISHED = """
-    import torch
-    from huggingface_hub import PyTorchModelHubMixin, hf_hub_download
-
-    class Model(torch.nn.Linear, PyTorchModelHubMixin, repo_url="none"):
-        def autoregressive_infer_cfg(self, B, label_B, g_seed, more_smooth, cfg, top_p, top_k):
-            return "alone", B, top_k
-        def autoregressive_infer_cfg_draft(self, B, label_B, g_seed, more_smooth, cfg, top_p, top_k, temp, exit_num):
-            return "f_hat", exit_num
-        def autoregressive_infer_cfg_refine(self, draft, f_hat, entry_num, temp, **asked):
-            return draft, f_hat, entry_num, len(temp)
-
-    def build_vae_var_ctf(V, Cvae, ch, share_quant_resi, device, patch_nums, num_classes, depth_draft, depth_refine,
-                          shared_aln):
-        torch.nn.Linear.reset_parameters = lambda self: None
-        return Model(2, 2), Model(depth_draft, 2), Model(depth_refine, 2)
-"""
-
-
-def test_the_published_code_runs_from_a_checkout_and_leaves_nothing_behind(tmp_path, models, monkeypatch):
-    package = tmp_path / "models"
-    package.mkdir()
-    (package / "var.py").touch()
-    with pytest.raises(InputError, match=r"expected a checkout of the published CoDe code, .* has no models/__init__"):
-        PublishedCode(tmp_path, models)
-    (package / "__init__.py").write_text(textwrap.dedent(PUBLISHED))
-    monkeypatch.delitem(__import__("sys").modules, "models", raising=False)
-    reset = torch.nn.Linear.reset_parameters
-    published = PublishedCode(tmp_path, models)
-    assert torch.nn.Linear.reset_parameters is reset
-    assert published.drafter.in_features == models.size.drafter.depth
-    batch = models.batch(2)
-    assert published.make(batch, 2) == (2, "f_hat", 2, 4)
-    assert published.make(batch, None) == ("alone", 2, 600)
-    row = compare(published, 1, 2, repeats=1)
-    assert row["ratio"] == pytest.approx(row["images_per_s"] / row["published_images_per_s"])
