@@ -17,6 +17,7 @@ from tandem.errors import InputError
 from tandem.prefix import Prefix
 from tandem.quantizer import Quantizer
 from tandem.scales import Decode
+from tandem.source import Source
 from tandem.var import Var
 from tandem.vqvae import Vqvae
 
@@ -28,6 +29,7 @@ def draft(
     uniforms_BL: Tensor,
     draft_steps: int,
     sampling: SamplingConfig | Sequence[SamplingConfig],
+    source: Source | None = None,
 ) -> Prefix:
     """Scales 1..N: token ids of the low frequencies, as a Prefix of B images.
 
@@ -38,10 +40,11 @@ def draft(
         uniforms_BL: random integers of each image, int64 [B, L], as `uniforms` gives them.
         draft_steps: N, scales that the drafter makes, 1 to K - 1.
         sampling: guidance, top-k, top-p and temperatures, of all images or of each.
+        source: what edits keep of their pictures; see `Source`.
 
     Raises InputError for arguments that do not fit, JobError for logits that are not finite.
     """
-    ids_BL = begin_draft(drafter, quantizer, labels_B, uniforms_BL, draft_steps, sampling).tokens()
+    ids_BL = begin_draft(drafter, quantizer, labels_B, uniforms_BL, draft_steps, sampling, source=source).tokens()
     return Prefix.from_ids(ids_BL, draft_steps)
 
 
@@ -53,11 +56,12 @@ def begin_draft(
     draft_steps: int,
     sampling: SamplingConfig | Sequence[SamplingConfig],
     read_values: bool = True,
+    source: Source | None = None,
 ) -> Decode:
     """The decode of `draft`, to be launched. See `Decode.of` for `read_values`."""
     drafter.config.pyramid.check_draft_steps(draft_steps)
     none_B0 = no_tokens(uniforms_BL)
-    return Decode.of(drafter, quantizer, labels_B, uniforms_BL, none_B0, draft_steps, sampling, read_values)
+    return Decode.of(drafter, quantizer, labels_B, uniforms_BL, none_B0, draft_steps, sampling, read_values, source)
 
 
 def refine(
@@ -67,6 +71,7 @@ def refine(
     uniforms_BL: Tensor,
     prefix: Prefix,
     sampling: SamplingConfig | Sequence[SamplingConfig],
+    source: Source | None = None,
 ) -> Tensor:
     """Scales N+1..K after a prefix: token ids of all scales, int64 [B, L].
 
@@ -77,10 +82,11 @@ def refine(
         uniforms_BL: random integers of each image, int64 [B, L], as `uniforms` gives them.
         prefix: what `draft` made for these images.
         sampling: guidance, top-k, top-p and temperatures, of all images or of each.
+        source: that of the draft.
 
     Raises InputError for arguments that do not fit, JobError for logits that are not finite.
     """
-    return begin_refine(refiner, quantizer, labels_B, uniforms_BL, prefix, sampling).tokens()
+    return begin_refine(refiner, quantizer, labels_B, uniforms_BL, prefix, sampling, source=source).tokens()
 
 
 def begin_refine(
@@ -91,6 +97,7 @@ def begin_refine(
     prefix: Prefix,
     sampling: SamplingConfig | Sequence[SamplingConfig],
     read_values: bool = True,
+    source: Source | None = None,
 ) -> Decode:
     """The decode of `refine`, to be launched. See `Decode.of` for `read_values`."""
     pyramid = refiner.config.pyramid
@@ -98,7 +105,8 @@ def begin_refine(
         raise InputError(f"prefix: expected a Prefix, got {describe(prefix)}")
     ids_BL = prefix.check(pyramid, refiner.config.vocab_size).ids(getattr(labels_B, "device", None))
     sampling = of_refiner(sampling)
-    return Decode.of(refiner, quantizer, labels_B, uniforms_BL, ids_BL, pyramid.num_scales, sampling, read_values)
+    stop = pyramid.num_scales
+    return Decode.of(refiner, quantizer, labels_B, uniforms_BL, ids_BL, stop, sampling, read_values, source)
 
 
 def of_refiner(sampling: SamplingConfig | Sequence[SamplingConfig]) -> SamplingConfig | Sequence[SamplingConfig]:
@@ -116,6 +124,7 @@ def generate(
     uniforms_BL: Tensor,
     draft_steps: int,
     sampling: SamplingConfig,
+    source: Source | None = None,
 ) -> tuple[Tensor, Tensor]:
     """CoDe from labels to images: (pixels float [B, 3, H, W] in [0, 1], token ids int64 [B, L]).
 
@@ -127,16 +136,22 @@ def generate(
         uniforms_BL: random integers of each image, int64 [B, L], as `uniforms` gives them.
         draft_steps: N, 1 to K - 1.
         sampling: guidance, top-k, top-p and temperatures.
+        source: what edits keep of their pictures; see `Source`.
 
     Raises InputError for arguments that do not fit, JobError for logits that are not finite.
     """
-    prefix = draft(drafter, vqvae.quantize, labels_B, uniforms_BL, draft_steps, sampling)
-    ids_BL = refine(refiner, vqvae.quantize, labels_B, uniforms_BL, prefix, sampling)
-    return decode(vqvae, ids_BL), ids_BL
+    prefix = draft(drafter, vqvae.quantize, labels_B, uniforms_BL, draft_steps, sampling, source)
+    ids_BL = refine(refiner, vqvae.quantize, labels_B, uniforms_BL, prefix, sampling, source)
+    return decode(vqvae, ids_BL, source), ids_BL
 
 
 def generate_alone(
-    var: Var, vqvae: Vqvae, labels_B: Tensor, uniforms_BL: Tensor, sampling: SamplingConfig
+    var: Var,
+    vqvae: Vqvae,
+    labels_B: Tensor,
+    uniforms_BL: Tensor,
+    sampling: SamplingConfig,
+    source: Source | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Plain VAR, one model for all scales: the baseline of CoDe. Returns what `generate` returns.
 
@@ -146,27 +161,35 @@ def generate_alone(
         labels_B: class of each image, whole numbers [B] below `num_classes`.
         uniforms_BL: random integers of each image, int64 [B, L], as `uniforms` gives them.
         sampling: guidance, top-k, top-p and temperatures.
+        source: what edits keep of their pictures; see `Source`.
 
     Raises InputError for arguments that do not fit, JobError for logits that are not finite.
     """
-    none_B0, num_scales = no_tokens(uniforms_BL), var.config.pyramid.num_scales
-    ids_BL = Decode.of(var, vqvae.quantize, labels_B, uniforms_BL, none_B0, num_scales, sampling).tokens()
-    return decode(vqvae, ids_BL), ids_BL
+    none_B0, stop = no_tokens(uniforms_BL), var.config.pyramid.num_scales
+    found = Decode.of(var, vqvae.quantize, labels_B, uniforms_BL, none_B0, stop, sampling, source=source)
+    ids_BL = found.tokens()
+    return decode(vqvae, ids_BL, source), ids_BL
 
 
 @torch.inference_mode()
-def decode(vqvae: Vqvae, ids_BL: Tensor) -> Tensor:
+def decode(vqvae: Vqvae, ids_BL: Tensor, source: Source | None = None) -> Tensor:
     """Token ids of the first scales, or of all -> pixels float32 [B, 3, H, W] in [0, 1].
 
     Args:
         vqvae: the tokenizer.
         ids_BL: int64 [B, L], or fewer columns: those of whole scales.
+        source: that of the edits, of which the ids alone say too little.
 
     Raises InputError for ids that do not fit; on a GPU their values are not checked.
     """
-    check_ids(vqvae.quantize.pyramid, vqvae.quantize.vocab_size, ids_BL)
-    made = vqvae.graphs.whole((), vqvae.decode_ids, [ids_BL]) if vqvae.graphs is not None else None
-    return (made or vqvae.decode_ids(ids_BL))[0]
+    quantizer = vqvae.quantize
+    check_ids(quantizer.pyramid, quantizer.vocab_size, ids_BL)
+    inputs = [ids_BL]
+    if source is not None:
+        source.check(quantizer.pyramid, quantizer.vocab_size, ids_BL)
+        inputs += [source.ids_BL, source.drawn_Bhw]
+    made = vqvae.graphs.whole((len(inputs),), vqvae.decode_ids, inputs) if vqvae.graphs is not None else None
+    return (made or vqvae.decode_ids(*inputs))[0]
 
 
 def no_tokens(uniforms_BL: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ from tandem.precision import full_precision
 
 if TYPE_CHECKING:
     from tandem.fused_vqvae import FusedQuantizer
+    from tandem.source import Source
 
 
 class Phi(nn.Conv2d):
@@ -94,20 +95,15 @@ class Quantizer(nn.Module):
         o = self.pyramid.offsets
         return [ids_BL[:, o[k] : o[k + 1]] for k in range(num_scales)]
 
-    def unroll(self, ids_BL: Tensor) -> tuple[Tensor, Tensor]:
+    def unroll(self, ids_BL: Tensor, source: Source | None = None) -> tuple[Tensor, Tensor]:
         """Token maps of the first n scales -> (f_hat [B, C, h, w], inputs of scales 1..n [B, l, C]).
 
         The input of scale 0 is the class embedding, so the inputs start at the second scale; after the
-        last scale of the pyramid there is no further input.
+        last scale of the pyramid there is no further input. `source`: keep it outside its cells, as in `Latents`.
         """
-        f_hat_BChw = self.zeros(len(ids_BL), ids_BL.device)
-        inputs = []
-        for scale, ids_Bl in enumerate(self.split(ids_BL)):
-            f_hat_BChw = f_hat_BChw + self.residual(ids_Bl, scale)
-            if scale + 1 < self.pyramid.num_scales:
-                inputs.append(self.next_input(f_hat_BChw, scale + 1))
-        empty = f_hat_BChw.new_zeros(len(ids_BL), 0, self.channels)
-        return f_hat_BChw, torch.cat([empty, *inputs], dim=1)
+        latents = Latents(self, len(ids_BL), ids_BL.device, source)
+        inputs_BlC = latents.extend(ids_BL)
+        return latents.f_hat_BChw, inputs_BlC
 
     def encode(self, f_BChw: Tensor) -> Tensor:
         """Latents -> token ids of all scales: int64 [B, L]. Each scale codes the residual of the previous ones."""
@@ -119,3 +115,43 @@ class Quantizer(nn.Module):
             ids.append(ids_N.view(len(f_BChw), -1))
             rest_BChw = rest_BChw - self.residual(ids[-1], scale)
         return torch.cat(ids, dim=1)
+
+
+class Latents:
+    """f_hat of a batch while token maps are added to it, scale after scale.
+
+    With a source, f_hat outside the cells that are drawn anew is the source's own after as many scales. A cell's f_hat
+    is the sum of what the token maps add there, so inside it is that of the drawn maps alone.
+
+    Attributes:
+        f_hat_BChw: after the scales so far, float [B, C, h, w].
+    """
+
+    def __init__(self, quantizer: Quantizer, batch: int, device: torch.device, source: Source | None = None):
+        self.quantizer, self.source, self.scale = quantizer, source, 0
+        self.f_hat_BChw = self.kept_BChw = quantizer.zeros(batch, device)
+
+    def add(self, ids_Bl: Tensor) -> None:
+        """Add the token map of the next scale."""
+        drawn_BChw = self.f_hat_BChw + self.quantizer.residual(ids_Bl, self.scale)
+        if self.source is None:
+            self.f_hat_BChw = drawn_BChw
+        else:
+            o = self.quantizer.pyramid.offsets
+            kept_Bl = self.source.ids_BL[:, o[self.scale] : o[self.scale + 1]]
+            self.kept_BChw = self.kept_BChw + self.quantizer.residual(kept_Bl, self.scale)
+            self.f_hat_BChw = torch.where(self.source.drawn_Bhw[:, None], drawn_BChw, self.kept_BChw)
+        self.scale += 1
+
+    def extend(self, ids_BL: Tensor) -> Tensor:
+        """Add token maps of whole scales. Returns the inputs of the scales after each, float [B, l, C]."""
+        inputs = [self.f_hat_BChw.new_zeros(len(ids_BL), 0, self.quantizer.channels)]
+        for ids_Bl in self.quantizer.split(ids_BL):
+            self.add(ids_Bl)
+            if self.scale < self.quantizer.pyramid.num_scales:
+                inputs.append(self.next_input())
+        return torch.cat(inputs, dim=1)
+
+    def next_input(self) -> Tensor:
+        """The transformer's input of the next scale: float [B, l, C]."""
+        return self.quantizer.next_input(self.f_hat_BChw, self.scale)

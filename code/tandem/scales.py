@@ -24,8 +24,9 @@ from tandem.config import SamplingConfig, VarConfig
 from tandem.errors import JobError
 from tandem.guidance import Guidance, ScaleGuidance
 from tandem.limits import limits
-from tandem.quantizer import Quantizer
+from tandem.quantizer import Latents, Quantizer
 from tandem.sampling import RowGroups, sample
+from tandem.source import Source
 from tandem.var import Var
 
 
@@ -72,6 +73,7 @@ class Decode:
         guidance: strengths and rows; None if no image has any.
         vectors: modulation vectors of the rows if they come from a table, else empty.
         groups: images with the same sampling settings.
+        source: what edits keep; None if no image is an edit.
     """
 
     var: Var
@@ -84,6 +86,7 @@ class Decode:
     groups: RowGroups
     start: int
     stop: int
+    source: Source | None = None
 
     @classmethod
     @torch.inference_mode()
@@ -97,13 +100,17 @@ class Decode:
         stop: int,
         sampling: SamplingConfig | Sequence[SamplingConfig],
         read_values: bool = True,
+        source: Source | None = None,
     ) -> Decode:
         """Raises InputError. `read_values` False: the caller has checked the values of labels and uniforms; to read
-        them from a GPU, the host would wait for all queued work."""
+        them from a GPU, the host would wait for all queued work. With a source, the label `num_classes` means "no
+        class"."""
         check_pair(var.config, quantizer)
         check_batch(var.config, labels_B, uniforms_BL, prefix_BL, stop, sampling)
+        if source is not None:
+            source.check(var.config.pyramid, var.config.vocab_size, labels_B)
         if read_values:
-            check_values(var.config.num_classes, labels_B, uniforms_BL)
+            check_values(var.config.num_classes + (source is not None), labels_B, uniforms_BL)
         batch, device = len(labels_B), labels_B.device
         configs = [sampling] * batch if isinstance(sampling, SamplingConfig) else list(sampling)
         start = len(quantizer.split(prefix_BL))
@@ -123,6 +130,7 @@ class Decode:
             RowGroups(configs, device),
             start,
             stop,
+            source,
         )
 
     @torch.inference_mode()
@@ -144,13 +152,15 @@ class Decode:
     @property
     def key(self) -> Hashable:
         """All that a decode depends on, except its tensors."""
-        return self.start, self.stop, self.groups.key
+        return self.start, self.stop, self.groups.key, self.source is not None
 
     @property
     def tensors(self) -> list[Tensor]:
         """All tensors that a decode reads, except weights: a graph needs them at fixed addresses."""
         guidance = self.guidance.tensors if self.guidance else ()
-        return [self.labels_R, self.uniforms_BL, self.prefix_BL, *guidance, *self.vectors, *self.groups.tensors]
+        kept = (self.source.ids_BL, self.source.drawn_Bhw) if self.source else ()
+        own = (self.labels_R, self.uniforms_BL, self.prefix_BL)
+        return [*own, *kept, *guidance, *self.vectors, *self.groups.tensors]
 
     def work(self, labels_R: Tensor, uniforms_BL: Tensor, prefix_BL: Tensor, *others: Tensor) -> tuple[Tensor, Tensor]:
         """The last that `scales` yields for a batch of these tensors. CUDA graphs capture this."""
@@ -160,6 +170,7 @@ class Decode:
             labels_R=labels_R,
             uniforms_BL=uniforms_BL,
             prefix_BL=prefix_BL,
+            source=self.source and Source(next(rest), next(rest)),
             guidance=self.guidance and self.guidance.with_tensors(*islice(rest, len(self.guidance.tensors))),
             vectors=tuple(islice(rest, len(self.vectors))),
             groups=self.groups.at(tuple(rest)),
@@ -175,7 +186,8 @@ class Decode:
 
         condition = var.condition(self.labels_R, self.vectors)
         x_RlC = var.embed_start(condition.class_RC)
-        f_hat_BChw, inputs_BlD = quantizer.unroll(self.prefix_BL)
+        latents = Latents(quantizer, len(self.prefix_BL), self.prefix_BL.device, self.source)
+        inputs_BlD = latents.extend(self.prefix_BL)
         if start > 0:
             entry_BlC = var.embed(inputs_BlD, start=offsets[1])
             x_RlC = torch.cat([x_RlC, guidance.spread(entry_BlC, start) if guidance else entry_BlC], dim=1)
@@ -195,9 +207,8 @@ class Decode:
                 total = total + summed
                 yield ids_BL, total
                 if scale + 1 < stop:
-                    f_hat_BChw = f_hat_BChw + quantizer.residual(ids_Bl, scale)
-                    next_BlD = quantizer.next_input(f_hat_BChw, scale + 1)
-                    x_RlC = var.embed(next_BlD, start=offsets[scale + 1])
+                    latents.add(ids_Bl)
+                    x_RlC = var.embed(latents.next_input(), start=offsets[scale + 1])
                     if guidance is not None:
                         x_RlC = guidance.spread(x_RlC, scale + 1)
 

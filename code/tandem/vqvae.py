@@ -244,9 +244,15 @@ class Vqvae(nn.Module):
         pixels_B3HW = torch.cat([self.decode_latents(group_BChw).float() for group_BChw in groups])
         return pixels_B3HW.clamp_(-1, 1).add_(1).mul_(0.5)
 
-    def decode_ids(self, ids_BL: Tensor) -> tuple[Tensor]:
-        """Token ids int64 [B, L] -> pixels float32 [B, 3, H, W] in [0, 1]."""
-        return (self.decode(self.quantize.unroll(ids_BL)[0]),)
+    def decode_ids(
+        self, ids_BL: Tensor, source_BL: Tensor | None = None, drawn_Bhw: Tensor | None = None
+    ) -> tuple[Tensor]:
+        """Token ids int64 [B, L] -> pixels float32 [B, 3, H, W] in [0, 1]. Of an edit also the ids of its source, whose
+        f_hat stands where no cell is drawn anew."""
+        f_hat_BChw = self.quantize.unroll(ids_BL)[0]
+        if source_BL is not None and drawn_Bhw is not None:
+            f_hat_BChw = torch.where(drawn_Bhw[:, None], f_hat_BChw, self.quantize.unroll(source_BL)[0])
+        return (self.decode(f_hat_BChw),)
 
     def images_at_once(self, device: torch.device) -> int:
         """Images that are decoded together: as many as the limit of the widest feature map allows."""

@@ -21,6 +21,7 @@ from tandem.graphs import MOST_SEEN, Graphs, Replay, ShapeCache, Tensors
 from tandem.prefix import Prefix
 from tandem.sampling import uniforms
 from tandem.scales import Decode, decode_scales
+from tandem.source import Source
 from tandem.var import Var
 
 SAMPLING = SamplingConfig(cfg=2.0, top_k=20, top_p=0.95)
@@ -70,9 +71,18 @@ def plain() -> Var:
     return tiny_var(depth=2, seed=1)
 
 
-def ids_of(var: Var, labels: list[int], seed: int, sampling: SamplingConfig = SAMPLING) -> Tensor:
+def ids_of(
+    var: Var, labels: list[int], seed: int, sampling: SamplingConfig = SAMPLING, source: Source | None = None
+) -> Tensor:
     noise = uniforms(seed, np.arange(len(labels)), NUM_TOKENS)
-    return generate_alone(var, VQVAE, torch.tensor(labels), noise, sampling)[1]
+    return generate_alone(var, VQVAE, torch.tensor(labels), noise, sampling, source)[1]
+
+
+def source_of(plain: Var, batch: int, seed: int) -> Source:
+    """Sources of a batch, half of whose cells are kept."""
+    ids = ids_of(plain, [seed] * batch, seed + 9)
+    drawn = torch.rand(batch, PATCH_NUMS[-1], PATCH_NUMS[-1], generator=torch.Generator().manual_seed(seed)) < 0.5
+    return Source(ids, drawn)
 
 
 def test_a_whole_decode_is_one_launch_for_any_classes_and_seeds(plain):
@@ -148,6 +158,22 @@ def test_vectors_from_a_table_go_into_the_graph(plain):
     with_graph.graphs = Graphs(FakeCapture())
     for seed, labels in enumerate(([0, 1], [3, 3])):
         assert torch.equal(ids_of(with_graph, labels, seed), ids_of(folded, labels, seed))
+
+
+def test_edits_have_graphs_of_their_own_into_which_their_sources_go(plain):
+    var, capture = with_graphs(whole=True)
+    vqvae = tiny_vqvae()
+    vqvae.graphs = Graphs(capture)
+    for seed in range(3):
+        source = source_of(plain, 2, seed)
+        ids = ids_of(var, [0, 1], seed, source=source)
+        assert torch.equal(ids, ids_of(plain, [0, 1], seed, source=source))
+        assert torch.equal(decode(vqvae, ids, source), decode(VQVAE, ids, source))
+        assert torch.equal(ids_of(var, [0, 1], seed), ids_of(plain, [0, 1], seed))
+        with torch.inference_mode():  # a graph that read them would show it in the next round
+            source.ids_BL.zero_()
+            source.drawn_Bhw.zero_()
+    assert capture.captured == 3  # tokens of edits, their pixels, tokens of images
 
 
 def test_pixels_are_one_launch(plain):
