@@ -17,6 +17,7 @@ import struct
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
@@ -123,6 +124,13 @@ def read_image(path: Path) -> NDArray[np.uint8]:
 
 def decode_image(data: bytes, name: str) -> NDArray[np.uint8]:
     """Pixels uint8 [H, W, 3] of an image file's bytes. InputError, with the `name` given, if it cannot be read."""
+    with opened_image(data, name) as image:
+        return np.asarray(on_white(ImageOps.exif_transpose(image)))
+
+
+@contextmanager
+def opened_image(data: bytes, name: str) -> Iterator[Image.Image]:
+    """Context manager: the image of a file's bytes, loaded. InputErrors within it name the file, too."""
     try:
         if not data:
             raise InputError(f"{name}: the file is empty")
@@ -131,7 +139,7 @@ def decode_image(data: bytes, name: str) -> NDArray[np.uint8]:
             if image.width * image.height > MAX_PIXELS:
                 raise InputError(f"{name}: expected at most {MAX_PIXELS} pixels, got {image.width} x {image.height}")
             image.load()
-            return np.asarray(on_white(ImageOps.exif_transpose(image)))
+            yield image
     except InputError as error:
         raise InputError(str(error) if name in str(error) else f"{name}: {error}") from None
     except Image.UnidentifiedImageError:

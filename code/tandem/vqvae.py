@@ -260,3 +260,13 @@ class Vqvae(nn.Module):
         side = config.image_size // config.stem_patch
         widest = config.base_channels * side * side * self.post_quant_conv.weight.element_size()
         return max(1, limits(device).map_bytes // widest)
+
+
+def to_float(pixels: Tensor) -> Tensor:
+    """Pixels uint8 [..] -> float32 [-1, 1], as the encoder takes them."""
+    return pixels.float().div(127.5).sub(1)
+
+
+def rounded(pixels_B3HW: Tensor) -> Tensor:
+    """Pixels float [B, 3, H, W] in [0, 1] -> uint8 [B, H, W, 3], rounded to nearest."""
+    return pixels_B3HW.mul(255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous()

@@ -14,7 +14,8 @@ from torch.nn import functional as F
 
 from tandem.checkpoint_reader import read_weights
 from tandem.errors import CheckpointError
-from tandem.training.pictures import PictureSet, augment, draw, to_float
+from tandem.training.pictures import PictureSet, augment, draw
+from tandem.vqvae import to_float
 from tandem.weights import write_tensors
 
 

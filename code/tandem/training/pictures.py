@@ -79,11 +79,6 @@ def load_pictures(root: Path, classes: tuple[str, ...] | None = None, allow_empt
     return PictureSet(stacked, labels, tuple(file.name for file in folder.files), folder.classes, folder.notes)
 
 
-def to_float(pixels: Tensor) -> Tensor:
-    """uint8 [..] -> float32 [-1, 1]."""
-    return pixels.float().div(127.5).sub(1)
-
-
 def draw(pictures: PictureSet, weights: Tensor, batch: int, generator: torch.Generator) -> Tensor:
     """Indices int64 [B] of a random batch."""
     return torch.multinomial(weights, batch, replacement=True, generator=generator)

@@ -16,13 +16,13 @@ from torch import Tensor, nn
 from tandem.config import VqvaeConfig
 from tandem.training.batches import Batches, StepRows, Stream, generator
 from tandem.training.parallel import Workers
-from tandem.training.pictures import PictureSet, augment, to_float
+from tandem.training.pictures import PictureSet, augment
 from tandem.training.start import new_vqvae
 from tandem.training.state import LoopSettings, LoopState
 from tandem.training.sums import Sums
 from tandem.training.task import Task
 from tandem.training.vqvae_losses import residual_vectors, revive_codes, vqvae_loss
-from tandem.vqvae import Vqvae
+from tandem.vqvae import Vqvae, to_float
 
 REVIVED_EVERY = 50  # steps; a code that no picture of them used is replaced
 REVIVED_UNTIL = 0.8  # of all steps

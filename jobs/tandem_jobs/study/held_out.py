@@ -13,9 +13,9 @@ from torch import Tensor
 
 from tandem.metrics import mean_of
 from tandem.training.objectives import Objective
-from tandem.training.pictures import PictureSet, to_float
+from tandem.training.pictures import PictureSet
 from tandem.var import Var
-from tandem.vqvae import Vqvae
+from tandem.vqvae import Vqvae, to_float
 from tandem_jobs.study.result import Cell, StudyTable
 from tandem_jobs.study.subject import Subject
 from tandem_workers.models.model_set import DTYPES, load_transformer

@@ -10,8 +10,9 @@ from PIL import Image
 from torch import Tensor
 
 from tandem.metrics import nearest, share
-from tandem.training.pictures import PictureSet, to_float
+from tandem.training.pictures import PictureSet
 from tandem.training.vqvae_task import psnr, reconstruct
+from tandem.vqvae import to_float
 from tandem_jobs.study import paper
 from tandem_jobs.study.figures import NO_PLOT, can_plot, drawn, with_bars
 from tandem_jobs.study.quality import Measured, Quality, QualityOptions, chosen

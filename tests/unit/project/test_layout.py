@@ -31,7 +31,7 @@ ALLOWED = {
 
 # The rooms of a package; each may import itself and those before it. "" is where the commands are
 ROOMS = {
-    "tandem": ("", "training"),
+    "tandem": ("", "editing", "training"),
     "tandem_workers": ("", "storage", "models", "dataset", "pictures", "stages", "features", "training", "endpoint"),
     "tandem_jobs": ("options", "labels", "run", "evaluation", "", "train", "bench", "study", "tune"),
 }

@@ -12,6 +12,7 @@ import torch
 from tandem.collaborative import begin_refine, decode
 from tandem.errors import JobError
 from tandem.prefix import Prefix
+from tandem.vqvae import rounded
 from tandem_workers.dataset.ran import Ran
 from tandem_workers.dataset.shards import PixelShard, PrefixShard
 from tandem_workers.models.decode_settings import DecodeSettings
@@ -126,11 +127,6 @@ class Refiner:
         return LaunchedPixels(self.queue.to_host(rounded(pixels_b3HW)), self.queue.to_host(finite))
 
 
-def rounded(pixels_B3HW: torch.Tensor) -> torch.Tensor:
-    """Pixels float [B, 3, H, W] in [0, 1] -> uint8 [B, H, W, 3], rounded to nearest."""
-    return pixels_B3HW.mul(255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous()
-
-
 def to_uint8(pixels_B3HW: torch.Tensor) -> np.ndarray:
-    """The same in host memory."""
+    """Pixels float [B, 3, H, W] in [0, 1] -> uint8 [B, H, W, 3] in host memory."""
     return rounded(pixels_B3HW).cpu().numpy()

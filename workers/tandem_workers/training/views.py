@@ -18,7 +18,8 @@ from PIL import Image
 from torch import Tensor
 
 from tandem.errors import InputError
-from tandem.training.pictures import augment, to_float
+from tandem.training.pictures import augment
+from tandem.vqvae import to_float
 
 Augment = Literal["crop-flip", "crop", "affine"]
 MOST_OBLONG = 100  # long side over short side

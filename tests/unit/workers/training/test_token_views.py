@@ -11,7 +11,7 @@ from PIL import Image
 
 from tandem.errors import InputError
 from tandem.image_folder import decode_image
-from tandem.training.pictures import to_float
+from tandem.vqvae import to_float
 from tandem_workers.training.views import Views, resized
 
 RNG = np.random.default_rng(0)
