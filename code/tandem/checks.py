@@ -18,6 +18,7 @@ from tandem.config import Pyramid, SamplingConfig, VarConfig
 from tandem.errors import InputError
 
 if TYPE_CHECKING:
+    from tandem.edit_source import Source
     from tandem.quantizer import Quantizer
 
 UNIFORM_BITS = 31  # of one random number
@@ -104,6 +105,21 @@ def check_ids(pyramid: Pyramid, vocab_size: int, ids_BL: Tensor) -> None:
         least, most = (int(value) for value in ids_BL.aminmax())
         if least < 0 or most >= vocab_size:
             raise InputError(f"ids: expected 0 to {vocab_size - 1}, got {least if least < 0 else most}")
+
+
+def check_source(pyramid: Pyramid, vocab_size: int, source: Source, batch_B: Tensor) -> None:
+    """Check that a source fits a batch of as many images on the same device."""
+    check_ids(pyramid, vocab_size, source.ids_BL)
+    batch, grid = len(batch_B), pyramid.grid
+    if source.ids_BL.shape != (batch, pyramid.num_tokens):
+        raise InputError(f"source: expected ids [{batch}, {pyramid.num_tokens}], got {describe(source.ids_BL)}")
+    cells_Bhw = source.drawn_Bhw
+    right = isinstance(cells_Bhw, Tensor) and cells_Bhw.dtype == torch.bool
+    if not right or cells_Bhw.shape != (batch, grid, grid):
+        raise InputError(f"source: expected cells bool [{batch}, {grid}, {grid}], got {describe(cells_Bhw)}")
+    for value in (source.ids_BL, cells_Bhw):
+        if value.device != batch_B.device:
+            raise InputError(f"source: expected the device of the batch, {batch_B.device}, got {value.device}")
 
 
 def check_stream(seed: int | np.ndarray, index_B: np.ndarray, num_tokens: int) -> np.ndarray:

@@ -11,13 +11,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from tandem.checks import check_ids, describe
+from tandem.checks import check_ids, check_source, describe
 from tandem.config import SamplingConfig
+from tandem.edit_source import Source
 from tandem.errors import InputError
 from tandem.prefix import Prefix
 from tandem.quantizer import Quantizer
 from tandem.scales import Decode
-from tandem.source import Source
 from tandem.var import Var
 from tandem.vqvae import Vqvae
 
@@ -186,7 +186,7 @@ def decode(vqvae: Vqvae, ids_BL: Tensor, source: Source | None = None) -> Tensor
     check_ids(quantizer.pyramid, quantizer.vocab_size, ids_BL)
     inputs = [ids_BL]
     if source is not None:
-        source.check(quantizer.pyramid, quantizer.vocab_size, ids_BL)
+        check_source(quantizer.pyramid, quantizer.vocab_size, source, ids_BL)
         inputs += [source.ids_BL, source.drawn_Bhw]
     made = vqvae.graphs.whole((len(inputs),), vqvae.decode_ids, inputs) if vqvae.graphs is not None else None
     return (made or vqvae.decode_ids(*inputs))[0]

@@ -17,8 +17,8 @@ from tandem.config import Pyramid
 from tandem.precision import full_precision
 
 if TYPE_CHECKING:
+    from tandem.edit_source import Source
     from tandem.fused_vqvae import FusedQuantizer
-    from tandem.source import Source
 
 
 class Phi(nn.Conv2d):

@@ -18,15 +18,15 @@ import torch
 from torch import Tensor
 
 from tandem.attention import KVCache
-from tandem.checks import check_batch, check_pair, check_values
+from tandem.checks import check_batch, check_pair, check_source, check_values
 from tandem.conditioning import Conditioning
 from tandem.config import SamplingConfig, VarConfig
+from tandem.edit_source import Source
 from tandem.errors import JobError
 from tandem.guidance import Guidance, ScaleGuidance
 from tandem.limits import limits
 from tandem.quantizer import Latents, Quantizer
 from tandem.sampling import RowGroups, sample
-from tandem.source import Source
 from tandem.var import Var
 
 
@@ -108,7 +108,7 @@ class Decode:
         check_pair(var.config, quantizer)
         check_batch(var.config, labels_B, uniforms_BL, prefix_BL, stop, sampling)
         if source is not None:
-            source.check(var.config.pyramid, var.config.vocab_size, labels_B)
+            check_source(var.config.pyramid, var.config.vocab_size, source, labels_B)
         if read_values:
             check_values(var.config.num_classes + (source is not None), labels_B, uniforms_BL)
         batch, device = len(labels_B), labels_B.device

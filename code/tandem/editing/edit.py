@@ -13,10 +13,10 @@ from torch import Tensor
 from tandem.checks import check_whole
 from tandem.collaborative import generate, generate_alone
 from tandem.config import SamplingConfig
+from tandem.edit_source import Source, latent_cells
 from tandem.editing.canvas import Blend, Canvas, Fit
 from tandem.editing.masks import Mask, Picture
 from tandem.errors import InputError
-from tandem.source import Source, latent_cells
 from tandem.var import Var
 from tandem.vqvae import Vqvae, rounded, to_float
 

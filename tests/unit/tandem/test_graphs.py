@@ -16,12 +16,12 @@ from support.tiny_models import PATCH_NUMS, tiny_var, tiny_vqvae
 from tandem.assembly import Preparation, assemble_var
 from tandem.collaborative import decode, draft, generate_alone, refine
 from tandem.config import SamplingConfig
+from tandem.edit_source import Source
 from tandem.errors import JobError
 from tandem.graphs import MOST_SEEN, Graphs, Replay, ShapeCache, Tensors
 from tandem.prefix import Prefix
 from tandem.sampling import uniforms
 from tandem.scales import Decode, decode_scales
-from tandem.source import Source
 from tandem.var import Var
 
 SAMPLING = SamplingConfig(cfg=2.0, top_k=20, top_p=0.95)

@@ -8,9 +8,9 @@ from torch.nn import functional as F
 from support import reference
 from tandem.collaborative import decode, draft, generate, generate_alone, refine
 from tandem.config import SamplingConfig
+from tandem.edit_source import Source, latent_cells
 from tandem.errors import InputError
 from tandem.sampling import uniforms
-from tandem.source import Source, latent_cells
 
 with np.load(reference.DATA / "edit_reference.npz") as file:
     ARRAYS = dict(file)
@@ -142,5 +142,5 @@ def test_a_source_that_does_not_fit_is_refused(ids, drawn, message):
 
 
 def test_a_mask_that_cells_do_not_divide_is_refused():
-    with pytest.raises(InputError, match=r"a width that 16 divides, got bool \[1, 64, 50\]"):
+    with pytest.raises(InputError, match=r"a width that 16 divides, got \[1, 64, 50\]"):
         latent_cells(torch.ones(1, 64, 50, dtype=torch.bool), 16)
