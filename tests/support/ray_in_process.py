@@ -14,6 +14,7 @@ import numpy as np
 import ray
 import ray._raylet
 import ray.data
+from ray.data.block import BlockAccessor
 
 Row = dict[str, np.ndarray]
 
@@ -35,11 +36,11 @@ class InProcessDataset:
         self.stages.append(stage(*fn_constructor_args) if isinstance(stage, type) else partial(stage, **fn_kwargs))
         return self
 
-    def iter_batches(self, **_: Any) -> Iterator[Row]:
+    def iter_internal_ref_bundles(self) -> Iterator[SimpleNamespace]:
         for row in self.rows:
             for stage in self.stages:
                 row = stage(row)
-            yield row
+            yield SimpleNamespace(block_refs=[BlockAccessor.batch_to_block(row)])
 
 
 def from_items(items: Sequence[Any], **_: Any) -> InProcessDataset:

@@ -7,7 +7,6 @@ orchestration: scheduling, transport and backpressure, no model.
 from __future__ import annotations
 
 import json
-import resource
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from tandem.config import PATCH_NUMS_256, Pyramid
 from tandem.errors import InputError, JobError
 from tandem_cluster.placement import check_gpus
 from tandem_cluster.session import open_session
+from tandem_jobs.bench.cpu_seconds import DRIVER, CpuSeconds, cpu_seconds, ms_per_shard
 from tandem_jobs.options.spec import Spec
 from tandem_jobs.run.backpressure import wanted_object_store
 from tandem_jobs.run.outcome import StoredShard
@@ -141,6 +141,7 @@ def run(spec: BenchPipelineSpec) -> dict[str, Any]:
         say(f"{session.describe()}; stage times are simulated")
         began = time.time()
         ticks: list[tuple[int, int]] = []
+        spent: list[CpuSeconds] = []
         done: list[tuple[float, StoredShard]] = []
         pipeline = Pipeline(plan, pools, Consume(), 1, shard_bytes)
         flow = pipeline.flow(plan.num_shards)
@@ -151,10 +152,11 @@ def run(spec: BenchPipelineSpec) -> dict[str, Any]:
                 done.append((max(s.end_s for s in stored.spans), stored))
                 if len(done) in (spec.warm_up, spec.warm_up + spec.window):
                     ticks.append(cpu_ticks())
+                    spent.append(cpu_seconds())
                 progress.add(stored.num_rows, stored.spans)
     (idle, total), (idle_after, total_after) = ticks
     cores = {"cores_busy_share": round(1 - (idle_after - idle) / max(1, total_after - total), 3)}
-    result = report(spec, began, done) | cores | flow.summary()
+    result = report(spec, began, done) | cores | report_cpu(*spent, spec.window) | flow.summary()
     print_report(result)
     print(json.dumps(result), flush=True)
     return result
@@ -183,8 +185,17 @@ def report(spec: BenchPipelineSpec, began: float, done: list[tuple[float, Stored
         "seconds": round(ends[-1] - began, 2),
         "pixels_mb_per_s": round(spec.window * images * 3 * spec.image_size**2 / window_s / 1e6, 1),
         "busy": {stage: values["busy_share"] for stage, values in busy_shares(spans).items()},
-        "driver_cpu_s": round(resource.getrusage(resource.RUSAGE_SELF).ru_utime, 2),
         "options": spec.model_dump(mode="json", exclude={"spec"}),
+    }
+
+
+def report_cpu(before: CpuSeconds, after: CpuSeconds, shards: int) -> dict[str, Any]:
+    """CPU time for each shard in the window: of the driver, of all processes of this session, and of each kind."""
+    by_process = ms_per_shard(before, after, shards)
+    return {
+        "driver_cpu_ms_per_shard": by_process[DRIVER],
+        "cpu_ms_per_shard": round(sum(by_process.values()), 2),
+        "cpu_ms_per_shard_by_process": by_process,
     }
 
 

@@ -33,7 +33,7 @@ from tandem_jobs.run.watchdog import WatchdogLimits
 from tandem_workers.dataset.commit import Format, store_shard
 from tandem_workers.dataset.manifest import Manifest
 from tandem_workers.dataset.shards import FailedShard, PixelShard, PrefixShard, ShardPlan, ShardRows
-from tandem_workers.stages.data_context import own_context
+from tandem_workers.stages.data_context import iterate_blocks, own_context
 from tandem_workers.stages.encoder import ImageEncoder
 from tandem_workers.stages.job_metrics import stage_metrics
 from tandem_workers.stages.ledger import NO_LEDGER, Ledger
@@ -119,7 +119,7 @@ class Pipeline:
                 num_cpus=1,
             )
             try:
-                for row in written.iter_batches(batch_size=1, batch_format="numpy", prefetch_batches=0):
+                for row in iterate_blocks(written):
                     yield outcome(row)
             except ray.exceptions.RayError as error:
                 raise as_job_error(error) from error

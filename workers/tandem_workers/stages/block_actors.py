@@ -24,7 +24,7 @@ from ray.data import ActorPoolStrategy
 from tandem.errors import InputError, JobError, OutputError, TandemError
 from tandem_workers.dataset.block_files import BlockFiles
 from tandem_workers.pictures.picture_block import PictureSource
-from tandem_workers.stages.data_context import own_context
+from tandem_workers.stages.data_context import iterate_blocks, own_context
 from tandem_workers.stages.ledger import LOADING, Ledger
 from tandem_workers.stages.oom import Halving
 from tandem_workers.stages.ray_data import Row, end_with, has_lost_its_device, replica_name
@@ -106,7 +106,7 @@ def make_missing(work: BlockWork, pool: ActorPool) -> Iterator[FinishedBlock]:
             num_gpus=pool.gpus,
         )
         try:
-            for row in rows.iter_batches(batch_size=1, batch_format="numpy", prefetch_batches=0):
+            for row in iterate_blocks(rows):
                 yield finished(row)
         except ray.exceptions.RayError as error:
             lines = [line for line in str(error).splitlines() if line.strip()]

@@ -47,6 +47,7 @@ class Stage(Protocol):
 
 
 ARRAYS = ("index", "label", "prefix", "tokens", "pixels")
+READ_ONLY = ("pixels",)  # no stage writes to them
 
 
 @dataclass(frozen=True)
@@ -86,11 +87,13 @@ def to_row(shard: ShardRows, spans: Sequence[Span]) -> Row:
 
 
 def from_row(row: Row, kind: type[ShardT]) -> tuple[ShardT, list[Span]]:
-    """The shard of a row, and the spans so far. Arrays are copies: Ray's are read-only."""
+    """The shard of a row, and the spans so far. Arrays are copies, as Ray's are read-only; but not pixels, which are
+    large: they are Ray's own, in shared memory."""
     notes = json.loads(row["notes"][0])
     if notes["type"] != kind.__name__:
         raise TypeError(f"expected a row that holds a {kind.__name__}, got a {notes['type']}")
-    values: dict[str, Any] = {name: np.array(row[name][0]) for name in ARRAYS if name in row}
+    arrays = {name: row[name][0] for name in ARRAYS if name in row}
+    values: dict[str, Any] = {name: array if name in READ_ONLY else np.array(array) for name, array in arrays.items()}
     values |= {name: notes[name] for name in ("draft_steps", "cause") if notes[name] is not None}
     values |= {name: notes[name] for name in ("seconds", "warnings")}
     values["ran"] = {stage: Ran(**ran) for stage, ran in notes["ran"].items()}

@@ -28,7 +28,7 @@ class Operators:
         self.found.append((operator.__name__, [stage.name for stage in fn_constructor_args[1]]))
         return self
 
-    def iter_batches(self, **_: Any) -> list[Any]:
+    def iter_internal_ref_bundles(self) -> list[Any]:
         return []
 
 
