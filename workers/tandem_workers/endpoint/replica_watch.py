@@ -168,7 +168,12 @@ class ReplicaWatch:
         watched.asked_at, watched.silent_s = now, 0.0
         times = process_times(watched.answer["pid"]) if self.is_local(watched) else None  # type: ignore[index]
         watched.ticks = times.ticks if times else None
-        watched.pending = asyncio.ensure_future(self.replicas.ask(name))
+        watched.pending = self.question(name)
+
+    def question(self, name: str) -> asyncio.Task[dict[str, Any]]:
+        task = asyncio.ensure_future(self.replicas.ask(name))
+        task.add_done_callback(lambda done: done.cancelled() or done.exception())  # nobody asks a forgotten one
+        return task
 
     def take_answer(self, name: str, watched: Watched, step: float) -> None:
         assert watched.pending is not None
@@ -177,7 +182,7 @@ class ReplicaWatch:
         except ActorDiedError:
             watched.answer = None
         except ActorUnavailableError:  # the network: as no answer
-            watched.pending = asyncio.ensure_future(self.replicas.ask(name))
+            watched.pending = self.question(name)
             watched.silent_s += step
             return
         except Exception:  # it answers, with an error: it is loading, or another version
