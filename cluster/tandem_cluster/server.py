@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 import signal
 import socket
@@ -27,6 +28,16 @@ POLL_S = 0.2
 SLOW_START_S = 30.0
 Log = Callable[[str], None]
 LOGS = "its logs are in /tmp/ray/session_latest/logs"
+# For Ray Serve's controller and the proxies and replicas that it starts; no effect if Serve runs on the cluster already
+CONTROLLER = {
+    # three failed checks in a row restart a proxy: a dead one fails at once, one that hangs after its timeout of 10 s
+    "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",
+    "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "10",
+    # a replica that fails its health checks will not finish its requests
+    "RAY_SERVE_FORCE_STOP_UNHEALTHY_REPLICAS": "1",
+    # middlewares of the proxies
+    "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "tandem_workers.endpoint.proxy_answers.middlewares",
+}
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -56,7 +67,12 @@ def deployed(
     proxies = ProxyLocation.HeadOnly if host in LOOPBACK else ProxyLocation.EveryNode
     logging.getLogger("ray.serve").setLevel(logging.ERROR)  # the driver's own; replicas write to files
     try:
-        serve.start(proxy_location=proxies, http_options={"host": host, "port": port}, logging_config=logs)
+        serve.start(
+            proxy_location=proxies,
+            http_options={"host": host, "port": port},
+            logging_config=logs,
+            controller_options={"runtime_env": {"env_vars": controller_variables()}},
+        )
     except (RuntimeError, TimeoutError) as error:
         raise JobError(f"Ray Serve did not start: {' '.join(str(error).split())}", LOGS) from None
     check_free(name, host, port)
@@ -74,6 +90,11 @@ def deployed(
         raise
     with suppress(TimeoutError):
         serve.delete(name)
+
+
+def controller_variables() -> dict[str, str]:
+    """Environment of Ray Serve's controller; variables that are set already keep their values."""
+    return {name: os.environ.get(name, value) for name, value in CONTROLLER.items()}
 
 
 def check_free(name: str, host: str, port: int) -> None:

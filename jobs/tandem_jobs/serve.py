@@ -15,6 +15,7 @@ from tandem.errors import InputError
 from tandem.images import Provenance
 from tandem_cluster.placement import Placement
 from tandem_cluster.ray_version import check_ray
+from tandem_cluster.serve_states import states_logged
 from tandem_cluster.server import LOOPBACK, deployed, drain, find_port, metrics_addresses, signals
 from tandem_cluster.session import Session, describe_cluster, open_session
 from tandem_jobs.options.spec import check
@@ -181,7 +182,8 @@ def run(spec: ServeSpec) -> None:
             stop.serving = True
             say(f"loaded in {time.monotonic() - began:.0f} s; metrics for Prometheus: {' '.join(metrics_addresses())}")
             say(f"serving {url_of(spec.host, port)}/ and the API below /v1; ctrl-C lets running requests finish")
-            stop.wait()
+            with states_logged(APP, INGRESS, say):
+                stop.wait()
             say("draining: running requests finish, new ones are refused")
             drain(APP, INGRESS, spec.timeout_s)
     say("stopped")

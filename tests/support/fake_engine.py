@@ -31,11 +31,13 @@ class FakeEngine:
     """Files that say what was asked for, and previews at the scales asked for, image by image.
 
     `fault` is raised instead of an answer; in a stream after the previews. With `hang`, nothing comes in place of it.
+    `lost` says what is missing.
     """
 
     fault: Exception | None = None
     hang: bool = False
     is_ready: bool = True
+    lost: str = ""
     asked: list[ImageRequest] = field(default_factory=list)
     closed: int = 0  # requests that came to an end, whatever it was
 
@@ -72,6 +74,9 @@ class FakeEngine:
     async def ready(self) -> bool:
         await self.stuck()
         return self.is_ready
+
+    def missing(self) -> str:
+        return self.lost
 
 
 def make_gateway(engine: FakeEngine, watcher: Watcher | None = None, **settings: Any) -> Gateway:

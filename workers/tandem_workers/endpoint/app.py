@@ -3,8 +3,9 @@ ingress -> replicas that hold both models."""
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -24,6 +25,7 @@ from tandem_workers.endpoint.api_schema import About
 from tandem_workers.endpoint.endpoint_metrics import RequestMetrics
 from tandem_workers.endpoint.gateway import Gateway, GatewaySettings, Watcher
 from tandem_workers.endpoint.messages import ImageRequest, Pictures, Preview
+from tandem_workers.endpoint.replica_watch import RayReplicas, ReplicaWatch
 from tandem_workers.endpoint.replicas import ColocatedReplica, DraftReplica, RefineReplica, ReplicaSettings
 from tandem_workers.endpoint.retries import LOST, ask, ask_stream
 from tandem_workers.storage.store import Store
@@ -37,6 +39,7 @@ QUEUE_PER_ROW, QUEUE_PER_TARGET = 4, 2
 # Besides admitted image requests, an ingress handles this many others and refusals at a time, and as many may wait.
 # Beyond that the proxy refuses requests, at a fraction of the cost.
 OTHER_REQUESTS = 16
+HEALTH_CHECK_S = 2.0
 
 
 @dataclass(frozen=True)
@@ -56,8 +59,8 @@ class Publisher:
 class ServeEngine:
     """Calls drafters by their handle, and turns Ray's errors into errors of the API."""
 
-    def __init__(self, drafter: DeploymentHandle[Any]):
-        self.drafter = drafter
+    def __init__(self, drafter: DeploymentHandle[Any], watch: ReplicaWatch | None = None):
+        self.drafter, self.watch = drafter, watch
 
     async def generate(self, request: ImageRequest) -> Pictures:
         with as_answers():
@@ -76,6 +79,10 @@ class ServeEngine:
             return bool(await ask(self.drafter.ready.remote))
         except UNAVAILABLE:
             return False
+
+    def missing(self) -> str:
+        """What keeps it from making images, in words; empty: nothing that is known."""
+        return self.watch.missing() if self.watch else ""
 
 
 @contextmanager
@@ -102,7 +109,10 @@ def origin(error: BaseException) -> BaseException:
 class Ingress:
     """The HTTP API on a replica. Holds no model."""
 
-    def __init__(self, drafter: DeploymentHandle[Any], about: About, settings: GatewaySettings):
+    def __init__(
+        self, drafter: DeploymentHandle[Any], about: About, settings: GatewaySettings, stages: Sequence[str] = ()
+    ):
+        """`stages` are the deployments whose replicas are watched."""
         metrics = RequestMetrics()
         watcher = Watcher(
             answered=lambda path, status: metrics.requests.inc(1, {"endpoint": path, "status": str(status)}),
@@ -110,7 +120,10 @@ class Ingress:
             first_preview=metrics.first.observe,
             in_flight=metrics.in_flight.set,
         )
-        self.gateway = Gateway(ServeEngine(drafter), about, settings, watcher)
+        replicas = RayReplicas(serve.get_replica_context().app_name)
+        self.watch = ReplicaWatch(replicas, stages, lambda stage: metrics.given_up.inc(1, {"stage": stage.lower()}))
+        self.watching = asyncio.get_running_loop().create_task(self.watch.run())
+        self.gateway = Gateway(ServeEngine(drafter, self.watch), about, settings, watcher)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         return create_api(self.gateway)
@@ -119,6 +132,10 @@ class Ingress:
         """Stop accepting image requests. Returns the number in flight."""
         self.gateway.admission.draining = True
         return self.gateway.admission.in_flight
+
+    def notices(self) -> dict[str, str]:
+        """What happened to replicas, for the terminal; keys are the same on all ingresses."""
+        return self.watch.notices
 
 
 @dataclass(frozen=True)
@@ -179,7 +196,8 @@ def build_app(
 ) -> Application:
     """Bind the deployments to each other. Without `refiners`, each drafter has one in its own process."""
     patience = {"graceful_shutdown_timeout_s": gateway.timeout_s, "graceful_shutdown_wait_loop_s": 0.5}
-    usual = patience | {"health_check_period_s": 5, "health_check_timeout_s": 30}
+    patience |= {"health_check_period_s": HEALTH_CHECK_S}  # a replica that died is noticed then
+    usual = patience | {"health_check_timeout_s": 30}
     ingress = deployment(
         Ingress,
         name=INGRESS,
@@ -188,17 +206,19 @@ def build_app(
         max_ongoing_requests=gateway.max_requests + OTHER_REQUESTS,
         max_queued_requests=gateway.max_requests + OTHER_REQUESTS,  # all of them may arrive at once
         backpressure_config=BackpressureConfig(status_code=503, retry_after_s=5),
-        **patience,
+        **patience | {"health_check_timeout_s": 10},
     )
+    stages: tuple[str, ...] = ("Colocated",)
     if refiners is None:
-        both = deployment(ColocatedReplica, name="Colocated", **drafters.options(replica.batch), **usual)
+        both = deployment(ColocatedReplica, name=stages[0], **drafters.options(replica.batch), **usual)
         drafter = both.bind(parts.draft, parts.refine, parts.encode, replica)
     else:
+        stages = "Drafter", "Refiner"
         refine = deployment(RefineReplica, name="Refiner", **refiners.options(replica.batch), **usual)
         draft = deployment(DraftReplica, name="Drafter", **drafters.options(replica.batch), **usual)
         refiner = refine.bind(parts.refine, parts.encode, replica)
         drafter = draft.bind(parts.draft, parts.encode, replica, refiner)
-    return ingress.bind(drafter, about, replace(gateway, batch=replica.batch))
+    return ingress.bind(drafter, about, replace(gateway, batch=replica.batch), stages)
 
 
 def deployment(kind: type, **options: Any) -> Deployment:

@@ -8,6 +8,7 @@ nor requests that must run alone.) Rows of one batch share a key, that of the ol
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Hashable, Iterator, Sequence
@@ -15,6 +16,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
+
+from tandem_workers.endpoint.deadlines import BatchClock
 
 RowT = TypeVar("RowT")
 ValueT = TypeVar("ValueT")
@@ -71,6 +74,7 @@ class Batcher(Generic[RowT, ValueT]):
             grows up to 1 + MORE_PATIENCE times, its maximum once there are as many requests as rows in a batch.
         observe: called with the report of every batch.
         initializer: called once in the model's thread before the first batch.
+        clock: measures the batches by key and size.
         turn: lock held while the model works. Batchers whose models share a device share it and take turns; a batch
             is formed when its turn comes.
 
@@ -85,6 +89,7 @@ class Batcher(Generic[RowT, ValueT]):
     elsewhere: Callable[[], int] = lambda: 0
     initializer: Callable[[], None] = lambda: None
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+    clock: BatchClock = field(default_factory=lambda: BatchClock(math.inf, math.inf))
     queue: deque[Ticket[RowT]] = field(default_factory=deque)
 
     def __post_init__(self) -> None:
@@ -138,7 +143,8 @@ class Batcher(Generic[RowT, ValueT]):
         fault: Exception | None = None
         loop = asyncio.get_running_loop()
         try:
-            await loop.run_in_executor(self.pool, self.work_on, batch, size, loop)
+            with self.clock.batch((batch[0][0].key, size), len(batch)):
+                await loop.run_in_executor(self.pool, self.work_on, batch, size, loop)
         except Exception as error:
             fault = error
         for ticket, _ in batch:

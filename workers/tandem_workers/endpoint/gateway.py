@@ -51,6 +51,9 @@ class Engine(Protocol):
 
     async def ready(self) -> bool: ...
 
+    def missing(self) -> str:
+        """What keeps it from making images, in words; empty: nothing that is known."""
+
 
 @dataclass(frozen=True)
 class GatewaySettings:
@@ -139,8 +142,11 @@ class Gateway:
 
     async def check_ready(self) -> None:
         """Raise ApiError 503 unless the server can make images now."""
-        if self.admission.draining or not (self.has_just_made() or await self.engine_answers()):
-            raise ApiError(503, "models are loading, or the server drains", code="not_ready", retry_after_s=2)
+        why = "the server is shutting down" if self.admission.draining else self.engine.missing()
+        if not why and not (self.has_just_made() or await self.engine_answers()):
+            why = f"the models are loading, or have not answered for {READY_TIMEOUT_S:g} s"
+        if why:
+            raise ApiError(503, why, code="not_ready", retry_after_s=2)
 
     def note_made(self, seconds: float) -> None:
         self.made_at_s = time.monotonic()

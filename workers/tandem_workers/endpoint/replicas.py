@@ -18,13 +18,18 @@ from ray.serve.handle import DeploymentHandle
 from tandem.errors import TandemError
 from tandem.images import Provenance, encode_image
 from tandem_workers.endpoint.batching import Batcher, BatchReport, BatchWork, sizes_of_batches
+from tandem_workers.endpoint.deadlines import BatchClock
 from tandem_workers.endpoint.decoding import Pixels, PreviewPixels, Row, Tokens
 from tandem_workers.endpoint.endpoint_metrics import BatchMetrics
+from tandem_workers.endpoint.local_process import pid_space
 from tandem_workers.endpoint.messages import Drafted, ImageRequest, Pictures, Preview
 from tandem_workers.endpoint.retries import RemoteRefiners
 
 LOWEST_PRIORITY = 19
 ENCODERS = 2  # threads; image encoders release the GIL
+# Bounds of the deadline of a batch, a multiple of the longest measured one of its shape. On a busy CPU the decoding
+# thread, which has the lowest priority, may wait for minutes
+LEAST_ON_GPU_S, LEAST_ON_CPU_S, LONGEST_BATCH_S = 10.0, 60.0, 120.0
 
 
 @dataclass(frozen=True)
@@ -99,11 +104,13 @@ class Replica:
             lambda: self.num_refining,
             (lambda: None) if settings.on_gpu else lower_priority,
             turn,
+            clock=BatchClock(LEAST_ON_GPU_S if settings.on_gpu else LEAST_ON_CPU_S, LONGEST_BATCH_S),
         )
         # in the decoding thread: cuDNN and torch cache the set-up of first calls per thread
         self.batcher.pool.submit(self.warm, model).result()
         self.encoders = ThreadPoolExecutor(ENCODERS, thread_name_prefix="encode")
         self.fault: Exception | None = None
+        self.pid_space = pid_space()
 
     def warm(self, model: BatchWork[Row, Any]) -> None:
         for size in self.settings.warm_sizes:
@@ -120,6 +127,14 @@ class Replica:
         """Called by Ray Serve, which replaces a replica that raises: after a CUDA error the process is unusable."""
         if self.fault is not None:
             raise RuntimeError(f"{self.name}: {self.fault!r}")
+
+    def overdue(self) -> str:
+        """The batch that takes far longer than those before it, in words; empty: there is none."""
+        return self.batcher.clock.overdue()
+
+    def record_routing_stats(self) -> dict[str, Any]:
+        """For `ReplicaWatch`, which calls it by the name that Ray Serve gives to a free form of report."""
+        return {"pid": os.getpid(), "pid_space": self.pid_space, "overdue": self.overdue()}
 
     async def file(self, pixels: NDArray[np.uint8], request: ImageRequest, index: int) -> bytes:
         return await asyncio.get_running_loop().run_in_executor(self.encoders, self.encode, pixels, request, index)
@@ -244,3 +259,6 @@ class ColocatedReplica(DraftReplica):
     def check_health(self) -> None:
         super().check_health()
         self.refine_replica.check_health()
+
+    def overdue(self) -> str:
+        return super().overdue() or self.refine_replica.overdue()

@@ -175,6 +175,16 @@ def test_a_server_that_has_just_made_images_is_ready_however_long_its_queue(monk
     error_of(client(gateway).get("/readyz"), 503)
 
 
+def test_a_server_that_misses_replicas_says_which_even_if_it_has_just_made_images():
+    engine = FakeEngine()
+    gateway = make_gateway(engine)
+    assert ask(gateway).status_code == 200
+    engine.lost = "no refiner answers"
+    assert error_of(client(gateway).get("/readyz"), 503)["message"] == "no refiner answers"
+    gateway.admission.draining = True
+    assert error_of(client(gateway).get("/readyz"), 503)["message"] == "the server is shutting down"
+
+
 @pytest.mark.parametrize("engine", [FakeEngine(is_ready=False), FakeEngine(hang=True)])
 def test_a_server_whose_models_do_not_answer_is_alive_and_not_ready(engine, monkeypatch):
     monkeypatch.setattr("tandem_workers.endpoint.gateway.READY_TIMEOUT_S", 0.05)

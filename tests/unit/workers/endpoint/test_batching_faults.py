@@ -8,6 +8,7 @@ import pytest
 
 from support.fake_work import FOREVER_S, FakeWork, ask, occupied, queued, run, until
 from tandem_workers.endpoint.batching import Batcher
+from tandem_workers.endpoint.deadlines import BatchClock
 
 
 def test_a_consumer_that_goes_away_takes_its_waiting_rows_along_and_nobody_elses():
@@ -71,5 +72,22 @@ def test_remaining_rows_of_a_failed_request_are_not_batched():
             await fails
         assert await other == ["made o0", "made o1"]
         assert work.batches[1:] == [["bad0", "f1", "f2", "f3"], ["o0", "o1"]]
+
+    run(test)
+
+
+def test_the_clock_of_a_batcher_measures_batches_by_key_and_size_and_knows_the_one_in_work():
+    async def test() -> None:
+        work = FakeWork(held=True)
+        batcher = Batcher(work, most=4, wait_s=0.0, clock=BatchClock(0.0, 0.0))
+        task = asyncio.create_task(ask(batcher, "a0", "a1", key=5))
+        await work.has_begun()
+        assert batcher.clock.overdue() == "a batch of 2 images has been in work for more than 0 s"
+        work.gate.set()
+        await task
+        with pytest.raises(ValueError, match="bad"):
+            await ask(batcher, "bad", key=6)
+        assert batcher.clock.overdue() == ""
+        assert {shape: len(d.recent) for shape, d in batcher.clock.deadlines.items()} == {(5, 2): 1, (6, 1): 0}
 
     run(test)

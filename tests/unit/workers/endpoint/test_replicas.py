@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -242,3 +243,13 @@ def test_a_fault_of_the_device_makes_a_replica_unhealthy_and_one_of_the_weights_
             replica.check_health()
 
     asyncio.run(test())
+
+
+def test_a_replica_reports_its_process_and_no_overdue_batch():
+    async def test():
+        replica = drafter(FakeRefiner())
+        await replica.generate(REQUEST)
+        return replica.record_routing_stats()
+
+    report = asyncio.run(test())
+    assert (report["pid"], report["overdue"]) == (os.getpid(), "")

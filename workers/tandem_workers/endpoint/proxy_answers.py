@@ -1,0 +1,147 @@
+"""Middleware of Ray Serve's HTTP proxy: answers keep the form of the API where the proxy itself would give a line of
+text, or none: when an ingress dies, when there is none, when the proxy refuses requests. Knows neither Ray nor torch.
+
+A request whose ingress dies before it has answered is asked once more of another one, as decoding has no side effects.
+A stream that is cut ends with an error event.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable, MutableMapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from starlette.middleware import Middleware
+
+Message = MutableMapping[str, Any]
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+
+MAX_KEPT_BYTES = 256 << 10  # of a body that is kept to be sent again; the API takes no longer ones
+OWN_STATUSES = (408, 429, 500, 503)  # of answers that the proxy makes in plain text
+LOST = "the process that had the request was lost"
+RETRY_AFTER_S = 5
+
+
+def middlewares() -> list[Middleware]:
+    """For RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH."""
+    return [Middleware(ProxyAnswers)]
+
+
+@dataclass
+class Exchange:
+    """One request: what was received of it, and what has been sent."""
+
+    receive: Receive
+    kept: list[Message] = field(default_factory=list)
+    kept_bytes: int = 0
+    gone: bool = False  # the client
+    started: bool = False
+    finished: bool = False
+    is_stream: bool = False
+    own: Message | None = None  # start of an answer that the proxy makes in plain text
+    text: bytes = b""
+
+    async def read(self) -> Message:
+        """The next message of the client, kept to be read again."""
+        message = await self.receive()
+        if message["type"] == "http.disconnect":
+            self.gone = True
+        else:
+            self.kept.append(message)
+            self.kept_bytes += len(message.get("body", b""))
+        return message
+
+    @property
+    def can_repeat(self) -> bool:
+        """Whether the request can be sent again as it came."""
+        return not (self.gone or self.started or self.own) and self.kept_bytes <= MAX_KEPT_BYTES
+
+    def again(self) -> Receive:
+        """Reads what was received from the beginning, then the rest."""
+        position = 0
+
+        async def receive() -> Message:
+            nonlocal position
+            if position < len(self.kept):
+                position += 1
+                return self.kept[position - 1]
+            message = await self.read()
+            position = len(self.kept)
+            return message
+
+        return receive
+
+
+class ProxyAnswers:
+    """ASGI middleware, see above."""
+
+    def __init__(self, app: Callable[[Scope, Receive, Send], Awaitable[None]]):
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["path"].startswith("/-/"):  # Ray Serve's own addresses
+            await self.app(scope, receive, send)
+            return
+        exchange = Exchange(receive)
+
+        async def watched(message: Message) -> None:
+            await self.pass_on(exchange, message, send)
+
+        await self.app(scope, exchange.again(), watched)
+        if exchange.can_repeat:
+            await self.app(scope, exchange.again(), watched)
+        await self.finish(exchange, scope, send)
+
+    async def pass_on(self, exchange: Exchange, message: Message, send: Send) -> None:
+        """Send a message, but hold back an answer in plain text, which `finish` replaces."""
+        if message["type"] == "http.response.start":
+            kind = dict(message.get("headers", ())).get(b"content-type", b"")
+            exchange.is_stream = kind.startswith(b"text/event-stream")
+            if message["status"] in OWN_STATUSES and kind.startswith(b"text/plain"):
+                exchange.own = message
+                return
+            exchange.started = True
+        elif message["type"] == "http.response.body":
+            if exchange.own is not None:
+                exchange.text += message.get("body", b"")
+                return
+            exchange.finished = not message.get("more_body", False)
+        await send(message)
+
+    async def finish(self, exchange: Exchange, scope: Scope, send: Send) -> None:
+        """End an answer that the ingress has not ended."""
+        if exchange.gone or exchange.finished:
+            return
+        if exchange.own is not None:
+            text = exchange.text.decode(errors="replace").strip().strip('"')
+            await self.refuse(exchange.own["status"], text, "server_busy", exchange.own.get("headers", ()), send)
+        elif not exchange.started:
+            await self.refuse(503, LOST, "ingress_lost", request_id(scope), send)
+        elif exchange.is_stream:
+            body = error_body(503, f"{LOST}; send it again", "ingress_lost")
+            await send({"type": "http.response.body", "body": b"event: error\ndata: " + body + b"\n\n"})
+        else:  # the rest of the body is lost: the client has to see that
+            raise ConnectionAbortedError(LOST)
+
+    async def refuse(self, status: int, text: str, code: str, headers: Any, send: Send) -> None:
+        body = error_body(status, text or "the server is busy", code)
+        kept = [(name, value) for name, value in headers if name.lower() not in (b"content-type", b"content-length")]
+        if not any(name.lower() == b"retry-after" for name, _ in kept):
+            kept.append((b"retry-after", str(RETRY_AFTER_S).encode()))
+        kept += [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+        await send({"type": "http.response.start", "status": status, "headers": kept})
+        await send({"type": "http.response.body", "body": body})
+
+
+def request_id(scope: Scope) -> list[tuple[bytes, bytes]]:
+    """The header by which Ray Serve's log names this request."""
+    return [(b"x-request-id", value) for name, value in scope["headers"] if name.lower() == b"x-request-id"]
+
+
+def error_body(status: int, message: str, code: str) -> bytes:
+    """As `api_errors.ApiError` makes it."""
+    kind = {429: "rate_limit_error"}.get(status, "server_error" if status >= 500 else "invalid_request_error")
+    return json.dumps({"error": {"message": message, "type": kind, "param": None, "code": code}}).encode()
