@@ -109,8 +109,12 @@ class ClassNames(Sequence[str]):
         close = get_close_matches(normalised(text), self.shown, NUM_NEAREST)
         if close:
             return f"did you mean {' or '.join(self.shown[key] for key in close)}?"
-        first = [self.synonyms(label)[0] for label in range(min(len(self), NUM_LISTED))]
-        return f"classes are {', '.join(first)}{', ...' if len(self) > NUM_LISTED else ''}"
+        return f"classes are {', '.join(self.usual_names[:NUM_LISTED])}{', ...' if len(self) > NUM_LISTED else ''}"
+
+    @property
+    def usual_names(self) -> list[str]:
+        """The first of the synonyms of each class."""
+        return [self.synonyms(label)[0] for label in range(len(self))]
 
     def matching(self, query: str) -> list[int]:
         """Labels of classes that the query names, then of those with a name that begins with it, then contains it."""

@@ -31,13 +31,14 @@ from tandem_jobs.run.decode_choices import (
 )
 from tandem_jobs.run.progress import say
 from tandem_jobs.run.versions import software
+from tandem_jobs.serve_access import allowed_hosts, allowed_origins, prepare_environment
 from tandem_jobs.serve_options import AppSpec, ServeSpec
 from tandem_jobs.serve_placement import choose_placement, replica_ranges
 from tandem_workers.endpoint.api_schema import About
 from tandem_workers.endpoint.app import INGRESS, Parts, Publisher, build_app
 from tandem_workers.endpoint.decoding import DraftDecoder, RefineDecoder
 from tandem_workers.endpoint.gateway import GatewaySettings
-from tandem_workers.endpoint.guard import digest
+from tandem_workers.endpoint.keys import KEYS, key_digests
 from tandem_workers.endpoint.messages import ImageRequest
 from tandem_workers.endpoint.replicas import FileEncoder, ReplicaSettings
 from tandem_workers.models.model_set import ModelSet, resolve_models
@@ -46,8 +47,6 @@ from tandem_workers.storage.places import open_store
 APP = "tandem"
 QUEUED_BATCHES = 2.5  # batches of requests per replica: one in work, one queued, and some in transit
 QUEUED_IMAGES = 8  # average images of a request in flight
-KEYS = "TANDEM_API_KEYS"
-MIN_KEY = 16  # characters: only digests of keys leave this process, but short keys could be guessed from them
 
 EXAMPLES = """examples:
   tandem serve                                   then open http://127.0.0.1:8000/
@@ -92,8 +91,9 @@ def make_app(spec: AppSpec, session: Session, parts: Parts | None = None) -> tup
         max_images=spec.max_images or max(spec.max_n, QUEUED_IMAGES * max_requests),
         max_n=spec.max_n,
         timeout_s=spec.timeout_s,
-        key_digests=tuple(map(digest, api_keys())),
-        origins=tuple(origin.rstrip("/") for origin in spec.cors_origins),
+        key_digests=key_digests(),
+        origins=allowed_origins(spec),
+        allowed_hosts=allowed_hosts(spec),
         publish=publish,
     )
     on_real_gpus = placement.mode != "cpu" and not session.simulated
@@ -137,21 +137,6 @@ def describe(spec: AppSpec, models: ModelSet) -> About:
     )
 
 
-def api_keys() -> list[str]:
-    """The API keys in the environment. Raises InputError for keys that could be guessed, and for an empty variable, as
-    whoever sets it wants keys to be required."""
-    if KEYS not in os.environ:
-        return []
-    keys = [key.strip() for key in os.environ[KEYS].split(",") if key.strip()]
-    if not keys:
-        raise InputError(f"{KEYS}: expected keys separated by commas, got none", "unset it to serve without keys")
-    for key in keys:
-        if len(key) < MIN_KEY or not (key.isascii() and key.isprintable()):
-            got = f"one of {len(key)}" if key.isascii() else "one with other characters"
-            raise InputError(f"{KEYS}: expected keys of {MIN_KEY} ASCII characters or more, got {got}")
-    return keys
-
-
 def choose_port(spec: ServeSpec) -> int:
     """The requested port, or a free one. On a joined cluster it is not probed: the proxies may be on other machines."""
     if not (spec.address or os.environ.get("RAY_ADDRESS")):
@@ -167,10 +152,11 @@ def url_of(host: str, port: int) -> str:
 
 def run(spec: ServeSpec) -> None:
     """Serve until ctrl-C or SIGTERM, then let running requests finish."""
-    if spec.host not in LOOPBACK and not api_keys():
+    if spec.host not in LOOPBACK and not key_digests():
         say(f"warning: {spec.host} can be reached from other machines, and {KEYS} is not set")
     check_gpus_here(spec, spec.address, spec.placement == "cpu")
     port = choose_port(spec)
+    prepare_environment(spec)
     replicas = (spec.drafters or 1) + (spec.refiners or 1)
     with open_session(spec.address, spec.logical_gpus, 2 + replicas * spec.threads) as session, signals() as stop:
         began = time.monotonic()

@@ -56,6 +56,11 @@ class AppSpec(DecodingOptions, TunedOptions):
     store: str | None = Field(None, description="s3://bucket/prefix for images of requests with response_format url")
     url_seconds: PositiveInt = Field(3600, le=7 * 24 * 3600, description="seconds until links to these images expire")
     cors_origins: tuple[str, ...] = Field((), description="other sites whose pages may call the API: https://a.example")
+    allowed_hosts: tuple[str, ...] = Field(
+        (),
+        description="further names by which clients address the server: a.example, *.a.example, or '*' for any; "
+        "default: any if keys are required, else localhost and --host (all networks: addresses and the machine's name)",
+    )
 
     @model_validator(mode="after")
     def check_together(self) -> AppSpec:

@@ -8,7 +8,7 @@ from contextlib import aclosing, suppress
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
-from fastapi import Depends, FastAPI, Query, Request
+from fastapi import Depends, FastAPI, Query
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import FileResponse, StreamingResponse
 from fastapi.security import HTTPBearer
@@ -18,7 +18,7 @@ from starlette.types import Receive, Scope, Send
 from tandem.class_names import ClassNames
 from tandem.images import Codec
 from tandem.version import __version__
-from tandem_workers.endpoint.api_errors import DESCRIPTIONS, ApiError, as_api_error, install_handlers, wrong_value
+from tandem_workers.endpoint.api_errors import DESCRIPTIONS, as_api_error, install_handlers, wrong_value
 from tandem_workers.endpoint.api_schema import (
     MAX_PROMPT,
     ClassList,
@@ -32,8 +32,16 @@ from tandem_workers.endpoint.api_schema import (
     body_of,
 )
 from tandem_workers.endpoint.gateway import Gateway, sampling_fields
-from tandem_workers.endpoint.guard import CountRequests, LimitBody, is_known
 from tandem_workers.endpoint.messages import ImageRequest
+from tandem_workers.endpoint.middleware import (
+    AllowHosts,
+    CountRequests,
+    LimitBody,
+    NoSniff,
+    OneSpelling,
+    RequireKey,
+    cors_options,
+)
 
 PAGE = Path(__file__).with_name("page")
 PAGE_HEADERS = {
@@ -104,26 +112,10 @@ def create_api(gateway: Gateway) -> FastAPI:
     """The ASGI application."""
     settings, about = gateway.settings, gateway.about
     body_model: Any = body_of(about, settings.max_n)
-    app = FastAPI(title="Tandem", version=__version__, docs_url=None, redoc_url=None)
-    install_handlers(app)
-    app.add_middleware(LimitBody, max_bytes=settings.max_body_bytes)
-    if settings.origins:
-        app.add_middleware(
-            CORSMiddleware,
-            allow_origins=list(settings.origins),
-            allow_methods=["GET", "POST"],
-            allow_headers=["*"],
-            expose_headers=["Retry-After", "X-Request-ID"],
-        )
-    app.add_middleware(CountRequests, count=gateway.watcher.answered)
-
-    def authorized(request: Request) -> None:
-        if settings.key_digests and not is_known(request.headers.get("authorization"), settings.key_digests):
-            raise ApiError(401, "Authorization: expected Bearer and a known API key", code="invalid_api_key")
-
-    guards = [Depends(authorized)]
-    if settings.key_digests:
-        guards.append(Depends(HTTPBearer(auto_error=False, description="one of the server's API keys")))
+    app = FastAPI(title="Tandem", version=__version__, docs_url=None, redoc_url=None, redirect_slashes=False)
+    install_handlers(app, gateway.problems)
+    add_middleware(app, gateway)
+    guards = [Depends(HTTPBearer(auto_error=False, description="an API key"))] if settings.key_digests else []
 
     @app.post(
         "/v1/images/generations",
@@ -202,6 +194,19 @@ def create_api(gateway: Gateway) -> FastAPI:
     app.mount("/page", PageFiles(directory=PAGE))
     drop_422(app)
     return app
+
+
+def add_middleware(app: FastAPI, gateway: Gateway) -> None:
+    """What a request passes, from the innermost: a key is looked at before a body is awaited."""
+    settings = gateway.settings
+    app.add_middleware(LimitBody, max_bytes=settings.max_body_bytes)
+    app.add_middleware(RequireKey, digests=settings.key_digests)
+    app.add_middleware(OneSpelling)
+    app.add_middleware(AllowHosts, allowed=settings.allowed_hosts)
+    if settings.origins:
+        app.add_middleware(CORSMiddleware, **cors_options(settings.origins))
+    app.add_middleware(NoSniff)
+    app.add_middleware(CountRequests, count=gateway.watcher.answered)
 
 
 def describe_class(label: int, names: ClassNames) -> ClassName:

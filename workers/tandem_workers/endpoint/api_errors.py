@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -14,9 +15,11 @@ from starlette.exceptions import HTTPException
 
 from tandem.errors import InputError, JobError, OutputError, TandemError
 from tandem_workers.endpoint.api_schema import ErrorBody, ErrorDetail
+from tandem_workers.endpoint.foreign import FOREIGN
 
 log = logging.getLogger("ray.serve")
-MAX_SHOWN = 80  # characters of a wrong value that are shown
+MAX_SHOWN = 80  # characters of a wrong value or name that are shown
+MAX_REASONS = 8  # in one message
 CODES = {"missing": "missing_required_parameter", "extra_forbidden": "unknown_parameter"}
 TYPES = {401: "authentication_error", 429: "rate_limit_error"}
 DESCRIPTIONS = {
@@ -79,34 +82,57 @@ def as_api_error(error: Exception) -> ApiError:
 
 
 def shown(value: Any) -> str:
-    text = repr(value)
+    return cut(repr(value))
+
+
+def cut(text: str) -> str:
     return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}…"
 
 
-def explain(errors: Sequence[Any]) -> ApiError:
-    """All validation errors of a request in one message; `param` is the first field."""
-    messages, params = [], []
-    for error in errors:
-        path = [str(part) for part in error["loc"][1:]]
-        param = ".".join(path) or None
+def combined(errors: Sequence[ApiError]) -> ApiError:
+    """All reasons in one message; status, `param` and code are those of the first."""
+    first, more = errors[0], len(errors) - MAX_REASONS
+    rest = [f"and {more} more"] if more > 0 else []
+    message = "; ".join((*map(str, errors[:MAX_REASONS]), *rest))
+    return ApiError(first.status, message, first.param, first.code, first.retry_after_s)
+
+
+def explained(error: Any) -> ApiError:
+    """One validation error of a request."""
+    path = [str(part) for part in error["loc"][1:]]
+    param = cut(".".join(path)) or None
+    code = CODES.get(error["type"], "invalid_value")
+    if not path and isinstance(error.get("input"), bytes):
+        message = "body: expected JSON, and Content-Type: application/json"
+    elif error["type"] == "json_invalid":
+        param, message = None, f"body: expected JSON, {error['ctx']['error']}"
+    elif error["type"] == "missing":
+        message = f"{param or 'body'}: expected a value, got none"
+    elif error["type"] == "extra_forbidden":
+        hint = FOREIGN.get(path[0])
+        message = f"{param}: {hint}" if hint else f"{param}: unknown parameter"
+    else:
         expected = error["msg"].replace("Input should be", "expected").removeprefix("Value error, ")
-        if not path and isinstance(error.get("input"), bytes):
-            messages.append("body: expected JSON, and Content-Type: application/json")
-        elif error["type"] == "json_invalid":
-            messages.append(f"body: expected JSON, {error['ctx']['error']}")
-            param = None
-        elif error["type"] == "missing":
-            messages.append(f"{param or 'body'}: expected a value, got none")
-        elif error["type"] == "extra_forbidden":
-            messages.append(f"{param}: unknown parameter")
-        else:
-            messages.append(f"{param or 'body'}: {expected}, got {shown(error['input'])}")
-        params.append(param)
-    return ApiError(400, "; ".join(messages), params[0], CODES.get(errors[0]["type"], "invalid_value"))
+        message = f"{param or 'body'}: {expected}, got {shown(error['input'])}"
+    return ApiError(400, message, param, code)
 
 
-def install_handlers(app: FastAPI) -> None:
-    """Every error of the app, FastAPI's own included, in one form."""
+def unreadable(error: HTTPException, request: Request) -> ApiError:
+    """Why a body could not be parsed, from what FastAPI's error was raised from."""
+    cause, encoding = error.__cause__, request.headers.get("content-encoding", "identity")
+    if encoding != "identity":
+        message = f"body: expected JSON without Content-Encoding, got {shown(encoding)}"
+    elif isinstance(cause, RecursionError):
+        message = "body: expected JSON of few levels, got lists or objects nested too deeply"
+    elif isinstance(cause, ValueError) and "digits" in str(cause):
+        message = "body: expected JSON with shorter numbers, got an integer of more than 4300 digits"
+    else:
+        message = "body: expected JSON in UTF-8"
+    return ApiError(400, message, code="invalid_json")
+
+
+def install_handlers(app: FastAPI, problems: Callable[[Mapping[str, Any]], list[ApiError]]) -> None:
+    """Every error of the app, FastAPI's own included, in one form. `problems` finds more in a body that failed."""
 
     async def ours(request: Request, error: Exception) -> JSONResponse:
         return as_api_error(error).response()
@@ -116,12 +142,18 @@ def install_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
-        return explain(error.errors()).response()
+        found = [explained(one) for one in error.errors()]
+        if isinstance(error.body, dict):
+            known = {one.param for one in found}
+            more = await asyncio.to_thread(problems, error.body)  # looking for a name among a thousand takes time
+            found += [one for one in more if one.param not in known]
+        return combined(found).response()
 
     @app.exception_handler(HTTPException)
     async def http(request: Request, error: HTTPException) -> JSONResponse:
-        if error.status_code == 400:  # Starlette's only error of a body: not UTF-8
-            return ApiError(400, "body: expected JSON in UTF-8", code="invalid_json").response()
-        response = ApiError(error.status_code, f"{request.method} {request.url.path}: {error.detail}").response()
+        if error.status_code == 400:  # Starlette's only error: a body that cannot be parsed
+            return unreadable(error, request).response()
+        path = cut(request.scope["path"])
+        response = ApiError(error.status_code, f"{request.method} {path}: {error.detail}").response()
         response.headers.update(error.headers or {})
         return response

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, create_model
+from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
 
 from tandem.class_names import ClassNames
 from tandem.config import CONSTANT, LINEAR, MIN_TEMPERATURE, OFF_AFTER, SCHEDULES, SamplingConfig
@@ -19,6 +19,8 @@ from tandem.images import LOSSY, Codec
 
 MAX_SEED = 2**53 - 1  # the largest integer that every JSON client holds exactly
 MAX_PROMPT, MAX_CFG = 200, 20
+PROMPT = "name, synonym, WordNet id or number of a class"
+LABEL = "number of the class, whatever the prompt says"
 PURPOSE = "An image request. Fields of the OpenAI API that do not apply here are accepted and have no effect."
 
 Temperature = Annotated[float, Field(ge=MIN_TEMPERATURE, le=10, allow_inf_nan=False)]
@@ -61,12 +63,7 @@ class ImageBody(BaseModel):
     # strict, as in the OpenAI API: "3" is not a number and 1 is not a boolean
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    prompt: str = Field(
-        min_length=1,
-        max_length=MAX_PROMPT,
-        description="name, synonym, WordNet id or number of a class",
-        examples=["face", "3"],
-    )
+    prompt: str
     model: str | None = Field(None, max_length=MAX_PROMPT, description="id of the model; default: the one there is")
     n: int | None = 1
     size: str | None = "auto"
@@ -74,9 +71,10 @@ class ImageBody(BaseModel):
         "b64_json", description="url: stored in the server's object store, answered with a link that expires"
     )
     output_format: Codec | None = "png"
-    output_compression: int | None = Field(92, ge=1, le=100, description=f"quality of {LOSSY}")
+    output_compression: int | None = Field(92, ge=0, le=100, description=f"quality of {LOSSY}")
     stream: bool | None = Field(False, description="answer with server-sent events, previews first")
     partial_images: int | None = None
+    label: int | None = None
     seed: int | None = Field(None, ge=0, le=MAX_SEED, description="the same seed gives the same image; default: random")
     draft_steps: int | None = None
     cfg: Strength | None = Field(None, description="guidance where it is strongest")
@@ -97,6 +95,25 @@ class ImageBody(BaseModel):
     background: Literal["opaque", "auto"] | None = "auto"
     moderation: Literal["low", "auto"] | None = "auto"
 
+    @model_validator(mode="before")
+    @classmethod
+    def whole_numbers(cls, values: Any) -> Any:
+        """1.0 is an integer, for JSON Schema and for clients whose language has one type of number."""
+        if not isinstance(values, dict):
+            return values
+        return {name: whole(value) if name in WHOLE else value for name, value in values.items()}
+
+
+WHOLE = frozenset(
+    ("n", "label", "output_compression", "partial_images", "seed", "draft_steps", "top_k", "preview_scales")
+)
+
+
+def whole(value: Any) -> Any:
+    if isinstance(value, list):
+        return [whole(item) for item in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
 
 def schedule_pattern(num_scales: int) -> str:
     """Of a schedule of guidance: a name, or a strength up to `MAX_CFG` for each scale."""
@@ -107,9 +124,15 @@ def schedule_pattern(num_scales: int) -> str:
 def body_of(about: About, max_n: int) -> type[ImageBody]:
     """The request model with the limits of this server in its schema."""
     last = about.num_scales
+    longest = max(MAX_PROMPT, *map(len, about.class_names))
     scale = Annotated[int, Field(ge=1, le=last - 1)]
     fields: dict[str, Any] = {
         "n": (int | None, Field(1, ge=1, le=max_n, description="images of this class")),
+        "prompt": (
+            str,
+            Field(min_length=1, max_length=longest, description=PROMPT, examples=["face", "3"]),
+        ),
+        "label": (int | None, Field(None, ge=0, le=len(about.class_names) - 1, description=LABEL)),
         "size": (Literal["auto", about.size] | None, Field("auto", description="there is one size")),
         "draft_steps": (
             int | None,

@@ -10,17 +10,17 @@ import base64
 import math
 import random
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol
 
-from tandem.class_names import ClassNames
+from tandem.class_names import NUM_LISTED, ClassNames
 from tandem.config import SamplingConfig
 from tandem.errors import LabelError
 from tandem.images import EXTENSIONS
 from tandem_workers.dataset.row_settings import SAMPLING_SETTINGS
-from tandem_workers.endpoint.api_errors import ApiError, wrong_value
+from tandem_workers.endpoint.api_errors import ApiError, combined, wrong_value
 from tandem_workers.endpoint.api_schema import (
     MAX_SEED,
     About,
@@ -35,6 +35,7 @@ from tandem_workers.endpoint.api_schema import (
 )
 from tandem_workers.endpoint.guard import Admission
 from tandem_workers.endpoint.messages import ImageRequest, Pictures, Preview
+from tandem_workers.endpoint.middleware import ANY_HOST, MAX_BODY_BYTES
 
 Event = PartialImageEvent | CompletedEvent
 DEFAULT_PREVIEWS = 3  # the OpenAI API's maximum
@@ -65,6 +66,7 @@ class GatewaySettings:
         max_n: most images of one request.
         key_digests: SHA-256 of the API keys; empty: no key is required.
         origins: other sites whose pages may call (CORS).
+        allowed_hosts: names by which the server may be addressed (`middleware.AllowHosts`).
         publish: puts an image file (name, data) and returns its link; None: there is no object store.
     """
 
@@ -72,10 +74,11 @@ class GatewaySettings:
     max_requests: int = 64
     max_images: int = 512
     max_n: int = 10
-    max_body_bytes: int = 64 << 10
+    max_body_bytes: int = MAX_BODY_BYTES
     timeout_s: float = 120.0
     key_digests: tuple[str, ...] = ()
     origins: tuple[str, ...] = ()
+    allowed_hosts: tuple[str, ...] = (ANY_HOST,)
     publish: Callable[[str, bytes], str] | None = None
 
 
@@ -215,27 +218,41 @@ class Gateway:
         )
 
     def check(self, body: ImageBody) -> ImageRequest:
-        """Convert the request. Raises ApiError for errors that the schema cannot express."""
-        if body.model not in (None, self.about.model_id):
-            raise wrong_value("model", repr(self.about.model_id), body.model, "model_not_found")
-        if body.response_format == "url" and self.settings.publish is None:
-            expected = "b64_json, as this server has no object store (tandem serve --store s3://bucket/prefix)"
-            raise wrong_value("response_format", expected, "url")
-        if body.preview_scales and not body.stream:
-            raise wrong_value("preview_scales", "stream: true with it", body.preview_scales)
-        if body.preview_scales is not None and body.partial_images is not None:
-            raise wrong_value("preview_scales", "either it or partial_images", body.preview_scales)
+        """Convert the request. Raises ApiError with all errors that the schema cannot express."""
+        if found := self.problems(body.model_dump()):
+            raise combined(found)
+        quality = 92 if body.output_compression is None else body.output_compression
         return ImageRequest(
-            label=find_class(body.prompt, self.about.class_names),
+            label=find_class(body.prompt, self.about.class_names) if body.label is None else body.label,
             seed=random.randint(0, MAX_SEED) if body.seed is None else body.seed,
             n=body.n or 1,
             draft_steps=self.about.draft_steps if body.draft_steps is None else body.draft_steps,
             sampling=self.sampling(body),
             codec=body.output_format or "png",
-            quality=body.output_compression or 92,
+            quality=max(1, quality),  # to encoders 0 is 1
             deterministic=bool(body.deterministic),
             preview_scales=preview_scales(body, self.about.num_scales) if body.stream else frozenset(),
         )
+
+    def problems(self, values: Mapping[str, Any]) -> list[ApiError]:
+        """What is wrong with the fields of a request beyond the schema, which may have errors of its own for them."""
+        found = []
+        model, scales = values.get("model"), values.get("preview_scales")
+        if isinstance(model, str) and model != self.about.model_id:
+            found.append(wrong_value("model", repr(self.about.model_id), model, "model_not_found"))
+        if values.get("response_format") == "url" and self.settings.publish is None:
+            expected = "b64_json, as this server has no object store (tandem serve --store s3://bucket/prefix)"
+            found.append(wrong_value("response_format", expected, "url"))
+        if scales and not values.get("stream"):
+            found.append(wrong_value("preview_scales", "stream: true with it", scales))
+        if scales is not None and values.get("partial_images") is not None:
+            found.append(wrong_value("preview_scales", "either it or partial_images", scales))
+        if isinstance(prompt := values.get("prompt"), str) and values.get("label") is None:
+            try:
+                find_class(prompt, self.about.class_names)
+            except ApiError as error:
+                found.append(error)
+        return found
 
     def sampling(self, body: ImageBody) -> SamplingConfig:
         """The server's own sampling, with what a request says of it."""
@@ -262,9 +279,11 @@ def preview_scales(body: ImageBody, num_scales: int) -> frozenset[int]:
 
 
 def find_class(prompt: str, classes: ClassNames) -> int:
-    """The label of a name, synonym, WordNet id or number. ApiError with the nearest names."""
+    """The label of a name, synonym, WordNet id or number. ApiError with the nearest names, and all if they are few."""
     try:
         return classes.find(prompt)
     except LabelError as error:
-        hint = f" ({error.hint}; GET /v1/classes lists them all)"
+        few = len(classes) <= NUM_LISTED and "classes are" not in (error.hint or "")
+        names = f" classes are {', '.join(classes.usual_names)};" if few else ""
+        hint = f" ({error.hint};{names} GET /v1/classes lists them all)"
         raise ApiError(400, f"prompt: {error}{hint}", param="prompt", code="class_not_found") from None

@@ -1,37 +1,17 @@
-"""Protection of the endpoint: API keys, limits of requests in flight and of body size."""
+"""Protection of the models: limits of requests in flight."""
 
 from __future__ import annotations
 
-import asyncio
-import hashlib
-import hmac
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tandem_workers.endpoint.api_errors import ApiError
 
 RATE_WINDOW_S = 30.0
 FIRST_GUESS_S = 2.0  # Retry-After while the rate is unknown
 LONGEST_S = 60.0
-BODY_TIMEOUT_S = 10.0
-GONE = 499  # status in the metrics if the client went away before the answer
-
-
-def digest(key: str) -> str:
-    """Hash of an API key, by which the server recognises it without storing it."""
-    return hashlib.sha256(key.encode()).hexdigest()
-
-
-def is_known(authorization: str | None, digests: tuple[str, ...]) -> bool:
-    """Whether a header 'Bearer KEY' has one of the keys, checked in constant time."""
-    scheme, _, key = (authorization or "").partition(" ")
-    found = digest(key.strip())
-    matches = [hmac.compare_digest(found, known) for known in digests]  # always all of them, for constant time
-    return scheme.lower() == "bearer" and any(matches)
 
 
 class Admission:
@@ -76,67 +56,3 @@ class Admission:
         """Drop entries older than the window."""
         while self.done and time.monotonic() - self.done[0][0] > RATE_WINDOW_S:
             self.done.popleft()
-
-
-class LimitBody:
-    """ASGI middleware: 413 for a body above `max_bytes`, without reading the rest; 408 for one that does not arrive in
-    time."""
-
-    def __init__(self, app: ASGIApp, max_bytes: int):
-        self.app, self.max_bytes = app, max_bytes
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-        body, more = b"", True
-        until = time.monotonic() + BODY_TIMEOUT_S
-        while more:
-            try:
-                message = await asyncio.wait_for(receive(), until - time.monotonic())
-            except TimeoutError:
-                error = ApiError(408, f"body: expected all of it within {BODY_TIMEOUT_S:g} s", code="body_timeout")
-                await error.response()(scope, receive, send)
-                return
-            if message["type"] != "http.request":
-                return  # the client has gone
-            body += message.get("body", b"")
-            more = message.get("more_body", False)
-            if len(body) > self.max_bytes:
-                error = ApiError(413, f"body: expected at most {self.max_bytes} bytes, got more", code="body_too_large")
-                await error.response()(scope, receive, send)
-                return
-        pending: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
-
-        async def replay() -> Message:
-            return pending.pop() if pending else await receive()
-
-        await self.app(scope, replay, send)
-
-
-class CountRequests:
-    """ASGI middleware: calls `count` with the method, path and status of every answer."""
-
-    def __init__(self, app: ASGIApp, count: Callable[[str, int], None]):
-        self.app, self.count = app, count
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-        status = GONE
-
-        async def watch(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-            await send(message)
-
-        try:
-            await self.app(scope, receive, watch)
-        except Exception:  # an outer handler responds
-            status = 500 if status == GONE else status
-            raise
-        finally:
-            route = scope.get("route")  # known paths only: arbitrary ones would fill the metrics' memory
-            self.count(getattr(route, "path", "other"), status)

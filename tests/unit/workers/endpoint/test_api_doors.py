@@ -6,9 +6,10 @@ import re
 from typing import Any
 
 import pytest
+from starlette.testclient import TestClient
 
 from support.fake_engine import ABOUT, MODEL, PATH, SIZE, FakeEngine, K, client, make_gateway
-from tandem_workers.endpoint.guard import digest
+from tandem_workers.endpoint.keys import digest
 
 KEY, OTHER_KEY = "a-key-of-some-length", "another-key-of-some-length"
 
@@ -90,6 +91,60 @@ def test_the_page_and_its_files_come_with_headers_that_keep_it_to_itself():
 @pytest.mark.parametrize("path", ["/page/../api.py", "/page/%2e%2e/api.py", "/page/..%2fapi.py", "/page/", "/nothing"])
 def test_what_is_not_there_is_a_404_in_the_same_form(path):
     error_of(client(make_gateway(FakeEngine())).get(path), 404)
+
+
+@pytest.mark.parametrize(
+    ("path", "status"), [("/v1/models/", 200), ("/v1/classes//", 200), ("/page", 404), ("//", 200)]
+)
+def test_a_trailing_slash_makes_no_difference_and_no_redirect_to_whatever_host_was_sent(path, status):
+    api = client(make_gateway(FakeEngine()))
+    answer = api.get(path, headers={"host": "evil.example"}, follow_redirects=False)
+    assert answer.status_code == status
+    assert "location" not in answer.headers and "evil.example" not in answer.text
+
+
+OWN = ("localhost", "127.0.0.1", "::1", "images.example.org", "*.tandem.test")
+HOSTS = [
+    *((host, 200) for host in ("localhost", "LOCALHOST:8000", "127.0.0.1:8000", "[::1]:8000", "localhost.")),
+    *((host, 200) for host in ("images.example.org", "a.tandem.test:80", "a.b.tandem.test")),
+    *((host, 400) for host in ("evil.example", "evil.example:8000", "localhost.evil.example", "tandem.test", "")),
+    *((host, 400) for host in ("x.images.example.org", "127.0.0.2", "[::2]:8000", "[::1", "localhost@evil.example")),
+]
+
+
+@pytest.fixture(scope="module")
+def named() -> TestClient:
+    return client(make_gateway(FakeEngine(), allowed_hosts=OWN))
+
+
+@pytest.mark.parametrize(("host", "status"), HOSTS)
+def test_only_a_server_addressed_by_its_own_name_answers(named, host, status):
+    """A page whose name was rebound to this address would get images otherwise."""
+    api = named
+    for answer in (
+        api.get("/v1/models", headers={"host": host}),
+        api.post(PATH, json={"prompt": "ant"}, headers={"host": host}),
+        api.get("/", headers={"host": host}),
+    ):
+        assert answer.status_code == status, answer.text
+        if status == 400:
+            assert error_of(answer, 400)["code"] == "host_not_allowed"
+    for probe in ("/healthz", "/readyz"):
+        assert api.get(probe, headers={"host": host}).status_code == 200
+
+
+def test_each_of_two_host_headers_has_to_be_a_name_of_the_server(named):
+    answer = named.get("/v1/models", headers=[("host", "localhost"), ("host", "evil.example")])
+    error_of(answer, 400)
+
+
+def test_answers_are_not_to_be_sniffed():
+    api = client(make_gateway(FakeEngine(), key_digests=(digest(KEY),)))
+    known = {"authorization": f"Bearer {KEY}"}
+    answers = [api.get(path) for path in ("/healthz", "/openapi.json", "/nothing", "/v1/models", "/page/app.js")]
+    answers += [api.post(PATH, json={"prompt": "ant", "stream": stream}, headers=known) for stream in (True, False)]
+    for answer in answers:
+        assert answer.headers.get_list("x-content-type-options") == ["nosniff"]
 
 
 def test_another_method_is_a_405_that_says_which_is_right():

@@ -1,0 +1,63 @@
+"""Fields that clients of other image servers send, and what they are called here.
+
+Sources: the request types of Stable Diffusion web UI, vLLM-Omni, SGLang, Together, LocalAI and diffusers.
+"""
+
+from __future__ import annotations
+
+# Foreign fields that mean a field of ours
+RENAMED = {
+    "guidance_scale": "cfg",
+    "guidance": "cfg",
+    "cfg_scale": "cfg",
+    "true_cfg_scale": "cfg",
+    "num_images": "n",
+    "num_images_per_prompt": "n",
+    "num_outputs": "n",
+    "num_outputs_per_prompt": "n",
+    "batch_size": "n",
+    "image_format": "output_format",
+    "image_base64": "response_format",
+}
+SIZES = "here it is part of `size`, such as 64x64"
+STEPS = "there are no diffusion steps here; `draft_steps` is the number of scales that the drafter makes"
+TEXT = "there is none here: an image is of one class, and no text is encoded"
+NONE = "there is none here"
+# Foreign fields without an effect here, and why
+WITHOUT_EFFECT = {
+    "num_inference_steps": STEPS,
+    "steps": STEPS,
+    "step": STEPS,
+    "sample_steps": STEPS,
+    "negative_prompt": TEXT,
+    "strength": "there is none here: images are not made from images",
+    "guidance_scale_2": NONE,
+    "flow_shift": NONE,
+    "scheduler": NONE,
+    "sampler": NONE,
+    "sampler_name": NONE,
+    "sampler_index": NONE,
+    "sample_method": NONE,
+    "clip_skip": NONE,
+    "lora_scale": NONE,
+    "loras": NONE,
+    "lora": NONE,
+    "image_loras": NONE,
+    "disable_safety_checker": NONE,
+    "enable_safety_checker": NONE,
+    "safety_checker": NONE,
+    "enable_teacache": NONE,
+    "max_sequence_length": NONE,
+    "vae_use_slicing": NONE,
+    "vae_use_tiling": NONE,
+    "generator_device": NONE,
+    "use_negative_prompts_file": NONE,
+    "restore_faces": NONE,
+    "enable_hr": NONE,
+    "hr_scale": NONE,
+    "hr_upscaler": NONE,
+    "input_fidelity": NONE,
+    "extra_body": "its fields belong at the top",
+}
+FOREIGN = {name: f"here it is `{ours}`" for name, ours in RENAMED.items()} | WITHOUT_EFFECT
+FOREIGN |= {"width": SIZES, "height": SIZES}
