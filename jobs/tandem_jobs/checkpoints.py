@@ -20,12 +20,12 @@ from tandem.config import VAR_PRESETS, to_dict
 from tandem.errors import InputError, OutputError
 from tandem.fine_tuning import RECIPE
 from tandem.weights import Checkpoint, aside, convert_checkpoint, open_all, open_checkpoint
-from tandem.zoo import D3, ROLES, weights_path
+from tandem.zoo import FILES
 from tandem_jobs.options.flags import POSITIONAL
 from tandem_jobs.options.spec import Spec
 from tandem_jobs.run.progress import say
 from tandem_workers.models.fetch import is_remote
-from tandem_workers.models.model_set import DTYPES, EMBEDDED, EMBEDDED_D3, Role
+from tandem_workers.models.model_set import DTYPES, Role
 from tandem_workers.models.sources import LocalFile, local_file
 
 KINDS = {"vqvae": "VQVAE (image tokenizer)", "var": "VAR (drafter or refiner)"}
@@ -81,14 +81,17 @@ def run_inspect(spec: InspectSpec) -> list[dict[str, Any]]:
 
 def weights_file(source: str) -> LocalFile:
     """The file that a source names. InputError for names of no file, or of several."""
-    if source == EMBEDDED:
-        files = ", ".join(str(weights_path(role)) for role in ROLES)
-        raise InputError(f"expected one weights file, got {source}, which has {len(ROLES)}", f"they are {files}")
+    if source in FILES:
+        files = sorted(set(FILES[source].values()))
+        if len(files) > 1:
+            hint = f"they are {', '.join(map(str, files))}"
+            raise InputError(f"expected one weights file, got {source}, which has {len(files)}", hint)
+        return local_file(str(files[0]))
     if source in VAR_PRESETS:
         raise InputError(
             f"expected a weights file, got the preset {source}, which has none", "tandem models lists files"
         )
-    return local_file(str(D3) if source == EMBEDDED_D3 else source)
+    return local_file(source)
 
 
 def describe(checkpoint: Checkpoint) -> dict[str, Any]:

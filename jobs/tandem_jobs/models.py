@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,8 @@ from rich.table import Table
 
 from tandem.config import VAR_PRESETS, VarConfig, VqvaeConfig
 from tandem.weights import build_empty, open_checkpoint
-from tandem.zoo import D3, ROLES, weights_path
+from tandem.zoo import FILES, weights_path
 from tandem_jobs.options.spec import Spec
-from tandem_workers.models.model_set import EMBEDDED, EMBEDDED_D3, EMBEDDED_NAMES
 from tandem_workers.models.sources import PUBLISHED, Published
 
 CAPTION = (
@@ -31,8 +31,7 @@ class ModelsSpec(Spec):
 
 def run_models(spec: ModelsSpec) -> list[dict[str, Any]]:
     """Print every model that `--drafter`, `--refiner` and `--vqvae` know by name. Needs no network."""
-    rows = [embedded_row(role, EMBEDDED, weights_path(role)) for role in ROLES]
-    rows.append(embedded_row("drafter or refiner", EMBEDDED_D3, D3))
+    rows = [row for name in FILES for row in embedded_rows(name)]
     rows += [published_row(name, file) for name, file in PUBLISHED.items()]
     rows += [preset_row("drafter or refiner", name, config) for name, config in VAR_PRESETS.items()]
     if spec.json_lines:
@@ -59,6 +58,14 @@ def published_row(name: str, file: Published) -> dict[str, Any]:
     return row | about | {"weights": f"{file.address}, {tuned}" if file.fine_tuned.needs_no_guidance else file.address}
 
 
+def embedded_rows(name: str) -> Iterator[dict[str, Any]]:
+    """A row for each file, with all roles that it has."""
+    roles: dict[Path, list[str]] = {}
+    for role, path in FILES[name].items():
+        roles.setdefault(path, []).append(role)
+    return (embedded_row(" or ".join(able), name, path) for path, able in roles.items())
+
+
 def embedded_row(role: str, name: str, path: Path) -> dict[str, Any]:
     checkpoint = open_checkpoint(path)
     row, about = preset_row(role, name, checkpoint.config), str(checkpoint.fine_tuned)
@@ -68,7 +75,7 @@ def embedded_row(role: str, name: str, path: Path) -> dict[str, Any]:
 
 def preset_row(role: str, name: str, config: VarConfig | VqvaeConfig) -> dict[str, Any]:
     pixels = config.image_size if isinstance(config, VqvaeConfig) else config.pyramid.grid * 16
-    if isinstance(config, VarConfig) and name in EMBEDDED_NAMES:
+    if isinstance(config, VarConfig) and name in FILES:
         vqvae = open_checkpoint(weights_path("vqvae")).config
         assert isinstance(vqvae, VqvaeConfig)
         pixels = vqvae.image_size

@@ -11,6 +11,7 @@ from typing import Any
 
 from tandem.config import VAR_PRESETS
 from tandem.errors import InputError
+from tandem.zoo import FILES
 from tandem_cluster.profile_file import built_in_profiles
 from tandem_cluster.secrets import has_user
 from tandem_jobs import cli
@@ -18,7 +19,7 @@ from tandem_jobs.options.spec import Spec, typed_name, without_variable
 from tandem_workers.features.extractors import EXTRACTORS
 from tandem_workers.models.class_files import IMAGENET, NUMBERS
 from tandem_workers.models.fetch import is_remote
-from tandem_workers.models.model_set import EMBEDDED_NAMES, VQVAE_PRESET_NAME
+from tandem_workers.models.model_set import VQVAE_PRESET_NAME
 from tandem_workers.models.sources import PUBLISHED
 
 COMMANDS = (
@@ -42,7 +43,7 @@ INPUTS = (
     "settings",
 )
 NAMES = {
-    *EMBEDDED_NAMES,
+    *FILES,
     VQVAE_PRESET_NAME,
     *VAR_PRESETS,
     *PUBLISHED,

@@ -8,13 +8,19 @@ from tandem.config import SamplingConfig
 
 ROLES = ("vqvae", "drafter", "refiner")
 EMBEDDED_SAMPLING = SamplingConfig(cfg=3.0, top_k=0, top_p=0.9, temperatures=(1.0,))
-D3 = Path(__file__).with_name("d3.safetensors")  # a third size over the same VQVAE, for studies
-CARD = Path(__file__).with_name("README.md")
-CLASSIFIER = Path(__file__).with_name("classifier.safetensors")  # of the same 12 classes; README.md has its hash
+FOLDER = Path(__file__).parent
+CARD = FOLDER / "README.md"
+CLASSIFIER = FOLDER / "classifier.safetensors"  # of the same 12 classes; README.md has its hash
+# By name and role. embedded-d3: a third size over the same VQVAE, for studies
+FILES: dict[str, dict[str, Path]] = {
+    "embedded": {role: FOLDER / f"{role}.safetensors" for role in ROLES},
+    "embedded-d3": dict.fromkeys(("drafter", "refiner"), FOLDER / "d3.safetensors"),
+}
 
 
-def weights_path(role: str) -> Path:
-    """File of the embedded vqvae, drafter or refiner."""
-    if role not in ROLES:
-        raise ValueError(f"expected one of {ROLES}, got {role!r}")
-    return Path(__file__).with_name(f"{role}.safetensors")
+def weights_path(role: str, name: str = "embedded") -> Path:
+    """File of an embedded model. Raises ValueError for a role that it does not have."""
+    files = FILES[name]
+    if role not in files:
+        raise ValueError(f"{role}: expected one of {', '.join(files)}, which {name} has")
+    return files[role]

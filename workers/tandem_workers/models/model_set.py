@@ -23,14 +23,13 @@ from tandem.timing import timed
 from tandem.var import Var
 from tandem.vqvae import Vqvae
 from tandem.weights import load_var, load_vqvae, open_checkpoint
-from tandem.zoo import D3, EMBEDDED_SAMPLING, weights_path
+from tandem.zoo import EMBEDDED_SAMPLING, FILES, weights_path
 from tandem_workers.models.class_files import choose_class_names
 from tandem_workers.models.fetch import is_remote
 from tandem_workers.models.sources import PUBLISHED, is_in_cache, local_file
 
 Role = Literal["vqvae", "drafter", "refiner"]
 EMBEDDED, EMBEDDED_D3 = "embedded", "embedded-d3"
-EMBEDDED_NAMES = (EMBEDDED, EMBEDDED_D3)
 VQVAE_PRESET_NAME = "vae_ch160v4096z32"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -40,7 +39,7 @@ class ModelRef:
     """One model of a job: its role, where its weights come from, and their hash. Small enough to send anywhere."""
 
     role: Role
-    source: str  # "embedded", "embedded-d3", a preset's name, a path or an address that names one version where it can
+    source: str  # an embedded model's name, a preset's, a path or an address that names one version where it can
     file_hash: FileHash  # of the recipe for random weights
     random_seed: int | None = None
     part: str = ""  # of the file, where it holds more than this model; role and file determine it
@@ -61,8 +60,8 @@ class ModelRef:
 
         A file that this machine has hashed for this job is not hashed again. Another copy is, by a thread, as hashing
         takes as long as loading; on exit a wrong hash raises CheckpointError, in place of any error of loading."""
-        if self.source in EMBEDDED_NAMES:
-            yield embedded_file(self.role, self.source)
+        if self.source in FILES:
+            yield weights_path(self.role, self.source)
             return
         path = self.file_hash.unchanged
         if path and (not is_remote(self.source) or is_in_cache(path)):
@@ -158,8 +157,11 @@ def resolve(role: Role, source: str, random_weights: bool) -> Resolved:
             )
         recipe = hashlib.sha256(f"random/{role}/{source}".encode()).hexdigest()
         return Resolved(ModelRef(role, source, FileHash.known(recipe), random_seed=int(recipe[:8], 16)), config)
-    is_embedded = source in EMBEDDED_NAMES
-    file = local_file(str(embedded_file(role, source)) if is_embedded else source)
+    is_embedded = source in FILES
+    try:
+        file = local_file(str(weights_path(role, source)) if is_embedded else source)
+    except ValueError as error:
+        raise CheckpointError(str(error)) from None
     try:
         checkpoint = open_checkpoint(file.path, "vqvae" if role == "vqvae" else "var").check()
     except CheckpointError as error:
@@ -168,11 +170,6 @@ def resolve(role: Role, source: str, random_weights: bool) -> Resolved:
     tuned = PUBLISHED[source].fine_tuned if source in PUBLISHED else checkpoint.fine_tuned
     own = EMBEDDED_SAMPLING if is_embedded and role != "vqvae" else checkpoint.sampling
     return Resolved(ref, checkpoint.config, checkpoint.classes, tuned, own)
-
-
-def embedded_file(role: Role, name: str) -> Path:
-    """File of an embedded model: "embedded" has one for each role, "embedded-d3" is a transformer."""
-    return weights_path(role) if name == EMBEDDED else D3
 
 
 def preset(role: Role, source: str) -> VarConfig | VqvaeConfig | None:
