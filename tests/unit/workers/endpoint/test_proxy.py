@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 import uvicorn
+from ray.serve._private import http_util
+from ray.serve.config import HTTPOptions
 from starlette.responses import PlainTextResponse
 
 from tandem_workers.endpoint import proxy
@@ -131,3 +133,14 @@ def test_a_connection_between_two_requests_stays_open(monkeypatch):
         writer.close()
 
     in_proxy(monkeypatch, check)
+
+
+def test_serve_takes_what_the_variable_names(monkeypatch):
+    """By the function that a proxy calls when it starts. It has seconds for that, so nothing heavy is imported."""
+    monkeypatch.setattr(http_util, proxy.HOOK, proxy.HERE)
+    monkeypatch.setitem(uvicorn.config.HTTP_PROTOCOLS, "auto", uvicorn.config.HTTP_PROTOCOLS["auto"])
+    found = http_util.configure_http_middlewares(HTTPOptions()).middlewares
+    assert [middleware.cls.__name__ for middleware in found] == ["LimitBody", "RequireKey", "NoSniff"]
+    loaded = uvicorn.Config(FakeIngress(), log_config=None)
+    loaded.load()
+    assert loaded.http_protocol_class is proxy.TimedProtocol
