@@ -13,7 +13,20 @@ from pathlib import Path
 from PIL import Image, ImageSequence
 from playwright.sync_api import Page, expect
 
-from support.browser import DONE, GENERATIONS, OBSERVE, browser, choose, generate, page, site, unfold, visit, watch
+from support.browser import (
+    DONE,
+    GENERATIONS,
+    OBSERVE,
+    Watch,
+    browser,
+    choose,
+    generate,
+    page,
+    site,
+    unfold,
+    visit,
+    watch,
+)
 from support.page_server import K, Site, painted
 
 __all__ = ["browser", "page", "site", "visit", "watch"]  # fixtures
@@ -43,7 +56,10 @@ def test_a_visitor_is_met_by_an_image_and_the_classes(visit: Callable[..., Page]
     assert len(site.engine.asked) == made  # nothing is made twice
 
 
-def test_samples_of_a_thousand_classes_are_made_when_they_are_seen(visit: Callable[..., Page], site: Site):
+def test_samples_of_a_thousand_classes_are_made_when_they_are_seen(
+    visit: Callable[..., Page], site: Site, watch: Watch
+):
+    watch.allowed.append("status of 404")  # a browser asks for an icon beside a style sheet
     names = [{"id": i, "object": "class", "name": f"thing {i}, object {i}"} for i in range(1000)]
     page = visit("page/style.css")
     page.route("**/v1/classes?*", lambda route: route.fulfill(json={"data": names[: limit_of(route)], "total": 1000}))

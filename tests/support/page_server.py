@@ -43,13 +43,11 @@ def painted(request: ImageRequest, index: int, scale: int) -> bytes:
 
 @dataclass
 class PaintingEngine:
-    """Paints each scale. `asked` are its requests; `busy` of them are refused first; with `hang`, nothing comes;
-    `seconds` by N are what it says that its stages took."""
+    """Paints each scale. `asked` are its requests; `busy` of them are refused first; with `hang`, nothing comes."""
 
     asked: list[ImageRequest] = field(default_factory=list)
     busy: int = 0
     hang: bool = False
-    seconds: dict[int, float] = field(default_factory=dict)
 
     async def admit(self, request: ImageRequest) -> None:
         if self.hang:
@@ -61,7 +59,7 @@ class PaintingEngine:
 
     def pictures(self, request: ImageRequest) -> Pictures:
         files = [painted(request, index, K) for index in range(request.n)]
-        return Pictures(files, {"draft": self.seconds.get(request.draft_steps, 0.2), "refine": 0.05, "encode": 0.001})
+        return Pictures(files, {"draft": 0.2, "refine": 0.05, "encode": 0.001})
 
     async def generate(self, request: ImageRequest) -> Pictures:
         await self.admit(request)
