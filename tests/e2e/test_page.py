@@ -6,12 +6,14 @@ import io
 import json
 import re
 import shlex
+import urllib.parse
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from PIL import Image, ImageSequence
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Browser, Page, Route, expect
 
 from support.browser import (
     DONE,
@@ -27,7 +29,7 @@ from support.browser import (
     visit,
     watch,
 )
-from support.page_server import K, Site, painted
+from support.page_server import K, Site, page_server, painted
 
 __all__ = ["browser", "page", "site", "visit", "watch"]  # fixtures
 
@@ -62,7 +64,7 @@ def test_samples_of_a_thousand_classes_are_made_when_they_are_seen(
     watch.allowed.append("status of 404")  # a browser asks for an icon beside a style sheet
     names = [{"id": i, "object": "class", "name": f"thing {i}, object {i}"} for i in range(1000)]
     page = visit("page/style.css")
-    page.route("**/v1/classes?*", lambda route: route.fulfill(json={"data": names[: limit_of(route)], "total": 1000}))
+    page.route("**/v1/classes?*", lambda route: route.fulfill(json=found(names, route.request.url)))
     page.route(GENERATIONS, lambda route: route.continue_(post_data=with_known_class(route)))
     page.goto(f"{site.url}/")
     expect(page.locator(".tile")).to_have_count(1000)
@@ -72,11 +74,13 @@ def test_samples_of_a_thousand_classes_are_made_when_they_are_seen(
     choose(page, "object 777", names[777]["name"])
 
 
-def limit_of(route) -> int:
-    return int(re.search(r"limit=(\d+)", route.request.url).group(1))
+def found(names: list[dict[str, Any]], url: str) -> dict[str, Any]:
+    query = urllib.parse.parse_qs(urllib.parse.urlsplit(url).query)
+    matching = [one for one in names if query.get("query", [""])[0] in one["name"]]
+    return {"data": matching[: int(query["limit"][0])], "total": len(matching)}
 
 
-def with_known_class(route) -> str:
+def with_known_class(route: Route) -> str:
     return json.dumps({**route.request.post_data_json, "prompt": "face"})
 
 
@@ -145,9 +149,7 @@ def test_a_link_is_followed_and_the_address_keeps_all(visit: Callable[..., Page]
     assert len(site.engine.asked) >= 3
 
 
-def test_every_class_can_be_made_whatever_it_is_called(browser, site: Site):
-    from support.page_server import page_server
-
+def test_every_class_can_be_made_whatever_it_is_called(browser: Browser):
     names = ("y" * 300, "two\nlines", "twin", "twin", "3", "<img src=x onerror=alert(1)>", "a, b")
     with page_server(names) as odd:
         page = browser.new_page()
