@@ -2,7 +2,7 @@
 
 In a name, commas separate synonyms, as in the published names of ImageNet: "tench, Tinca tinca". Case, runs of spaces
 and underscores make no difference. A whole name takes precedence over a synonym of another class; a text that names two
-classes is ambiguous and refused.
+classes is ambiguous and refused. A number is that of a class unless a class is called so; "#3" is always number 3.
 """
 
 from __future__ import annotations
@@ -80,6 +80,9 @@ class ClassNames(Sequence[str]):
 
     def find(self, text: str) -> int:
         """The label that a name, a synonym, a WordNet id or a number means. LabelError unless it is one class."""
+        number = self.number(text)
+        if number is not None and text.strip().startswith("#"):
+            return number
         labels, got = self.named(text), repr(text[:MAX_SHOWN])
         if len(labels) > 1:
             raise LabelError(
@@ -88,7 +91,7 @@ class ClassNames(Sequence[str]):
             )
         if labels:
             return labels[0]
-        if (number := self.number(text)) is not None:
+        if number is not None:
             return number
         expected = f"expected a class name or a number from 0 to {len(self) - 1}"
         raise LabelError(f"{expected}, got {got}", self.near(text[:MAX_SHOWN]))
@@ -125,8 +128,8 @@ class ClassNames(Sequence[str]):
         return list(dict.fromkeys((*number, *self.named(query), *found)))
 
     def number(self, text: str) -> int | None:
-        """The label of a text of digits, None if there is no such class."""
-        digits = text.strip()
+        """The label of a text of digits, as in "3" or "#3"; None if there is no such class."""
+        digits = text.strip().removeprefix("#")
         is_number = digits.isascii() and digits.isdigit() and len(digits) <= MAX_DIGITS
         return int(digits) if is_number and int(digits) < len(self) else None
 

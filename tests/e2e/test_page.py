@@ -1,227 +1,267 @@
-"""The page in a real browser, against the real server with the embedded model."""
+"""The page in a real browser: images, the address, the gallery, and what can be done with a picture."""
 
 from __future__ import annotations
 
-import base64
 import io
 import json
-import os
 import re
 import shlex
 import urllib.parse
-import urllib.request
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
-import pytest
-from PIL import Image
-from playwright.sync_api import Page, Route, expect
+from PIL import Image, ImageSequence
+from playwright.sync_api import Browser, Page, Route, expect
 
-from support.browser import CONTRASTS, GENERATIONS, MADE_MS, OBSERVE, browser, choose, generate, page, watch
+from support.browser import (
+    DONE,
+    GENERATIONS,
+    OBSERVE,
+    Watch,
+    browser,
+    choose,
+    generate,
+    page,
+    site,
+    unfold,
+    visit,
+    watch,
+)
+from support.page_server import K, Site, page_server, painted
 
-__all__ = ["browser", "page", "watch"]  # fixtures
+__all__ = ["browser", "page", "site", "visit", "watch"]  # fixtures
 
 
-NUM_SCALES = 7
+def saved(page: Page, button: str) -> tuple[str, bytes]:
+    """Name and bytes of what a button saves."""
+    with page.expect_download() as download:
+        page.locator(button).first.click()
+    return download.value.suggested_filename, Path(download.value.path()).read_bytes()
 
 
-def picture_bytes(page: Page, nth: int = 0) -> bytes:
-    address = page.locator(".card img.picture").nth(nth).get_attribute("src") or ""
-    return base64.b64decode(address.partition(",")[2])
+def test_a_visitor_is_met_by_an_image_and_the_classes(visit: Callable[..., Page], site: Site):
+    page = visit()
+    expect(page.locator(DONE)).to_have_count(1)
+    expect(page.locator(".tile")).to_have_count(12)
+    expect(page.locator(".tile img")).to_have_count(12)  # samples, made one after the other
+    assert page.evaluate("() => scrollY") == 0
+    assert page.locator(".run .picture").evaluate("(image) => image.getBoundingClientRect().bottom < innerHeight")
+    page.get_by_role("button", name="fruit", exact=True).click()
+    expect(page.locator(DONE)).to_have_count(2)
+    expect(page.locator(".run h3").first).to_have_text("fruit")
+    made = len(site.engine.asked)
+    page.reload()
+    expect(page.locator(".tile img")).to_have_count(12)
+    expect(page.locator(DONE)).to_have_count(2)
+    assert len(site.engine.asked) == made  # nothing is made twice
 
 
-def test_an_image_arrives_coarse_to_fine(page: Page):
+def test_samples_of_a_thousand_classes_are_made_when_they_are_seen(
+    visit: Callable[..., Page], site: Site, watch: Watch
+):
+    watch.allowed.append("status of 404")  # a browser asks for an icon beside a style sheet
+    names = [{"id": i, "object": "class", "name": f"thing {i}, object {i}"} for i in range(1000)]
+    page = visit("page/style.css")
+    page.route("**/v1/classes?*", lambda route: route.fulfill(json=found(names, route.request.url)))
+    page.route(GENERATIONS, lambda route: route.continue_(post_data=with_known_class(route)))
+    page.goto(f"{site.url}/")
+    expect(page.locator(".tile")).to_have_count(1000)
+    page.locator(".tile").last.scroll_into_view_if_needed()
+    expect(page.locator(".tile").last.locator("img")).to_be_visible()
+    assert page.locator(".tile img").count() < 100
+    choose(page, "object 777", names[777]["name"])
+
+
+def found(names: list[dict[str, Any]], url: str) -> dict[str, Any]:
+    query = urllib.parse.parse_qs(urllib.parse.urlsplit(url).query)
+    matching = [one for one in names if query.get("query", [""])[0] in one["name"]]
+    return {"data": matching[: int(query["limit"][0])], "total": len(matching)}
+
+
+def with_known_class(route: Route) -> str:
+    return json.dumps({**route.request.post_data_json, "prompt": "face"})
+
+
+def test_an_image_arrives_coarse_to_fine_and_can_be_gone_through(page: Page):
     choose(page, "hea", "heart")
     page.evaluate(OBSERVE)
     (body,) = generate(page)
     assert body["prompt"] == "heart"
-    assert body["preview_scales"] == list(range(1, NUM_SCALES))
-
-    picture = page.locator(".card img.picture")
-    seen = page.evaluate("() => window.seen")
-    scales = [int(scale) for scale in seen["data-scale"]]
-    assert len(scales) >= 3
-    assert scales == sorted(scales)
-    assert picture.get_attribute("data-scale") == str(NUM_SCALES)
-    assert picture.get_attribute("data-previews") == str(len(scales))
-    addresses = [*seen["src"], picture.get_attribute("src")]
-    assert len(set(addresses)) == len(scales) + 1
-
-    size = picture.evaluate(
-        "async (image) => { await image.decode(); return [image.naturalWidth, image.naturalHeight]; }"
+    assert body["preview_scales"] == list(range(1, K))
+    picture = page.locator(".run .picture").first
+    seen = [int(scale) for scale in page.evaluate("() => window.seen")["data-scale"]]
+    assert seen == list(range(1, K))
+    assert picture.get_attribute("data-scale") == str(K)
+    makers = (
+        page.locator(".run").first.locator(".scales span").evaluate_all("(all) => all.map((one) => one.dataset.maker)")
     )
-    assert size == [64, 64]
-    assert Image.open(io.BytesIO(picture_bytes(page))).size == (64, 64)
-    makers = page.locator(".strip [data-maker]").evaluate_all("(cells) => cells.map((cell) => cell.dataset.maker)")
     assert makers == ["drafter"] * 5 + ["refiner"] * 2
-    assert page.locator(".times dt").all_inner_texts() == ["wait", "draft", "refine", "decode", "encode", "total"]
-    expect(page.locator(".first")).to_have_text(re.compile(r"First preview seen after \d"))
+
+    box = picture.bounding_box()
+    for place, scale in ((0.05, 1), (0.5, 4), (0.95, K)):
+        page.mouse.move(box["x"] + place * box["width"], box["y"] + 30)
+        expect(picture).to_have_attribute("data-scale", str(scale))
+    page.mouse.move(0, 0)
+    slider = page.get_by_role("slider", name=re.compile("Coarse to fine: heart")).first
+    slider.press("ArrowLeft")
+    expect(picture).to_have_attribute("data-scale", str(K - 1))
+    expect(slider).to_have_attribute("aria-valuetext", f"scale {K - 1} of {K}, refiner")
+    expect(page.locator(".run .times").first).to_contain_text("First preview seen after")
     expect(page.locator("#status")).to_contain_text("1 image in")
 
 
-def test_another_number_of_draft_steps_is_asked_for(page: Page):
-    steps = page.locator("#draft-steps")
-    (first,) = generate(page)
-    assert first["draft_steps"] == 5
-    told = {
-        "2": "N = 2: drafter makes scales 1–2, refiner 3–7",
-        "0": "N = 0: refiner alone",
-        "7": "N = 7: drafter alone",
-        "1": "N = 1: drafter makes scale 1, refiner 2–7",
+def test_a_link_is_followed_and_the_address_keeps_all(visit: Callable[..., Page], site: Site):
+    page = visit("?prompt=fruit&seed=5")
+    expect(page.locator(DONE)).to_have_count(1)
+    assert (site.engine.asked[0].label, site.engine.asked[0].seed) == (7, 5)
+    unfold(page)
+    page.locator("#draft-steps").fill("2")
+    page.locator("#refiner-own").check()
+    page.locator("#refiner-cfg").fill("1.5")
+    page.locator("#cfg-schedule").select_option("off-after")
+    page.locator("#cfg-off").fill("4")
+    (body,) = generate(page)
+    expected = {
+        "draft_steps": 2,
+        "cfg": 3,
+        "cfg_schedule": "off-after:4",
+        "refiner_cfg": 1.5,
+        "seed": 5,
+        "prompt": "fruit",
     }
-    for value, text in told.items():
-        steps.fill(value)
-        expect(page.locator("#draft-steps-text")).to_have_text(text)
-        expect(steps).to_have_attribute("aria-valuetext", text)
-    (second,) = generate(page)
-    assert second["draft_steps"] == 1
-    assert page.locator(".card").count() == 2  # the earlier one stays, below
-    assert page.locator(".card .split b").all_inner_texts() == ["N = 1", "N = 5"]
-
-
-def test_an_empty_seed_is_drawn_shown_and_used_again(page: Page):
-    expect(page.locator("#seed")).to_have_value("")
-    (first,) = generate(page)
-    expect(page.locator(".card .settings")).to_contain_text(f"seed {first['seed']}")
+    assert {name: body[name] for name in expected} == expected
+    page.reload()
+    expect(page.locator(DONE)).to_have_count(2)
+    expect(page.locator("#draft-steps")).to_have_value("2")
+    expect(page.locator("#cfg-off")).to_have_value("4")
+    expect(page.locator("#refiner-cfg")).to_have_value("1.5")
+    page.go_back()
+    expect(page.locator("#draft-steps")).to_have_value("5")
+    page.locator("#seed").fill("")
+    (drawn,) = generate(page)
+    assert f"seed={drawn['seed']}" in page.url
+    page.reload()
+    expect(page.locator("#seed")).to_have_value("")  # drawn again next time, though the address has it
     page.locator("#use-seed").click()
-    expect(page.locator("#seed")).to_have_value(str(first["seed"]))
-    (second,) = generate(page)
-    assert second == first
-    page.locator("#dice").click()
-    expect(page.locator("#seed")).not_to_have_value(str(first["seed"]))
-    page.locator(".card .reuse").last.click()
-    expect(page.locator("#seed")).to_have_value(str(first["seed"]))
+    expect(page.locator("#seed")).to_have_value(str(drawn["seed"]))
+    assert len(site.engine.asked) >= 3
 
 
-def test_the_command_makes_the_same_image_again(page: Page, served: Any):
+def test_every_class_can_be_made_whatever_it_is_called(browser: Browser):
+    names = ("y" * 300, "two\nlines", "twin", "twin", "3", "<img src=x onerror=alert(1)>", "a, b")
+    with page_server(names) as odd:
+        page = browser.new_page()
+        page.on("dialog", lambda dialog: (_ for _ in ()).throw(AssertionError(dialog.message)))
+        page.goto(f"{odd.url}/")
+        expect(page.locator(DONE)).to_have_count(1)
+        for label in range(len(names)):
+            page.locator(".tile").nth(label).click()
+            expect(page.locator(DONE)).to_have_count(label + 2)
+            expect(page.locator("#generate")).to_have_attribute("aria-disabled", "false")
+        expect(page.locator(".tile img")).to_have_count(len(names))
+        streamed = [request.label for request in odd.engine.asked if request.preview_scales]
+        assert streamed == [0, *range(len(names))]
+        assert page.locator("#results h3").nth(1).inner_text() == names[5]
+        page.reload()
+        expect(page.locator(".tile[aria-pressed=true]")).to_have_attribute("data-label", "6")
+        page.context.close()
+
+
+def test_the_lightbox_goes_through_the_gallery_by_arrow_keys(page: Page, site: Site):
+    page.locator("#count").fill("3")
+    page.locator("#seed").fill("17")
+    (body,) = generate(page)
+    assert body["n"] == 3
+    assert page.locator(".run").first.locator(".timing").count() == 1  # one set of times a request
+    page.locator(".run .open").first.click()
+    place = page.locator("#lightbox-place")
+    expect(place).to_have_text("1 of 4")
+    for _ in range(2):
+        page.keyboard.press("ArrowRight")
+    expect(place).to_have_text("3 of 4")
+    expect(page.locator("#lightbox-facts")).to_contain_text("3 of 3")
+    page.keyboard.press("ArrowLeft")
+    expect(place).to_have_text("2 of 4")
+    request = next(one for one in site.engine.asked if one.seed == 17)
+    name, data = saved(page, "#lightbox-save")
+    assert (name, data) == ("face-17-1-N5.png", painted(request, 1, K))
+
+    name, data = saved(page, "#lightbox-gif")
+    assert name == "face-17-1-N5.gif"
+    frames = [frame.convert("RGB") for frame in ImageSequence.Iterator(Image.open(io.BytesIO(data)))]
+    assert len(frames) == K
+    assert frames[0].size == (256, 256)
+    for scale, frame in enumerate(frames, 1):
+        right = Image.open(io.BytesIO(painted(request, 1, scale))).convert("RGB")
+        off = [
+            abs(a - b)
+            for a, b in zip(frame.resize((8, 8), 4).tobytes(), right.resize((8, 8), 4).tobytes(), strict=True)
+        ]
+        assert sum(off) / len(off) < 4
+
+    page.locator("#lightbox summary").click()
+    command = shlex.split(page.locator("#lightbox-code").inner_text())
+    assert command[:3] == ["curl", "-sS", f"{site.url}/v1/images/generations"]
+    sent = json.loads(command[command.index("-d") + 1])
+    assert (sent["prompt"], sent["seed"], sent["n"], sent["draft_steps"]) == ("face", 17, 3, 5)
+    assert ".data[1].b64_json" in command
+    page.keyboard.press("Escape")
+    expect(page.locator("#lightbox")).to_be_hidden()
+
+
+def test_pictures_links_and_programs_are_copied(page: Page, site: Site):
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    page.locator("#seed").fill("5")
+    generate(page)
+    page.locator(".run .open").first.click()
+    read = "() => navigator.clipboard.readText()"
+    page.locator("#lightbox-link").click()
+    expect(page.locator("#lightbox-link")).to_have_text("Link copied")
+    assert page.evaluate(read) == f"{site.url}/?prompt=face&seed=5"
+    page.locator("#lightbox summary").click()
+    page.locator("#lightbox-python").click()
+    expect(page.locator("#announcer")).to_have_text("Copied")
+    program = page.evaluate(read)
+    compile(program, "copied", "exec")
+    assert 'prompt="face"' in program
+    assert '"seed": 5' in program
+    page.locator("#lightbox-copy").click()
+    expect(page.locator("#lightbox-copy")).to_have_text("Copied")
+    types = "() => navigator.clipboard.read().then((items) => items[0].types)"
+    assert page.evaluate(types) == ["image/png"]
+
+
+def test_all_images_are_saved_as_one_zip(page: Page):
     page.locator("#count").fill("2")
     page.locator("#seed").fill("17")
-    page.locator("summary").click()
-    page.locator("#deterministic").check()
-    (body,) = generate(page, cards=2)
-    assert body["n"] == 2
-    assert picture_bytes(page, 0) != picture_bytes(page, 1)
-
-    command = shlex.split(page.locator(".curl code").nth(1).inner_text())
-    assert command[:3] == ["curl", "-sS", f"{served.url}/v1/images/generations"]
-    sent = json.loads(command[command.index("-d") + 1])
-    assert (sent["prompt"], sent["seed"], sent["n"]) == ("face", 17, 2)
-    assert ".data[1].b64_json" in command
-    headers = {"Content-Type": "application/json"}
-    request = urllib.request.Request(command[2], json.dumps(sent).encode(), headers)
-    with urllib.request.urlopen(request, timeout=60) as response:
-        again = json.load(response)
-    assert base64.b64decode(again["data"][1]["b64_json"]) == picture_bytes(page, 1)
-
-
-def test_two_settings_are_compared_under_a_slider(page: Page):
-    page.locator("#seed").fill("8")
-    page.locator("#compare").check()
-    expect(page.locator("#compare-steps")).to_have_value(str(NUM_SCALES))
-    left, right = generate(page)
-    assert (left.pop("draft_steps"), right.pop("draft_steps")) == (5, NUM_SCALES)
-    assert left == right  # the seed above all
-    assert picture_bytes(page, 0) != picture_bytes(page, 1)
-
-    slider = page.get_by_role("slider", name="Reveal: N = 5 on the left, drafter alone on the right")
-    top = page.locator(".card img.picture").first
-    half = top.evaluate("(image) => getComputedStyle(image).clipPath")
-    slider.press("ArrowRight")
-    expect(slider).to_have_attribute("aria-valuetext", "51 % N = 5, 49 % drafter alone")
-    assert top.evaluate("(image) => getComputedStyle(image).clipPath") != half
-    box = page.locator(".frame").bounding_box()
-    page.mouse.click(box["x"] + box["width"] / 4, box["y"] + 20)
-    expect(slider).to_have_value("25")
-
-    page.locator("#draft-steps").fill(str(NUM_SCALES))
-    page.locator("#generate").click()
-    expect(page.locator("#compare-steps-error")).to_contain_text("would be the same")
-
-
-def test_it_works_by_keyboard_alone(page: Page):
-    keys, focus = page.keyboard, page.locator(":focus")
-    for _ in range(3):
-        keys.press("Tab")
-        if focus.count() and focus.get_attribute("id") == "class-input":
-            break
-    keys.type("fl")
-    expect(page.locator("#class-list [aria-selected=true]")).to_have_text("flag")
-    keys.press("Escape")
-    expect(page.locator("#class-list")).to_be_hidden()
-    keys.press("ArrowDown")  # all classes
-    first = page.locator("#class-list li").first
-    expect(first).to_have_attribute("aria-selected", "true")
-    keys.press("ArrowUp")  # round to the last
-    last = page.locator("#class-list li").last
-    expect(last).to_have_attribute("aria-selected", "true")
-    expect(focus).to_have_attribute("aria-activedescendant", last.get_attribute("id"))
-    name = last.inner_text()
-    keys.press("Enter")
-    expect(focus).to_have_value(name)
-
-    keys.press("Tab")
-    expect(focus).to_have_attribute("id", "draft-steps")
-    keys.press("ArrowRight")
-    with page.expect_request(GENERATIONS) as sent:
-        keys.press("Enter")
-    assert sent.value.post_data_json["draft_steps"] == 6
-    assert sent.value.post_data_json["prompt"] == name
-    expect(page.locator(".card[data-state=done]")).to_have_count(1, timeout=MADE_MS)
-
-    stops = []
-    for _ in range(30):
-        keys.press("Tab")
-        if focus.count() == 0:
-            break
-        assert focus.evaluate("(element) => getComputedStyle(element).outlineStyle") != "none"
-        stops.append(focus.get_attribute("id") or focus.get_attribute("class"))
-    assert {"seed", "dice", "count", "cfg", "compare", "generate", "copy"} <= set(stops)
-
-
-def test_a_thousand_classes_are_searched(page: Page, served: Any):
-    names = [f"thing {i}, object {i}" for i in range(1000)]
-
-    def answer(route: Route) -> None:
-        query = urllib.parse.parse_qs(urllib.parse.urlsplit(route.request.url).query).get("query", [""])[0]
-        found = [{"id": i, "object": "class", "name": name} for i, name in enumerate(names) if query in name]
-        route.fulfill(json={"object": "list", "data": found[:100], "total": len(found)})
-
-    page.route("**/v1/classes?*", answer)
-    page.reload()
-    expect(page.locator("#class-input")).to_have_value(names[0])
-    page.locator("#class-input").click()
-    expect(page.locator("#class-note")).to_have_text("100 of 1,000 classes: type to narrow")
-    choose(page, "object 777", names[777])
-    page.locator("#class-input").fill("nothing of the kind")
-    expect(page.locator("#class-note")).to_have_text("No class matches.")
-
-
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_it_fits_and_is_legible(page: Page, scheme: str):
-    page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
-    ground = page.evaluate("() => getComputedStyle(document.body).backgroundColor")
-    assert (min(int(part) for part in re.findall(r"\d+", ground)) > 127) == (scheme == "light")
-    assert page.locator("#generate").evaluate("(button) => getComputedStyle(button).transitionDuration") == "0s"
-    page.locator("#compare").check()
-    page.locator("summary").click()
     generate(page)
-    page.locator("#seed").fill("")
-    page.locator("#count").fill("")
-    page.locator("#generate").click()
-    expect(page.locator("#count-error")).to_have_text("Expected a number.")
-    for width in (1280, 800, 360):
-        page.set_viewport_size({"width": width, "height": 740})
-        assert page.evaluate("() => document.documentElement.scrollWidth") <= width
-    faint = [(round(ratio, 2), text) for ratio, text in page.evaluate(CONTRASTS) if ratio < 4.5]
-    assert faint == []
+    name, data = saved(page, "#save-all")
+    assert name == "tandem-3-images.zip"
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        assert archive.testzip() is None
+        files = archive.namelist()
+        assert files[:2] == ["face-17-0-N5.png", "face-17-1-N5.png"]
+        assert Image.open(io.BytesIO(archive.read(files[1]))).size == (64, 64)
+        assert [one["seed"] for one in json.loads(archive.read("settings.json"))][:2] == [17, 17]
+    assert saved(page, ".run .save")[0] == "tandem-2-images.zip"
 
 
-@pytest.mark.skipif("TANDEM_SCREENSHOT" not in os.environ, reason="TANDEM_SCREENSHOT names no file")
-def test_a_picture_of_the_page_is_taken(page: Page):
-    for name, seed, compared in (("fruit", 8, False), ("building", 3, True)):
-        choose(page, name, name)
-        page.locator("#seed").fill(str(seed))
-        page.locator("#compare").set_checked(compared)
-        generate(page)
-    page.locator("h1").click()  # no button has the focus or the mouse
-    image = Image.open(io.BytesIO(page.screenshot(full_page=True, animations="disabled")))
-    image.convert("RGB").save(os.environ["TANDEM_SCREENSHOT"])
+def test_the_gallery_is_bounded_and_can_be_emptied(page: Page):
+    count = """async () => {
+      const store = await import("/page/store.js");
+      const [run] = await store.keptRuns();
+      for (let i = 0; i < 62; i += 1) { const { id, ...copy } = run; await store.keepRun(copy); }
+      return (await store.keptRuns()).length;
+    }"""
+    assert page.evaluate(count) == 60
+    page.reload()
+    expect(page.locator(DONE)).to_have_count(60)
+    page.locator(".run .menu summary").first.click()
+    page.locator(".run .remove").first.click()
+    expect(page.locator(DONE)).to_have_count(59)
+    page.once("dialog", lambda dialog: dialog.accept())
+    page.locator("#clear").click()
+    expect(page.locator("#empty")).to_be_visible()
+    assert page.evaluate("async () => (await (await import('/page/store.js')).keptRuns()).length") == 0

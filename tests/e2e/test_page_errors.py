@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import base64
-import io
 import json
+from collections.abc import Callable
 
-import pytest
-from PIL import Image
 from playwright.sync_api import Page, Route, expect
 
-from support.browser import GENERATIONS, MADE_MS, Watch, browser, generate, page, watch
+from support.browser import DONE, GENERATIONS, Watch, browser, generate, page, site, unfold, visit, watch
+from support.page_server import Site, page_server, painted
+from tandem_workers.endpoint.guard import digest
 
-__all__ = ["browser", "page", "watch"]  # fixtures
+__all__ = ["browser", "page", "site", "visit", "watch"]  # fixtures
 
-
-def refuse(page: Page, status: int, headers: dict[str, str] | None = None, **error: str | None) -> None:
-    body = json.dumps({"error": {"type": "invalid_request_error", "param": None, "code": None, **error}})
-    page.route(GENERATIONS, lambda route: route.fulfill(status=status, headers=headers or {}, body=body))
+LAPTOP = {"width": 1366, "height": 625}
+KEY = "open-sesame-open-sesame"
+IN_WINDOW = """(element) => {
+  const {top, bottom, left, right} = element.getBoundingClientRect();
+  return top >= 0 && left >= 0 && bottom <= innerHeight && right <= innerWidth;
+}"""
 
 
 def test_errors_are_shown_next_to_their_controls(page: Page, watch: Watch):
@@ -40,36 +42,53 @@ def test_errors_are_shown_next_to_their_controls(page: Page, watch: Watch):
     page.locator("#generate").click()
     expect(page.locator("#top-p-error")).to_be_visible()  # in what was folded away
     expect(page.locator("#top-p-error")).to_contain_text("1.5")
-    assert page.locator(".card").count() == 0
+    expect(page.locator(".run")).to_have_count(1)  # the first one
     page.unroute(GENERATIONS)
     generate(page)
     expect(page.locator("[aria-invalid]")).to_have_count(0)
 
 
-@pytest.mark.parametrize("status", [429, 503])
-def test_a_busy_server_is_asked_again(page: Page, watch: Watch, status: int):
-    watch.allowed.append(f"status of {status}")
-    refuse(page, status, {"Retry-After": "3"}, message="expected at most 8 images in flight")
+def test_a_busy_server_is_asked_again_by_itself(page: Page, site: Site, watch: Watch):
+    watch.allowed.append("status of 429")
+    page.set_viewport_size(LAPTOP)
+    page.evaluate("() => scrollTo(0, document.body.scrollHeight)")
+    site.engine.busy = 1
     page.locator("#generate").click()
-    expect(page.locator("#alert")).to_contain_text("xpected at most 8 images in flight. Try again in 3 s.")
-    page.unroute(GENERATIONS)
-    page.locator("#retry").click()
-    expect(page.locator(".card[data-state=done]")).to_have_count(1, timeout=MADE_MS)
+    expect(page.locator("#status")).to_contain_text("The server is busy. Trying again in 2 seconds")
+    assert page.locator("#status").evaluate(IN_WINDOW)
+    assert page.locator("#retry").evaluate(IN_WINDOW)
+    expect(page.locator("#announcer")).to_have_text("The server is busy. Trying again in 2 seconds.")
+    expect(page.locator("#status")).to_contain_text("in 1 second")
+    expect(page.locator("#announcer")).to_have_text("The server is busy. Trying again in 2 seconds.")  # said once
+    expect(page.locator(DONE)).to_have_count(2)
     expect(page.locator("#alert")).to_be_empty()
 
 
-def test_a_lost_connection_is_shown(page: Page, watch: Watch):
+def test_a_busy_server_is_not_asked_for_the_first_image_again(visit: Callable[..., Page], site: Site, watch: Watch):
+    watch.allowed.append("status of 429")
+    site.engine.busy = 100
+    page = visit()
+    expect(page.locator("#status")).to_contain_text("The server is busy just now.")
+    expect(page.locator("#retry")).to_be_hidden()
+    expect(page.locator(".run")).to_have_count(0)
+    assert site.engine.busy >= 98  # that image, and one sample
+
+
+def test_a_lost_connection_is_shown_in_the_window(page: Page, watch: Watch):
     watch.allowed.append("net::ERR_FAILED")
+    page.set_viewport_size(LAPTOP)
     page.route(GENERATIONS, lambda route: route.abort())
     page.locator("#generate").click()
     expect(page.locator("#alert")).to_have_text("The server cannot be reached.")
-    expect(page.locator("#retry")).to_be_visible()
+    for part in ("#alert", "#retry", "#generate"):
+        assert page.locator(part).evaluate(IN_WINDOW)
+    page.unroute(GENERATIONS)
+    page.locator("#retry").click()
+    expect(page.locator(DONE)).to_have_count(2)
 
 
-def test_an_image_that_fails_on_the_way_says_so(page: Page):
-    png = io.BytesIO()
-    Image.new("RGB", (64, 64), "teal").save(png, "PNG")
-    data = base64.b64encode(png.getvalue()).decode()
+def test_an_image_that_fails_on_the_way_says_so(page: Page, site: Site):
+    data = base64.b64encode(painted(site.engine.asked[0], 0, 1)).decode()
     preview = {"type": "image_generation.partial_image", "b64_json": data, "output_format": "png", "image_index": 0}
     events = [
         {**preview, "scale": 1, "num_scales": 7, "made_by": "drafter"},
@@ -78,40 +97,41 @@ def test_an_image_that_fails_on_the_way_says_so(page: Page):
     body = "".join(f"event: any\r\ndata: {json.dumps(event)}\r\n\r\n" for event in events)
     page.route(GENERATIONS, lambda route: route.fulfill(content_type="text/event-stream", body=body))
     page.locator("#generate").click()
-    expect(page.locator(".card[data-state=error] .problem")).to_have_text("Not made within 9 s.")
+    expect(page.locator(".run[data-state=error] .problem")).to_have_text("Not made within 9 s.")
     expect(page.locator("#alert")).to_have_text("Not made within 9 s.")
 
 
-def test_a_key_is_asked_for_and_stays_in_the_tab(page: Page, watch: Watch):
-    watch.allowed.append("status of 401")
-    denied = json.dumps({"error": {"message": "expected a known API key", "param": None}})
+def test_a_key_is_asked_for_in_words_and_stays_in_the_tab(browser):
+    with page_server(key_digests=(digest(KEY),)) as site:
+        page = browser.new_page()
+        page.goto(f"{site.url}/")
+        expect(page.get_by_role("heading", name="This server asks for a key")).to_be_visible()
+        expect(page.locator("#key")).to_be_focused()
+        page.keyboard.type("wrong")
+        page.keyboard.press("Enter")
+        expect(page.locator("#key-error")).to_contain_text("xpected Bearer and a known API key")
+        assert site.engine.asked == []
+        page.locator("#key").fill(KEY)
+        page.keyboard.press("Enter")
+        expect(page.locator(DONE)).to_have_count(1)
+        expect(page.locator("#key-prompt")).to_be_hidden()
+        page.locator(".run .open").click()
+        command = page.locator("#lightbox-code").text_content() or ""
+        assert '-H "Authorization: Bearer $TANDEM_API_KEY"' in command
+        assert "sesame" not in page.content()
+        assert "sesame" not in page.evaluate("() => JSON.stringify(localStorage) + document.cookie + location")
+        page.context.close()
 
-    def guard(route: Route) -> None:
-        known = route.request.headers.get("authorization") == "Bearer open-sesame"
-        route.continue_() if known else route.fulfill(status=401, body=denied)
 
-    page.route(GENERATIONS, guard)
-    expect(page.locator("#key")).to_be_hidden()
-    page.locator("#generate").click()
-    expect(page.locator("#key")).to_be_focused()
-    expect(page.locator("#key-error")).to_have_text("Expected a known API key.")
-    page.keyboard.type("open-sesame")
-    page.keyboard.press("Enter")
-    expect(page.locator(".card[data-state=done]")).to_have_count(1, timeout=MADE_MS)
-    command = page.locator(".curl code").inner_text()
-    assert '-H "Authorization: Bearer $TANDEM_API_KEY"' in command
-    assert "sesame" not in page.content()
-    assert page.evaluate("() => [localStorage.length, sessionStorage.length, document.cookie]") == [0, 1, ""]
-
-
-def test_a_run_is_cancelled(page: Page):
-    page.route(GENERATIONS, lambda route: None)  # never answered
+def test_a_run_is_cancelled(page: Page, site: Site):
+    site.engine.hang = True
     page.locator("#generate").click()
     expect(page.locator("#status")).to_contain_text("Waiting")
     page.locator("#cancel").click()
     expect(page.locator("#status")).to_have_text("Cancelled.")
     expect(page.locator("#cancel")).to_be_hidden()
     expect(page.locator("#generate")).to_be_focused()
-    assert page.locator(".card").count() == 0
-    page.unroute(GENERATIONS)
+    expect(page.locator(".run")).to_have_count(1)
+    site.engine.hang = False
+    unfold(page)
     generate(page)

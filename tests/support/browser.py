@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
+from support.page_server import Site, page_server
 from support.programs import need
 
 GENERATIONS = "**/v1/images/generations"
+DONE = ".run[data-state=done]"
 MADE_MS = 60_000  # a server that has just started is slow
 ARGS = [
     "--no-sandbox",
@@ -82,10 +84,10 @@ class Watch:
 
 
 @pytest.fixture(scope="module")
-def browser(request: pytest.FixtureRequest) -> Iterator[Browser]:
+def browser() -> Iterator[Browser]:
     """One Chromium for the file."""
     program = need("chromium", "/usr/bin/chromium")
-    request.getfixturevalue("served")  # before the event loop of playwright
+    expect.set_options(timeout=MADE_MS)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=program, args=ARGS)
         yield browser
@@ -93,24 +95,42 @@ def browser(request: pytest.FixtureRequest) -> Iterator[Browser]:
 
 
 @pytest.fixture
-def watch(served: Any) -> Watch:
-    return Watch(served.url)
+def site() -> Iterator[Site]:
+    """A server of its own, as a test changes what it does."""
+    with page_server() as site:
+        yield site
 
 
 @pytest.fixture
-def page(browser: Browser, served: Any, watch: Watch) -> Iterator[Page]:
-    """The page as it is when the server has told what it offers."""
-    page = browser.new_page(viewport={"width": 1280, "height": 900})
-    watch.follow(page)
-    open_page(page, served.url)
-    yield page
-    page.context.close()
+def watch(site: Site) -> Watch:
+    return Watch(site.url)
+
+
+@pytest.fixture
+def visit(browser: Browser, site: Site, watch: Watch) -> Iterator[Callable[..., Page]]:
+    """Opens addresses of the server, each in a browser that was never there; options are those of its window."""
+    pages: list[Page] = []
+
+    def visit(path: str = "", **options: Any) -> Page:
+        page = browser.new_page(**{"viewport": {"width": 1280, "height": 900}} | options)
+        page.set_default_timeout(MADE_MS)
+        watch.follow(page)
+        page.goto(f"{site.url}/{path}")
+        pages.append(page)
+        return page
+
+    yield visit
+    for page in pages:
+        page.context.close()
     assert watch.problems == []
 
 
-def open_page(page: Page, url: str) -> None:
-    page.goto(f"{url}/")
-    expect(page.locator("#class-input")).not_to_have_value("")
+@pytest.fixture
+def page(visit: Callable[..., Page]) -> Page:
+    """The page after the image that it makes for a new visitor."""
+    page = visit()
+    expect(page.locator(DONE)).to_have_count(1, timeout=MADE_MS)
+    return page
 
 
 def choose(page: Page, typed: str, name: str) -> None:
@@ -122,18 +142,24 @@ def choose(page: Page, typed: str, name: str) -> None:
     expect(page.locator("#class-list")).to_be_hidden()
 
 
-def generate(page: Page, cards: int = 1) -> list[dict[str, Any]]:
-    """Press the button and wait for so many new cards; the bodies of the requests."""
+def generate(page: Page) -> list[dict[str, Any]]:
+    """Press the button and wait for another run; the bodies of its streamed requests."""
     bodies: list[dict[str, Any]] = []
-    done = page.locator(".card[data-state=done]")
+    done = page.locator(DONE)
     before = done.count()
 
     def note(request: Any) -> None:
-        if request.method == "POST":
+        if request.method == "POST" and request.post_data_json.get("stream"):
             bodies.append(request.post_data_json)
 
     page.on("request", note)
     page.locator("#generate").click()
-    expect(done).to_have_count(before + cards, timeout=MADE_MS)
+    expect(done).to_have_count(before + 1, timeout=MADE_MS)
     page.remove_listener("request", note)
     return bodies
+
+
+def unfold(page: Page) -> None:
+    """Open what is folded away in the settings."""
+    for fold in page.locator("#form details").all():
+        fold.evaluate("(fold) => { fold.open = true; }")

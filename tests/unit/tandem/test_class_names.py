@@ -18,13 +18,16 @@ AMBIGUOUS = {
         *[("ant", 0), (" ANT\n", 0), ("0", 0), ("004", 4)],
         *[("honeybee", 1), ("Bee,   Honeybee", 1), ("cat", 2), ("Cat, tom", 2), ("tom", 3), ("TOM", 3)],
         *[("sea lion", 4), ("Sea_Lion", 4), ("sea   lion", 4)],
+        *[("#4", 4), (" #04 ", 4)],
     ],
 )
 def test_a_class_goes_by_name_synonym_and_number_in_any_case(text, label):
     assert NAMES.find(text) == label
 
 
-@pytest.mark.parametrize("text", ["5", "-1", "1.0", "\u00b2", "\u0663", "bugs", "ant,", ",", " ", "", "9" * 200])
+@pytest.mark.parametrize(
+    "text", ["5", "#5", "#", "##1", "-1", "1.0", "\u00b2", "\u0663", "bugs", "ant,", ",", " ", "", "9" * 200]
+)
 def test_what_no_class_goes_by_is_refused(text):
     with pytest.raises(LabelError, match="expected a class name or a number from 0 to 4, got"):
         NAMES.find(text)
@@ -85,6 +88,13 @@ def test_a_name_of_two_classes_is_refused_with_both(text, both):
     with pytest.raises(LabelError, match=f"expected a name of one class, got '{text}', a name of {both}") as caught:
         imagenet_names().find(text)
     assert "label number" in caught.value.hint
+
+
+def test_a_number_is_reached_though_a_class_is_called_so():
+    names = ClassNames(("x", "3", "#0", "y" * 300, "two\nlines"))
+    assert names.find("3") == 1
+    assert [names.find(f"#{label}") for label in range(len(names))] == list(range(len(names)))
+    assert [names.matching(f"#{label}")[0] for label in range(len(names))] == list(range(len(names)))
 
 
 def test_the_usual_name_of_a_class_goes_before_a_rare_one_of_another():

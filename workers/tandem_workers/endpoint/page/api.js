@@ -1,15 +1,19 @@
-// The HTTP API: requests, errors, server-sent events, and the command line that repeats a request.
+// The HTTP API: requests, errors and server-sent events.
 
 const KEY_NAME = "tandem-api-key";
-const GENERATIONS = "v1/images/generations";
-// settings that an answer tells and a request takes
-const SETTINGS = ["seed", "draft_steps", "cfg", "top_k", "top_p", "temperatures"];
+export const GENERATIONS = "v1/images/generations";
+export const MAX_CLASSES = 1000; // of one answer
 
 /** What the API refused, in its own words. `retryAfter` is in seconds, null where it was not told. */
 export class ApiError extends Error {
   constructor(status, message, param = null, retryAfter = null) {
     super(message);
     Object.assign(this, { status, param, retryAfter });
+  }
+
+  /** Whether the same request may be answered in a while. */
+  get isBusy() {
+    return this.status === 429 || this.status === 503;
   }
 }
 
@@ -24,13 +28,14 @@ export async function getModel() {
 }
 
 /** {data: [{id, name}], total} of the classes that match. */
-export function findClasses(query, signal) {
-  return getJson(`v1/classes?${new URLSearchParams({ query, limit: 100 })}`, signal);
+export function findClasses(query, signal, limit = 100) {
+  return getJson(`v1/classes?${new URLSearchParams({ query, limit })}`, signal);
 }
 
 /** The response to a request for images, once it is known not to be an error. Its events: `serverSentEvents`. */
 export function generateImages(body, signal) {
-  const headers = { "Content-Type": "application/json", Accept: "text/event-stream" };
+  const accept = body.stream ? "text/event-stream" : "application/json";
+  const headers = { "Content-Type": "application/json", Accept: accept };
   return send(GENERATIONS, { method: "POST", headers, body: JSON.stringify(body), signal });
 }
 
@@ -49,6 +54,16 @@ export async function* serverSentEvents(response) {
       yield event;
     }
   }
+}
+
+/** The file in `b64_json` as a Blob. */
+export function imageBlob({ b64_json: data, output_format: format }) {
+  const bytes = Uint8Array.from(atob(data), (letter) => letter.charCodeAt(0));
+  return new Blob([bytes], { type: `image/${format}` });
+}
+
+export function isAbort(error) {
+  return error.name === "AbortError";
 }
 
 function dataOf(block) {
@@ -86,27 +101,4 @@ async function errorOf(response) {
   const told = await response.json().catch(() => ({})); // a proxy answers in HTML
   const { message = `the server answered ${response.status}`, param } = told.error ?? {};
   return new ApiError(response.status, message, param, Number.isNaN(seconds) ? null : seconds);
-}
-
-/**
- * A command that makes image `index` of a request again: all settings are named, so that it also does under other
- * defaults. A key stands in it as a variable, never itself.
- */
-export function curlLine({ body, made, index, filename }) {
-  const settings = Object.fromEntries(SETTINGS.map((name) => [name, made[name]]));
-  // a number was sent where two classes have the same name
-  const prompt = /^\d+$/.test(body.prompt) ? body.prompt : made.class_name;
-  const again = { model: made.model, prompt, n: body.n, ...settings, output_format: body.output_format };
-  if (made.deterministic) again.deterministic = true;
-  return [
-    `curl -sS ${new URL(GENERATIONS, document.baseURI).href}`,
-    "-H 'Content-Type: application/json'",
-    ...(apiKey.get() ? ['-H "Authorization: Bearer $TANDEM_API_KEY"'] : []),
-    `-d ${shellQuoted(JSON.stringify(again))}`,
-    `| jq -r '.data[${index}].b64_json' | base64 -d > ${filename}`,
-  ].join(" ");
-}
-
-function shellQuoted(text) {
-  return `'${text.replaceAll("'", "'\\''")}'`;
 }

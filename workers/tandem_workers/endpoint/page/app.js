@@ -1,22 +1,79 @@
-// The page: images are asked for, arrive scale by scale, and errors are told in words.
+// The page: what the server offers, what is asked for, what happens meanwhile, and the address that says all that.
 
-import { ApiError, findClasses, generateImages, getModel, serverSentEvents } from "./api.js";
-import { Card, nameSplit } from "./card.js";
-import { $, Form, clearErrors, inWords, showFieldError } from "./form.js";
+import { queryOf, settingsOf } from "./address.js";
+import { MAX_CLASSES, findClasses, getModel, isAbort } from "./api.js";
+import { clearAlert, showDone, showFailure, showRunning } from "./bar.js";
+import { $ } from "./dom.js";
+import { Form, clearErrors, showFieldError } from "./form.js";
+import { Gallery } from "./gallery.js";
+import { askForKey, listenToKey } from "./keyprompt.js";
+import { make } from "./making.js";
+import { newRun, picturesOf } from "./run.js";
+import { Tiles } from "./tiles.js";
+import { counted, inWords } from "./words.js";
 
-const MAX_CARDS = 24;
+const FIRST_CLASSES = 48;
+const WIDE = matchMedia("(min-width: 60rem)");
 
-const form = new Form({ onSubmit: generate, onSearchError: (error) => explain(error, searchAgain) });
+const cameFromHere = history.state !== null; // a reload, or Back: what the address says was made already
 let running = null; // the AbortController of what is under way
+const gallery = new Gallery({ onReuse: reuse });
+const form = new Form({
+  onSubmit: () => generate(),
+  onChange: keepAddress,
+  onPick: (item) => tiles.mark(item),
+  onSearchError: (error) => explain(error, searchAgain),
+});
+const tiles = new Tiles({
+  promptOf: (item) => form.known.promptOf(item),
+  isBusy: () => running !== null,
+  onPick: (item) => {
+    form.classes.pick(item);
+    generate();
+  },
+});
+const restored = gallery.restore();
 
-/** Ask the server what it offers. */
+/** Ask the server what it offers, and make a first image. */
 async function start() {
   clearProblems();
   try {
-    form.offer(await getModel(), (await findClasses("")).data);
+    const { items, total } = await learn();
+    await restored;
+    const asked = settingsOf(location.search);
+    if (isFirst(asked)) await generate({ seed: asked.seed, isUnasked: true });
+    if (items.length < total) await loadClasses();
   } catch (error) {
     explain(error, start);
   }
+}
+
+/** What the server offers, and the settings of the address in the controls. */
+async function learn() {
+  const [model, { data, total }] = await Promise.all([getModel(), findClasses("", undefined, FIRST_CLASSES)]);
+  form.offer(model);
+  offerClasses(data, total);
+  showAddress(history.state);
+  if (!form.className && data.length) form.classes.pick(data[0]);
+  return form.known;
+}
+
+/** Whether an image is to be made unasked: for a visitor who has none, and for a link that is new here. */
+function isFirst(asked) {
+  if (!form.className) return false;
+  if (!gallery.newest) return true;
+  return Boolean(asked.prompt) && !cameFromHere && !gallery.views.some(({ run }) => run.query === location.search);
+}
+
+function offerClasses(items, total) {
+  form.offerClasses(items, total);
+  tiles.offer(form.model, items);
+  tiles.mark(form.chosen);
+}
+
+async function loadClasses() {
+  const { data, total } = await findClasses("", undefined, MAX_CLASSES);
+  offerClasses(data, total);
 }
 
 function searchAgain() {
@@ -24,126 +81,107 @@ function searchAgain() {
   form.classes.showAll();
 }
 
-async function generate() {
+/** Make images as the controls say. `isUnasked`: nobody pressed anything, so a busy server is left alone. */
+async function generate({ seed, isUnasked = false } = {}) {
   if (running) return;
   running = new AbortController();
   showRunning(true);
   clearProblems();
-  if (!form.model) await start();
-  if (form.model) await makeCards();
+  try {
+    if (!form.model) await learn();
+    await makeRun(seed, isUnasked);
+  } catch (error) {
+    explain(error, () => generate());
+  }
   running = null;
   showRunning(false);
 }
 
-async function makeCards() {
-  const run = { cards: [], side: 0 };
+async function makeRun(seed, isUnasked) {
   const began = performance.now();
+  let view = null;
   try {
-    const bodies = form.read();
-    // One side after the other: at once each would slow the other down, and the times would say nothing.
-    for (run.side = 0; run.side < bodies.length; run.side += 1) await makeSide(run, bodies);
-    showDone(bodies, performance.now() - began);
+    const { bodies, rounds, settings } = form.read();
+    if (seed !== undefined) bodies.forEach((body) => (body.seed = settings.seed = seed));
+    const query = queryOf(settings, form.defaults);
+    setAddress(query, isUnasked);
+    offerSeed(settings.seed);
+    const run = newRun({ model: form.model, className: form.className, bodies, defaults: form.defaults, query });
+    view = gallery.begin(run, isUnasked);
+    await make(run, view, { rounds, signal: running.signal, patient: !isUnasked });
+    const seconds = (performance.now() - began) / 1000;
+    showDone(`${counted(picturesOf(run).length, "image")} in ${seconds.toFixed(2)} s.`);
+    await gallery.end(view);
   } catch (error) {
-    drop(run.cards, error);
-    explain(error, generate, run.side);
+    if (view) await gallery.end(view, isAbort(error) ? "Cancelled." : inWords(error));
+    if (isUnasked && error.isBusy) showDone("The server is busy just now. Press Generate to wait for your turn.");
+    else explain(error, () => generate(), view?.run.sides.findIndex((side) => !side.made));
   }
-}
-
-async function makeSide(run, bodies) {
-  const body = bodies[run.side];
-  const began = performance.now();
-  $("status").textContent = "Waiting for the server…";
-  const response = await generateImages(body, running.signal);
-  if (!run.cards.length) run.cards = addCards(bodies);
-  let missing = body.n;
-  for await (const event of serverSentEvents(response)) {
-    const side = run.cards[event.image_index].sides[run.side];
-    if (event.type === "image_generation.completed") {
-      side.complete(event);
-      missing -= 1;
-    } else {
-      side.preview(event, performance.now() - began);
-      $("status").textContent = progress(event, body, bodies.length);
-    }
-  }
-  if (missing) throw new ApiError(0, "the connection ended before everything was made");
-}
-
-function addCards(bodies) {
-  const { model, className } = form;
-  const onReuse = (body) => {
-    form.show(body);
-    $("generate").focus();
-  };
-  const cards = Array.from(
-    { length: bodies[0].n },
-    (_, index) => new Card({ model, className, bodies, index, onReuse }),
-  );
-  $("empty").hidden = true;
-  $("results").prepend(...cards.map((card) => card.element));
-  [...$("results").children].slice(MAX_CARDS).forEach((old) => old.remove());
-  cards[0].element.scrollIntoView({ block: "nearest" });
-  return cards;
-}
-
-/** After an error: cards that show something stay and say what happened, the others go. */
-function drop(cards, error) {
-  const reason = isAbort(error) ? "Cancelled." : inWords(error);
-  for (const card of cards.filter((one) => !one.isDone)) {
-    if (card.isBlank) card.element.remove();
-    else card.fail(reason);
-  }
-  $("empty").hidden = $("results").childElementCount > 0;
-}
-
-/** "Refiner alone, scale 3 of 7, image 1 of 2" */
-function progress({ scale, num_scales: numScales, image_index: index }, { n, draft_steps: draftSteps }, numSides) {
-  const parts = [`scale ${scale} of ${numScales}`];
-  if (numSides > 1) parts.unshift(nameSplit(draftSteps, numScales));
-  if (n > 1) parts.push(`image ${index + 1} of ${n}`);
-  const text = parts.join(", ");
-  return text[0].toUpperCase() + text.slice(1);
-}
-
-function showDone(bodies, elapsedMs) {
-  const count = bodies.length * bodies[0].n;
-  $("status").textContent = `${count} ${count === 1 ? "image" : "images"} in ${(elapsedMs / 1000).toFixed(2)} s.`;
-  $("use-seed").textContent = bodies[0].seed;
-  $("last-seed").hidden = false;
-}
-
-function showRunning(isRunning) {
-  // not disabled: the focus of the keyboard would be lost
-  $("generate").setAttribute("aria-disabled", String(isRunning));
-  if (!isRunning && document.activeElement === $("cancel")) $("generate").focus();
-  $("cancel").hidden = !isRunning;
 }
 
 function explain(error, again, side = 0) {
-  $("status").textContent = isAbort(error) ? "Cancelled." : "";
-  if (!isAbort(error) && !showFieldError(error, side)) showAlert(error, again);
-}
-
-function showAlert(error, again) {
-  const isOurs = error instanceof ApiError;
-  if (!isOurs) console.error(error);
-  const busy = error.status === 429 ? "The server is busy. " : "";
-  const wait = error.retryAfter ? ` Try again in ${error.retryAfter} s.` : "";
-  $("alert").textContent = busy + inWords(error) + wait;
-  $("retry").hidden = !isOurs;
-  $("retry").onclick = again;
+  if (error.status === 401) {
+    showDone("This server asks for a key.");
+    askForKey(error);
+  } else if (showFieldError(error, side)) {
+    showDone("");
+  } else {
+    showFailure(error, again);
+  }
 }
 
 function clearProblems() {
   clearErrors();
-  $("alert").textContent = "";
-  if (document.activeElement === $("retry")) $("generate").focus();
-  $("retry").hidden = true;
+  clearAlert();
 }
 
-function isAbort(error) {
-  return error.name === "AbortError";
+function reuse(settings) {
+  form.show(settings);
+  keepAddress();
+  $("generate").focus();
 }
 
+function offerSeed(seed) {
+  $("use-seed").textContent = seed;
+  $("last-seed").hidden = false;
+}
+
+/** The address says what the controls say, so that Reload keeps it. */
+function keepAddress() {
+  if (form.model) setAddress(queryOf(form.settings(), form.defaults), true);
+}
+
+/** Each run is an entry of the browser's history; the seed is in it even if it was drawn. */
+function setAddress(query, replace) {
+  const state = { isRandom: $("seed").value === "" };
+  if (replace || query === location.search) history.replaceState(state, "", query);
+  else history.pushState(state, "", query);
+}
+
+/** The settings of the address. A seed that was drawn is offered, and the next one is drawn again. */
+function showAddress(state) {
+  const asked = settingsOf(location.search);
+  form.show(state?.isRandom ? { ...asked, seed: null } : asked);
+  if (state?.isRandom && asked.seed !== undefined) offerSeed(asked.seed);
+}
+
+addEventListener("popstate", ({ state }) => form.model && showAddress(state));
+
+/** An information button opens the words that it is about. */
+document.addEventListener("click", ({ target }) => {
+  const button = target.closest(".info");
+  if (!button) return;
+  const words = $(button.getAttribute("aria-controls"));
+  words.hidden = !words.hidden;
+  button.setAttribute("aria-expanded", String(!words.hidden));
+});
+
+function fold() {
+  $("settings").open = WIDE.matches;
+}
+
+WIDE.addEventListener("change", fold);
+fold();
+listenToKey(() => (form.model ? generate() : start()));
 $("cancel").addEventListener("click", () => running?.abort());
 start();

@@ -1,14 +1,18 @@
 // Class search: an input with a list of matching classes, as the ARIA practices describe a combobox.
 
+import { same } from "./classes.js";
+import { oneLine } from "./words.js";
+
 const DEBOUNCE_MS = 120;
 
 /**
  * @param search (query, signal) => {data: [{id, name}], total}
+ * @param promptOf item => what to ask the API for
  * @param onError told what `search` throws, abortion apart
  */
 export class Combobox {
-  constructor({ input, list, popup, note, search, onError }) {
-    Object.assign(this, { input, list, popup, note, search, onError });
+  constructor({ input, list, popup, note, search, promptOf, onError }) {
+    Object.assign(this, { input, list, popup, note, search, promptOf, onError });
     this.items = [];
     this.active = -1; // index of the highlighted item
     this.picked = null;
@@ -17,16 +21,20 @@ export class Combobox {
     this.listen();
   }
 
-  /** What to ask the API for: the name, or the number where several classes have the same name. */
+  /** What to ask the API for: the class that was picked, or what was typed. */
   get prompt() {
-    const typed = this.input.value.trim();
-    return this.picked?.shared && this.picked.name === typed ? String(this.picked.id) : typed;
+    return this.chosen ? this.promptOf(this.chosen) : this.input.value.trim();
+  }
+
+  /** The class that was picked, unless something was typed since. */
+  get chosen() {
+    return this.picked && this.input.value === this.spelling ? this.picked : null;
   }
 
   pick(item) {
-    const shared = this.items.some((other) => other.id !== item.id && goesBy(other.name, item.name));
-    this.picked = { ...item, shared };
-    this.input.value = item.name;
+    this.picked = item;
+    this.input.value = oneLine(item.name);
+    this.spelling = this.input.value;
     this.close();
     this.input.dispatchEvent(new Event("change", { bubbles: true }));
   }
@@ -140,7 +148,7 @@ export class Combobox {
 
 function optionOf({ id, name }) {
   const option = document.createElement("li");
-  Object.assign(option, { id: `class-${id}`, textContent: name, role: "option" });
+  Object.assign(option, { id: `class-${id}`, textContent: oneLine(name), role: "option" });
   option.setAttribute("aria-selected", "false");
   return option;
 }
@@ -148,13 +156,4 @@ function optionOf({ id, name }) {
 function noteOf(shown, total) {
   if (!shown) return "No class matches.";
   return shown < total ? `${shown} of ${total.toLocaleString("en")} classes: type to narrow` : "";
-}
-
-function same(a, b) {
-  return a.trim().toLowerCase() === b.trim().toLowerCase();
-}
-
-/** Whether a class may be called so: by its whole name, or by one of the names that commas separate. */
-function goesBy(className, name) {
-  return [className, ...className.split(",")].some((spelling) => same(spelling, name));
 }

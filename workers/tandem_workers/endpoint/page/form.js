@@ -1,8 +1,12 @@
 // The controls: what the server offers in them, what they say, and what is asked for with them.
 
 import { ApiError, apiKey, findClasses } from "./api.js";
-import { describeSplit, makerOf, nameSplit, shownSize } from "./card.js";
+import { Classes } from "./classes.js";
 import { Combobox } from "./combobox.js";
+import { $, element } from "./dom.js";
+import { listenToGuidance, offerGuidance, readGuidance, showGuidance } from "./guidance.js";
+import { ROUNDS } from "./timing.js";
+import { describeSplit, inWords, makerOf, nameSplit } from "./words.js";
 
 // fields of a request and the controls that set them
 const CONTROLS = {
@@ -11,13 +15,14 @@ const CONTROLS = {
   seed: "seed",
   draft_steps: "draft-steps",
   cfg: "cfg",
+  cfg_schedule: "cfg-schedule",
+  refiner_cfg: "refiner-cfg",
   top_k: "top-k",
   top_p: "top-p",
   output_format: "format",
   deterministic: "deterministic",
 };
-
-export const $ = (id) => document.getElementById(id);
+const ALL = "all"; // in the choice of what to compare with
 
 /** A value that cannot even be sent. */
 class FieldError extends Error {
@@ -28,111 +33,146 @@ class FieldError extends Error {
 }
 
 export class Form {
-  constructor({ onSubmit, onSearchError }) {
-    this.model = null;
+  /** `onChange`: a setting has changed; `onPick(item)`: a class was chosen. */
+  constructor({ onSubmit, onChange, onPick, onSearchError }) {
+    Object.assign(this, { model: null, known: new Classes([], 0), onPick });
     this.classes = new Combobox({
       input: $("class-input"),
       list: $("class-list"),
       popup: $("class-popup"),
       note: $("class-note"),
       search: findClasses,
+      promptOf: (item) => this.known.promptOf(item),
       onError: onSearchError,
     });
-    $("key").value = apiKey.get();
-    $("key-field").hidden = !apiKey.get();
-    this.listen(onSubmit);
+    this.listen(onSubmit, onChange);
   }
 
   get className() {
-    return $("class-input").value.trim();
+    return this.classes.chosen?.name ?? $("class-input").value.trim();
   }
 
-  listen(onSubmit) {
+  /** The class that the input names, if it is a known one. */
+  get chosen() {
+    return this.classes.chosen ?? this.known.find($("class-input").value);
+  }
+
+  listen(onSubmit, onChange) {
     $("form").addEventListener("submit", (event) => {
       event.preventDefault();
       onSubmit();
     });
     for (const kind of ["input", "change"]) {
-      $("form").addEventListener(kind, ({ target }) => target.hasAttribute("aria-invalid") && clearError(target));
+      document.addEventListener(kind, ({ target }) => target.hasAttribute("aria-invalid") && clearError(target));
     }
-    $("key").addEventListener("input", () => apiKey.set($("key").value));
+    $("form").addEventListener("change", onChange);
+    $("class-input").addEventListener("change", () => {
+      this.onPick(this.chosen);
+      onChange();
+    });
     $("draft-steps").addEventListener("input", () => this.showDraftSteps());
-    $("cfg").addEventListener("input", showCfg);
-    $("dice").addEventListener("click", () => setSeed(randomSeed()));
-    $("use-seed").addEventListener("click", () => setSeed($("use-seed").textContent));
-    $("compare").addEventListener("change", enableCompare);
+    $("dice").addEventListener("click", () => this.setSeed(randomSeed()));
+    $("use-seed").addEventListener("click", () => this.setSeed($("use-seed").textContent));
+    $("compare").addEventListener("change", showCompare);
+    listenToGuidance();
   }
 
-  /** Limits and defaults of a model, and its first class. */
-  offer(model, classes) {
+  /** Limits and defaults of a model. */
+  offer(model) {
     const { image_size: size, num_scales: numScales, num_classes: numClasses, patch_nums: patchNums } = model;
     this.model = model;
+    this.defaults = { n: 1, output_format: "png", deterministic: false, compare: "", rounds: ROUNDS, ...model.defaults };
+    this.defaults.refiner_cfg ??= null;
     const facts = [`${size} × ${size} px`, `${numScales} scales`, `${numClasses.toLocaleString("en")} classes`];
-    $("model").textContent = `Model ${model.id}: ${facts.join(", ")}.`;
+    $("model").textContent = `${model.id}: ${facts.join(", ")}`;
     $("pyramid").replaceChildren(...patchNums.map((side) => pyramidBar(side / patchNums.at(-1))));
     $("draft-steps").max = numScales;
     $("count").max = model.max_n;
     $("format").replaceChildren(...model.output_formats.map((format) => new Option(format)));
-    $("compare-steps").replaceChildren(...splitOptions(numScales));
-    document.documentElement.style.setProperty("--shown", `${shownSize(size)}px`);
-    this.showSampling(model.defaults);
-    if (classes.length && !this.className) this.classes.pick(classes[0]);
+    $("compare").replaceChildren(...compareOptions(numScales));
+    offerGuidance(model);
+    this.show({});
   }
 
-  /** One request for each side of the cards; all have the same seed. FieldError for what is no number. */
+  /** Classes to choose from: all, or the first ones. */
+  offerClasses(items, total) {
+    this.known = new Classes(items, total);
+  }
+
+  /** One request for each side of a run, all with the same seed. FieldError for what is no number. */
   read() {
-    const body = this.readSettings();
+    const settings = this.settings();
+    if (!settings.prompt) throw new FieldError("class-input", "Choose a class.");
+    for (const name of ["n", "seed", "draft_steps", "cfg", "refiner_cfg", "top_k", "top_p"]) {
+      if (Number.isNaN(settings[name])) throw new FieldError(CONTROLS[name], "Expected a number."); // limits are the server's affair
+    }
+    settings.seed ??= randomSeed();
+    if (this.defaults.refiner_cfg !== null) settings.refiner_cfg ??= settings.cfg; // null would be the server's own
+    const { compare, rounds, ...body } = settings;
     const previews = Array.from({ length: this.model.num_scales - 1 }, (_, i) => i + 1);
-    return [body.draft_steps, ...otherSteps(body.draft_steps)].map((draftSteps) => ({
-      ...body,
-      draft_steps: draftSteps,
-      stream: true,
-      preview_scales: previews,
-    }));
+    const bodies = this.allSteps(settings).map((draftSteps) => ({ ...body, draft_steps: draftSteps, stream: true, preview_scales: previews }));
+    return { bodies, rounds, settings };
   }
 
-  readSettings() {
-    if (!this.classes.prompt) throw new FieldError("class-input", "Choose a class.");
+  /** What the controls say; a seed that is to be drawn is null. */
+  settings() {
+    const isRow = $("compare").value === ALL;
     return {
       prompt: this.classes.prompt,
-      n: numberOf("count"),
-      seed: isEmpty("seed") ? randomSeed() : numberOf("seed"),
-      draft_steps: numberOf("draft-steps"),
-      cfg: numberOf("cfg"),
-      top_k: numberOf("top-k"),
-      top_p: numberOf("top-p"),
+      n: isRow ? 1 : $("count").valueAsNumber,
+      seed: isEmpty("seed") ? null : $("seed").valueAsNumber,
+      draft_steps: $("draft-steps").valueAsNumber,
+      ...readGuidance(),
+      top_k: $("top-k").valueAsNumber,
+      top_p: $("top-p").valueAsNumber,
       output_format: $("format").value,
       deterministic: $("deterministic").checked,
+      compare: $("compare").value,
+      rounds: $("rounds").valueAsNumber || 0,
     };
   }
 
-  /** The settings of an earlier request, to be sent again or changed. */
-  show(body) {
-    $("class-input").value = body.prompt;
-    $("seed").value = body.seed;
-    $("count").value = body.n;
-    $("format").value = body.output_format;
-    $("deterministic").checked = body.deterministic;
-    this.showSampling(body);
+  /** Put settings into the controls, defaults for those that are not named. */
+  show(settings) {
+    const all = { ...this.defaults, seed: "", ...settings };
+    if (settings.prompt) {
+      const item = this.known.find(settings.prompt);
+      if (item) this.classes.pick(item);
+      else $("class-input").value = settings.prompt;
+    }
+    $("seed").value = all.seed ?? "";
+    $("count").value = all.n;
+    $("draft-steps").value = all.draft_steps;
+    $("top-k").value = all.top_k;
+    $("top-p").value = all.top_p;
+    $("format").value = all.output_format;
+    $("deterministic").checked = all.deterministic;
+    $("compare").value = all.compare;
+    $("rounds").value = all.rounds;
+    showGuidance(all);
+    this.showDraftSteps();
+    showCompare();
     clearErrors();
   }
 
-  showSampling({ draft_steps: draftSteps, cfg, top_k: topK, top_p: topP }) {
-    $("draft-steps").value = draftSteps;
-    $("cfg").value = cfg;
-    $("top-k").value = topK;
-    $("top-p").value = topP;
-    this.showDraftSteps();
-    showCfg();
+  setSeed(seed) {
+    $("seed").value = seed;
+    $("seed").dispatchEvent(new Event("change", { bubbles: true }));
   }
 
   showDraftSteps() {
-    if (!this.model) return;
     const draftSteps = $("draft-steps").valueAsNumber;
     const text = `N = ${draftSteps}: ${describeSplit(draftSteps, this.model.num_scales)}`;
     $("draft-steps-text").textContent = text;
     $("draft-steps").setAttribute("aria-valuetext", text);
     [...$("pyramid").children].forEach((bar, i) => (bar.dataset.maker = makerOf(i + 1, draftSteps)));
+  }
+
+  allSteps({ draft_steps: draftSteps, compare }) {
+    if (compare === ALL) return Array.from({ length: this.model.num_scales + 1 }, (_, steps) => steps);
+    if (compare === "") return [draftSteps];
+    if (Number(compare) === draftSteps) throw new FieldError("compare", "Choose another N: both images would be the same.");
+    return [draftSteps, Number(compare)];
   }
 }
 
@@ -146,21 +186,13 @@ export function showFieldError(error, side) {
   const control = $(id);
   $(`${id}-error`).textContent = inWords(error);
   control.setAttribute("aria-invalid", "true");
-  if (id === "key") $("key-field").hidden = false;
-  if ($("advanced").contains(control)) $("advanced").open = true;
+  for (let fold = control.closest("details"); fold; fold = fold.parentElement.closest("details")) fold.open = true;
   control.focus();
   return true;
 }
 
 export function clearErrors() {
   document.querySelectorAll("[aria-invalid]").forEach(clearError);
-}
-
-/** A sentence, without the name of the field: the label says that already. */
-export function inWords({ message, param }) {
-  const text = param && message.startsWith(`${param}: `) ? message.slice(param.length + 2) : message;
-  const stop = /[.?!]$/.test(text) ? "" : ".";
-  return text[0].toUpperCase() + text.slice(1) + stop;
 }
 
 function clearError(control) {
@@ -171,51 +203,29 @@ function clearError(control) {
 function controlOf(error, side) {
   if (error instanceof FieldError) return error.control;
   if (!(error instanceof ApiError)) return undefined;
-  if (error.status === 401) return "key";
   const field = error.param?.split(".")[0]; // "temperatures.0"
-  return field === "draft_steps" && side === 1 ? "compare-steps" : CONTROLS[field];
+  return field === "draft_steps" && side === 1 ? "compare" : CONTROLS[field];
 }
 
 function pyramidBar(share) {
-  const bar = document.createElement("span");
+  const bar = element("span");
   bar.style.height = `${100 * share}%`;
   return bar;
 }
 
-function splitOptions(numScales) {
+function compareOptions(numScales) {
   const mixed = Array.from({ length: numScales - 1 }, (_, i) => numScales - 1 - i);
-  return [numScales, 0, ...mixed].map((steps) => new Option(nameSplit(steps, numScales), steps));
+  const steps = [numScales, 0, ...mixed].map((n) => new Option(`with ${n === numScales || n === 0 ? "the " : ""}${nameSplit(n, numScales)}`, n));
+  return [new Option("nothing", ""), new Option(`every N, 0 to ${numScales}, in a row`, ALL), ...steps];
 }
 
-function showCfg() {
-  $("cfg-text").textContent = $("cfg").valueAsNumber.toFixed(1);
-}
-
-function setSeed(seed) {
-  $("seed").value = seed;
-  clearError($("seed"));
-}
-
-function enableCompare() {
-  $("compare-steps").disabled = !$("compare").checked;
-}
-
-function otherSteps(draftSteps) {
-  if (!$("compare").checked) return [];
-  const other = Number($("compare-steps").value);
-  if (other === draftSteps) throw new FieldError("compare-steps", "Choose another N: both images would be the same.");
-  return [other];
+function showCompare() {
+  $("rounds-field").hidden = $("compare").value === "";
+  $("count").disabled = $("compare").value === ALL;
 }
 
 function isEmpty(id) {
   return $(id).value === "" && !$(id).validity.badInput;
-}
-
-/** Limits are the server's affair: it names what it expected. */
-function numberOf(id) {
-  const value = $(id).valueAsNumber;
-  if (!Number.isFinite(value)) throw new FieldError(id, "Expected a number.");
-  return value;
 }
 
 function randomSeed() {

@@ -1,29 +1,23 @@
-// Before and after: a range input over two stacked images says how much of the left one is seen.
+// Two pictures of one seed in one frame: a slider says how much of the left one is seen.
 
-export class Reveal {
-  /** `frame` holds the images and `input`, `names` two elements for the names of left and right. */
-  constructor({ frame, input, names, left, right }) {
-    Object.assign(this, { frame, input, left, right });
-    const [leftName, rightName] = names.children;
-    leftName.textContent = left;
-    rightName.textContent = right;
-    names.hidden = false;
-    input.setAttribute("aria-label", `Reveal: ${left} on the left, ${right} on the right`);
-    input.addEventListener("input", () => this.move());
-    this.move();
-  }
+import { addressOf, element, instantiate } from "./dom.js";
 
-  move() {
-    const percent = this.input.valueAsNumber;
-    this.frame.style.setProperty("--reveal", `${percent}%`);
-    this.input.setAttribute("aria-valuetext", `${percent} % ${this.left}, ${100 - percent} % ${this.right}`);
-  }
-
-  /** The left image has the whole frame until there is something of the right one. */
-  open() {
-    if (!this.input.disabled) return;
-    this.input.disabled = false;
-    this.input.value = 50;
-    this.move();
-  }
+/** `left` and `right`: {name, blob}. */
+export function reveal(left, right) {
+  const frame = instantiate("reveal-template");
+  const slider = frame.querySelector("input");
+  frame.querySelectorAll("img").forEach((image, i) => {
+    image.src = addressOf([left, right][i].blob);
+    image.alt = [left, right][i].name;
+  });
+  const move = () => {
+    const percent = slider.valueAsNumber;
+    frame.style.setProperty("--reveal", `${percent}%`);
+    slider.setAttribute("aria-valuetext", `${percent} % ${left.name}, ${100 - percent} % ${right.name}`);
+  };
+  slider.setAttribute("aria-label", `Reveal: ${left.name} on the left, ${right.name} on the right`);
+  slider.addEventListener("input", move);
+  move();
+  const names = element("figcaption", {}, element("b", { textContent: left.name }), element("b", { textContent: right.name }));
+  return element("figure", { className: "shot both" }, frame, names);
 }
