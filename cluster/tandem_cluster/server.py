@@ -9,7 +9,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from types import FrameType
 
@@ -35,8 +35,6 @@ CONTROLLER = {
     "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "10",
     # a replica that fails its health checks will not finish its requests
     "RAY_SERVE_FORCE_STOP_UNHEALTHY_REPLICAS": "1",
-    # middlewares of the proxies
-    "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "tandem_workers.endpoint.proxy_answers.middlewares",
 }
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
@@ -53,11 +51,19 @@ def find_port(host: str, port: int) -> int:
 
 @contextmanager
 def deployed(
-    app: Application, name: str, host: str, port: int, access_log: bool = False, route: str = "/", log: Log = print
+    app: Application,
+    name: str,
+    host: str,
+    port: int,
+    access_log: bool = False,
+    route: str = "/",
+    log: Log = print,
+    variables: Mapping[str, str] | None = None,
 ) -> Iterator[None]:
     """Context manager: runs the application, with all replicas up on entry, and removes it on exit, errors included.
 
     Other applications on a cluster that was joined keep running. `log` gets a line when something delays the start.
+    `variables` go into the environment of Ray Serve's own processes, unless it runs on the cluster already.
 
     Raises:
         InputError: Serve listens on another address on this cluster, or an application of this name runs there.
@@ -71,7 +77,7 @@ def deployed(
             proxy_location=proxies,
             http_options={"host": host, "port": port},
             logging_config=logs,
-            controller_options={"runtime_env": {"env_vars": controller_variables()}},
+            controller_options={"runtime_env": {"env_vars": controller_variables() | dict(variables or {})}},
         )
     except (RuntimeError, TimeoutError) as error:
         raise JobError(f"Ray Serve did not start: {' '.join(str(error).split())}", LOGS) from None

@@ -156,7 +156,7 @@ def run(spec: ServeSpec) -> None:
         say(f"warning: {spec.host} can be reached from other machines, and {KEYS} is not set")
     check_gpus_here(spec, spec.address, spec.placement == "cpu")
     port = choose_port(spec)
-    prepare_environment(spec)
+    variables = prepare_environment(spec)
     replicas = (spec.drafters or 1) + (spec.refiners or 1)
     with open_session(spec.address, spec.logical_gpus, 2 + replicas * spec.threads) as session, signals() as stop:
         began = time.monotonic()
@@ -164,7 +164,7 @@ def run(spec: ServeSpec) -> None:
         say(session.describe())
         say(placement.describe())
         say(f"{about.model_id}: {about.size} px, {len(about.class_names)} classes, N = {about.draft_steps}; loading")
-        with deployed(bound, APP, spec.host, port, spec.access_log, log=say):
+        with deployed(bound, APP, spec.host, port, spec.access_log, log=say, variables=variables):
             stop.serving = True
             say(f"loaded in {time.monotonic() - began:.0f} s; metrics for Prometheus: {' '.join(metrics_addresses())}")
             say(f"serving {url_of(spec.host, port)}/ and the API below /v1; ctrl-C lets running requests finish")

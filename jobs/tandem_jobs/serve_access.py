@@ -7,7 +7,7 @@ import socket
 
 from tandem_cluster.server import LOOPBACK
 from tandem_jobs.serve_options import AppSpec, ServeSpec
-from tandem_workers.endpoint.keys import hide_keys, key_digests
+from tandem_workers.endpoint.keys import DIGESTS, hide_keys, key_digests
 from tandem_workers.endpoint.middleware import ADDRESSES, ANY_HOST
 from tandem_workers.endpoint.proxy import HERE, HOOK, ORIGINS
 
@@ -31,8 +31,10 @@ def allowed_origins(spec: AppSpec) -> tuple[str, ...]:
     return tuple(origin.rstrip("/") for origin in spec.cors_origins)
 
 
-def prepare_environment(spec: AppSpec) -> None:
-    """Set what Serve's proxies need in the environment that Ray's processes inherit. Plain API keys leave it."""
+def prepare_environment(spec: AppSpec) -> dict[str, str]:
+    """Leave only digests of API keys in this process's environment, and set there what Serve's proxies need, for a Ray
+    that is started from here. Returns the variables for Serve on a cluster that was started before."""
     hide_keys()
     os.environ.setdefault(HOOK, HERE)
     os.environ[ORIGINS] = " ".join(allowed_origins(spec))
+    return {name: os.environ[name] for name in (HOOK, ORIGINS, DIGESTS) if name in os.environ}

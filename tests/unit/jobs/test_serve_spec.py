@@ -317,8 +317,9 @@ def test_processes_inherit_digests_and_what_serves_proxies_run(monkeypatch):
         monkeypatch.setenv(name, "")  # restored after the test
         monkeypatch.delenv(name)
     monkeypatch.setenv("TANDEM_API_KEYS", "k" * MIN_KEY)
-    prepare_environment(spec_of("--cors-origins", "https://a.example/"))
+    variables = prepare_environment(spec_of("--cors-origins", "https://a.example/"))
     assert "k" * MIN_KEY not in str(os.environ)
     assert key_digests() == (digest("k" * MIN_KEY),)
     assert os.environ[ORIGINS] == "https://a.example"
     assert import_attr(os.environ[HOOK]) is middlewares
+    assert variables == {name: os.environ[name] for name in (HOOK, ORIGINS, "TANDEM_API_KEY_DIGESTS")}

@@ -1,8 +1,8 @@
 """Runs in Ray Serve's HTTP proxies, before a request takes a place of the ingress: keys are checked from the headers,
-bodies are read whole, and connections that do not send a request are closed.
+bodies are read whole, connections that do not send a request are closed, and answers keep their form if the ingress dies.
 
 Serve imports `middlewares` by the name in RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH, which has to be in the environment
-of Ray's processes; `tandem serve` sets it where it starts Ray itself.
+of its processes; `tandem serve` sets it where it starts Serve.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from tandem_workers.endpoint.keys import key_digests
 from tandem_workers.endpoint.middleware import MAX_BODY_BYTES, LimitBody, NoSniff, RequireKey, cors_options
+from tandem_workers.endpoint.proxy_answers import ProxyAnswers
 
 HOOK = "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"  # Ray Serve's
 HERE = f"{__name__}.middlewares"
@@ -66,6 +67,7 @@ def middlewares() -> list[Middleware]:
     origins = os.environ.get(ORIGINS, "").split()
     cors = [Middleware(CORSMiddleware, **cors_options(origins))] if origins else []
     return [
+        Middleware(ProxyAnswers),
         Middleware(LimitBody, max_bytes=MAX_BODY_BYTES),
         Middleware(RequireKey, digests=key_digests()),
         *cors,

@@ -12,8 +12,6 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from starlette.middleware import Middleware
-
 Message = MutableMapping[str, Any]
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -23,11 +21,6 @@ MAX_KEPT_BYTES = 256 << 10  # of a body that is kept to be sent again; the API t
 OWN_STATUSES = (408, 429, 500, 503)  # of answers that the proxy makes in plain text
 LOST = "the process that had the request was lost"
 RETRY_AFTER_S = 5
-
-
-def middlewares() -> list[Middleware]:
-    """For RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH."""
-    return [Middleware(ProxyAnswers)]
 
 
 @dataclass

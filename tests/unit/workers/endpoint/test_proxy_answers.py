@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tandem_workers.endpoint.api_errors import ApiError
-from tandem_workers.endpoint.proxy_answers import ProxyAnswers, error_body, middlewares
+from tandem_workers.endpoint.proxy_answers import ProxyAnswers, error_body
 
 BODY = b'{"prompt": "face"}'
 JSON, TEXT, EVENTS = b"application/json", b"text/plain; charset=utf-8", b"text/event-stream; charset=utf-8"
@@ -160,10 +160,3 @@ def test_ray_serves_own_addresses_keep_their_answers():
 @pytest.mark.parametrize("status", [408, 429, 503])
 def test_errors_are_those_of_the_api(status):
     assert json.loads(error_body(status, "why", "code")) == ApiError(status, "why", code="code").body()
-
-
-def test_ray_serve_takes_the_middleware():
-    from ray.serve._private.http_util import validate_http_proxy_callback_return
-
-    (middleware,) = validate_http_proxy_callback_return(middlewares())
-    assert middleware.cls is ProxyAnswers
