@@ -155,8 +155,9 @@ def run(spec: BenchPipelineSpec) -> dict[str, Any]:
                     spent.append(cpu_seconds())
                 progress.add(stored.num_rows, stored.spans)
     (idle, total), (idle_after, total_after) = ticks
+    cpu = report_cpu(spent[0], spent[1], spec.window)
     cores = {"cores_busy_share": round(1 - (idle_after - idle) / max(1, total_after - total), 3)}
-    result = report(spec, began, done) | cores | report_cpu(*spent, spec.window) | flow.summary()
+    result = report(spec, began, done) | cores | cpu | flow.summary()
     print_report(result)
     print(json.dumps(result), flush=True)
     return result

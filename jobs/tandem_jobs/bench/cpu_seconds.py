@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -53,7 +53,7 @@ def process_kind(command_line: bytes) -> str:
 def ms_per_shard(before: CpuSeconds, after: CpuSeconds, shards: int) -> dict[str, float]:
     """CPU milliseconds for each shard between two moments, by kind, the largest first. Processes that ended in between
     are not counted."""
-    spent: Counter[str] = Counter()
+    spent: dict[str, float] = defaultdict(float)
     for pid, (kind, seconds) in after.items():
         spent[kind] += 1000 * (seconds - before[pid][1] if pid in before else seconds) / shards
-    return {kind: round(ms, 2) for kind, ms in spent.most_common()}
+    return {kind: round(ms, 2) for kind, ms in sorted(spent.items(), key=lambda item: -item[1])}
