@@ -1,5 +1,5 @@
 """Runs in Ray Serve's HTTP proxies, before a request takes a place of the ingress: keys are checked from the headers,
-bodies are read whole, connections that do not send a request are closed, and answers keep their form if the ingress dies.
+bodies are read whole, connections without a request are closed, and answers keep their form if the ingress dies.
 
 Serve imports `middlewares` by the name in RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH, which has to be in the environment
 of its processes; `tandem serve` sets it where it starts Serve.
