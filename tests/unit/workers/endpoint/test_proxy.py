@@ -140,7 +140,7 @@ def test_serve_takes_what_the_variable_names(monkeypatch):
     monkeypatch.setattr(http_util, proxy.HOOK, proxy.HERE)
     monkeypatch.setitem(uvicorn.config.HTTP_PROTOCOLS, "auto", uvicorn.config.HTTP_PROTOCOLS["auto"])
     found = http_util.configure_http_middlewares(HTTPOptions()).middlewares
-    assert [middleware.cls.__name__ for middleware in found] == ["LimitBody", "RequireKey", "NoSniff"]
+    assert [middleware.cls.__name__ for middleware in found] == ["ProxyAnswers", "LimitBody", "RequireKey", "NoSniff"]
     loaded = uvicorn.Config(FakeIngress(), log_config=None)
     loaded.load()
     assert loaded.http_protocol_class is proxy.TimedProtocol
