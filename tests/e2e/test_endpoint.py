@@ -248,7 +248,7 @@ def test_what_the_server_counts_is_at_the_address_that_it_prints(served):
 def send(served: Served, **body: Any) -> socket.socket:
     """A request on a connection whose answer nobody has read."""
     data = json.dumps(body).encode()
-    head = f"POST /v1/images/generations HTTP/1.1\r\nHost: test\r\nContent-Length: {len(data)}\r\n"
+    head = f"POST /v1/images/generations HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(data)}\r\n"
     connection = socket.create_connection(("127.0.0.1", int(served.url.rpartition(":")[2])), timeout=30)
     connection.sendall(f"{head}Content-Type: application/json\r\n\r\n".encode() + data)
     return connection

@@ -1,4 +1,4 @@
-"""Who may reach the endpoint, and what Ray's processes inherit."""
+"""Who may reach the endpoint: its names, and what Ray's processes inherit of keys and sites."""
 
 from __future__ import annotations
 

@@ -185,7 +185,7 @@ class OneSpelling:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
-            scope["path"] = scope["path"].rstrip("/") or "/"
+            scope["path"] = scope["path"].removesuffix("/") or "/"
         await self.app(scope, receive, send)
 
 

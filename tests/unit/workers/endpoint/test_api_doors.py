@@ -94,7 +94,8 @@ def test_what_is_not_there_is_a_404_in_the_same_form(path):
 
 
 @pytest.mark.parametrize(
-    ("path", "status"), [("/v1/models/", 200), ("/v1/classes//", 200), ("/page", 404), ("//", 200)]
+    ("path", "status"),
+    [("/v1/models/", 200), ("/v1/classes/", 200), ("/v1/models/%2F", 404), ("/page", 404), ("//", 200)],
 )
 def test_a_trailing_slash_makes_no_difference_and_no_redirect_to_whatever_host_was_sent(path, status):
     api = client(make_gateway(FakeEngine()))
