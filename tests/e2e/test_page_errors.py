@@ -48,11 +48,17 @@ def test_errors_are_shown_next_to_their_controls(page: Page, watch: Watch):
     expect(page.locator("[aria-invalid]")).to_have_count(0)
 
 
-def test_a_busy_server_is_asked_again_by_itself(page: Page, site: Site, watch: Watch):
+def be_busy(route: Route) -> None:
+    error = {"message": "expected at most 8 images in flight", "param": None}
+    route.fulfill(status=429, headers={"Retry-After": "2"}, json={"error": error})
+
+
+def test_a_busy_server_is_asked_again_by_itself(page: Page, watch: Watch):
+    expect(page.locator(".tile img")).to_have_count(12)  # their samples are made: what is asked for now is the image
     watch.allowed.append("status of 429")
     page.set_viewport_size(LAPTOP)
     page.evaluate("() => scrollTo(0, document.body.scrollHeight)")
-    site.engine.busy = 1
+    page.route(GENERATIONS, be_busy, times=1)
     page.locator("#generate").click()
     expect(page.locator("#status")).to_contain_text("The server is busy. Trying again in 2 seconds")
     assert page.locator("#status").evaluate(IN_WINDOW)
@@ -65,13 +71,15 @@ def test_a_busy_server_is_asked_again_by_itself(page: Page, site: Site, watch: W
 
 
 def test_a_busy_server_is_not_asked_for_the_first_image_again(visit: Callable[..., Page], site: Site, watch: Watch):
-    watch.allowed.append("status of 429")
-    site.engine.busy = 100
-    page = visit()
+    watch.allowed.append("status of 4")  # 429; and 404, as a browser asks for an icon beside a style sheet
+    refused: list[Route] = []
+    page = visit("page/style.css")
+    page.route(GENERATIONS, lambda route: (refused.append(route), be_busy(route)))
+    page.goto(f"{site.url}/")
     expect(page.locator("#status")).to_contain_text("The server is busy just now.")
     expect(page.locator("#retry")).to_be_hidden()
     expect(page.locator(".run")).to_have_count(0)
-    assert site.engine.busy >= 98  # that image, and one sample
+    assert len(refused) <= 2  # that image, and one sample
 
 
 def test_a_lost_connection_is_shown_in_the_window(page: Page, watch: Watch):

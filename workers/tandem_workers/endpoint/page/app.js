@@ -16,6 +16,7 @@ const FIRST_CLASSES = 48;
 const WIDE = matchMedia("(min-width: 60rem)");
 
 const cameFromHere = history.state !== null; // a reload, or Back: what the address says was made already
+let hasStarted = false; // the first image goes before the samples
 let running = null; // the AbortController of what is under way
 const gallery = new Gallery({ onReuse: reuse });
 const form = new Form({
@@ -26,7 +27,7 @@ const form = new Form({
 });
 const tiles = new Tiles({
   promptOf: (item) => form.known.promptOf(item),
-  isBusy: () => running !== null,
+  isBusy: () => running !== null || !hasStarted,
   onPick: (item) => {
     form.classes.pick(item);
     generate();
@@ -42,6 +43,7 @@ async function start() {
     await restored;
     const asked = settingsOf(location.search);
     if (isFirst(asked)) await generate({ seed: asked.seed, isUnasked: true });
+    hasStarted = true;
     if (items.length < total) await loadClasses();
   } catch (error) {
     explain(error, start);
@@ -94,6 +96,7 @@ async function generate({ seed, isUnasked = false } = {}) {
     explain(error, () => generate());
   }
   running = null;
+  hasStarted = true;
   showRunning(false);
 }
 
@@ -104,7 +107,7 @@ async function makeRun(seed, isUnasked) {
     const { bodies, rounds, settings } = form.read();
     if (seed !== undefined) bodies.forEach((body) => (body.seed = settings.seed = seed));
     const query = queryOf(settings, form.defaults);
-    setAddress(query, isUnasked);
+    setAddress(query, true);
     offerSeed(settings.seed);
     const run = newRun({ model: form.model, className: form.className, bodies, defaults: form.defaults, query });
     view = gallery.begin(run, isUnasked);
@@ -146,16 +149,17 @@ function offerSeed(seed) {
   $("last-seed").hidden = false;
 }
 
-/** The address says what the controls say, so that Reload keeps it. */
+/** The address says what the controls say, so that Reload keeps it, and Back leads to what was made before. */
 function keepAddress() {
-  if (form.model) setAddress(queryOf(form.settings(), form.defaults), true);
+  if (form.model) setAddress(queryOf(form.settings(), form.defaults), false);
 }
 
-/** Each run is an entry of the browser's history; the seed is in it even if it was drawn. */
-function setAddress(query, replace) {
-  const state = { isRandom: $("seed").value === "" };
-  if (replace || query === location.search) history.replaceState(state, "", query);
-  else history.pushState(state, "", query);
+/** An entry of the browser's history for each run, and one for what has been changed since the last. */
+function setAddress(query, isMade) {
+  const state = { isRandom: $("seed").value === "", made: isMade ? query : null };
+  const last = history.state?.made ?? null; // what was made with the entry as it is
+  if (last !== null && last !== query) history.pushState(state, "", query);
+  else history.replaceState({ ...state, made: state.made ?? last }, "", query);
 }
 
 /** The settings of the address. A seed that was drawn is offered, and the next one is drawn again. */

@@ -35,7 +35,7 @@ class FieldError extends Error {
 export class Form {
   /** `onChange`: a setting has changed; `onPick(item)`: a class was chosen. */
   constructor({ onSubmit, onChange, onPick, onSearchError }) {
-    Object.assign(this, { model: null, known: new Classes([], 0), onPick });
+    Object.assign(this, { model: null, known: new Classes([], 0), onPick, isShowing: false });
     this.classes = new Combobox({
       input: $("class-input"),
       list: $("class-list"),
@@ -68,7 +68,7 @@ export class Form {
     $("form").addEventListener("change", onChange);
     $("class-input").addEventListener("change", () => {
       this.onPick(this.chosen);
-      onChange();
+      if (!this.isShowing) onChange(); // settings that are put in say nothing new
     });
     $("draft-steps").addEventListener("input", () => this.showDraftSteps());
     $("dice").addEventListener("click", () => this.setSeed(randomSeed()));
@@ -137,8 +137,10 @@ export class Form {
     const all = { ...this.defaults, seed: "", ...settings };
     if (settings.prompt) {
       const item = this.known.find(settings.prompt);
+      this.isShowing = true;
       if (item) this.classes.pick(item);
       else $("class-input").value = settings.prompt;
+      this.isShowing = false;
     }
     $("seed").value = all.seed ?? "";
     $("count").value = all.n;

@@ -1,7 +1,7 @@
 // The classes as tiles with a sample image each. Samples are made when a tile is seen for the first time, one at a time,
 // never while the user's own images are being made, and then kept in this browser.
 
-import { ApiError, generateImages, imageBlob, isAbort } from "./api.js";
+import { generateImages, imageBlob } from "./api.js";
 import { $, addressOf, element } from "./dom.js";
 import { keepSample, sampleOf } from "./store.js";
 import { oneLine } from "./words.js";
@@ -22,6 +22,8 @@ export class Tiles {
   offer(model, items) {
     const hashes = Object.values(model.sha256).map((hash) => hash.slice(0, 12));
     Object.assign(this, { model, items, key: [model.id, ...hashes].join(" ") });
+    this.mayAsk = true;
+    this.wanted.clear();
     this.seen.disconnect();
     this.list.replaceChildren(...items.map(tileOf));
     this.list.hidden = !items.length;
@@ -91,8 +93,7 @@ export class Tiles {
       const blob = imageBlob({ ...answer.data[0], output_format: answer.output_format });
       keepSample(key, blob);
       return blob;
-    } catch (error) {
-      if (!(error instanceof ApiError) && !isAbort(error)) throw error;
+    } catch {
       this.mayAsk = false; // busy, or gone: samples are an extra
       return null;
     }
