@@ -10,7 +10,7 @@ from playwright.sync_api import Page, Route, expect
 
 from support.browser import DONE, GENERATIONS, Watch, browser, generate, page, site, unfold, visit, watch
 from support.page_server import Site, page_server, painted
-from tandem_workers.endpoint.guard import digest
+from tandem_workers.endpoint.keys import digest
 
 __all__ = ["browser", "page", "site", "visit", "watch"]  # fixtures
 
