@@ -6,7 +6,7 @@ import asyncio
 import io
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -60,7 +60,7 @@ class PaintingEngine:
         await self.admit(request)
         return self.pictures(request)
 
-    async def stream(self, request: ImageRequest) -> AsyncIterator[Preview | Pictures]:
+    async def stream(self, request: ImageRequest) -> AsyncGenerator[Preview | Pictures, None]:
         await self.admit(request)
         for scale in sorted(request.preview_scales):
             for index in range(request.n):
