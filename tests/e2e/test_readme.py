@@ -20,7 +20,7 @@ BLOCKS = [
     for name in ("README.md", "docs/GUIDE.md")
     for block in re.findall(r"^```(\w*)\n(.*?)^```$", (ROOT / name).read_text(), flags=re.M | re.S)
 ]
-READING, LIBRARY = (block for kind, block in BLOCKS if kind == "python")
+READING, LIBRARY, EDITING = (block for kind, block in BLOCKS if kind == "python")
 LINES = [line for _, block in BLOCKS for line in block.replace("\\\n", " ").splitlines()]
 CURL_LINES = [line for line in LINES if line.startswith("curl ")]
 
@@ -32,6 +32,17 @@ def test_the_python_example_makes_images():
     assert pixels.shape == (3, 3, 64, 64)
     assert torch.isfinite(pixels).all()
     assert 0 <= pixels.min() < pixels.max() <= 1
+
+
+def test_the_editing_example_draws_the_middle_of_a_picture_anew(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (90, 70), "green").save("photo.png")
+    names: dict = {}
+    exec(compile(EDITING, "GUIDE.md", "exec"), names)
+    edited, mask = names["edited"], names["mask"]
+    assert edited.shape == (4, 70, 90, 3)
+    assert (edited[:, 0, 0] == (0, 128, 0)).all()
+    assert not (edited[:, mask] == (0, 128, 0)).all()
 
 
 def test_the_dataset_that_make_generate_leaves_is_read_as_printed(tmp_path, monkeypatch):

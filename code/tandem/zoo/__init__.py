@@ -19,8 +19,5 @@ FILES: dict[str, dict[str, Path]] = {
 
 
 def weights_path(role: str, name: str = "embedded") -> Path:
-    """File of an embedded model. Raises ValueError for a role that it does not have."""
-    files = FILES[name]
-    if role not in files:
-        raise ValueError(f"{role}: expected one of {', '.join(files)}, which {name} has")
-    return files[role]
+    """File of an embedded model."""
+    return FILES[name][role]

@@ -33,7 +33,7 @@ from tandem_jobs.run.watchdog import WatchdogLimits
 from tandem_workers.dataset.commit import Format, store_shard
 from tandem_workers.dataset.manifest import Manifest
 from tandem_workers.dataset.shards import FailedShard, PixelShard, PrefixShard, ShardPlan, ShardRows
-from tandem_workers.stages.data_context import iterate_blocks, own_context
+from tandem_workers.stages.data_context import own_context
 from tandem_workers.stages.encoder import ImageEncoder
 from tandem_workers.stages.job_metrics import stage_metrics
 from tandem_workers.stages.ledger import NO_LEDGER, Ledger
@@ -47,6 +47,7 @@ from tandem_workers.stages.ray_data import (
     from_row,
     is_failed,
     replica_name,
+    rows_of,
     to_row,
 )
 from tandem_workers.storage.store import Store
@@ -119,8 +120,8 @@ class Pipeline:
                 num_cpus=1,
             )
             try:
-                for row in iterate_blocks(written):
-                    yield outcome(row)
+                for bundle in written.iter_internal_ref_bundles():
+                    yield from map(outcome, rows_of(bundle))
             except ray.exceptions.RayError as error:
                 raise as_job_error(error) from error
 

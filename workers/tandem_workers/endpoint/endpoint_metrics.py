@@ -54,5 +54,5 @@ class RequestMetrics:
         self.requests = Counter("tandem_serve_requests", "Requests answered", ("endpoint", "status"))  # type: ignore[arg-type]
         self.seconds = Histogram("tandem_serve_request_seconds", "Seconds of a request for images", SECONDS)
         self.first = Histogram("tandem_serve_first_preview_seconds", "Seconds to the first preview", SECONDS)
-        self.given_up = Counter("tandem_serve_given_up", "Replicas that hung and were killed", ("stage",))  # type: ignore[arg-type]
+        self.given_up = Counter("tandem_serve_given_up", "Replicas that hung and were killed", ("stage",))
         self.in_flight = Gauge("tandem_serve_images_in_flight", "Images requested and not yet answered")

@@ -158,10 +158,9 @@ def resolve(role: Role, source: str, random_weights: bool) -> Resolved:
         recipe = hashlib.sha256(f"random/{role}/{source}".encode()).hexdigest()
         return Resolved(ModelRef(role, source, FileHash.known(recipe), random_seed=int(recipe[:8], 16)), config)
     is_embedded = source in FILES
-    try:
-        file = local_file(str(weights_path(role, source)) if is_embedded else source)
-    except ValueError as error:
-        raise CheckpointError(str(error)) from None
+    if is_embedded and role not in FILES[source]:
+        raise CheckpointError(f"{role}: expected one of {', '.join(FILES[source])}, which {source} has")
+    file = local_file(str(weights_path(role, source)) if is_embedded else source)
     try:
         checkpoint = open_checkpoint(file.path, "vqvae" if role == "vqvae" else "var").check()
     except CheckpointError as error:

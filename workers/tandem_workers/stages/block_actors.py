@@ -24,10 +24,10 @@ from ray.data import ActorPoolStrategy
 from tandem.errors import InputError, JobError, OutputError, TandemError
 from tandem_workers.dataset.block_files import BlockFiles
 from tandem_workers.pictures.picture_block import PictureSource
-from tandem_workers.stages.data_context import iterate_blocks, own_context
+from tandem_workers.stages.data_context import own_context
 from tandem_workers.stages.ledger import LOADING, Ledger
 from tandem_workers.stages.oom import Halving
-from tandem_workers.stages.ray_data import Row, end_with, has_lost_its_device, replica_name
+from tandem_workers.stages.ray_data import Row, end_with, has_lost_its_device, replica_name, rows_of
 
 BLOCKS_AT_ONCE = 2  # in an actor: one is read and decoded while the network works on another
 ERRORS = {kind.__name__: kind for kind in (InputError, OutputError)}  # kinds that keep their exit code
@@ -106,8 +106,8 @@ def make_missing(work: BlockWork, pool: ActorPool) -> Iterator[FinishedBlock]:
             num_gpus=pool.gpus,
         )
         try:
-            for row in iterate_blocks(rows):
-                yield finished(row)
+            for bundle in rows.iter_internal_ref_bundles():
+                yield from map(finished, rows_of(bundle))
         except ray.exceptions.RayError as error:
             lines = [line for line in str(error).splitlines() if line.strip()]
             cause = lines[-1].strip() if lines else type(error).__name__

@@ -10,9 +10,9 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, NoReturn, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -26,6 +26,9 @@ from tandem_workers.dataset.shards import FailedShard, ShardRows
 from tandem_workers.dataset.start_times import ReplicaStart
 from tandem_workers.stages.job_metrics import stage_metrics
 from tandem_workers.stages.ledger import LOADING, NO_LEDGER, Ledger, TaskAttempt
+
+if TYPE_CHECKING:
+    from ray.data._internal.execution.interfaces import RefBundle
 
 Row = dict[str, np.ndarray]
 ShardT = TypeVar("ShardT", bound=ShardRows)
@@ -249,3 +252,15 @@ def end_with(error: BaseException) -> NoReturn:
 def empty_shard(shard: int) -> ShardRows:
     """A shard with a number and no rows."""
     return ShardRows(shard=shard, index=np.zeros(0, np.int64), label=np.zeros(0, np.int32))
+
+
+def rows_of(bundle: RefBundle) -> Iterator[Row]:
+    """Each block of a bundle that an execution has made, as arrays by column.
+
+    `Dataset.iter_batches` does the same with two more threads, and every few seconds pickles its statistics with those
+    of all blocks.
+    """
+    from ray.data.block import BlockAccessor  # imported late: actors and tasks need none of Ray Data
+
+    for block in ray.get(bundle.block_refs):
+        yield BlockAccessor.for_block(block).to_batch_format("numpy")
