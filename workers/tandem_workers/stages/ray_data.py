@@ -262,5 +262,6 @@ def rows_of(bundle: RefBundle) -> Iterator[Row]:
     """
     from ray.data.block import BlockAccessor  # imported late: actors and tasks need none of Ray Data
 
-    for block in ray.get(bundle.block_refs):
+    blocks: list[Any] = bundle.block_refs
+    for block in ray.get(blocks):
         yield BlockAccessor.for_block(block).to_batch_format("numpy")
