@@ -273,18 +273,13 @@ def test_requests_beyond_the_queue_are_refused_at_once_with_a_time_to_retry(serv
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_clients_that_leave_take_their_images_with_them(served, stream):
-    """Ten clients with ten images each: if these were still made, the next client would wait ten times as long."""
-    began = time.monotonic()
-    files(served.post(prompt="face", n=10, seed=1, deterministic=True))
-    ten_images_s = time.monotonic() - began
+    """Ten clients with ten images each: most of these are never made."""
     before = metrics(served)
     connections = [send(served, prompt="face", n=10, stream=stream, deterministic=True) for _ in range(10)]
     time.sleep(0.3)  # they are under way by now, and far from done
     for connection in connections:
         connection.close()
-    began = time.monotonic()
     files(served.post(prompt="face", n=1, seed=1, deterministic=True))
-    took_s = time.monotonic() - began
 
     def counted(name: str) -> float:
         name = f"ray_tandem_serve_{name}"
@@ -294,4 +289,3 @@ def test_clients_that_leave_take_their_images_with_them(served, stream):
     wait_until(lambda: metrics(served)["ray_tandem_serve_images_in_flight"] == 0, "nothing is in flight", 60)
     wait_until(lambda: counted("images_total") >= 1, "the image of the one that stayed is counted", 60)
     assert counted("images_total") < 50
-    assert took_s < 4 * ten_images_s
