@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
-
-import pytest
 
 from support.clusters import check_kubernetes_file, check_launcher, check_serve
 from tandem_cluster.launcher import AMI_PARAMETER
@@ -34,12 +31,6 @@ def render(plan: Path, out: Path, *more: str) -> dict[str, str]:
     """The files that the command has written."""
     assert cli.main(["cluster", "render", "--plan", str(plan), "--out", str(out), *more]) == 0
     return {path.name: path.read_text() for path in out.iterdir()}
-
-
-@pytest.fixture(autouse=True)
-def no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in [name for name in os.environ if name.startswith("TANDEM_")]:
-        monkeypatch.delenv(name)
 
 
 def check(files: dict[str, str]) -> None:

@@ -165,8 +165,8 @@ class CardCheck:
                 except TandemError:
                     raise
                 except Exception as error:
-                    lines = traceback.format_exc().splitlines()[-5:]
-                    found = {"wrong": [f"{type(error).__name__}: {' '.join(str(error).split()):.300}"], "trace": lines}
+                    wrong = f"{type(error).__name__}: {' '.join(str(error).split()):.300}"
+                    found = {"wrong": [wrong], "trace": last_calls(error)}
             found = {"rows": found} if isinstance(found, list) else found
             if messages := sorted({str(warning.message)[:200] for warning in warned}):
                 found["warnings"] = messages
@@ -210,6 +210,12 @@ def environment(device: torch.device) -> dict[str, Any]:
             "driver, clock, power": driver,
         }
     return found
+
+
+def last_calls(error: Exception) -> list[str]:
+    """The calls that ended in the error, without the machine's folders."""
+    calls = traceback.extract_tb(error.__traceback__)[-3:]
+    return [f"{Path(call.filename).name}:{call.lineno} {call.name}: {call.line}" for call in calls]
 
 
 def name_of(device: torch.device) -> str:

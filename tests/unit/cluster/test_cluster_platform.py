@@ -4,7 +4,6 @@ KubeRay's fields are those of its CRDs 1.5.1 to 1.7.0."""
 from __future__ import annotations
 
 import json
-import os
 import re
 from pathlib import Path
 from typing import Any
@@ -35,12 +34,6 @@ EVERYTHING = (
     *("--pod-monitor", "--disruption-budgets", "--ingress-host", "tandem.example.com", "--ingress-class", "nginx"),
     *("--ingress-tls-secret", "tandem-tls"),
 )
-
-
-@pytest.fixture(autouse=True)
-def no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in [name for name in os.environ if name.startswith("TANDEM_")]:
-        monkeypatch.delenv(name)
 
 
 def render(out: Path, *more: str, plan: Path = PLAN) -> dict[str, str]:

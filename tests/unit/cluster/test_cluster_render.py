@@ -7,14 +7,13 @@ import json
 import pytest
 
 from support.clusters import EXAMPLE, PLAN, check_entrypoint, check_launcher, check_serve, groups_of, ray_document
-from support.rendering import AMI, DATASET, check, no_variables, option, plan_file, render
+from support.rendering import AMI, DATASET, check, option, plan_file, render
 from tandem.assembly import Preparation
 from tandem_cluster.launcher import AMI_PARAMETER
 from tandem_cluster.session import Session
 from tandem_jobs.cli import main
 from tandem_jobs.serve_placement import choose_placement, replica_ranges
 
-__all__ = ["no_variables"]  # for all tests
 ALL = {"raycluster.yaml", "rayjob.yaml", "rayservice.yaml", "serve.yaml", "launcher.yaml"}
 
 

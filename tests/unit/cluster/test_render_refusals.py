@@ -8,10 +8,8 @@ from typing import Any
 import pytest
 
 from support.clusters import EXAMPLE, PLAN
-from support.rendering import check, no_variables, option, plan_file, render
+from support.rendering import check, option, plan_file, render
 from tandem_jobs import cli
-
-__all__ = ["no_variables"]  # for all tests
 
 
 def broken(change: Any) -> str:

@@ -15,16 +15,6 @@ from tandem_workers.endpoint.keys import MIN_KEY, digest, key_digests
 from tandem_workers.endpoint.proxy import HOOK, ORIGINS, middlewares
 
 
-@pytest.fixture(autouse=True)
-def no_variables(monkeypatch) -> None:
-    for name in [name for name in os.environ if name.startswith("TANDEM_")]:
-        monkeypatch.delenv(name)
-
-
-def spec_of(*argv: str) -> ServeSpec:
-    return parse(ServeSpec, argv, "tandem serve")
-
-
 @pytest.mark.parametrize(
     ("argv", "keys", "allowed", "refused"),
     [
@@ -39,7 +29,7 @@ def spec_of(*argv: str) -> ServeSpec:
 def test_the_server_answers_to_its_own_names_alone_unless_keys_protect_it(argv, keys, allowed, refused, monkeypatch):
     if keys:
         monkeypatch.setenv("TANDEM_API_KEYS", keys)
-    found = set(allowed_hosts(spec_of(*argv)))
+    found = set(allowed_hosts(parse(ServeSpec, argv, "tandem serve")))
     assert found >= allowed and not found & refused
 
 
@@ -48,7 +38,8 @@ def test_processes_inherit_digests_and_what_serves_proxies_run(monkeypatch):
         monkeypatch.setenv(name, "")  # restored after the test
         monkeypatch.delenv(name)
     monkeypatch.setenv("TANDEM_API_KEYS", "k" * MIN_KEY)
-    variables = prepare_environment(spec_of("--cors-origins", "https://a.example/"))
+    spec = parse(ServeSpec, ("--cors-origins", "https://a.example/"), "tandem serve")
+    variables = prepare_environment(spec)
     assert "k" * MIN_KEY not in str(os.environ)
     assert key_digests() == (digest("k" * MIN_KEY),)
     assert os.environ[ORIGINS] == "https://a.example"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 from collections.abc import Iterator
 
@@ -23,12 +22,6 @@ from tandem_workers.models.model_set import resolve_models
 
 COLOCATED = ("--placement", "colocated")
 SIMULATED = Session(num_nodes=1, num_cpus=8, num_gpus=4, simulated=True, address="none")
-
-
-@pytest.fixture(autouse=True)
-def no_variables(monkeypatch) -> None:
-    for name in [name for name in os.environ if name.startswith("TANDEM_")]:
-        monkeypatch.delenv(name)
 
 
 def spec_of(*argv: str) -> ServeSpec:

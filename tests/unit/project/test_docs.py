@@ -150,3 +150,10 @@ def test_the_first_command_on_a_fresh_head_makes_the_token():
     assert "--head" in lines[first] and lines[first - 1] == "ray get-auth-token --generate"
     (sentence,) = re.findall(r"^A cluster requires a token.*$", (ROOT / "docs" / "GUIDE.md").read_text(), re.M)
     assert "if one existed when it started (`ray get-auth-token --generate`)" in sentence
+
+
+def test_raw_output_names_no_folders_of_the_machine_that_made_it():
+    runs = [path for path in (ROOT / "docs" / "runs").rglob("*") if path.suffix in (".json", ".log", ".md", ".txt")]
+    assert runs
+    wrong = [path for path in runs if re.search(r'File \\?"/|/(work|home|root)/', path.read_text())]
+    assert wrong == []

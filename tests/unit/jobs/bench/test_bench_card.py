@@ -81,6 +81,17 @@ def test_a_card_without_fp8_is_measured_without_it(monkeypatch):
     assert {row["way"] for row in gpu_rates.speed(models, CARDS[0], 1, lambda: 99.0)} == set(models.ways)
 
 
+def test_a_section_that_fails_says_where_and_names_no_folder_of_the_machine(monkeypatch):
+    def fails(models: GpuModels) -> None:
+        raise AttributeError("no cache")
+
+    monkeypatch.setattr("tandem_jobs.bench.gpu_checks.identity", fails)
+    found = bench_card.run(BenchCardSpec(size="tiny", only=("identity",)))["identity"]
+    assert found["wrong"] == ["AttributeError: no cache"]
+    assert found["trace"][-1].startswith("test_bench_card.py:")
+    assert "/" not in str(found["trace"])
+
+
 def test_without_a_gpu_the_published_size_is_refused(monkeypatch):
     monkeypatch.setattr(bench_card, "pick_device", lambda: CPU)
     with pytest.raises(InputError, match="expected a GPU, found none"):

@@ -1,7 +1,6 @@
 """Flags, a YAML file and variables mean the same; what is wrong is one line."""
 
 import importlib
-import os
 from pathlib import Path
 
 import pytest
@@ -20,12 +19,6 @@ from tandem_jobs.train.train_var import DEPTH
 from tandem_jobs.train.train_vqvae import TrainVqvaeSpec
 
 BASE = ("--out", "o", "--classes", "all", "--images", "5")
-
-
-@pytest.fixture(autouse=True)
-def no_variables(monkeypatch):
-    for name in [name for name in os.environ if name.startswith("TANDEM_")]:
-        monkeypatch.delenv(name)
 
 
 def generate(*argv: str) -> GenerateSpec:
