@@ -86,7 +86,9 @@ def test_a_section_that_fails_says_where_and_names_no_folder_of_the_machine(monk
         raise AttributeError("no cache")
 
     monkeypatch.setattr("tandem_jobs.bench.gpu_checks.identity", fails)
-    found = bench_card.run(BenchCardSpec(size="tiny", only=("identity",)))["identity"]
+    check = CardCheck(BenchCardSpec(size="tiny", only=("identity",)))
+    check.run()
+    found = check.found["identity"]
     assert found["wrong"] == ["AttributeError: no cache"]
     assert found["trace"][-1].startswith("test_bench_card.py:")
     assert "/" not in str(found["trace"])
