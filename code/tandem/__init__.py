@@ -24,13 +24,13 @@ from tandem.errors import (
 from tandem.version import __version__
 
 if typing.TYPE_CHECKING:
+    from tandem.checkpoints.weights import load_var, load_vqvae, open_checkpoint
     from tandem.collaborative import decode, draft, generate, generate_alone, refine
     from tandem.prefix import Prefix
     from tandem.sampling import uniforms
     from tandem.scales import decode_scales
     from tandem.var import Var
     from tandem.vqvae import Vqvae
-    from tandem.weights import load_var, load_vqvae, open_checkpoint
 
 __all__ = [
     "CheckpointError",
@@ -65,7 +65,7 @@ __all__ = [
 # Imported at first use: torch takes seconds and 180 MB, which processes that only encode and store do not need
 _MODULES = {
     **dict.fromkeys(("decode", "draft", "generate", "generate_alone", "refine"), "collaborative"),
-    **dict.fromkeys(("load_var", "load_vqvae", "open_checkpoint"), "weights"),
+    **dict.fromkeys(("load_var", "load_vqvae", "open_checkpoint"), "checkpoints.weights"),
     "Prefix": "prefix",
     "decode_scales": "scales",
     "uniforms": "sampling",

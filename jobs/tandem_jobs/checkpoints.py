@@ -15,11 +15,11 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from rich.table import Table
 from safetensors import SafetensorError
 
-from tandem.checkpoint_reader import one_line
+from tandem.checkpoints.checkpoint_reader import one_line
+from tandem.checkpoints.fine_tuning import RECIPE
+from tandem.checkpoints.weights import Checkpoint, aside, convert_checkpoint, open_all, open_checkpoint
 from tandem.config import VAR_PRESETS, to_dict
 from tandem.errors import InputError, OutputError
-from tandem.fine_tuning import RECIPE
-from tandem.weights import Checkpoint, aside, convert_checkpoint, open_all, open_checkpoint
 from tandem.zoo import FILES
 from tandem_jobs.options.flags import POSITIONAL
 from tandem_jobs.options.spec import Spec

@@ -12,8 +12,8 @@ from pydantic import Field
 from rich.console import Console
 from rich.table import Table
 
+from tandem.checkpoints.weights import build_empty, open_checkpoint
 from tandem.config import VAR_PRESETS, VarConfig, VqvaeConfig
-from tandem.weights import build_empty, open_checkpoint
 from tandem.zoo import FILES, weights_path
 from tandem_jobs.options.spec import Spec
 from tandem_workers.models.sources import PUBLISHED, Published

@@ -13,9 +13,9 @@ from rich.console import Console
 from rich.table import Table
 
 from tandem.assembly import Preparation
-from tandem.batch_fit import device_bytes
 from tandem.config import SamplingConfig
-from tandem.costs import Bytes
+from tandem.counting.batch_fit import device_bytes
+from tandem.counting.costs import Bytes
 from tandem.errors import InputError
 from tandem.images import LOSSY, Codec
 from tandem_cluster.profile_file import Profile, RoleName, StageName, StageTime, write_profile

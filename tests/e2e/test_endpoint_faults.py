@@ -23,7 +23,7 @@ import torch
 
 from support.runs import wait_until
 from support.served import MARK, Served, kill_replicas, serve
-from tandem.weights import load_var, open_checkpoint, save_checkpoint
+from tandem.checkpoints.weights import load_var, open_checkpoint, save_checkpoint
 from tandem.zoo import weights_path
 
 pytestmark = pytest.mark.slow

@@ -12,7 +12,7 @@ from playwright.sync_api import Page, Route, expect
 
 from support.browser import CONTRASTS, DONE, GENERATIONS, Watch, browser, generate, page, site, unfold, visit, watch
 from support.page_server import DRAFT_STEPS, K, Site, page_server
-from tandem.fine_tuning import FineTuned
+from tandem.checkpoints.fine_tuning import FineTuned
 
 __all__ = ["browser", "page", "site", "visit", "watch"]  # fixtures
 

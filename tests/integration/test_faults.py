@@ -13,8 +13,8 @@ import torch
 
 from support.runs import IMAGES, committed, digests, job, kill_workers, start, wait_until
 from support.tiny_models import CLASS_NAMES, tiny_var
+from tandem.checkpoints.weights import save_checkpoint
 from tandem.errors import JobError
-from tandem.weights import save_checkpoint
 from tandem_jobs.bench.bench_pipeline import Consume, Rows
 from tandem_jobs.cli import main
 from tandem_jobs.run.make_shards import make_shards

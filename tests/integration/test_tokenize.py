@@ -17,8 +17,8 @@ import torch
 from support.evaluations import pictures, save_folder
 from support.runs import start, wait_until
 from support.s3_server import made_bucket
+from tandem.checkpoints.weights import load_vqvae
 from tandem.image_folder import list_image_folder, read_image
-from tandem.weights import load_vqvae
 from tandem_jobs.cli import main
 from tandem_workers.storage.places import open_store
 from tandem_workers.training.token_files import open_tokens, read_all

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from safetensors.torch import load_file
 
-from tandem.weights import open_checkpoint
+from tandem.checkpoints.weights import open_checkpoint
 from tandem_jobs.cli import main
 from tandem_workers.training.token_files import open_tokens, read_all
 

@@ -22,11 +22,11 @@ import torch
 from support.fuzz_seeds import valid_inputs
 from support.fuzzing import inputs
 from support.tiny_models import CLASS_NAMES
+from tandem.checkpoints.weights import open_all
 from tandem.class_names import ClassNames
 from tandem.config import Pyramid, SamplingConfig
 from tandem.errors import TandemError
 from tandem.image_folder import list_image_folder
-from tandem.weights import open_all
 from tandem_cluster.plan_file import groups_of, read_plan
 from tandem_cluster.planner import Request, make_plan
 from tandem_cluster.profile_file import read_profile

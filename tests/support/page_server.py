@@ -15,8 +15,8 @@ import uvicorn
 from PIL import Image
 
 from support.ports import free_port
+from tandem.checkpoints.fine_tuning import FineTuned
 from tandem.class_names import ClassNames
-from tandem.fine_tuning import FineTuned
 from tandem.zoo import EMBEDDED_SAMPLING
 from tandem_workers.endpoint.api import create_api
 from tandem_workers.endpoint.api_schema import About

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import torch
 
+from tandem.checkpoints.weights import save_checkpoint
 from tandem.config import VarConfig, VqvaeConfig
 from tandem.initial import initial_value
 from tandem.var import Var
 from tandem.vqvae import Vqvae
-from tandem.weights import save_checkpoint
 
 PATCH_NUMS = (1, 2, 3, 4)
 VOCAB, LATENT, NUM_CLASSES = 64, 8, 4

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tandem.checkpoint_reader import read_weights
+from tandem.checkpoints.checkpoint_reader import read_weights
+from tandem.checkpoints.weights import write_tensors
 from tandem.errors import CheckpointError
 from tandem.training.pictures import PictureSet, augment, draw
 from tandem.vqvae import to_float
-from tandem.weights import write_tensors
 
 
 class HalfSize(nn.Module):

@@ -1,4 +1,4 @@
-"""Models to train, in float32: new, or with the weights of any checkpoint that `tandem.weights` reads."""
+"""Models to train, in float32: new, or with the weights of any checkpoint that `tandem.checkpoints.weights` reads."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from tandem.assembly import assemble_var
+from tandem.checkpoints.weights import Checkpoint, load_vqvae, open_checkpoint
 from tandem.class_names import IMAGENET_CLASSES, ClassNames, imagenet_names, with_synonyms
 from tandem.config import VarConfig, VqvaeConfig
 from tandem.errors import CheckpointError
@@ -17,7 +18,6 @@ from tandem.initial import init_vqvae, initial_value, random_var
 from tandem.training.matching import OF_TOKENIZER, TokenShape, check_init, differences
 from tandem.var import Var
 from tandem.vqvae import Vqvae
-from tandem.weights import Checkpoint, load_vqvae, open_checkpoint
 
 CLASS_EMBEDDING = "class_emb.weight"
 NUM_SHOWN = 3  # class names in a note

@@ -16,7 +16,7 @@ from torch import nn
 
 from tandem.assembly import Uninitialised, build_empty
 from tandem.config import Pyramid, VarConfig
-from tandem.costs import LiveBytes
+from tandem.counting.costs import LiveBytes
 from tandem.linear import Linear
 from tandem.quantizer import Quantizer
 from tandem.training.objectives import Objective, TokenBatch

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from tandem.config import VAR_PRESETS
-from tandem.roofline import CARDS, row, short, table
+from tandem.counting.roofline import CARDS, row, short, table
 from tandem.training.recipe import IMAGENET_IMAGES, ORIGINAL_EPOCHS, RECIPES
 from tandem.training.train_costs import StepBytes, TrainingStep, step_bytes
 

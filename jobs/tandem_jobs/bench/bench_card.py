@@ -18,8 +18,8 @@ from pydantic import Field, PositiveFloat, PositiveInt
 from rich.console import Console
 from rich.table import Table
 
+from tandem.counting.roofline import Card
 from tandem.errors import InputError, JobError, TandemError
-from tandem.roofline import Card
 from tandem_jobs.bench import gpu_checks, gpu_rates
 from tandem_jobs.bench.card_generate import generate
 from tandem_jobs.bench.gpu_models import SIZES, GpuModels

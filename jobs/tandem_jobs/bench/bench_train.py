@@ -14,10 +14,10 @@ from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 from tandem.config import VAR_PRESETS, VarConfig
+from tandem.counting.roofline import CARDS
 from tandem.errors import InputError
 from tandem.initial import random_var
 from tandem.quantizer import Quantizer
-from tandem.roofline import CARDS
 from tandem.training.objectives import Objective, TokenBatch
 from tandem.training.recipe import IMAGENET_IMAGES, RECIPES
 from tandem.training.train_costs import StepBytes, TrainingStep, step_bytes, torch_flops

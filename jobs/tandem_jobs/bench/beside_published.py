@@ -11,7 +11,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from tandem.costs import decode_flops, scale_flops
+from tandem.counting.costs import decode_flops, scale_flops
 from tandem_jobs.bench.decode_report import name_of
 from tandem_jobs.bench.decode_timing import Bench, Setting
 from tandem_jobs.bench.peak_memory import free_memory

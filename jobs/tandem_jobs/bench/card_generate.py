@@ -12,8 +12,8 @@ from typing import Any
 import torch
 
 from tandem.assembly import assemble_vqvae
+from tandem.checkpoints.weights import save_checkpoint
 from tandem.vqvae import Vqvae
-from tandem.weights import save_checkpoint
 from tandem_jobs.bench.gpu_models import Size, random_on
 
 SHARD_BATCHES = 8

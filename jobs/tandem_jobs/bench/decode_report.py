@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from tandem.roofline import PAPER_SPEED
+from tandem.counting.roofline import PAPER_SPEED
 from tandem_jobs.run.progress import say
 
 MIB = 2**20

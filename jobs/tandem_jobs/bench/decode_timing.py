@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from tandem.collaborative import decode
 from tandem.config import SamplingConfig
-from tandem.costs import Bytes, decode_flops, kv_bytes, scale_flops, tensor_bytes, var_bytes, vqvae_bytes
+from tandem.counting.costs import Bytes, decode_flops, kv_bytes, scale_flops, tensor_bytes, var_bytes, vqvae_bytes
 from tandem.graphs import release_graphs
 from tandem.guidance import rows_of_scales
 from tandem.kernels import compute_dtype

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from tandem.assembly import PLAIN, Preparation
-from tandem.costs import var_bytes
+from tandem.checkpoints.weights import load_var, load_vqvae
+from tandem.counting.costs import var_bytes
 from tandem.sampling import uniforms
 from tandem.scales import Decode
-from tandem.weights import load_var, load_vqvae
 from tandem.zoo import EMBEDDED_SAMPLING, weights_path
 from tandem_jobs.bench.gpu_models import SAMPLING, DecodeInputs, GpuModels
 from tandem_workers.stages.oom import Halving

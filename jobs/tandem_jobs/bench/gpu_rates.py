@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
+from tandem.counting.roofline import Card, decode_costs, scale_costs, stage_roofline
 from tandem.graphs import FIRST_CAPTURED
-from tandem.roofline import Card, decode_costs, scale_costs, stage_roofline
 from tandem_jobs.bench.gpu_models import GRAPHED, WAYS, GpuModels, Way
 
 ATTENTION = {0: "math", 1: "flash", 2: "efficient", 3: "cudnn"}

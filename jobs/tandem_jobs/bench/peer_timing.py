@@ -12,9 +12,9 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from tandem.counting.roofline import PAPER_SPEED
 from tandem.errors import one_line
 from tandem.graphs import FIRST_CAPTURED, release_graphs
-from tandem.roofline import PAPER_SPEED
 from tandem_jobs.bench.decode_timing import Bench, Setting
 from tandem_jobs.bench.gpu_models import DecodeInputs, GpuModels
 from tandem_jobs.bench.peak_memory import free_memory

@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 import torch
 
 from tandem.assembly import Preparation
-from tandem.batch_fit import Stage, device_bytes, largest_batch
 from tandem.collaborative import of_refiner
 from tandem.config import SamplingConfig, VarConfig
-from tandem.costs import Bytes, var_bytes, vqvae_bytes
+from tandem.counting.batch_fit import Stage, device_bytes, largest_batch
+from tandem.counting.costs import Bytes, var_bytes, vqvae_bytes
 from tandem.errors import InputError
 from tandem_cluster.devices import has_real_gpus, memory_of_cluster
 from tandem_cluster.profile_file import StageName

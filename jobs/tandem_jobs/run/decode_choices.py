@@ -9,9 +9,9 @@ from dataclasses import replace
 import torch
 
 from tandem.assembly import Preparation
+from tandem.checkpoints.fine_tuning import FineTuned
 from tandem.config import Pyramid, SamplingConfig, VarConfig
 from tandem.errors import InputError
-from tandem.fine_tuning import FineTuned
 from tandem.fp8 import check_capability
 from tandem_cluster.devices import joins
 from tandem_cluster.session import count_real_gpus

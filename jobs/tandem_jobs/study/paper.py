@@ -1,4 +1,4 @@
-"""The paper's figures (CoDe, arXiv 2411.17787) beside which studies set ours. Speed is in `tandem.roofline`.
+"""The paper's figures (CoDe, arXiv 2411.17787) beside which studies set ours. Speed is in `tandem.counting.roofline`.
 
 ImageNet at 256 px, K = 10 scales, drafter VAR-d30 (2.0 B), refiner VAR-d16 (0.3 B). A setting of ours has the paper's
 with as many scales left to the refiner, K - N. No figure of the paper has an interval.

@@ -10,8 +10,8 @@ from typing import Any
 
 from pydantic import Field, PositiveInt
 
+from tandem.counting.roofline import PAPER_BATCH, PAPER_SPEED
 from tandem.metrics import Estimate
-from tandem.roofline import PAPER_BATCH, PAPER_SPEED
 from tandem_jobs.bench.decode_timing import Bench
 from tandem_jobs.bench.decode_timing import Setting as Timed
 from tandem_jobs.bench.repeated import median_of

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from tandem.costs import META
+from tandem.counting.costs import META
 from tandem.metrics import Estimate
 from tandem.scales import new_cache
 from tandem_jobs.bench.decode_timing import Bench

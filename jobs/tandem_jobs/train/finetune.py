@@ -10,9 +10,9 @@ from typing import Any, ClassVar
 
 from pydantic import Field, PositiveInt, model_validator
 
+from tandem.checkpoints.fine_tuning import FineTuned
 from tandem.config import VarConfig
 from tandem.errors import InputError
-from tandem.fine_tuning import FineTuned
 from tandem.training.objectives import Objective
 from tandem.training.recipe import BASE_BATCH, ORIGINAL_EPOCHS, RECIPES, Recipe, Role
 from tandem.training.schedule import Schedule

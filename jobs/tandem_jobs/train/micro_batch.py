@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from tandem.batch_fit import largest_batch
+from tandem.counting.batch_fit import largest_batch
 from tandem.errors import InputError
 from tandem.training.train_costs import TrainingStep, step_bytes
 from tandem_cluster.devices import Memory

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from tandem.checkpoints.weights import load_var, load_vqvae
 from tandem.errors import InputError
 from tandem.training.batches import TokenSet
 from tandem.training.carried import Weights
 from tandem.training.matching import TokenShape
 from tandem.training.start import var_from
-from tandem.weights import load_var, load_vqvae
 from tandem_jobs.train.training_options import TokenOptions
 from tandem_workers.models.model_set import Resolved, resolve
 from tandem_workers.training.token_files import TokenFiles, open_tokens, read_all

@@ -15,16 +15,16 @@ import torch
 from ray.train import UserCallback
 from torch import Tensor
 
+from tandem.checkpoints.fine_tuning import RECIPE
+from tandem.checkpoints.weights import save_checkpoint
 from tandem.config import VarConfig, VqvaeConfig, to_dict
 from tandem.errors import PlacementError
-from tandem.fine_tuning import RECIPE
 from tandem.hashing import file_sha256
 from tandem.training.parallel import Sharding
 from tandem.training.task import Task
 from tandem.training.train_costs import TrainingStep
 from tandem.var import Var
 from tandem.vqvae import Vqvae
-from tandem.weights import save_checkpoint
 from tandem_cluster.devices import memory_of_cluster
 from tandem_cluster.session import Session, about_to_open, open_session
 from tandem_jobs.run.progress import say

@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
+from tandem.checkpoints.fine_tuning import AS_TRAINED, SAMPLING, FineTuned
 from tandem.config import VarConfig, to_dict
-from tandem.fine_tuning import AS_TRAINED, SAMPLING, FineTuned
 from tandem.training.matching import TokenShape, check_init, check_teacher, check_unguided
 from tandem.training.objectives import Objective
 from tandem.training.start import loaded_var, new_var

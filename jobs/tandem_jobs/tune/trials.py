@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from tandem.collaborative import decode
-from tandem.costs import decode_flops, scale_flops
+from tandem.counting.costs import decode_flops, scale_flops
 from tandem.errors import InputError
 from tandem.graphs import FIRST_CAPTURED, release_graphs
 from tandem.guidance import rows_of_scales

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from support.tiny_models import tiny_var, tiny_vqvae
-from tandem.weights import save_checkpoint
+from tandem.checkpoints.weights import save_checkpoint
 from tandem_workers.features.embedded_classifier import embedded_class_names
 
 

@@ -14,12 +14,12 @@ from safetensors.torch import save_file
 
 from support.sample_shards import sample_dataset
 from support.tiny_models import CLASS_NAMES, save_tiny_models, tiny_var
+from tandem.checkpoints.weights import open_all, open_checkpoint
 from tandem.class_names import ClassNames
 from tandem.config import to_dict
 from tandem.errors import InputError, JobError, LabelError, TandemError
 from tandem.image_folder import list_image_folder
 from tandem.user_files import MAX_DEPTH, parse_json, shown
-from tandem.weights import open_all, open_checkpoint
 from tandem_cluster.plan_file import read_plan
 from tandem_cluster.profile_file import read_profile
 from tandem_jobs.cli import main

@@ -31,7 +31,7 @@ ALLOWED = {
 
 # The rooms of a package; each may import itself and those before it. "" is where the commands are
 ROOMS = {
-    "tandem": ("", "editing", "training"),
+    "tandem": ("", "checkpoints", "editing", "counting", "training"),
     "tandem_workers": ("", "storage", "models", "dataset", "pictures", "stages", "features", "training", "endpoint"),
     "tandem_jobs": ("options", "labels", "run", "evaluation", "", "train", "bench", "study", "tune"),
 }
@@ -139,6 +139,7 @@ def test_rooms_import_one_way(package):
     wrong = [
         f"{module} imports {imported}"
         for module in ours
+        if module != package  # it hands on the public names of all rooms
         for imported in graph[module]
         if imported.split(".")[0] == package and order.index(room_of(imported)) > order.index(room_of(module))
     ]

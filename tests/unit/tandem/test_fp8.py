@@ -9,7 +9,7 @@ from support.tiny_models import tiny_var
 from tandem import fp8
 from tandem.assembly import Preparation, assemble_var
 from tandem.config import VAR_PRESETS, SamplingConfig
-from tandem.costs import empty_var, tensor_bytes, var_bytes
+from tandem.counting.costs import empty_var, tensor_bytes, var_bytes
 from tandem.errors import InputError, TandemWarning
 from tandem.fp8 import FP8, LARGEST, LEAST_ROWS, Fp8Rows, product, quantise
 from tandem.linear import Linear

@@ -10,7 +10,7 @@ from tandem import kernels
 from tandem.assembly import Preparation, assemble_var
 from tandem.attention import attention
 from tandem.config import SamplingConfig
-from tandem.costs import var_bytes
+from tandem.counting.costs import var_bytes
 from tandem.errors import InputError
 from tandem.linear import Linear
 from tandem.var import Var

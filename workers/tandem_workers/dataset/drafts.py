@@ -15,10 +15,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from tandem.checkpoints.fine_tuning import fine_tuned_in
 from tandem.class_names import check_names
 from tandem.config import SamplingConfig, VarConfig, from_dict
 from tandem.errors import InputError, JobError, OutputError
-from tandem.fine_tuning import fine_tuned_in
 from tandem.hashing import FileHash
 from tandem.user_files import shown
 from tandem_workers.dataset.columns import IMAGE_COLUMNS, stored, stored_schema

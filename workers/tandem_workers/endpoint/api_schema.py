@@ -12,9 +12,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
 
+from tandem.checkpoints.fine_tuning import FineTuned
 from tandem.class_names import ClassNames
 from tandem.config import CONSTANT, LINEAR, MIN_TEMPERATURE, OFF_AFTER, SCHEDULES, SamplingConfig
-from tandem.fine_tuning import FineTuned
 from tandem.images import LOSSY, Codec
 
 MAX_SEED = 2**53 - 1  # the largest integer that every JSON client holds exactly

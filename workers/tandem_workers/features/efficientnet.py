@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from numpy.typing import NDArray
 
-from tandem.checkpoint_reader import read_torch
+from tandem.checkpoints.checkpoint_reader import read_torch
 from tandem.errors import InputError
 from tandem.precision import full_precision
 from tandem_workers.features.extractors import EFFICIENTNET_LITE0, FEATURES, LOGITS, Columns, Extractor, check_file

@@ -13,16 +13,16 @@ from typing import Any, Literal
 import torch
 
 from tandem.assembly import PLAIN, Preparation
+from tandem.checkpoints.fine_tuning import AS_TRAINED, FineTuned
+from tandem.checkpoints.weights import load_var, load_vqvae, open_checkpoint
 from tandem.class_names import ClassNames
 from tandem.config import VAR_PRESETS, VQVAE_PRESET, SamplingConfig, VarConfig, VqvaeConfig
 from tandem.errors import CheckpointError, JobError
-from tandem.fine_tuning import AS_TRAINED, FineTuned
 from tandem.hashing import FileHash
 from tandem.initial import random_var, random_vqvae
 from tandem.timing import timed
 from tandem.var import Var
 from tandem.vqvae import Vqvae
-from tandem.weights import load_var, load_vqvae, open_checkpoint
 from tandem.zoo import EMBEDDED_SAMPLING, FILES, weights_path
 from tandem_workers.models.class_files import choose_class_names
 from tandem_workers.models.fetch import is_remote

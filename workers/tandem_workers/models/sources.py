@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from tandem.checkpoints.fine_tuning import AS_TRAINED, FineTuned
 from tandem.config import VAR_PRESETS, VQVAE_PRESET, VarConfig, VqvaeConfig
 from tandem.errors import InputError
-from tandem.fine_tuning import AS_TRAINED, FineTuned
 from tandem.hashing import FileHash
 from tandem.user_files import cause_of, check_spelling, is_file, shown
 from tandem_workers.models.fetch import cache_folder, fetch, fetched_sha256, is_remote

@@ -8,9 +8,9 @@ import subprocess
 import pytest
 import torch
 
+from tandem.counting.roofline import CARDS, DRAFTER, REFINER, VQVAE_PRESET, images_per_s
 from tandem.errors import InputError, JobError
 from tandem.fp8 import quantise
-from tandem.roofline import CARDS, DRAFTER, REFINER, VQVAE_PRESET, images_per_s
 from tandem_jobs.bench import bench_card, card_generate, gpu_rates
 from tandem_jobs.bench.bench_card import BenchCardSpec, CardCheck
 from tandem_jobs.bench.gpu_models import SIZES, GpuModels

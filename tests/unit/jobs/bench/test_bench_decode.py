@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tandem.roofline import PAPER_SPEED
+from tandem.counting.roofline import PAPER_SPEED
 from tandem_jobs.bench import decode_timing
 from tandem_jobs.bench.decode_report import PAPER_MEMORY
 from tandem_jobs.cli import main

@@ -201,7 +201,7 @@ def test_the_flags_of_a_spec_keep_defaults_out():
 
 
 def test_the_defaults_of_training_are_the_embedded_models():
-    from tandem.weights import open_checkpoint
+    from tandem.checkpoints.weights import open_checkpoint
     from tandem.zoo import weights_path
 
     vqvae = parse(TrainVqvaeSpec, ["--data", "d", "--out", "o"], "tandem train vqvae").config()

@@ -10,11 +10,11 @@ import torch
 
 from support.sample_drafts import DECODING, drafts_of
 from support.tiny_models import CLASS_NAMES, tiny_var, tiny_vqvae
+from tandem.checkpoints.fine_tuning import FineTuned
+from tandem.checkpoints.weights import open_checkpoint, save_checkpoint
 from tandem.config import Pyramid, SamplingConfig, to_dict
 from tandem.errors import CheckpointError
-from tandem.fine_tuning import FineTuned
 from tandem.hashing import file_sha256
-from tandem.weights import open_checkpoint, save_checkpoint
 from tandem_jobs.checkpoints import InspectSpec, run_inspect
 from tandem_jobs.draft import DraftJob, DraftSpec
 from tandem_jobs.generate import GenerateJob, GenerateSpec

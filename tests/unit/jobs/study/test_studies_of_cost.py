@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from tandem.costs import var_bytes, vqvae_bytes
+from tandem.counting.costs import var_bytes, vqvae_bytes
 from tandem_jobs.bench import decode_timing
 from tandem_jobs.bench.decode_report import MIB
 from tandem_jobs.bench.decode_timing import Setting

@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from support.tiny_models import CLASS_NAMES, tiny_var
+from tandem.checkpoints.fine_tuning import FineTuned
+from tandem.checkpoints.weights import save_checkpoint
 from tandem.config import SamplingConfig
 from tandem.errors import CheckpointError
-from tandem.fine_tuning import FineTuned
 from tandem.training.matching import TokenShape
 from tandem.training.objectives import Objective
-from tandem.weights import save_checkpoint
 from tandem.zoo import weights_path
 from tandem_jobs.cli import main
 from tandem_jobs.train.training_options import TokenOptions

@@ -5,8 +5,8 @@ import torch
 
 from support.sample_drafts import drafts_of
 from support.tiny_models import tiny_var, tiny_vqvae
+from tandem.checkpoints.weights import save_checkpoint
 from tandem.errors import InputError
-from tandem.weights import save_checkpoint
 from tandem_jobs.refine import check_names
 from tandem_workers.dataset.drafts import Drafts
 from tandem_workers.models.model_set import ModelSet, resolve_models

@@ -10,6 +10,7 @@ import torch
 
 from support.tiny_models import CLASS_NAMES, PATCH_NUMS, tiny_var
 from tandem.assembly import Preparation
+from tandem.checkpoints.weights import save_checkpoint
 from tandem.collaborative import decode, generate, generate_alone
 from tandem.config import SamplingConfig
 from tandem.errors import JobError, TandemWarning
@@ -17,7 +18,6 @@ from tandem.graphs import Graphs, Replay, Tensors
 from tandem.prefix import to_tokens
 from tandem.sampling import uniforms
 from tandem.scales import decode_scales
-from tandem.weights import save_checkpoint
 from tandem_workers.dataset.shards import ShardRows
 from tandem_workers.endpoint.decoding import DraftDecoder, Pixels, PreviewPixels, RefineDecoder, Row, Tokens
 from tandem_workers.endpoint.messages import ImageRequest

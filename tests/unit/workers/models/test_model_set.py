@@ -8,10 +8,10 @@ import torch
 
 from support.tiny_models import CLASS_NAMES, tiny_var, tiny_vqvae
 from tandem import hashing
+from tandem.checkpoints.weights import load_var, save_checkpoint
 from tandem.config import VAR_PRESETS
 from tandem.errors import CheckpointError, JobError
 from tandem.hashing import file_sha256
-from tandem.weights import load_var, save_checkpoint
 from tandem.zoo import EMBEDDED_SAMPLING, weights_path
 from tandem_workers.models.model_set import load_transformer, pick_device, resolve, resolve_models
 

@@ -12,9 +12,9 @@ import pytest
 from huggingface_hub import constants
 
 from support.hub_server import TOKEN, HubServer
+from tandem.checkpoints.fine_tuning import AS_TRAINED
 from tandem.config import SamplingConfig
 from tandem.errors import CheckpointError, InputError
-from tandem.fine_tuning import AS_TRAINED
 from tandem_jobs.cli import main
 from tandem_jobs.submit_files import NAMES
 from tandem_workers.models import fetch_http

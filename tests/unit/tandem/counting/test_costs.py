@@ -8,7 +8,7 @@ from support.tiny_models import PATCH_NUMS, tiny_var, tiny_vqvae
 from tandem.assembly import Preparation, build_empty
 from tandem.attention import KVCache
 from tandem.config import VAR_PRESETS, VQVAE_PRESET, SamplingConfig
-from tandem.costs import decode_flops, empty_var, kv_bytes, peak_bytes, scale_flops, tensor_bytes, var_bytes
+from tandem.counting.costs import decode_flops, empty_var, kv_bytes, peak_bytes, scale_flops, tensor_bytes, var_bytes
 from tandem.limits import pretend
 from tandem.scales import Decode, decode_scales
 from tandem_jobs.bench.decode_report import MIB, PAPER_DRAFT_STEPS, PAPER_MEMORY

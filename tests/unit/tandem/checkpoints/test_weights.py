@@ -12,12 +12,7 @@ from safetensors.torch import load_file, save_file
 from support import reference
 from support.tiny_models import CLASS_NAMES, PATCH_NUMS, save_tiny_models, tiny_var, tiny_vqvae
 from support.wrapped_files import published_tensors
-from tandem.config import PATCH_NUMS_512, VAR_PRESETS, VQVAE_PRESET, VarConfig
-from tandem.errors import CheckpointError
-from tandem.hashing import file_sha256
-from tandem.kernels import compute_dtype
-from tandem.var import Var
-from tandem.weights import (
+from tandem.checkpoints.weights import (
     DERIVED,
     build_empty,
     load_var,
@@ -25,6 +20,11 @@ from tandem.weights import (
     open_checkpoint,
     save_checkpoint,
 )
+from tandem.config import PATCH_NUMS_512, VAR_PRESETS, VQVAE_PRESET, VarConfig
+from tandem.errors import CheckpointError
+from tandem.hashing import file_sha256
+from tandem.kernels import compute_dtype
+from tandem.var import Var
 
 PUBLISHED = json.loads((reference.DATA / "checkpoint_keys.json").read_text())
 SHARED_512 = VarConfig(depth=2, patch_nums=PATCH_NUMS_512, shared_adaln=True)

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from support.tiny_models import PATCH_NUMS, tiny_var
 from tandem.assembly import Preparation
-from tandem.batch_fit import device_bytes, largest_batch
 from tandem.config import VAR_PRESETS, VQVAE_PRESET, SamplingConfig
-from tandem.costs import Bytes, peak_bytes, var_bytes
+from tandem.counting.batch_fit import device_bytes, largest_batch
+from tandem.counting.costs import Bytes, peak_bytes, var_bytes
 from tandem.errors import InputError, PlacementError
 from tandem_cluster.devices import Memory
 from tandem_jobs.run import batch_size as auto
@@ -53,7 +53,7 @@ def test_two_layers_tell_the_bytes_of_five(preparation, monkeypatch):
     config = tiny_var(5, seed=0).config
     args = config, 3, 0, len(PATCH_NUMS), torch.float32, CPU, preparation, SamplingConfig(top_k=12)
     by_two = var_bytes(*args)
-    monkeypatch.setattr("tandem.costs.replace", lambda config, **_: config)
+    monkeypatch.setattr("tandem.counting.costs.replace", lambda config, **_: config)
     assert var_bytes(*args) == by_two
 
 

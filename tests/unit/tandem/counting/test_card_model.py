@@ -8,13 +8,14 @@ from torch import nn
 
 pytest.importorskip("triton")
 
-from tandem import card_model, fused
-from tandem.card_model import H100, MEASURED, KernelCounts, fit, h100_measurements, predicted_ms, stage_ms
-from tandem.launches import Launch, counted
+from tandem import fused
+from tandem.counting import card_model
+from tandem.counting.card_model import H100, MEASURED, KernelCounts, fit, h100_measurements, predicted_ms, stage_ms
+from tandem.counting.launches import Launch, counted
 from tandem.limits import pretend
 
 META = torch.device("meta")
-DOCS = Path(__file__).resolve().parents[3] / "docs"
+DOCS = Path(__file__).resolve().parents[4] / "docs"
 # Draft and refine, milliseconds with fused kernels and a graph a scale: docs/runs/gpu/h100_2026-11-26/fused.jsonl
 FUSED = {
     (8, 64): (187.3, 100.5),

@@ -1,7 +1,7 @@
 """Upper bounds of decoding speed on some GPUs: a roofline from counted work, bytes moved and data sheets.
 
 Shapes: B images, R rows (2 B with CFG), L tokens, l tokens of one scale, C width, V codes. Units: floating-point
-operations, bytes, seconds. `python -m tandem.roofline` prints the tables of docs/GPU.md.
+operations, bytes, seconds. `python -m tandem.counting.roofline` prints the tables of docs/GPU.md.
 
 A forward takes the longer of two times: work over the dense peak in bfloat16, and bytes over the memory bandwidth.
 Bytes are what remains if everything but the matrix products is fused into as few kernels as possible:
@@ -22,9 +22,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tandem import costs
 from tandem.assembly import PLAIN, build_empty
 from tandem.config import VAR_PRESETS, VQVAE_PRESET, SamplingConfig, VarConfig, VqvaeConfig
+from tandem.counting import costs
 
 CUDA, BF16, SAMPLING = torch.device("cuda"), torch.bfloat16, SamplingConfig()
 SIZE, FLOAT = 2, 4  # bytes of a bfloat16 and of a float32

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from tandem.costs import Bytes
+from tandem.counting.costs import Bytes
 
 # Bytes of a stage on its device at a given batch size
 Stage = Callable[[int], Bytes]

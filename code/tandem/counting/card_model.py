@@ -2,7 +2,7 @@
 
 A kernel takes a fixed time plus the longer of two: operations over a rate, or bytes over a bandwidth. Products reach
 half of the peak rate at `half_rows` rows. Kernels run back to back, as in a CUDA graph; eager mode would add host time.
-`python -m tandem.card_model` prints the tables of docs/GPU.md. It needs the Triton package, but no GPU.
+`python -m tandem.counting.card_model` prints the tables of docs/GPU.md. It needs the Triton package, but no GPU.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ import torch
 
 from tandem.assembly import Preparation
 from tandem.config import VarConfig
-from tandem.costs import META, empty_var
-from tandem.launches import Launch, counted
+from tandem.counting.costs import META, empty_var
+from tandem.counting.launches import Launch, counted
+from tandem.counting.roofline import DRAFTER, REFINER, SAMPLING, SCALES, name_of, row, table
 from tandem.limits import pretend
 from tandem.quantizer import Quantizer
-from tandem.roofline import DRAFTER, REFINER, SAMPLING, SCALES, name_of, row, table
 from tandem.scales import decode_scales
 
 KINDS = ("step", "fused", "reduction", "product", "attention", "convolution", "bicubic", "fp8")

@@ -7,6 +7,7 @@ import torch
 
 from support.tiny_models import CLASS_NAMES, LATENT, PATCH_NUMS, VOCAB, tiny_var, tiny_vqvae
 from support.wrapped_files import prefixed, published_tensors, save, trainer_file
+from tandem.checkpoints.weights import save_checkpoint
 from tandem.class_names import imagenet_names
 from tandem.config import VarConfig
 from tandem.errors import CheckpointError
@@ -16,7 +17,6 @@ from tandem.training.matching import (
     check_unguided,
 )
 from tandem.training.start import new_var, new_vqvae, var_from, vqvae_from
-from tandem.weights import save_checkpoint
 
 TOKENS = TokenShape(VOCAB, LATENT, PATCH_NUMS, 4, CLASS_NAMES)
 SMALL = {"head_dim": 16}

@@ -8,8 +8,8 @@ import torch
 from support.sources import ROOT
 from support.tiny_models import tiny_var, tiny_vqvae
 from tandem.config import VAR_PRESETS
-from tandem.costs import LiveBytes
-from tandem.roofline import short
+from tandem.counting.costs import LiveBytes
+from tandem.counting.roofline import short
 from tandem.training.objectives import Objective, TokenBatch
 from tandem.training.recipe import RECIPES
 from tandem.training.train_costs import TrainingStep, activation_bytes, step_bytes, torch_flops

@@ -18,12 +18,12 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from tandem.assembly import PLAIN, Preparation, assemble_var, assemble_vqvae, build_empty
-from tandem.checkpoint_reader import METADATA_KEY, one_line, read_weights
+from tandem.checkpoints.checkpoint_reader import METADATA_KEY, one_line, read_weights
+from tandem.checkpoints.fine_tuning import FineTuned, fine_tuned_in, sampling_in
+from tandem.checkpoints.inferred_config import check_classes, config_of
+from tandem.checkpoints.unwrapping import MARKERS, Part, choose_part, entries, explain_choice, find_parts
 from tandem.config import SamplingConfig, VarConfig, VqvaeConfig, to_dict
 from tandem.errors import CheckpointError
-from tandem.fine_tuning import FineTuned, fine_tuned_in, sampling_in
-from tandem.inferred_config import check_classes, config_of
-from tandem.unwrapping import MARKERS, Part, choose_part, entries, explain_choice, find_parts
 from tandem.var import Var
 from tandem.vqvae import Vqvae
 

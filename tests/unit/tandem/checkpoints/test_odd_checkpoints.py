@@ -11,8 +11,8 @@ from safetensors.torch import load_file, save_file
 
 from support.tiny_models import CLASS_NAMES
 from support.wrapped_files import published_tensors, same, save, var
+from tandem.checkpoints.weights import load_var, open_checkpoint, save_checkpoint
 from tandem.errors import CheckpointError
-from tandem.weights import load_var, open_checkpoint, save_checkpoint
 from tandem_jobs.cli import main
 
 __all__ = ["var"]  # a fixture

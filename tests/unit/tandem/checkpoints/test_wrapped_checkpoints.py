@@ -10,8 +10,8 @@ from safetensors.torch import load_file
 from support.tiny_models import save_tiny_models, tiny_var, tiny_vqvae
 from support.wrapped_files import PREFIXES, WRAPPERS, prefixed, published_tensors, same, save, trainer_file, var
 from tandem.attention import attention
+from tandem.checkpoints.weights import load_var, load_vqvae, open_all, open_checkpoint
 from tandem.errors import CheckpointError
-from tandem.weights import load_var, load_vqvae, open_all, open_checkpoint
 from tandem_jobs.cli import main
 from tandem_workers.models.model_set import resolve
 

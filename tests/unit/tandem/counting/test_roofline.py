@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from tandem import roofline
 from tandem.config import VQVAE_PRESET
-from tandem.costs import empty_var, scale_flops, tensor_bytes
-from tandem.roofline import BF16, CARDS, PLAIN, REFINER, Card, ForwardCost
+from tandem.counting import roofline
+from tandem.counting.costs import empty_var, scale_flops, tensor_bytes
+from tandem.counting.roofline import BF16, CARDS, PLAIN, REFINER, Card, ForwardCost
 
-DOCUMENT = (Path(__file__).parents[3] / "docs" / "GPU.md").read_text()
+DOCUMENT = (Path(__file__).parents[4] / "docs" / "GPU.md").read_text()
 
 
 def test_the_document_has_the_tables():
