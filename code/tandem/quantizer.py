@@ -129,12 +129,13 @@ class Latents:
 
     def __init__(self, quantizer: Quantizer, batch: int, device: torch.device, source: Source | None = None):
         self.quantizer, self.source, self.scale = quantizer, source, 0
-        self.f_hat_BChw = self.kept_BChw = quantizer.zeros(batch, device)
+        self.f_hat_BChw = quantizer.zeros(batch, device)
+        self.kept_BChw = None if source is None else self.f_hat_BChw  # the source's own, everywhere
 
     def add(self, ids_Bl: Tensor) -> None:
         """Add the token map of the next scale."""
         drawn_BChw = self.f_hat_BChw + self.quantizer.residual(ids_Bl, self.scale)
-        if self.source is None:
+        if self.source is None or self.kept_BChw is None:
             self.f_hat_BChw = drawn_BChw
         else:
             o = self.quantizer.pyramid.offsets
