@@ -27,6 +27,10 @@ class Source:
     ids_BL: Tensor
     drawn_Bhw: Tensor
 
+    def __getitem__(self, rows: slice) -> Source:
+        """The sources of some of the images."""
+        return Source(self.ids_BL[rows], self.drawn_Bhw[rows])
+
 
 def latent_cells(mask_BHW: Tensor, grid: int, nearest: bool = False) -> Tensor:
     """Cells of the latent grid that a mask of pixels touches: bool [B, h, w].

@@ -37,6 +37,7 @@ class Command:
 
 COMMANDS = {
     "generate": Command("tandem_jobs.generate", "GenerateSpec", "run", "synthesise a labelled image dataset"),
+    "edit": Command("tandem_jobs.edits.edit_job", "EditSpec", "run", "draw parts of pictures anew"),
     "submit": Command("tandem_jobs.submit", "SubmitSpec", "run", "run a command as a job on a Ray cluster", True),
     "serve": Command("tandem_jobs.serve", "ServeSpec", "run", "serve images over HTTP, with a web page"),
     "draft": Command("tandem_jobs.draft", "DraftSpec", "run", "make only the coarse token maps, to refine later"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
@@ -20,7 +21,7 @@ from tandem_jobs.labels.labels import LabelRows, ReadLabels
 from tandem_jobs.labels.row_identity import row_identity
 from tandem_jobs.labels.settings_columns import fill_settings
 from tandem_jobs.options.flags import COMMAS
-from tandem_jobs.options.options import ReplicaOptions, Replicas, RowOptions, TunedOptions
+from tandem_jobs.options.options import ReplicaOptions, Replicas, RowOptions, ShardOptions, TunedOptions
 from tandem_jobs.run.batch_size import COLOCATED, SPLIT, Workload, choose_batch
 from tandem_jobs.run.decode_choices import (
     check_gpus_here,
@@ -30,16 +31,19 @@ from tandem_jobs.run.decode_choices import (
     choose_sampling,
     warn_if_unsuited,
 )
-from tandem_jobs.run.image_output import REQUIRED_FILES, ImageJobOptions, open_images
+from tandem_jobs.run.image_output import REQUIRED_FILES, ImageDataset, ImageJobOptions, open_images
 from tandem_jobs.run.job import Job
 from tandem_jobs.run.job_inputs import open_output, read_rows
 from tandem_jobs.run.pipeline import Pipeline, generate_pools
 from tandem_jobs.run.progress import say
 from tandem_jobs.run.shard_size import plan_shards
 from tandem_workers.dataset.entry import ManifestEntry
+from tandem_workers.dataset.shards import ShardPlan
 from tandem_workers.models.model_set import ModelSet, resolve_models
 from tandem_workers.stages.drafter import Drafter
+from tandem_workers.stages.ray_data import Stage
 from tandem_workers.stages.refiner import Refiner
+from tandem_workers.storage.store import Store
 
 EXAMPLES = """examples:
   tandem generate --classes all --per-class 20 --out emoji
@@ -58,8 +62,8 @@ The same command resumes where it stopped. Replicas and placement may change; an
 job, and is refused in the same --out."""
 
 
-class GenerateSpec(ImageJobOptions, ReplicaOptions, RowOptions, TunedOptions):
-    """Synthesise a labelled image dataset: drafters make the coarse token maps, refiners the fine ones."""
+class PlacedOptions(ImageJobOptions, ReplicaOptions, ShardOptions, TunedOptions):
+    """Models, and where they run."""
 
     drafter: str = Field(
         "embedded", description="'embedded', a file, an address (hf://, https://, s3://), or a name (tandem models)"
@@ -83,7 +87,7 @@ class GenerateSpec(ImageJobOptions, ReplicaOptions, RowOptions, TunedOptions):
     colocated_on: Annotated[str | None, COMMAS] = Field(None, description="the same for --colocated")
 
     @model_validator(mode="after")
-    def check_placement(self) -> GenerateSpec:
+    def check_placement(self) -> PlacedOptions:
         if (self.drafters_on is None) != (self.refiners_on is None):
             raise ValueError("expected --drafters-on and --refiners-on together, got one of them")
         for flag, text in (("--drafters-on", self.drafters_on), ("--refiners-on", self.refiners_on)):
@@ -113,13 +117,17 @@ class GenerateSpec(ImageJobOptions, ReplicaOptions, RowOptions, TunedOptions):
             parse_labels("--colocated-on", self.colocated_on)
 
 
-class GenerateJob(Job):
-    """Label rows to images, by drafters and refiners."""
+class GenerateSpec(PlacedOptions, RowOptions):
+    """Synthesise a labelled image dataset: drafters make the coarse token maps, refiners the fine ones."""
+
+
+class PlacedJob(Job):
+    """Label rows to images, by drafters and refiners. A subclass has the rows, and what becomes of the pixels."""
 
     result = "dataset, card and contact sheet"
     required_files = REQUIRED_FILES
 
-    def __init__(self, spec: GenerateSpec) -> None:
+    def __init__(self, spec: PlacedOptions) -> None:
         say("checking models, rows and --out")
         check_gpus_here(spec, spec.address, spec.placement == "cpu")
         self.spec, self.seed = spec, spec.seed
@@ -130,21 +138,36 @@ class GenerateJob(Job):
         self.draft_steps = choose_draft_steps(spec.draft_steps, self.models)
         self.sampling = choose_sampling(spec, self.models.sampling, self.models.drafter_config.pyramid)
         self.profiles = [read_profile(source) for source in spec.profile or ()]
-        rows, location = read_rows(spec, self.models.class_names), f"--labels: {spec.labels}"
+        rows, location = self.read_rows()
         if rows.unfilled_settings is not None:
             rows = fill_settings(rows, self.sampling, self.draft_steps, spec.seed, pyramid, location)
         warn_if_unsuited(self.models, rows.draft_steps or (self.draft_steps,), rows.guidances(self.sampling))
         self.rows, self.row_settings = rows, rows.row_settings
         store = open_output(spec)
-        workload = workload_of(spec, self.models, self.draft_steps, self.sampling, rows)
-        self.batch = choose_batch(spec, store, workload, len(rows), spec.shard_size)
+        self.batch = choose_batch(spec, store, self.workload(), len(rows), spec.shard_size)
         plan = plan_shards(spec, len(rows), self.batch)
         self.source = row_identity(rows, store, spec.overwrite)
-        steps, own = self.draft_steps, self.row_settings
-        self.images = open_images(spec, store, self.models, spec.seed, steps, plan, rows.extra, own)
+        self.images = self.open_dataset(store, plan)
         self.num_producers = (spec.refiners or spec.max_refiners or spec.logical_gpus) + (spec.colocated or 0)
         self.shard_bytes = self.images.shard_bytes
         super().__init__(spec, store, plan)
+
+    @abstractmethod
+    def read_rows(self) -> tuple[LabelRows, str]:
+        """The rows, and where they are from, for errors. InputError."""
+
+    def open_dataset(self, store: Store, plan: ShardPlan) -> ImageDataset:
+        """The dataset to be made. InputError for columns that its format cannot hold."""
+        steps, own = self.draft_steps, self.row_settings
+        return open_images(self.spec, store, self.models, self.seed, steps, plan, self.rows.extra, own)
+
+    def workload(self) -> Workload:
+        """What the memory of a batch depends on."""
+        return workload_of(self.spec, self.models, self.draft_steps, self.sampling, self.rows)
+
+    def first_stages(self) -> list[Stage]:
+        """What a drafter's actor does before it drafts."""
+        return [ReadLabels(ray.put(self.rows), self.plan)]
 
     def identity(self, on_real_gpus: bool) -> dict[str, Any]:
         return super().identity(on_real_gpus) | self.images.identity
@@ -153,12 +176,11 @@ class GenerateJob(Job):
         return choose_placement(self.spec, self.batch, self.profiles, session, self.draft_steps, len(self.rows))
 
     def pipeline(self) -> Pipeline:
-        read = ReadLabels(ray.put(self.rows), self.plan)
         draft = Drafter(self.models, self.decoding)
         refine = Refiner(self.models, self.decoding, self.spec.keep_tokens)
         return Pipeline(
             plan=self.plan,
-            pools=generate_pools(self.placement, read, draft, refine),
+            pools=generate_pools(self.placement, [*self.first_stages(), draft], refine),
             write=self.images.writer(self.record.epoch),
             gpus_per_replica=self.placement.gpus_per_replica,
             shard_bytes=self.shard_bytes,
@@ -168,9 +190,24 @@ class GenerateJob(Job):
         return self.images.render(self.sampling, self.record, entries, failed)
 
 
+class GenerateJob(PlacedJob):
+    """Images of classes, or of the rows of a label file."""
+
+    def __init__(self, spec: GenerateSpec) -> None:
+        self.row_options = spec
+        super().__init__(spec)
+
+    def read_rows(self) -> tuple[LabelRows, str]:
+        return read_rows(self.row_options, self.models.class_names), f"--labels: {self.row_options.labels}"
+
+
 def run(spec: GenerateSpec) -> dict[str, Any]:
     """Make the missing shards of a dataset of images, and return the summary."""
-    job = GenerateJob(spec)
+    return run_job(GenerateJob(spec))
+
+
+def run_job(job: PlacedJob) -> dict[str, Any]:
+    """Make what is missing, close the dataset, and return the summary."""
     if not job.is_done():
         with job.session() as session:
             job.begin(session, *job.place(session))
@@ -179,7 +216,7 @@ def run(spec: GenerateSpec) -> dict[str, Any]:
 
 
 def workload_of(
-    spec: GenerateSpec, models: ModelSet, draft_steps: int, sampling: SamplingConfig, rows: LabelRows
+    spec: PlacedOptions, models: ModelSet, draft_steps: int, sampling: SamplingConfig, rows: LabelRows
 ) -> Workload:
     """What the memory of a batch depends on. If the placement is not known yet, all models may share a device."""
     apart = spec.placement == "split" or spec.is_elastic
@@ -192,7 +229,7 @@ def workload_of(
 
 
 def choose_placement(
-    spec: GenerateSpec, batch: int, profiles: list[Profile], session: Session, draft_steps: int, num_images: int
+    spec: PlacedOptions, batch: int, profiles: list[Profile], session: Session, draft_steps: int, num_images: int
 ) -> tuple[Placement, list[str]]:
     """Placement by labels, by profiles, or by number alone, and lines that explain it."""
     if spec.is_elastic:
@@ -221,7 +258,7 @@ def choose_placement(
     return place_by_plan(plan.best, nodes), lines
 
 
-def choose_elastic_placement(spec: GenerateSpec, session: Session) -> tuple[Placement, list[str]]:
+def choose_elastic_placement(spec: PlacedOptions, session: Session) -> tuple[Placement, list[str]]:
     """The placement of an elastic job, on nodes that may not have joined yet."""
     on = None
     if spec.drafters_on and spec.refiners_on:

@@ -23,11 +23,14 @@ from tandem_workers.models.model_set import VQVAE_PRESET_NAME
 from tandem_workers.models.sources import PUBLISHED
 
 COMMANDS = (
-    *("generate", "draft", "refine", "verify", "evaluate", "tokenize"),
+    *("generate", "edit", "draft", "refine", "verify", "evaluate", "tokenize"),
     *("train var", "finetune drafter", "finetune refiner", "bench pipeline", "bench store"),
 )
 # Options that name places which all nodes see
-PLACES = ("out", "drafts", "dataset", "data", "reference", "against", "test", "features_out", "tokens", "heldout")
+PLACES = (
+    *("out", "drafts", "dataset", "data", "reference", "against", "test", "features_out", "tokens", "heldout"),
+    *("pictures", "masks", "mask"),
+)
 # Options that may name files of this machine
 INPUTS = (
     "labels",

@@ -6,6 +6,7 @@ Shapes: H, W pixels. A mask is bool [H, W], true where the picture is drawn anew
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -91,6 +92,16 @@ def parse_box(text: str) -> tuple[float, float, float, float]:
     if not all(map(math.isfinite, box)) or min(box) < 0 or left >= right or top >= bottom:
         raise InputError(f"box: expected 0 <= x0 < x1 and 0 <= y0 < y1, got {text!r}")
     return box
+
+
+def parse_boxes(text: str) -> tuple[tuple[float, float, float, float], ...]:
+    """The boxes of "x0,y0,x1,y1", several separated by ";". InputError for another text."""
+    return tuple(parse_box(part) for part in text.split(";"))
+
+
+def boxes_mask(boxes: Sequence[tuple[float, float, float, float]], shape: tuple[int, int]) -> Mask:
+    """The mask of all boxes together, see `box_mask`: bool [H, W]."""
+    return np.logical_or.reduce([box_mask(box, shape) for box in boxes])
 
 
 def box_mask(box: tuple[float, float, float, float], shape: tuple[int, int]) -> Mask:

@@ -111,7 +111,7 @@ class ReadLabels:
         return table.shard(self.plan, shard.shard)
 
 
-def choose_classes(text: str, classes: ClassNames) -> list[int]:
+def choose_classes(text: str, classes: ClassNames, flag: str = "--classes") -> list[int]:
     """Labels of 'all', or of names, numbers and ranges separated by commas. Raises LabelError naming the wrong part.
 
     A name with commas is quoted, as in CSV: 'face,"dark glasses, shades"'.
@@ -119,33 +119,33 @@ def choose_classes(text: str, classes: ClassNames) -> list[int]:
     if text.strip() == "all":
         return list(range(len(classes)))
     chosen: dict[int, None] = {}
-    for part in split_list(text):
+    for part in split_list(text, flag):
         match = re.fullmatch(r"(\d{1,18})(?:-(\d{1,18}))?", part)
         if match and not classes.named(part):
             first, last = int(match[1]), int(match[2] or match[1])
             if first > last:
-                raise LabelError(f"--classes: expected an ascending range, got {part}")
-            check_label(last, classes, "--classes")
+                raise LabelError(f"{flag}: expected an ascending range, got {part}")
+            check_label(last, classes, flag)
             chosen.update(dict.fromkeys(range(first, last + 1)))
         else:
-            chosen[find_class(part, classes, "--classes")] = None
+            chosen[find_class(part, classes, flag)] = None
     exact_matches = classes.named(text) if "," in text and '"' not in text else ()
     if len(exact_matches) == 1 and list(chosen) != list(exact_matches):
         raise LabelError(
-            f"--classes: expected one meaning, got {text!r}, which names {classes.describe(exact_matches[0])}, "
+            f"{flag}: expected one meaning, got {text!r}, which names {classes.describe(exact_matches[0])}, "
             f"and a list of {' and '.join(map(classes.describe, chosen))}",
             f"""for the former: '"{text}"'; for the latter: {",".join(map(str, chosen))}""",
         )
     return list(chosen)
 
 
-def split_list(text: str) -> list[str]:
+def split_list(text: str, flag: str = "--classes") -> list[str]:
     """The parts of a list separated by commas; any may be quoted. Raises LabelError."""
     normalised = re.sub(r'"\s+(?=,|$)', '"', text)  # CSV allows no space after a quoted cell
     try:
         (parts,) = csv.reader([normalised], skipinitialspace=True, strict=True) if normalised.strip() else [[""]]
     except (csv.Error, ValueError) as error:
-        raise LabelError(f"--classes: expected a comma list, names with commas in quotes, got {text!r}") from error
+        raise LabelError(f"{flag}: expected a comma list, names with commas in quotes, got {text!r}") from error
     return [part.strip() for part in parts]
 
 

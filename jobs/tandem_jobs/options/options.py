@@ -37,7 +37,16 @@ BatchSize = Annotated[Annotated[int, Field(gt=0, le=65_536)] | Literal["auto"], 
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
-class RowOptions(Spec):
+class ShardOptions(Spec):
+    """What the random numbers of rows depend on, and how rows are cut into shards."""
+
+    seed: NonNegativeInt = Field(0, description="random seed: the same job with the same seed makes the same images")
+    shard_size: Images | None = Field(
+        None, description="images per shard; default: from --batch and the number of images"
+    )
+
+
+class RowOptions(ShardOptions):
     """Which images to make."""
 
     needs: ClassVar = {
@@ -58,10 +67,6 @@ class RowOptions(Spec):
         "'label' (number) or 'class_name' and optionally 'count'. Columns cfg, cfg_schedule, refiner_cfg, top_k, "
         "top_p, temperatures, draft_steps and seed set these for their row (empty: the job's value). Other columns are "
         "copied to the output unchanged; CSV values stay text",
-    )
-    seed: NonNegativeInt = Field(0, description="random seed: the same job with the same seed makes the same images")
-    shard_size: Images | None = Field(
-        None, description="images per shard; default: from --batch and the number of images"
     )
 
     @model_validator(mode="after")

@@ -57,14 +57,26 @@ class ImageDataset:
 
     def writer(self, epoch: int) -> Writer:
         """The last stage of the pipeline."""
+        return Writer(self.encoder(), self.fmt, self.plan, self.store, epoch)
+
+    def encoder(self) -> ImageEncoder:
+        """What makes files of pixels."""
+        return ImageEncoder(self.options.codec, self.options.quality, self.provenance, self.names, self.row_settings)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The name of every label."""
+        assert self.fmt.class_names is not None, "generated images have them"
+        return self.fmt.class_names
+
+    @property
+    def provenance(self) -> Provenance:
+        """What all files of the job have in common."""
         hashes = self.models.hashes
         weights = hashes["drafter"], hashes["refiner"], hashes["vqvae"]
         seed, draft_steps = self.fmt.seed, self.fmt.draft_steps
         assert seed is not None and draft_steps is not None, "all jobs have them"
-        provenance = Provenance(software(), *weights, seed, draft_steps)
-        options, names = self.options, self.models.class_names.names
-        encoder = ImageEncoder(options.codec, options.quality, provenance, names, self.row_settings)
-        return Writer(encoder, self.fmt, self.plan, self.store, epoch)
+        return Provenance(software(), *weights, seed, draft_steps)
 
     def render(
         self,
@@ -74,9 +86,13 @@ class ImageDataset:
         failed: Mapping[int, str],
     ) -> dict[str, bytes]:
         """The closing files of a job, by path. Jobs with the same record render the same bytes."""
+        return closing_files(self.store, self.card(sampling, job), job.epoch, entries, failed)
+
+    def card(self, sampling: SamplingConfig, job: JobRecord) -> CardInfo:
+        """What the card says besides what is in the manifest."""
         identity = Identity(job.identity)
         decoding = to_dict(sampling) | {"batch": identity.batch, "dtype": identity.dtype, **identity.preparation}
-        info = CardInfo(
+        return CardInfo(
             fmt=self.fmt,
             image_size=self.models.image_size,
             models={ref.role: (self.models.describe(ref), ref.sha256) for ref in self.models.refs},
@@ -87,7 +103,6 @@ class ImageDataset:
             carried=self.carried,
             row_settings=self.row_settings,
         )
-        return closing_files(self.store, info, job.epoch, entries, failed)
 
 
 def open_images(

@@ -13,7 +13,7 @@ fast stages. One shard is one row of one block, so that it is never split.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import combinations
 from typing import Any, Protocol
@@ -145,9 +145,9 @@ def refine_pool(placement: Placement, *stages: Stage) -> ActorPool:
     return ActorPool("refine", PrefixShard, stages, replicas, nodes, placement.least_refiners)
 
 
-def generate_pools(placement: Placement, read: Stage, draft: Stage, refine: Stage) -> list[ActorPool]:
+def generate_pools(placement: Placement, draft: Sequence[Stage], refine: Stage) -> list[ActorPool]:
     """Both: two pools, colocated one whose actors run all stages, or mixed two, where some of the first run all."""
-    drafters, refiners = draft_pool(placement, read, draft), refine_pool(placement, refine)
+    drafters, refiners = draft_pool(placement, *draft), refine_pool(placement, refine)
     if placement.mode == "mixed":
         finishers = replace(
             drafters,
@@ -158,7 +158,7 @@ def generate_pools(placement: Placement, read: Stage, draft: Stage, refine: Stag
         )
         return [finishers, replace(refiners, passes=PixelShard)]
     if placement.mode == "colocated":
-        return [ActorPool("draft + refine", ShardRows, [read, draft, refine], drafters.replicas, drafters.nodes)]
+        return [ActorPool("draft + refine", ShardRows, [*draft, refine], drafters.replicas, drafters.nodes)]
     return [drafters, refiners]
 
 

@@ -138,27 +138,38 @@ def closing_files(
 
 def render_card(info: CardInfo, totals: Totals, shard_names: ShardNames = PLAIN_NAMES, differences: str = "") -> str:
     """The dataset card of a job that makes images. `differences`: see `dataset.ran.describe_differences`."""
-    fmt = info.fmt
-    names = [f"`{name}`" for name in ("index", "label", "class_name", "seed", "draft_steps")]
-    own = {name: f"of each row: column `{name}`" for name in info.row_settings}
-    if info.tokens:
-        names.append("`tokens` (the refiner's token ids, coarse to fine)")
+    shared = shared_values(info.fmt, totals, shard_names, info.title, info.license)
+    columns = f"Columns: the image, {', '.join(column_names(info))}, and those carried along from the label file."
     return fill(
         "card_template.md",
-        shared_values(fmt, totals, shard_names, info.title, info.license),
-        dataset_info=dataset_info(fmt, info.carried, info.tokens),
-        image_size=info.image_size,
-        software=info.software,
-        num_drafted="N" if "draft_steps" in own else fmt.draft_steps,
-        draft_steps=own.get("draft_steps", fmt.draft_steps),
-        seed=f"{own['seed']}, and `seed_index` in place of the index" if "seed" in own else fmt.seed,
-        models=markdown_rows((role, name, f"`{digest}`") for role, (name, digest) in info.models.items()),
-        sampling=markdown_rows((name, own.get(name, value)) for name, value in info.sampling.items()),
-        differences=f"\n{differences}" if differences else "",
-        command=info.command,
-        columns=f"Columns: the image, {', '.join(names)}, and those carried along from the label file.",
+        shared | made_values(info, differences),
+        columns=columns,
         digital_source_type=DIGITAL_SOURCE_TYPE,
     )
+
+
+def made_values(info: CardInfo, differences: str) -> dict[str, Any]:
+    """What a card says of how the images of a job were made."""
+    fmt = info.fmt
+    own = {name: f"of each row: column `{name}`" for name in info.row_settings}
+    return {
+        "dataset_info": dataset_info(fmt, info.carried, info.tokens),
+        "image_size": info.image_size,
+        "software": info.software,
+        "num_drafted": "N" if "draft_steps" in own else fmt.draft_steps,
+        "draft_steps": own.get("draft_steps", fmt.draft_steps),
+        "seed": f"{own['seed']}, and `seed_index` in place of the index" if "seed" in own else fmt.seed,
+        "models": markdown_rows((role, name, f"`{digest}`") for role, (name, digest) in info.models.items()),
+        "sampling": markdown_rows((name, own.get(name, value)) for name, value in info.sampling.items()),
+        "differences": f"\n{differences}" if differences else "",
+        "command": info.command,
+    }
+
+
+def column_names(info: CardInfo) -> list[str]:
+    """The columns that every dataset of images has, as Markdown."""
+    names = [f"`{name}`" for name in ("index", "label", "class_name", "seed", "draft_steps")]
+    return [*names, *(["`tokens` (the refiner's token ids, coarse to fine)"] if info.tokens else [])]
 
 
 def fill(template: str, shared: Mapping[str, Any], **values: Any) -> str:

@@ -7,7 +7,7 @@ an identity stays the JSON object that is on disk: functions make its parts, in 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -101,6 +101,27 @@ def image_identity(fmt: str, codec: Codec, quality: int, keep_tokens: bool) -> d
         CODEC: codec,
         "quality": None if codec in EXACT else quality,
         "keep_tokens": keep_tokens,
+    }
+
+
+def edit_identity(
+    pictures: Mapping[str, Any],
+    masks: Mapping[str, Any] | None,
+    boxes: Sequence[Sequence[float]],
+    margins: Sequence[float] | None,
+    how: Mapping[str, Any],
+    nearest: bool,
+) -> dict[str, Any]:
+    """Of pictures that are edited: they and their masks, and how the model's square is cut out and put back."""
+    return {
+        "edit": {
+            "pictures": dict(pictures),
+            "masks": None if masks is None else dict(masks),
+            "boxes": [list(box) for box in boxes],
+            "expand": None if margins is None else list(margins),
+            **how,
+            "nearest": nearest,
+        }
     }
 
 

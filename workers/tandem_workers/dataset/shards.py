@@ -65,6 +65,9 @@ class ShardRows:
         index: int64 [n], position of each image in the job.
         label: int32 [n].
         tokens: uint16 [n, L], the refiner's token ids, or None if not requested.
+        source: of edits, uint16 [n, L], token ids of the pictures that are edited.
+        drawn: of edits, uint8 [n, ceil(h w / 8)], the latent cells that are drawn anew, a bit each, row by row; padding
+            bits at the end are 0. Source and drawn come together.
         extra: carried columns, n values each. Arrow arrays keep their type; for lists it is inferred, which fails for
             a column of nulls.
         seconds: time spent in each stage so far.
@@ -81,6 +84,8 @@ class ShardRows:
     index: NDArray[np.int64]
     label: NDArray[np.int32]
     tokens: NDArray[np.uint16] | None = None
+    source: NDArray[np.uint16] | None = None
+    drawn: NDArray[np.uint8] | None = None
     extra: Mapping[str, pa.Array | Sequence[Any]] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
     ran: Mapping[str, Ran] = field(default_factory=dict)
@@ -91,8 +96,9 @@ class ShardRows:
     def __post_init__(self) -> None:
         self._check_array("index", self.index, "int64", 1)
         self._check_array("label", self.label, "int32", 1)
-        if self.tokens is not None:
-            self._check_array("tokens", self.tokens, "uint16", 2)
+        for name, dtype in (("tokens", "uint16"), ("source", "uint16"), ("drawn", "uint8")):
+            if (array := getattr(self, name)) is not None:
+                self._check_array(name, array, dtype, 2)
         self.extra = {name: _arrow(column) for name, column in self.extra.items()}
         for name, column in self.extra.items():
             self._check_length(name, len(column))

@@ -77,6 +77,6 @@ class Drafter:
     def draft(self, batch: Batch, rows: slice) -> LaunchedDecode:
         """Launch the draft of some rows of a batch."""
         labels_B, uniforms_BL, sampling = batch.labels_B[rows], batch.uniforms_BL[rows], batch.sampling[rows]
-        steps = batch.draft_steps
-        decode = begin_draft(self.drafter, self.quantizer, labels_B, uniforms_BL, steps, sampling, read_values=False)
-        return LaunchedDecode.of(decode, self.queue)
+        steps, source = batch.draft_steps, batch.source and batch.source[rows]
+        found = begin_draft(self.drafter, self.quantizer, labels_B, uniforms_BL, steps, sampling, False, source)
+        return LaunchedDecode.of(found, self.queue)

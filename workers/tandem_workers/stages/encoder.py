@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from time import perf_counter
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from tandem.errors import InputError
 from tandem.images import Codec, Provenance, check_codec, encode_image
@@ -42,11 +47,15 @@ class ImageEncoder:
         """Same rows, same order; `seconds` gains "encode". InputError for a label without a name."""
         start = perf_counter()
         names, images = self.class_names, []
-        rows = zip(shard.index.tolist(), shard.label.tolist(), shard.pixels, strict=True)
-        for (index, label, pixels), own in zip(rows, own_settings(shard, self.row_settings), strict=True):
+        rows = zip(shard.index.tolist(), shard.label.tolist(), own_settings(shard, self.row_settings), strict=True)
+        for (index, label, own), (pixels, edit) in zip(rows, self.finished(shard), strict=True):
             if not 0 <= label < len(names):
                 raise InputError(f"label: expected 0 to {len(names) - 1}, got {label} at index {index}")
-            provenance = self.provenance.for_image(index, label, names[label], own)
+            provenance = replace(self.provenance.for_image(index, label, names[label], own), edit=edit)
             images.append(encode_image(pixels, self.codec, self.quality, provenance))
         seconds = {**shard.seconds, self.name: perf_counter() - start}
         return EncodedShard.of(shard, images=images, seconds=seconds)
+
+    def finished(self, shard: PixelShard) -> Iterator[tuple[NDArray[np.uint8], Mapping[str, Any] | None]]:
+        """The pixels of each file, and what its provenance says of an edit."""
+        return ((pixels, None) for pixels in shard.pixels)

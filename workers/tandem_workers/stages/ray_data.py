@@ -49,7 +49,7 @@ class Stage(Protocol):
         """The same rows in the form that the next stage takes."""
 
 
-ARRAYS = ("index", "label", "prefix", "tokens", "pixels")
+ARRAYS = ("index", "label", "prefix", "tokens", "source", "drawn", "pixels")
 READ_ONLY = ("pixels",)  # no stage writes to them
 
 

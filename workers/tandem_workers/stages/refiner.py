@@ -109,20 +109,20 @@ class Refiner:
         pixels = []
         for attempt in self.decoding.attempts(self.settings.batch):
             with attempt as rows:
-                pixels.append(self.decode(ids_BL, rows))
+                pixels.append(self.decode(batch, ids_BL, rows))
         return RefinedBatch(batch, decodes, pixels, began, refined, self.queue.mark())
 
     def refine(self, batch: Batch, prefix_BP: np.ndarray, rows: slice) -> LaunchedDecode:
         """Launch the refinement of some rows of a batch."""
         prefix = Prefix(prefix_BP[rows], batch.draft_steps)
         labels_B, uniforms_BL, sampling = batch.labels_B[rows], batch.uniforms_BL[rows], batch.sampling[rows]
-        quantizer = self.vqvae.quantize
-        found = begin_refine(self.refiner, quantizer, labels_B, uniforms_BL, prefix, sampling, read_values=False)
+        quantizer, source = self.vqvae.quantize, batch.source and batch.source[rows]
+        found = begin_refine(self.refiner, quantizer, labels_B, uniforms_BL, prefix, sampling, False, source)
         return LaunchedDecode.of(found, self.queue)
 
-    def decode(self, ids_BL: torch.Tensor, rows: slice) -> LaunchedPixels:
-        """Launch the pixels of some rows."""
-        pixels_b3HW = decode(self.vqvae, ids_BL[rows])
+    def decode(self, batch: Batch, ids_BL: torch.Tensor, rows: slice) -> LaunchedPixels:
+        """Launch the pixels of some rows of a batch."""
+        pixels_b3HW = decode(self.vqvae, ids_BL[rows], batch.source and batch.source[rows])
         finite = torch.isfinite(pixels_b3HW).all()
         return LaunchedPixels(self.queue.to_host(rounded(pixels_b3HW)), self.queue.to_host(finite))
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from tandem.checks import check_values
 from tandem.config import SamplingConfig, VarConfig
+from tandem.edit_source import Source
 from tandem.sampling import uniforms
 from tandem.transfers import upload
 from tandem_workers.dataset.row_settings import draft_steps_of, sampling_of, seeds_of
@@ -31,6 +32,7 @@ class Batch:
     uniforms_BL: Tensor
     draft_steps: int
     sampling: Sequence[SamplingConfig]
+    source: Source | None = None  # of edits
 
     @property
     def counted(self) -> np.ndarray:
@@ -53,7 +55,9 @@ def fixed_batches(
             rows_B = np.pad(chosen, (0, settings.batch - len(chosen)), mode="edge")
             labels_B = torch.from_numpy(shard.label[rows_B].astype(np.int64))
             uniforms_BL = uniforms(seed[rows_B], index[rows_B], config.pyramid.num_tokens)
-            check_values(config.num_classes, labels_B, uniforms_BL)  # on the host, without waiting for the device
+            source = source_of_rows(shard, rows_B, config.pyramid.grid, device)
+            classes = config.num_classes + (source is not None)  # edits may have no class
+            check_values(classes, labels_B, uniforms_BL)  # on the host, without waiting for the device
             yield Batch(
                 rows_B,
                 len(chosen),
@@ -61,7 +65,17 @@ def fixed_batches(
                 upload(uniforms_BL, device),
                 n,
                 [sampling[row] for row in rows_B],
+                source,
             )
+
+
+def source_of_rows(shard: ShardRows, rows_B: np.ndarray, grid: int, device: torch.device) -> Source | None:
+    """What the edits in these rows keep of their pictures; None for a shard without edits."""
+    if shard.source is None or shard.drawn is None:
+        return None
+    bits = np.unpackbits(shard.drawn[rows_B], axis=1, count=grid * grid).astype(bool)
+    ids_BL = torch.from_numpy(shard.source[rows_B].astype(np.int64))
+    return Source(upload(ids_BL, device), upload(torch.from_numpy(bits.reshape(-1, grid, grid)), device))
 
 
 class RowsOfShard:

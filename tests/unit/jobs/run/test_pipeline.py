@@ -46,7 +46,7 @@ def test_operators_have_the_names_of_their_pools_and_run_the_stages_in_order(mon
     operators, plan = Operators(), ShardPlan(4, 2)
     monkeypatch.setattr(ray.data, "from_items", lambda shards, **_: operators)
     draft, refine = (Simulated(name, 0.0, 0.0, 2, 5, 16) for name in ("draft", "refine"))
-    pipeline = Pipeline(plan, generate_pools(placement, Rows(plan), draft, refine), Consume(), 1, 1)
+    pipeline = Pipeline(plan, generate_pools(placement, [Rows(plan), draft], refine), Consume(), 1, 1)
     assert list(pipeline.run([0, 1], pipeline.flow(2))) == []
     assert operators.found == [*expected, ("write_shard", [])]
 

@@ -1,0 +1,55 @@
+"""Out-painting: a picture with margins that are drawn anew."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from tandem.editing.masks import Mask, Picture
+from tandem.errors import InputError
+
+MOST_GROWTH = 4  # times a side
+
+
+def parse_margins(text: str) -> tuple[float, float, float, float]:
+    """The four numbers of "LEFT,TOP,RIGHT,BOTTOM". InputError for another text."""
+    try:
+        left, top, right, bottom = (float(number) for number in text.split(","))
+    except ValueError:
+        raise InputError(f"expand: expected LEFT,TOP,RIGHT,BOTTOM, got {text!r}") from None
+    margins = left, top, right, bottom
+    if not all(map(math.isfinite, margins)) or min(margins) < 0 or max(margins) == 0:
+        raise InputError(f"expand: expected four numbers from 0 on, one of them above 0, got {text!r}")
+    return margins
+
+
+def expanded(
+    picture: Picture, mask: Mask, margins: tuple[float, float, float, float], name: str = "the picture"
+) -> tuple[Picture, Mask]:
+    """A larger picture whose margins are in the mask.
+
+    Args:
+        picture: H x W pixels; those at its border are repeated into the margins, which are opaque.
+        mask: what else is drawn anew, bool [H, W].
+        margins: left, top, right, bottom: shares of width and height if none exceeds 1, else pixels.
+        name: for errors.
+
+    Raises InputError for a picture that would become more than four times as wide or high.
+    """
+    height, width = mask.shape
+    left, top, right, bottom = margins
+    if max(margins) <= 1:
+        left, right, top, bottom = left * width, right * width, top * height, bottom * height
+    x, y = (round(left), round(right)), (round(top), round(bottom))
+    if sum(x) + width > MOST_GROWTH * width or sum(y) + height > MOST_GROWTH * height:
+        raise InputError(
+            f"{name}: expected margins that make {width} x {height} pixels at most {MOST_GROWTH} times as wide and "
+            f"high, got {sum(x) + width} x {sum(y) + height}"
+        )
+    grown = Picture(
+        np.pad(picture.pixels, (y, x, (0, 0)), mode="edge"),
+        np.pad(picture.shown, (y, x, (0, 0)), mode="edge"),
+        None if picture.alpha is None else np.pad(picture.alpha, (y, x), constant_values=255),
+    )
+    return grown, np.pad(mask, (y, x), constant_values=True)

@@ -1,0 +1,1 @@
+"""`tandem edit`: parts of pictures drawn anew, as a dataset."""
