@@ -52,7 +52,7 @@ class EditDataset(ImageDataset):
     def card(self, sampling: SamplingConfig, job: JobRecord) -> CardInfo:
         plain = super().card(sampling, job)
         source, blend = self.pictures.source, self.put_back.blend
-        return EditCard(**vars(plain), source=f"{source.place} ({source.kind})", fit=self.pictures.fit, blend=blend)
+        return EditCard(**vars(plain), source=f"`{source.place}` ({source.kind})", fit=self.pictures.fit, blend=blend)
 
 
 class EditJob(PlacedJob):

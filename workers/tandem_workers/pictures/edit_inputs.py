@@ -11,7 +11,7 @@ from tandem.user_files import check_spelling, shown
 from tandem_workers.pictures.own_dataset import holds_job
 from tandem_workers.pictures.picture_block import NO_LABEL, PictureSource, identity_of
 from tandem_workers.pictures.picture_folder import PictureFolder
-from tandem_workers.pictures.source import open_pictures
+from tandem_workers.pictures.source import open_pictures, open_place
 from tandem_workers.storage.places import open_store
 from tandem_workers.storage.store import Store
 
@@ -37,14 +37,11 @@ def open_edit_pictures(place: str) -> PictureSource:
 
 
 def loose_images(place: str) -> PictureFolder | None:
-    """The image files of a folder without class folders; None for another place."""
-    try:
-        store = open_store(place)
-        if holds_job(store):
-            return None
-        versions = store.versions()
-    except InputError:  # `open_pictures` says what is wrong, or takes it
+    """The image files of a folder without class folders; None for another place. Raises like `open_pictures`."""
+    store, file = open_place(place)
+    if file or holds_job(store):
         return None
+    versions = store.versions()
     found = {path: version for path, version in versions.items() if is_visible_image(path)}
     return image_files(place, store, found) if found and not any("/" in path for path in found) else None
 

@@ -1,0 +1,117 @@
+"""`tandem edit` on a real local cluster: bytes, resume after kills, refusals."""
+
+from __future__ import annotations
+
+import hashlib
+import signal
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from support.runs import committed, digests, start, wait_until
+from tandem_jobs.cli import main
+from tandem_workers.dataset.verify import verify
+from tandem_workers.storage.places import open_store
+
+pytestmark = pytest.mark.usefixtures("ray_cluster")
+PICTURES = 25
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory) -> Path:
+    """Class folders with pictures of several sizes."""
+    folder, draw = tmp_path_factory.mktemp("pictures"), np.random.default_rng(0)
+    for number in range(PICTURES):
+        path = folder / ("ant" if number % 2 else "dog") / f"{number:02d}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(draw.integers(0, 256, (16 + number % 5, 16, 3), np.uint8)).save(path)
+    return folder
+
+
+def command(models: dict[str, str], pictures: Path, out: str, *more: str) -> list[str]:
+    files = [part for role, path in models.items() for part in (f"--{role}", path)]
+    edits = ["--box", "0.25,0.25,0.75,0.75", "--label", "ant,bee,cat,none", "--n", "5", "--seed", "4"]
+    return ["edit", str(pictures), *files, *edits, "--batch", "4", "--shard-size", "20", "--out", out, *more]
+
+
+@pytest.fixture(scope="module")
+def undisturbed_edits(ray_cluster, tiny_models, pictures, tmp_path_factory) -> str:
+    out = str(tmp_path_factory.mktemp("edits") / "out")
+    one = ("--placement", "colocated", "--drafters", "1")
+    assert main(command(tiny_models, pictures, out, *one)) == 0
+    return out
+
+
+def test_a_dataset_of_edits_is_whole_and_says_what_was_done(undisturbed_edits, pictures):
+    store = open_store(undisturbed_edits)
+    verdict = verify(store)
+    assert (verdict.rows, verdict.complete, verdict.problems) == (500, True, [])
+    card = store.read("README.md").decode()
+    assert "pictures of which a part was drawn anew" in card and "none is a photograph" not in card
+    assert "compositeWithTrainedAlgorithmicMedia" in card and f"`{pictures}`" in card
+
+
+def test_pictures_of_every_size_keep_their_pixels_outside_the_seam(tiny_models, pictures, out):
+    argv = command(tiny_models, pictures, out, "--format", "parquet", "--blend", "paste", "--keep-tokens", "--n", "1")
+    assert main([*argv, "--label", "own", "--placement", "colocated", "--drafters", "1"]) == 0
+    table = pq.read_table(Path(out, "shards"))
+    assert table["class_name"].to_pylist() == ["ant"] * 12 + ["dog"] * 13
+    for row in (0, 13, 24):
+        name = table["picture"][row].as_py()
+        given = pictures / name
+        made = np.asarray(Image.open(__import__("io").BytesIO(table["image"][row]["bytes"].as_py())))
+        before = np.asarray(Image.open(given))
+        assert hashlib.sha256(given.read_bytes()).hexdigest() == table["picture_sha256"][row].as_py()
+        assert made.shape == before.shape
+        height = len(before)
+        inner = slice(int(height * 0.25), int(np.ceil(height * 0.75))), slice(4, 12)
+        assert (made[inner] != before[inner]).any()
+        made[inner] = before[inner]
+        np.testing.assert_array_equal(made, before)
+    assert len(table["source_tokens"][0]) == 30 and len(table["drawn_cells"][0]) == 2
+
+
+@pytest.mark.slow
+def test_a_job_of_500_edits_killed_twice_has_the_bytes_of_one_that_was_not(
+    undisturbed_edits, tiny_models, pictures, out, tmp_path
+):
+    argv = command(tiny_models, pictures, out)
+    for _ in range(2):
+        there = committed(out)
+        run = start(argv, tmp_path / "log")
+        wait_until(lambda there=there: committed(out) >= there + 2, "two shards more")
+        run.send_signal(signal.SIGKILL)
+        run.wait(timeout=20)
+    assert 4 <= committed(out) < PICTURES
+    assert main(argv) == 0
+    assert digests(out) == digests(undisturbed_edits)
+    assert not verify(open_store(out)).problems
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (["--label", "unicorn"], "--label: expected a class name or a number from 0 to 4, got 'unicorn'"),
+        (["--box", "0,0,40,40"], None),
+        (["--masks", "{pictures}/ant", "--box", ""], "has none for 25 of 25"),
+        (["--blend", "none"], "holds another job"),
+    ],
+)
+def test_bad_input_ends_with_one_line(undisturbed_edits, tiny_models, pictures, out, capfd, change, expected):
+    there = undisturbed_edits if expected == "holds another job" else out
+    argv = command(tiny_models, pictures, there, *(part.format(pictures=pictures) for part in change))
+    if "--masks" in argv:
+        at = argv.index("--box")
+        argv = [*argv[:at], *argv[at + 2 : argv.index("--masks") + 2]]
+    code = main(argv)
+    errors = [line for line in capfd.readouterr().err.splitlines() if line.startswith("error:")]
+    assert len(errors) == 1
+    if expected is None:  # only the pictures tell
+        assert code == 1 and "box: expected one within 16 x" in errors[0] and "00.png" in errors[0]
+    else:
+        assert code in (1, 2) and expected in errors[0]
+    if there == out:
+        assert not Path(out, "shards").exists()
