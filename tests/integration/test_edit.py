@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import signal
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +20,9 @@ from tandem_workers.storage.places import open_store
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 PICTURES = 25
+CENTRE = ("--box", "0.25,0.25,0.75,0.75")
+FIVE = ("--n", "5")
+ONE_ACTOR = ("--placement", "colocated", "--drafters", "1")  # each takes seconds to start
 
 
 @pytest.fixture(scope="module")
@@ -31,17 +36,23 @@ def pictures(tmp_path_factory) -> Path:
     return folder
 
 
-def command(models: dict[str, str], pictures: Path, out: str, *more: str) -> list[str]:
+def command(
+    models: dict[str, str],
+    pictures: Path,
+    out: str,
+    *more: str,
+    what: Sequence[str] = CENTRE,
+    label: str = "ant,bee,cat,none",
+) -> list[str]:
     files = [part for role, path in models.items() for part in (f"--{role}", path)]
-    edits = ["--box", "0.25,0.25,0.75,0.75", "--label", "ant,bee,cat,none", "--n", "5", "--seed", "4"]
-    return ["edit", str(pictures), *files, *edits, "--batch", "4", "--shard-size", "20", "--out", out, *more]
+    size = ["--seed", "4", "--batch", "4", "--shard-size", "20"]
+    return ["edit", str(pictures), *files, *what, "--label", label, *size, "--out", out, *more]
 
 
 @pytest.fixture(scope="module")
 def undisturbed_edits(ray_cluster, tiny_models, pictures, tmp_path_factory) -> str:
     out = str(tmp_path_factory.mktemp("edits") / "out")
-    one = ("--placement", "colocated", "--drafters", "1")
-    assert main(command(tiny_models, pictures, out, *one)) == 0
+    assert main(command(tiny_models, pictures, out, *FIVE, *ONE_ACTOR)) == 0
     return out
 
 
@@ -55,14 +66,14 @@ def test_a_dataset_of_edits_is_whole_and_says_what_was_done(undisturbed_edits, p
 
 
 def test_pictures_of_every_size_keep_their_pixels_outside_the_seam(tiny_models, pictures, out):
-    argv = command(tiny_models, pictures, out, "--format", "parquet", "--blend", "paste", "--keep-tokens", "--n", "1")
-    assert main([*argv, "--label", "own", "--placement", "colocated", "--drafters", "1"]) == 0
+    how = ("--format", "parquet", "--blend", "paste", "--keep-tokens")
+    assert main(command(tiny_models, pictures, out, *how, *ONE_ACTOR, label="own")) == 0
     table = pq.read_table(Path(out, "shards"))
     assert table["class_name"].to_pylist() == ["ant"] * 12 + ["dog"] * 13
     for row in (0, 13, 24):
         name = table["picture"][row].as_py()
         given = pictures / name
-        made = np.asarray(Image.open(__import__("io").BytesIO(table["image"][row]["bytes"].as_py())))
+        made = np.array(Image.open(io.BytesIO(table["image"][row]["bytes"].as_py())))
         before = np.asarray(Image.open(given))
         assert hashlib.sha256(given.read_bytes()).hexdigest() == table["picture_sha256"][row].as_py()
         assert made.shape == before.shape
@@ -78,7 +89,7 @@ def test_pictures_of_every_size_keep_their_pixels_outside_the_seam(tiny_models, 
 def test_a_job_of_500_edits_killed_twice_has_the_bytes_of_one_that_was_not(
     undisturbed_edits, tiny_models, pictures, out, tmp_path
 ):
-    argv = command(tiny_models, pictures, out)
+    argv = command(tiny_models, pictures, out, *FIVE)
     for _ in range(2):
         there = committed(out)
         run = start(argv, tmp_path / "log")
@@ -94,24 +105,28 @@ def test_a_job_of_500_edits_killed_twice_has_the_bytes_of_one_that_was_not(
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
-        (["--label", "unicorn"], "--label: expected a class name or a number from 0 to 4, got 'unicorn'"),
-        (["--box", "0,0,40,40"], None),
-        (["--masks", "{pictures}/ant", "--box", ""], "has none for 25 of 25"),
-        (["--blend", "none"], "holds another job"),
+        ({"label": "unicorn"}, "--label: expected a class name or a number from 0 to 4, got 'unicorn'"),
+        ({"what": ("--masks", "{pictures}/ant")}, "has none for 25 of 25"),
+        ({"what": ("--mask", "{pictures}/ant")}, "--mask: expected one image"),
     ],
 )
-def test_bad_input_ends_with_one_line(undisturbed_edits, tiny_models, pictures, out, capfd, change, expected):
-    there = undisturbed_edits if expected == "holds another job" else out
-    argv = command(tiny_models, pictures, there, *(part.format(pictures=pictures) for part in change))
-    if "--masks" in argv:
-        at = argv.index("--box")
-        argv = [*argv[:at], *argv[at + 2 : argv.index("--masks") + 2]]
-    code = main(argv)
+def test_bad_input_ends_with_one_line_and_nothing_written(tiny_models, pictures, out, capfd, change, expected):
+    change = {"what": [part.format(pictures=pictures) for part in change.get("what", CENTRE)]} | (
+        {"label": change["label"]} if "label" in change else {}
+    )
+    assert main(command(tiny_models, pictures, out, **change)) == 2
     errors = [line for line in capfd.readouterr().err.splitlines() if line.startswith("error:")]
-    assert len(errors) == 1
-    if expected is None:  # only the pictures tell
-        assert code == 1 and "box: expected one within 16 x" in errors[0] and "00.png" in errors[0]
-    else:
-        assert code in (1, 2) and expected in errors[0]
-    if there == out:
-        assert not Path(out, "shards").exists()
+    assert len(errors) == 1 and expected in errors[0]
+    assert not Path(out).exists()
+
+
+def test_what_only_the_pictures_tell_ends_with_one_line(tiny_models, pictures, out, capfd):
+    assert main(command(tiny_models, pictures, out, *ONE_ACTOR, what=("--box", "0,0,40,40"))) == 1
+    (error,) = [line for line in capfd.readouterr().err.splitlines() if line.startswith("error:")]
+    assert ".png: box: expected one within 16 x " in error and str(pictures) in error
+
+
+def test_another_edit_is_another_job(undisturbed_edits, tiny_models, pictures, capfd):
+    assert main(command(tiny_models, pictures, undisturbed_edits, *FIVE, "--blend", "none")) != 0
+    (error,) = [line for line in capfd.readouterr().err.splitlines() if line.startswith("error:")]
+    assert "holds another job" in error

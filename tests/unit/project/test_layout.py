@@ -33,7 +33,7 @@ ALLOWED = {
 ROOMS = {
     "tandem": ("", "checkpoints", "editing", "counting", "training"),
     "tandem_workers": ("", "storage", "models", "dataset", "pictures", "stages", "features", "training", "endpoint"),
-    "tandem_jobs": ("options", "labels", "run", "evaluation", "", "train", "bench", "study", "tune"),
+    "tandem_jobs": ("options", "labels", "run", "evaluation", "", "edits", "train", "bench", "study", "tune"),
 }
 # Modules of the library without a unit test file of their own, and what runs them
 TESTED_ELSEWHERE = {

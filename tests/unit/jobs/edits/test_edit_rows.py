@@ -92,7 +92,7 @@ def test_a_class_called_none_keeps_its_name():
         (BOX, "expected --label or --labels"),
         (
             [*BOX, "--mask", "m.png", "--label", "ant"],
-            "expected one of --mask, --masks and --box, got --mask and --box",
+            "one of --mask, --masks and --box, got --mask and --box",
         ),
         ([*BOX, "--label", "ant", "--labels", "e.csv"], "expected --label or --labels, got both"),
         ([*BOX, "--labels", "e.csv", "--n", "2"], "expected no --n with --labels"),
