@@ -113,6 +113,9 @@ COMMANDS = {
     "study gallery": Command(
         "tandem_jobs.study.gallery", "GallerySpec", "run", "figures 2, 6, 9, 10: the same seeds by both"
     ),
+    "study edits": Command(
+        "tandem_jobs.study.editing_success", "EditsSpec", "run", "figure 7: how often edits show the class asked for"
+    ),
     "study no-reference": Command(
         "tandem_jobs.study.no_reference", "NoReferenceSpec", "run", "Table 5: scores of single pictures"
     ),

@@ -101,6 +101,12 @@ STUDIES: dict[str, Study] = {
         "speed-ups in the captions: study latency with the same --out",
         "20 s",
     ),
+    "edits": Study(
+        "figure 7",
+        "how often edits of held-out pictures show the class that was asked for, by the size of the box",
+        "models of the embedded classes; real pictures, which are fetched by npm",
+        "7 min",
+    ),
     "no-reference": Study(
         "Table 5",
         "MUSIQ, CLIPIQA and NIQE of plain VAR and CoDe",
