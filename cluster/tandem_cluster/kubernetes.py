@@ -11,7 +11,7 @@ from typing import Any
 from tandem_cluster.extras import REDIS_KEY, extras, kubectl, metadata
 from tandem_cluster.pods import (
     HEAD_MEMORY_GIB,
-    KEYS,
+    KEY_DIGESTS,
     KEYS_SECRET,
     S3_SECRET,
     head_pod,
@@ -94,8 +94,9 @@ resumed in the same way after kubectl delete -f rayjob.yaml.
 def service_lines(settings: RenderSettings) -> str:
     return f"""
 The endpoint, at port {SERVE_PORT} of service/{settings.name}-serve-svc. Clients need API keys,
-which have no default:
-  {kubectl(settings)} create secret generic {KEYS_SECRET} --from-literal={KEYS}=KEY,KEY
+which have no default; the cluster knows their SHA-256 digests alone, separated by commas:
+  {kubectl(settings)} create secret generic {KEYS_SECRET} \\
+    --from-literal={KEY_DIGESTS}=$(printf %s KEY | sha256sum | cut -d' ' -f1)
   kubectl apply -f rayservice.yaml
 {NEEDS}
 {credentials(settings)}{redis_lines(settings)}

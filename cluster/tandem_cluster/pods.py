@@ -10,7 +10,7 @@ from tandem_cluster.render import SERVE_PORT, RenderSettings
 USER = 1000  # the image's
 CACHE, SPILL = "/cache", "/spill"
 S3_SECRET = "tandem-s3"  # AWS_ACCESS_KEY_ID and others, if pods have no cloud identity
-KEYS_SECRET, KEYS = "tandem-api-keys", "TANDEM_API_KEYS"
+KEYS_SECRET, KEY_DIGESTS = "tandem-api-keys", "TANDEM_API_KEY_DIGESTS"
 METRICS_PORT = 8080
 INSTANCE = "app.kubernetes.io/instance"
 KUEUE = "kueue.x-k8s.io/"  # prefix of Kueue's labels
@@ -89,11 +89,12 @@ def drain_s(serving: bool) -> int:
 
 
 def environment(settings: RenderSettings, serving: bool) -> list[dict[str, Any]]:
-    values = {"TANDEM_CACHE": CACHE, DRAIN: str(drain_s(serving)), **dict(settings.env)}
+    own = dict(settings.serve_env) if serving else {}
+    values = {"TANDEM_CACHE": CACHE, DRAIN: str(drain_s(serving)), **own, **dict(settings.env)}
     variables: list[dict[str, Any]] = [{"name": name, "value": value} for name, value in values.items()]
     if serving:
-        key = {"secretKeyRef": {"name": KEYS_SECRET, "key": KEYS}}
-        variables.append({"name": KEYS, "valueFrom": key})
+        digests = {"secretKeyRef": {"name": KEYS_SECRET, "key": KEY_DIGESTS}}
+        variables.append({"name": KEY_DIGESTS, "valueFrom": digests})
     return variables
 
 

@@ -55,6 +55,7 @@ class RenderSettings:
     image_pull_secrets: tuple[str, ...] = ()
     priority_class: str | None = None
     env: tuple[tuple[str, str], ...] = ()
+    serve_env: tuple[tuple[str, str], ...] = ()  # of the endpoint's pods alone
     env_from_secret: tuple[str, ...] = ()
     suspend: bool = False
     deadline_s: int | None = None

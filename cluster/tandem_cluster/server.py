@@ -23,19 +23,12 @@ from ray.serve.exceptions import RayServeException
 from ray.serve.schema import LoggingConfig
 
 from tandem.errors import InputError, JobError
+from tandem_cluster.serve_variables import CONTROLLER
 
 POLL_S = 0.2
 SLOW_START_S = 30.0
 Log = Callable[[str], None]
 LOGS = "its logs are in /tmp/ray/session_latest/logs"
-# For Ray Serve's controller and the proxies and replicas that it starts; no effect if Serve runs on the cluster already
-CONTROLLER = {
-    # three failed checks in a row restart a proxy: a dead one fails at once, one that hangs after its timeout of 10 s
-    "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",
-    "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "10",
-    # a replica that fails its health checks will not finish its requests
-    "RAY_SERVE_FORCE_STOP_UNHEALTHY_REPLICAS": "1",
-}
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 

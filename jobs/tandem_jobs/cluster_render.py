@@ -18,12 +18,14 @@ from tandem_cluster.launcher import AMI_PARAMETER, launcher, unknown_kinds
 from tandem_cluster.plan_file import PlanFile, read_plan
 from tandem_cluster.render import Deployment, RenderSettings, serve_config, to_yaml, with_header
 from tandem_cluster.secrets import SECRET
+from tandem_cluster.serve_variables import CONTROLLER
 from tandem_jobs.cluster_options import QUEUE, AddonOptions, Ec2Options, KubernetesOptions, NodeOptions, split_pairs
 from tandem_jobs.options.flags import COMMAS
 from tandem_jobs.options.options import PreparationOptions
 from tandem_jobs.options.spec import Spec
 from tandem_jobs.plan import parse_hours
 from tandem_jobs.run.progress import say
+from tandem_workers.endpoint.proxy import HERE, HOOK
 from tandem_workers.models.model_set import EMBEDDED, resolve_models
 from tandem_workers.storage.s3_address import split_address
 
@@ -52,7 +54,8 @@ AMI_HINT = f"AWS names a current one: resolve:ssm:{AMI_PARAMETER}"
 SERVE_LINES = """
 The endpoint as a Ray Serve config file, for a cluster whose nodes have the labels of raycluster.yaml:
   serve deploy serve.yaml
-API keys come from the environment of the cluster's nodes (TANDEM_API_KEYS, separated by commas).
+API keys come from the environment of the cluster's nodes, as SHA-256 digests separated by commas
+(TANDEM_API_KEY_DIGESTS). Set before Ray starts on them, too, what its Serve reads:
 """
 
 
@@ -192,10 +195,20 @@ def read_settings(spec: RenderSpec, plan: PlanFile) -> RenderSettings:
         "preparation": read_preparation(spec),
         "object_labels": split_pairs(spec.object_labels),
         "env": split_pairs(spec.env),
+        "serve_env": tuple(serve_variables().items()),
         "deadline_s": math.ceil(3600 * parse_hours(spec.deadline)) if spec.deadline else None,
     }
     given = {name: getattr(spec, name) for name in set(RenderSettings.__dataclass_fields__) - set(own)}
     return RenderSettings(**given, **own)
+
+
+def serve_variables() -> dict[str, str]:
+    """What Ray Serve's processes need in their environment. Where `tandem serve` starts Ray it sets them itself."""
+    return {**CONTROLLER, HOOK: HERE}
+
+
+def serve_lines() -> str:
+    return SERVE_LINES + "".join(f"  export {name}={value}\n" for name, value in serve_variables().items())
 
 
 def parse_instances(text: str) -> tuple[tuple[str, str, int], ...]:
@@ -225,7 +238,7 @@ def documents(deployment: Deployment) -> dict[str, str]:
         say("left out: rayservice.yaml and serve.yaml: the endpoint has no mixed placement; see --mode split")
     else:
         files["rayservice.yaml"] = rayservice(deployment)
-        files["serve.yaml"] = with_header(SERVE_LINES, deployment, to_yaml(serve_config(deployment)))
+        files["serve.yaml"] = with_header(serve_lines(), deployment, to_yaml(serve_config(deployment)))
     files |= launcher_file(deployment)
     return files
 

@@ -13,6 +13,9 @@ import yaml
 
 from support.clusters import CHECKED_IN, check_serve, cluster_of, pod_templates, ray_document
 from tandem_cluster.pods import DRAIN
+from tandem_cluster.serve_variables import CONTROLLER
+from tandem_workers.endpoint.keys import DIGESTS, KEYS
+from tandem_workers.endpoint.proxy import HERE, HOOK
 
 KUBERAY = [path for path in CHECKED_IN.values() if path.parent.name == "kuberay"]
 
@@ -64,3 +67,15 @@ def test_the_lines_that_fetch_the_token_do(tmp_path):
     path = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
     ran = subprocess.run(["bash", "-c", script], env=path, capture_output=True, text=True, check=True)
     assert ran.stdout == "token b-s\n"
+
+
+def test_pods_of_the_endpoint_have_what_its_proxies_need_and_no_plain_keys():
+    (path,) = (path for path in KUBERAY if path.stem == "rayservice")
+    cluster = cluster_of(ray_document(path.read_text()))
+    for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
+        (container,) = group["template"]["spec"]["containers"]
+        variables = {variable["name"]: variable for variable in container["env"]}
+        assert variables[HOOK]["value"] == HERE
+        assert CONTROLLER.items() <= {name: variable.get("value") for name, variable in variables.items()}.items()
+        assert variables[DIGESTS]["valueFrom"]["secretKeyRef"]["key"] == DIGESTS
+        assert KEYS not in variables
