@@ -15,7 +15,7 @@ from types import FrameType
 
 import ray
 from ray import serve
-from ray.exceptions import RayError, RayTaskError
+from ray.exceptions import RayActorError, RayError, RayTaskError
 from ray.serve import Application
 from ray.serve.config import ProxyLocation
 from ray.serve.context import _get_global_client
@@ -72,7 +72,7 @@ def deployed(
             logging_config=logs,
             controller_options={"runtime_env": {"env_vars": controller_variables() | dict(variables or {})}},
         )
-    except (RuntimeError, TimeoutError) as error:
+    except (RuntimeError, TimeoutError, RayActorError) as error:  # RayActorError: a proxy or the controller died
         raise JobError(f"Ray Serve did not start: {' '.join(str(error).split())}", LOGS) from None
     check_free(name, host, port)
     try:
