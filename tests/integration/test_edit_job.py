@@ -42,11 +42,12 @@ def command(
     out: str,
     *more: str,
     what: Sequence[str] = CENTRE,
-    label: str = "ant,bee,cat,none",
+    label: str | None = "ant,bee,cat,none",
 ) -> list[str]:
     files = [part for role, path in models.items() for part in (f"--{role}", path)]
     size = ["--seed", "4", "--batch", "4", "--shard-size", "20"]
-    return ["edit", str(pictures), *files, *what, "--label", label, *size, "--out", out, *more]
+    chosen = [] if label is None else ["--label", label]
+    return ["edit", str(pictures), *files, *what, *chosen, *size, "--out", out, *more]
 
 
 @pytest.fixture(scope="module")
@@ -120,10 +121,14 @@ def test_bad_input_ends_with_one_line_and_nothing_written(tiny_models, pictures,
     assert not Path(out).exists()
 
 
-def test_what_only_the_pictures_tell_ends_with_one_line(tiny_models, pictures, out, capfd):
-    assert main(command(tiny_models, pictures, out, *ONE_ACTOR, what=("--box", "0,0,40,40"))) == 1
+def test_a_picture_that_only_a_worker_reads_ends_with_one_line(tiny_models, pictures, out, capfd, tmp_path):
+    boxes = ["0 0 8 8"] * 64 + ["0 0 40 40"]
+    rows = [f'{at % PICTURES},0,"{box.replace(" ", ",")}"' for at, box in enumerate(boxes)]
+    (tmp_path / "edits.csv").write_text("\n".join(["picture,label,box", *rows]))
+    argv = command(tiny_models, pictures, out, *ONE_ACTOR, what=("--labels", str(tmp_path / "edits.csv")), label=None)
+    assert main(argv) == 1
     (error,) = [line for line in capfd.readouterr().err.splitlines() if line.startswith("error:")]
-    assert ".png: box: expected one within 16 x " in error and str(pictures) in error
+    assert "shard 3: source: " in error and ".png: box: expected one within 16 x " in error
 
 
 def test_another_edit_is_another_job(undisturbed_edits, tiny_models, pictures, capfd):

@@ -29,12 +29,14 @@ from tandem_workers.pictures.edit_inputs import match_masks, open_edit_pictures
 from tandem_workers.pictures.edit_pictures import EditPictures
 from tandem_workers.pictures.picture_block import content_of
 from tandem_workers.pictures.read_ahead import count_pictures
-from tandem_workers.stages.edit_encoder import DRAWN_CELLS, SOURCE_TOKENS, EditEncoder, PutBack
+from tandem_workers.stages.edit_encoder import BOX, DRAWN_CELLS, PICTURE_INDEX, SOURCE_TOKENS, EditEncoder, PutBack
 from tandem_workers.stages.edit_source_stage import MADE, SourceEncoder
 from tandem_workers.stages.ray_data import Stage
 from tandem_workers.storage.store import Store
 
 __all__ = ["EXAMPLES", "EditSpec", "run"]
+
+CHECKED_ROWS = 64  # whose pictures are read before anything starts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +71,7 @@ class EditJob(PlacedJob):
         self.models = replace(self.models, class_names=with_none(self.models.class_names))
         rows = edit_rows(self.edit, self.pictures.source, len(self.pictures), self.models.class_names)
         check_has_masks(self.edit, rows)
+        check_first(self.pictures, rows)
         return rows, f"--labels: {self.edit.labels}"
 
     def open_dataset(self, store: Store, plan: ShardPlan) -> ImageDataset:
@@ -152,9 +155,17 @@ def open_inputs(spec: EditSpec) -> tuple[EditPictures, dict[str, Any] | None]:
 
 def check_has_masks(spec: EditSpec, rows: LabelRows) -> None:
     """InputError if nothing says what is drawn anew."""
-    from_rows = rows.extra is not None and "box" in rows.extra.column_names
+    from_rows = rows.extra is not None and BOX in rows.extra.column_names
     if not (spec.mask or spec.masks or spec.box or spec.expand or from_rows):
         raise InputError("--labels: expected a column 'box', or --mask, --masks, --box or --expand, got none of them")
+
+
+def check_first(pictures: EditPictures, rows: LabelRows) -> None:
+    """InputError, before anything starts, if one of the first pictures or its mask cannot be used."""
+    columns = rows.carried(range(min(len(rows), CHECKED_ROWS)))
+    boxes = columns[BOX].to_pylist() if BOX in columns else None
+    for _ in pictures.read(columns[PICTURE_INDEX].to_pylist(), boxes):
+        pass
 
 
 def run(spec: EditSpec) -> dict[str, Any]:

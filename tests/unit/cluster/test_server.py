@@ -13,7 +13,7 @@ from tandem_cluster import server
         (ActorDiedError(), "Ray Serve did not start: The actor died"),
         (
             TimeoutError("HTTP proxies not available\n  after 60 s"),
-            "did not start: HTTP proxies not available after 60 s",
+            "start: HTTP proxies not available after 60 s",
         ),
     ],
     ids=["a dead proxy", "a slow one"],
