@@ -25,6 +25,11 @@ def is_known(authorization: str | None, digests: tuple[str, ...]) -> bool:
     return is_key(key.strip(), digests) and scheme.lower() == "bearer"
 
 
+def has_key(authorization: str | None, api_key: str | None, digests: tuple[str, ...]) -> bool:
+    """Whether one of the headers has a known key: `Authorization: Bearer KEY`, or `api-key: KEY` as Azure OpenAI's."""
+    return is_known(authorization, digests) or is_key((api_key or "").strip(), digests)
+
+
 def is_key(key: str, digests: tuple[str, ...]) -> bool:
     """Whether this is one of the keys, checked in constant time."""
     found = digest(key)
