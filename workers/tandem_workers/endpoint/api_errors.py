@@ -27,7 +27,6 @@ DESCRIPTIONS = {
     401: "an API key is needed",
     404: "not found",
     405: "method not allowed",
-    410: "the link has expired",
     408: "the body did not come in time",
     413: "the body is too large",
     429: "too many images in flight; Retry-After says when to retry",

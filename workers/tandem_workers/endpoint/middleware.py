@@ -14,7 +14,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tandem_workers.endpoint.api_errors import ApiError, shown
-from tandem_workers.endpoint.keys import has_key
+from tandem_workers.endpoint.keys import is_known
 
 MAX_BODY_BYTES, BODY_TIMEOUT_S = 64 << 10, 10.0
 MAX_WAITING = 1024  # bodies that one process waits for at a time, each of at most the limit of a body
@@ -48,7 +48,7 @@ class RequireKey:
             await self.app(scope, receive, send)
 
     def has_key(self, headers: Headers) -> bool:
-        return has_key(headers.get("authorization"), headers.get("api-key"), self.digests)
+        return is_known(headers.get("authorization"), self.digests, headers.get("api-key"))
 
 
 def needs_key(scope: Scope) -> bool:
