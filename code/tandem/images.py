@@ -21,7 +21,7 @@ from xml.sax.saxutils import escape
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont, PngImagePlugin, UnidentifiedImageError
+from PIL import Image, ImageDraw, ImageFont, ImageOps, PngImagePlugin, UnidentifiedImageError
 
 from tandem.errors import InputError
 
@@ -125,6 +125,12 @@ def encode_image(pixels: NDArray[np.uint8], codec: Codec, quality: int, provenan
     else:
         assert_never(codec)
     return out.getvalue()
+
+
+def cover(pixels: NDArray[np.uint8], width: int, height: int) -> NDArray[np.uint8]:
+    """uint8 [H, W, 3], RGB, brought to uint8 [height, width, 3] by a Lanczos filter, without distortion: of its centre
+    the largest part of this shape."""
+    return np.asarray(ImageOps.fit(Image.fromarray(pixels), (width, height), Image.Resampling.LANCZOS))
 
 
 def encode_plain(pixels: NDArray[np.uint8]) -> bytes:

@@ -53,6 +53,7 @@ EXAMPLES = """examples:
   tandem serve --drafters 2 --refiners 1 --placement split --port 9000
   tandem serve --drafter var_d30.pth --refiner var_d16.pth --vqvae vae_ch160v4096z32.pth --batch 32
   TANDEM_API_KEYS=... tandem serve --host 0.0.0.0 --store s3://bucket/served
+  tandem serve --lenient                         for Open WebUI, LangChain and others that ask for sizes and prompts
 
   curl -s http://127.0.0.1:8000/v1/images/generations -H 'Content-Type: application/json' \\
       -d '{"prompt": "face", "seed": 1}'
@@ -94,7 +95,10 @@ def make_app(spec: AppSpec, session: Session, parts: Parts | None = None) -> tup
         key_digests=key_digests(),
         origins=allowed_origins(spec),
         allowed_hosts=allowed_hosts(spec),
+        lenient=spec.lenient,
         publish=publish,
+        link_seconds=spec.url_seconds,
+        public_url=spec.public_url,
     )
     on_real_gpus = placement.mode != "cpu" and not session.simulated
     dtype, on_gpu = choose_dtype(spec.dtype, on_real_gpus), session.device_of(on_real_gpus)

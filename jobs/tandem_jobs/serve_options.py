@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, field_validator, model_validator
 
 from tandem_cluster.nodes import parse_labels
 from tandem_jobs.options.flags import COMMAS
@@ -53,14 +54,37 @@ class AppSpec(DecodingOptions, TunedOptions):
     )
     max_n: PositiveInt = Field(10, description="most images per request")
     timeout_s: PositiveFloat = Field(120.0, description="time limit of a request in seconds, then status 503")
-    store: str | None = Field(None, description="s3://bucket/prefix for images of requests with response_format url")
-    url_seconds: PositiveInt = Field(3600, le=7 * 24 * 3600, description="seconds until links to these images expire")
+    lenient: bool = Field(
+        False,
+        description="also take requests as clients of other image servers send them: any size, model name and prompt "
+        "that comes near to a class; answers say what was changed",
+    )
+    store: str | None = Field(
+        None,
+        description="s3://bucket/prefix for images of requests with response_format url; default: the server answers "
+        "their links itself",
+    )
+    url_seconds: PositiveInt = Field(3600, le=7 * 24 * 3600, description="seconds until links to images expire")
+    public_url: str = Field(
+        "",
+        description="address that links to images begin with, such as https://a.example/images; default: the one by "
+        "which the client has asked",
+    )
     cors_origins: tuple[str, ...] = Field((), description="other sites whose pages may call the API: https://a.example")
     allowed_hosts: tuple[str, ...] = Field(
         (),
         description="further names by which clients address the server: a.example, *.a.example, or '*' for any; "
         "default: any if keys are required, else localhost and --host (all networks: addresses and the machine's name)",
     )
+
+    @field_validator("public_url")
+    @classmethod
+    def check_public_url(cls, url: str) -> str:
+        """Without a final slash."""
+        parts = urlsplit(url)
+        if url and (parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment):
+            raise ValueError("expected http://HOST or https://HOST, with or without a path")
+        return url.rstrip("/")
 
     @model_validator(mode="after")
     def check_together(self) -> AppSpec:

@@ -10,6 +10,7 @@ import re
 import select
 import socket
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -126,7 +127,6 @@ def test_every_format_is_what_it_says(client, codec):
         ({"prompt": "face", "n": 11}, "n"),
         ({"prompt": "face", "size": "1024x1024"}, "size"),
         ({"prompt": "face", "model": "gpt-image-1"}, "model"),
-        ({"prompt": "face", "response_format": "url"}, "response_format"),
         ({"prompt": "face", "extra_body": {"draft_steps": 8}}, "draft_steps"),
         ({"prompt": "face", "stream": True, "extra_body": {"cfg": -1}}, "cfg"),
     ],
@@ -137,6 +137,26 @@ def test_the_openai_client_raises_its_own_errors(client, wrong, param):
     assert caught.value.param == param
     assert caught.value.type == "invalid_request_error"
     assert f"{param}: expected" in caught.value.message
+
+
+def test_links_without_a_store_give_anyone_the_images(served, client):
+    settings = {"seed": 5, "deterministic": True}
+    made = client.images.generate(prompt="face", n=2, response_format="url", extra_body=settings)
+    found = []
+    for image in made.data:
+        with urllib.request.urlopen(image.url, timeout=30) as answer:
+            assert answer.headers["Content-Type"] == "image/png"
+            found.append(base64.b64encode(answer.read()).decode())
+    assert found == files(served.post(prompt="face", n=2, **settings))
+    with pytest.raises(urllib.error.HTTPError) as caught:
+        urllib.request.urlopen(made.data[0].url.replace("/files/", "/files/A"), timeout=30)
+    assert caught.value.code == 404
+
+
+def test_the_azure_client_is_answered(served):
+    with openai.AzureOpenAI(azure_endpoint=served.url, api_version="2024-02-01", api_key="any", max_retries=0) as azure:
+        answer = azure.images.generate(model="tandem-embedded", prompt="face", extra_body={"seed": 5})
+    assert pixels_of(answer.data[0].b64_json).shape == (64, 64, 3)
 
 
 def test_the_openai_client_lists_the_models(client):

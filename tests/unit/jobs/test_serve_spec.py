@@ -42,6 +42,13 @@ def spec_of(*argv: str) -> ServeSpec:
             ("--url-seconds", "604801"),
             "--url-seconds: expected a whole number above 0 and of at most 604800, got '604801'",
         ),
+        *(
+            (
+                ("--public-url", url),
+                f"--public-url: expected http://HOST or https://HOST, with or without a path, got {url!r}",
+            )
+            for url in ("a.example", "ftp://a.example", "https://", "https://a.example/?x=1")
+        ),
         (
             ("--placement", "disjoint"),
             "--placement: expected 'auto', 'split', 'colocated' or 'cpu', got 'disjoint'",
@@ -77,6 +84,10 @@ def test_what_does_not_go_together_is_one_line(argv, line):
         spec_of(*argv)
     assert str(caught.value).splitlines() == [line]
     assert caught.value.hint == "tandem serve --help shows every option"
+
+
+def test_a_public_address_has_no_final_slash():
+    assert spec_of("--public-url", "https://a.example/images/").public_url == "https://a.example/images"
 
 
 def test_the_defaults_listen_to_this_machine_alone():

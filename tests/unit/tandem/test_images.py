@@ -16,6 +16,7 @@ from tandem.images import (
     Provenance,
     codec_of,
     contact_sheet,
+    cover,
     encode_image,
     encode_plain,
     read_provenance,
@@ -136,6 +137,25 @@ def test_reading_what_tandem_did_not_write():
     Image.fromarray(picture()).save(cut, "JPEG", xmp=xmp)
     with pytest.raises(InputError, match="cannot be read: KeyError"):
         read_provenance(cut.getvalue())
+
+
+@pytest.mark.parametrize(("width", "height"), [(64, 64), (96, 32), (32, 96), (16, 16), (1, 2048)])
+def test_a_picture_is_brought_to_any_shape_without_distortion(width, height):
+    """A disc at the centre of a square stays round, and at the centre."""
+    y, x = np.mgrid[-16:16, -16:16] + 0.5
+    disc = np.repeat(((x * x + y * y < 36) * 255).astype(np.uint8)[..., None], 3, axis=2)
+    found = cover(disc, width, height)
+    assert (found.shape, found.dtype) == ((height, width, 3), np.uint8)
+    scale = max(width, height) / 32
+    bright = found[..., 0] > 127
+    if width > 1:
+        assert abs(bright.any(axis=0).sum() - min(width, 12 * scale)) <= 2
+        assert abs(bright.any(axis=1).sum() - min(height, 12 * scale)) <= 2
+    np.testing.assert_array_equal(bright, bright[::-1, ::-1])
+
+
+def test_a_picture_of_its_own_size_stays_as_it_is():
+    np.testing.assert_array_equal(cover(picture(), 48, 32), picture())
 
 
 def test_contact_sheet_places_images_row_by_row_with_room_for_captions():

@@ -3,12 +3,13 @@
 # No postponed annotations here: FastAPI has to see the request model that `create_api` builds.
 import asyncio
 import json
+import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing, suppress
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
-from fastapi import Depends, FastAPI, Query
+from fastapi import Depends, FastAPI, Query, Request, Response
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import FileResponse, StreamingResponse
 from fastapi.security import HTTPBearer
@@ -26,13 +27,14 @@ from tandem_workers.endpoint.api_schema import (
     Defaults,
     ErrorBody,
     Health,
+    ImageBody,
     ImagesResponse,
     Model,
     ModelList,
     body_of,
 )
 from tandem_workers.endpoint.gateway import Gateway, sampling_fields
-from tandem_workers.endpoint.messages import ImageRequest
+from tandem_workers.endpoint.lenient import lenient_body_of
 from tandem_workers.endpoint.middleware import (
     AllowHosts,
     CountRequests,
@@ -42,6 +44,7 @@ from tandem_workers.endpoint.middleware import (
     RequireKey,
     cors_options,
 )
+from tandem_workers.endpoint.request_check import Asked
 
 PAGE = Path(__file__).with_name("page")
 PAGE_HEADERS = {
@@ -51,6 +54,7 @@ PAGE_HEADERS = {
     "Cache-Control": "no-cache",
 }
 MAX_CLASSES = 1000
+IMAGES: dict[str, Any] = {"response_model": ImagesResponse, "response_model_exclude_none": True}  # of a route
 EVENT_SCHEMA = {  # of one server-sent event, as OpenAPI 3.2 describes streams
     "type": "object",
     "required": ["event", "data"],
@@ -69,13 +73,13 @@ class EventStream(StreamingResponse):
     """Server-sent events of one request. The request is admitted before the response begins, so that a full queue gives
     an HTTP status, not an event."""
 
-    def __init__(self, gateway: Gateway, request: ImageRequest, by_url: bool):
-        self.gateway, self.request, self.by_url = gateway, request, by_url
+    def __init__(self, gateway: Gateway, asked: Asked):
+        self.gateway, self.asked = gateway, asked
         self.events, self.failed = self.send(), False
         super().__init__(self.events, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        with suppress(Unanswered), self.gateway.admission.admit(self.request.n):
+        with suppress(Unanswered), self.gateway.admission.admit(self.asked.request.n):
             async with aclosing(self.events):  # also if the client disconnects between two events
                 await super().__call__(scope, receive, send)
             if self.failed:
@@ -83,7 +87,7 @@ class EventStream(StreamingResponse):
 
     async def send(self) -> AsyncGenerator[str, None]:
         try:
-            async with aclosing(self.gateway.events(self.request, self.by_url)) as events:
+            async with aclosing(self.gateway.events(self.asked)) as events:
                 async for event in events:
                     yield f"event: {event.type}\ndata: {event.model_dump_json(exclude_none=True)}\n\n"
         except Exception as error:
@@ -108,33 +112,54 @@ def declared(*statuses: int) -> dict[int | str, dict[str, Any]]:
     }
 
 
+async def make_images(gateway: Gateway, body: ImageBody, http: Request, deployment: str | None = None) -> Any:
+    """Answer a request for images. `deployment` is the model as Azure OpenAI's paths name it."""
+    base = gateway.link_base(http) if body.response_format == "url" else None
+    # in a thread, because finding the nearest of a thousand names takes time
+    request, notes = await asyncio.to_thread(gateway.requests.check, body, deployment)
+    asked = Asked(request, base, tuple(notes))
+    if body.stream:
+        return EventStream(gateway, asked)
+    with gateway.admission.admit(request.n):
+        return await gateway.answer(asked)
+
+
 def create_api(gateway: Gateway) -> FastAPI:
     """The ASGI application."""
     settings, about = gateway.settings, gateway.about
-    body_model: Any = body_of(about, settings.max_n)
+    body_model: Any = (lenient_body_of if settings.lenient else body_of)(about, settings.max_n)
     app = FastAPI(title="Tandem", version=__version__, docs_url=None, redoc_url=None, redirect_slashes=False)
-    install_handlers(app, gateway.problems)
+    install_handlers(app, gateway.requests.problems_of)
     add_middleware(app, gateway)
     guards = [Depends(HTTPBearer(auto_error=False, description="an API key"))] if settings.key_digests else []
 
     @app.post(
         "/v1/images/generations",
         dependencies=guards,
-        response_model=ImagesResponse,
-        response_model_exclude_none=True,
+        **IMAGES,
         responses={
             200: {"content": {"text/event-stream": {"itemSchema": EVENT_SCHEMA}}, "description": "images, or events"},
             **declared(401, 429, 503),
         },
     )
-    async def generate_images(body: body_model) -> Any:
+    async def generate_images(body: body_model, http: Request) -> Any:
         """Make images of a class. With `stream` the answer is server-sent events: previews, then each image."""
-        # in a thread, because finding the nearest of a thousand names takes time
-        request, by_url = await asyncio.to_thread(gateway.check, body), body.response_format == "url"
-        if body.stream:
-            return EventStream(gateway, request, by_url)
-        with gateway.admission.admit(request.n):
-            return await gateway.answer(request, by_url)
+        return await make_images(gateway, body, http)
+
+    @app.post("/openai/v1/images/generations", include_in_schema=False, **IMAGES)
+    async def generate_images_as_azure(body: body_model, http: Request) -> Any:
+        return await make_images(gateway, body, http)
+
+    @app.post("/openai/deployments/{model:path}/images/generations", include_in_schema=False, **IMAGES)
+    async def generate_images_by_deployment(model: str, body: body_model, http: Request) -> Any:
+        return await make_images(gateway, body, http, model)
+
+    @app.get("/files/{name}", include_in_schema=False)
+    async def show_file(name: str) -> Response:
+        link = gateway.linked.signer.read(name)
+        data = await gateway.linked.file(link)
+        headers = {"Cache-Control": f"private, max-age={max(0, link.expires - int(time.time()))}"}
+        return Response(data, media_type=f"image/{link.request.codec}", headers=headers)
 
     model = Model(
         id=about.model_id,
@@ -152,11 +177,13 @@ def create_api(gateway: Gateway) -> FastAPI:
         fine_tuned=dict(about.fine_tuned),
     )
 
+    @app.get("/openai/v1/models", include_in_schema=False)
     @app.get("/v1/models", dependencies=guards, responses=declared(401))
     async def list_models() -> ModelList:
         """The one pair of models behind this server."""
         return ModelList(data=[model])
 
+    @app.get("/openai/v1/models/{model_id:path}", include_in_schema=False)
     @app.get("/v1/models/{model_id:path}", dependencies=guards, responses=declared(401, 404))
     async def show_model(model_id: str) -> Model:
         """One model by its id."""

@@ -15,7 +15,7 @@ from starlette.exceptions import HTTPException
 
 from tandem.errors import InputError, JobError, OutputError, TandemError
 from tandem_workers.endpoint.api_schema import ErrorBody, ErrorDetail
-from tandem_workers.endpoint.foreign import FOREIGN
+from tandem_workers.endpoint.foreign import FOREIGN, misspelt
 
 log = logging.getLogger("ray.serve")
 MAX_SHOWN = 80  # characters of a wrong value or name that are shown
@@ -109,8 +109,9 @@ def explained(error: Any) -> ApiError:
     elif error["type"] == "missing":
         message = f"{param or 'body'}: expected a value, got none"
     elif error["type"] == "extra_forbidden":
-        hint = FOREIGN.get(path[0])
-        message = f"{param}: {hint}" if hint else f"{param}: unknown parameter"
+        ours = misspelt(path[0])
+        unknown = f"unknown parameter; did you mean `{ours}`?" if ours else "unknown parameter"
+        message = f"{param}: {FOREIGN.get(path[0], unknown)}"
     else:
         expected = error["msg"].replace("Input should be", "expected").removeprefix("Value error, ")
         message = f"{param or 'body'}: {expected}, got {shown(error['input'])}"
@@ -142,10 +143,11 @@ def install_handlers(app: FastAPI, problems: Callable[[Mapping[str, Any]], list[
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
-        found = [explained(one) for one in error.errors()]
+        # in threads, because looking for a name among a thousand, or for thousands of fields, takes time
+        found = await asyncio.to_thread(lambda: [explained(one) for one in error.errors()])
         if isinstance(error.body, dict):
             known = {one.param for one in found}
-            more = await asyncio.to_thread(problems, error.body)  # looking for a name among a thousand takes time
+            more = await asyncio.to_thread(problems, error.body)
             found += [one for one in more if one.param not in known]
         return combined(found).response()
 

@@ -5,6 +5,10 @@ Sources: the request types of Stable Diffusion web UI, vLLM-Omni, SGLang, Togeth
 
 from __future__ import annotations
 
+from difflib import get_close_matches
+
+from tandem_workers.endpoint.api_schema import ImageBody
+
 # Foreign fields that mean a field of ours
 RENAMED = {
     "guidance_scale": "cfg",
@@ -30,6 +34,8 @@ WITHOUT_EFFECT = {
     "step": STEPS,
     "sample_steps": STEPS,
     "negative_prompt": TEXT,
+    "prompt_2": TEXT,
+    "prompt_3": TEXT,
     "strength": "there is none here: images are not made from images",
     "guidance_scale_2": NONE,
     "flow_shift": NONE,
@@ -38,6 +44,7 @@ WITHOUT_EFFECT = {
     "sampler_name": NONE,
     "sampler_index": NONE,
     "sample_method": NONE,
+    "mode": NONE,
     "clip_skip": NONE,
     "lora_scale": NONE,
     "loras": NONE,
@@ -61,3 +68,14 @@ WITHOUT_EFFECT = {
 }
 FOREIGN = {name: f"here it is `{ours}`" for name, ours in RENAMED.items()} | WITHOUT_EFFECT
 FOREIGN |= {"width": SIZES, "height": SIZES}
+MAX_NAME = 40  # letters of a name that are compared
+LIKENESS = 0.8  # of a misspelt name
+
+
+def misspelt(name: str) -> str | None:
+    """The field of this API that a name which is no field of another server is taken for; None: of none."""
+    if name in FOREIGN:
+        return None
+    swapped = (ours for ours in ImageBody.model_fields if sorted(ours) == sorted(name))
+    close = get_close_matches(name[:MAX_NAME], ImageBody.model_fields, 1, LIKENESS)
+    return next(swapped, close[0] if close else None)

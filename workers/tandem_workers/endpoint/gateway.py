@@ -8,24 +8,20 @@ from __future__ import annotations
 import asyncio
 import base64
 import math
-import random
+import secrets
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
-from tandem.class_names import NUM_LISTED, ClassNames
-from tandem.config import SamplingConfig
-from tandem.errors import LabelError
+from starlette.requests import HTTPConnection
+
 from tandem.images import EXTENSIONS
-from tandem_workers.dataset.row_settings import SAMPLING_SETTINGS
-from tandem_workers.endpoint.api_errors import ApiError, combined, wrong_value
+from tandem_workers.endpoint.api_errors import ApiError
 from tandem_workers.endpoint.api_schema import (
-    MAX_SEED,
     About,
     CompletedEvent,
-    ImageBody,
     ImageData,
     ImagesResponse,
     InputTokens,
@@ -34,11 +30,12 @@ from tandem_workers.endpoint.api_schema import (
     Usage,
 )
 from tandem_workers.endpoint.guard import Admission
+from tandem_workers.endpoint.links import LinkedFiles, Signer, link_base
 from tandem_workers.endpoint.messages import ImageRequest, Pictures, Preview
 from tandem_workers.endpoint.middleware import ANY_HOST, MAX_BODY_BYTES
+from tandem_workers.endpoint.request_check import Asked, RequestCheck
 
 Event = PartialImageEvent | CompletedEvent
-DEFAULT_PREVIEWS = 3  # the OpenAI API's maximum
 READY_TIMEOUT_S = 2.0
 READY_FOR_S = 10.0  # counts as ready for this long after images were made
 
@@ -67,7 +64,10 @@ class GatewaySettings:
         key_digests: SHA-256 of the API keys; empty: no key is required.
         origins: other sites whose pages may call (CORS).
         allowed_hosts: names by which the server may be addressed (`middleware.AllowHosts`).
-        publish: puts an image file (name, data) and returns its link; None: there is no object store.
+        lenient: also takes requests as clients of other servers send them (`lenient.translate`).
+        publish: puts an image file (name, data) and returns its link; None: links are answered here (`endpoint.links`).
+        link_secret, link_seconds: what these are signed with, and how long they are valid.
+        public_url: address that they begin with; empty: the one by which a client has asked.
     """
 
     batch: int = 8
@@ -79,7 +79,11 @@ class GatewaySettings:
     key_digests: tuple[str, ...] = ()
     origins: tuple[str, ...] = ()
     allowed_hosts: tuple[str, ...] = (ANY_HOST,)
+    lenient: bool = False
     publish: Callable[[str, bytes], str] | None = None
+    link_secret: bytes = field(default_factory=lambda: secrets.token_bytes(32), repr=False)
+    link_seconds: int = 3600
+    public_url: str = ""
 
 
 @dataclass
@@ -103,26 +107,29 @@ class Gateway:
 
     def __post_init__(self) -> None:
         self.made_at_s = -math.inf
+        self.requests = RequestCheck(self.about, self.settings.lenient)
+        signer = Signer(self.settings.link_secret, self.settings.link_seconds)
+        self.linked = LinkedFiles(signer, self.make_again, self.wait_for_other)
         self.admission = Admission(self.settings.max_requests, self.settings.max_images, self.watcher.in_flight)
 
-    async def answer(self, request: ImageRequest, by_url: bool) -> ImagesResponse:
+    async def answer(self, asked: Asked) -> ImagesResponse:
         """All images in one response. Call it inside `admission`."""
-        began = time.monotonic()
+        began, request = time.monotonic(), asked.request
         pictures = await self.in_time(self.engine.generate(request), began)
-        images = await self.in_time(self.all_data(request, pictures.files, by_url), began)
+        images = await self.in_time(self.all_data(asked, pictures.files), began)
         self.note_made(time.monotonic() - began)
         return ImagesResponse(
             created=int(time.time()),
             data=images,
             output_format=request.codec,
-            size=self.about.size,
+            size=self.size_of(request),
             usage=self.usage(request.n),
-            tandem=self.image_settings(request, pictures, time.monotonic() - began),
+            tandem=self.image_settings(asked, pictures, time.monotonic() - began),
         )
 
-    async def events(self, request: ImageRequest, by_url: bool) -> AsyncGenerator[Event, None]:
+    async def events(self, asked: Asked) -> AsyncGenerator[Event, None]:
         """Previews, then the images one by one. Consume it inside `admission`."""
-        began, count = time.monotonic(), 0
+        began, count, request = time.monotonic(), 0, asked.request
         async with aclosing(self.engine.stream(request)) as stream:  # closed at once if the client goes away
             while not isinstance(event := await self.in_time(anext(stream), began), Pictures):
                 if count == 0:
@@ -130,17 +137,16 @@ class Gateway:
                 yield self.partial(request, event, count)
                 count += 1
         self.note_made(time.monotonic() - began)
-        for index, data in enumerate(event.files):
-            image = await self.in_time(self.image_data(request, data, by_url), began)
+        for index, image in enumerate(await self.in_time(self.all_data(asked, event.files), began)):
             yield CompletedEvent(
                 b64_json=image.b64_json,
                 url=image.url,
                 created_at=int(time.time()),
-                size=self.about.size,
+                size=self.size_of(request),
                 output_format=request.codec,
                 usage=self.usage(1),
                 image_index=index,
-                tandem=self.image_settings(request, event, time.monotonic() - began),
+                tandem=self.image_settings(asked, event, time.monotonic() - began),
             )
 
     async def check_ready(self) -> None:
@@ -180,7 +186,7 @@ class Gateway:
             b64_json=base64.b64encode(preview.data).decode(),
             partial_image_index=count,
             created_at=int(time.time()),
-            size=self.about.size,
+            size=self.size_of(request),
             output_format=request.codec,
             image_index=preview.image,
             scale=preview.scale,
@@ -188,14 +194,36 @@ class Gateway:
             made_by=preview.made_by,
         )
 
-    async def all_data(self, request: ImageRequest, files: list[bytes], by_url: bool) -> list[ImageData]:
-        return list(await asyncio.gather(*(self.image_data(request, data, by_url) for data in files)))
+    async def all_data(self, asked: Asked, files: list[bytes]) -> list[ImageData]:
+        """The images as they are answered: base64, or links."""
+        if asked.link_base is None:
+            return [ImageData(b64_json=base64.b64encode(data).decode()) for data in files]
+        if (publish := self.settings.publish) is None:
+            return [ImageData(url=url) for url in self.linked.links(asked.request, files, asked.link_base)]
+        extension = EXTENSIONS[asked.request.codec]
+        urls = await asyncio.gather(*(asyncio.to_thread(publish, extension, data) for data in files))
+        return [ImageData(url=url) for url in urls]
 
-    async def image_data(self, request: ImageRequest, data: bytes, by_url: bool) -> ImageData:
-        if not by_url:
-            return ImageData(b64_json=base64.b64encode(data).decode())
-        assert self.settings.publish is not None  # checked before
-        return ImageData(url=await asyncio.to_thread(self.settings.publish, EXTENSIONS[request.codec], data))
+    def link_base(self, http: HTTPConnection) -> str:
+        """The address that links of an answer to this client begin with."""
+        if self.settings.publish is not None:
+            return ""  # those of the object store are whole
+        return link_base(http, self.settings.public_url)
+
+    async def make_again(self, request: ImageRequest) -> Pictures:
+        """The images of a link, as a request of its own."""
+        with self.admission.admit(request.n):
+            pictures: Pictures = await self.in_time(self.engine.generate(request), time.monotonic())
+            return pictures
+
+    async def wait_for_other(self, work: Awaitable[Any]) -> Any:
+        """Await what another request makes, as one in flight without images of its own."""
+        with self.admission.admit(0):
+            return await self.in_time(work, time.monotonic())
+
+    def size_of(self, request: ImageRequest) -> str:
+        """The size of the files, as the API writes it."""
+        return "x".join(map(str, request.size)) if request.size else self.about.size
 
     def usage(self, n: int) -> Usage:
         """One class token in, the tokens of all scales out."""
@@ -203,7 +231,8 @@ class Gateway:
         details = InputTokens(text_tokens=1, image_tokens=0)
         return Usage(input_tokens=1, output_tokens=made, total_tokens=made + 1, input_tokens_details=details)
 
-    def image_settings(self, request: ImageRequest, pictures: Pictures, total_s: float) -> Settings:
+    def image_settings(self, asked: Asked, pictures: Pictures, total_s: float) -> Settings:
+        request = asked.request
         seconds = {name: round(value, 4) for name, value in pictures.seconds.items()}
         wait = max(0.0, total_s - sum(pictures.seconds.values()))
         return Settings(
@@ -215,75 +244,9 @@ class Gateway:
             **sampling_fields(request.sampling),
             deterministic=request.deterministic,
             seconds={"wait": round(wait, 4), **seconds, "total": round(total_s, 4)},
+            lenient=list(asked.notes) if self.settings.lenient else None,
         )
-
-    def check(self, body: ImageBody) -> ImageRequest:
-        """Convert the request. Raises ApiError with all errors that the schema cannot express."""
-        if found := self.problems(body.model_dump()):
-            raise combined(found)
-        quality = 92 if body.output_compression is None else body.output_compression
-        return ImageRequest(
-            label=find_class(body.prompt, self.about.class_names) if body.label is None else body.label,
-            seed=random.randint(0, MAX_SEED) if body.seed is None else body.seed,
-            n=body.n or 1,
-            draft_steps=self.about.draft_steps if body.draft_steps is None else body.draft_steps,
-            sampling=self.sampling(body),
-            codec=body.output_format or "png",
-            quality=max(1, quality),  # to encoders 0 is 1
-            deterministic=bool(body.deterministic),
-            preview_scales=preview_scales(body, self.about.num_scales) if body.stream else frozenset(),
-        )
-
-    def problems(self, values: Mapping[str, Any]) -> list[ApiError]:
-        """What is wrong with the fields of a request beyond the schema, which may have errors of its own for them."""
-        found = []
-        model, scales = values.get("model"), values.get("preview_scales")
-        if isinstance(model, str) and model != self.about.model_id:
-            found.append(wrong_value("model", repr(self.about.model_id), model, "model_not_found"))
-        if values.get("response_format") == "url" and self.settings.publish is None:
-            expected = "b64_json, as this server has no object store (tandem serve --store s3://bucket/prefix)"
-            found.append(wrong_value("response_format", expected, "url"))
-        if scales and not values.get("stream"):
-            found.append(wrong_value("preview_scales", "stream: true with it", scales))
-        if scales is not None and values.get("partial_images") is not None:
-            found.append(wrong_value("preview_scales", "either it or partial_images", scales))
-        if isinstance(prompt := values.get("prompt"), str) and values.get("label") is None:
-            try:
-                find_class(prompt, self.about.class_names)
-            except ApiError as error:
-                found.append(error)
-        return found
-
-    def sampling(self, body: ImageBody) -> SamplingConfig:
-        """The server's own sampling, with what a request says of it."""
-        asked = {name: getattr(body, name) for name in SAMPLING_SETTINGS}
-        given: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
-        if body.temperatures is not None:
-            given["temperatures"] = tuple(body.temperatures)
-        return replace(self.about.sampling, **given)
 
 
 def sampling_fields(sampling: Any) -> dict[str, Any]:
     return asdict(sampling) | {"temperatures": list(sampling.temperatures)}
-
-
-def preview_scales(body: ImageBody, num_scales: int) -> frozenset[int]:
-    """The scales after which a preview is sent: those asked for, or as many as asked for, evenly spread."""
-    if body.preview_scales is not None:
-        return frozenset(body.preview_scales)
-    asked = DEFAULT_PREVIEWS if body.partial_images is None else body.partial_images
-    count = min(asked, num_scales - 1)
-    if count == 1:
-        return frozenset({num_scales // 2})
-    return frozenset(1 + round(i * (num_scales - 2) / (count - 1)) for i in range(count))
-
-
-def find_class(prompt: str, classes: ClassNames) -> int:
-    """The label of a name, synonym, WordNet id or number. ApiError with the nearest names, and all if they are few."""
-    try:
-        return classes.find(prompt)
-    except LabelError as error:
-        few = len(classes) <= NUM_LISTED and "classes are" not in (error.hint or "")
-        names = f" classes are {', '.join(classes.usual_names)};" if few else ""
-        hint = f" ({error.hint};{names} GET /v1/classes lists them all)"
-        raise ApiError(400, f"prompt: {error}{hint}", param="prompt", code="class_not_found") from None

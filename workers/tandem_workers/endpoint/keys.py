@@ -19,10 +19,12 @@ def digest(key: str) -> str:
     return hashlib.sha256(key.encode()).hexdigest()
 
 
-def is_known(authorization: str | None, digests: tuple[str, ...]) -> bool:
-    """Whether a header 'Bearer KEY' has one of the keys, checked in constant time."""
+def is_known(authorization: str | None, digests: tuple[str, ...], api_key: str | None = None) -> bool:
+    """Whether a header has one of the keys, checked in constant time: `Authorization: Bearer KEY`, or `api-key: KEY` as
+    clients of Azure OpenAI send it."""
     scheme, _, key = (authorization or "").partition(" ")
-    return is_key(key.strip(), digests) and scheme.lower() == "bearer"
+    is_bearer = is_key(key.strip(), digests) and scheme.lower() == "bearer"
+    return is_key((api_key or "").strip(), digests) or is_bearer
 
 
 def is_key(key: str, digests: tuple[str, ...]) -> bool:

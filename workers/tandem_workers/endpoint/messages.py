@@ -18,6 +18,7 @@ class ImageRequest:
     Attributes:
         draft_steps: N from 0 to K; 0: the refiner alone, K: the drafter alone.
         preview_scales: numbers of scales after which a preview is sent, each from 1 to K - 1.
+        size: width and height in pixels that files are brought to; None: the model's.
         deterministic: decode alone, in batches of one fixed shape.
     """
 
@@ -30,6 +31,7 @@ class ImageRequest:
     quality: int = 92
     deterministic: bool = False
     preview_scales: frozenset[int] = frozenset()
+    size: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)

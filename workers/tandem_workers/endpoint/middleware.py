@@ -19,7 +19,7 @@ from tandem_workers.endpoint.keys import is_known
 MAX_BODY_BYTES, BODY_TIMEOUT_S = 64 << 10, 10.0
 MAX_WAITING = 1024  # bodies that one process waits for at a time, each of at most the limit of a body
 GONE = 499  # status in the metrics if the client went away before the answer
-WITH_KEY = ("/v1",)  # paths below which a key is needed
+WITH_KEY = ("/v1", "/openai")  # paths below which a key is needed
 HEALTH = ("/healthz", "/readyz")  # probes address a server by whatever name or number they know
 ANY_HOST, ADDRESSES = "*", "<ip>"  # among allowed hosts: every name; every address in numbers
 
@@ -42,13 +42,13 @@ class RequireKey:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if self.digests and scope["type"] == "http" and needs_key(scope) and not self.has_key(Headers(scope=scope)):
-            message = "Authorization: expected Bearer and a known API key"
+            message = "Authorization: expected Bearer and a known API key (or that alone as api-key)"
             await ApiError(401, message, code="invalid_api_key").response()(scope, receive, send)
         else:
             await self.app(scope, receive, send)
 
     def has_key(self, headers: Headers) -> bool:
-        return is_known(headers.get("authorization"), self.digests)
+        return is_known(headers.get("authorization"), self.digests, headers.get("api-key"))
 
 
 def needs_key(scope: Scope) -> bool:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from ray.serve.handle import DeploymentHandle
 
 from tandem.errors import TandemError
-from tandem.images import Provenance, encode_image
+from tandem.images import Provenance, cover, encode_image
 from tandem_workers.endpoint.batching import Batcher, BatchReport, BatchWork, sizes_of_batches
 from tandem_workers.endpoint.deadlines import BatchClock
 from tandem_workers.endpoint.decoding import Pixels, PreviewPixels, Row, Tokens
@@ -41,7 +41,10 @@ class FileEncoder:
 
     def __call__(self, pixels: NDArray[np.uint8], request: ImageRequest, index: int) -> bytes:
         job = replace(self.provenance, seed=request.seed, draft_steps=request.draft_steps)
-        about = job.for_image(index, request.label, self.class_names[request.label])
+        own = {}
+        if request.size is not None:
+            pixels, own = cover(pixels, *request.size), {"size": list(request.size)}
+        about = job.for_image(index, request.label, self.class_names[request.label], own)
         return encode_image(pixels, request.codec, request.quality, about)
 
 

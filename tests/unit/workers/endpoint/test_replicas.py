@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import os
 import threading
 from collections.abc import AsyncIterator
@@ -11,13 +12,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 from ray.exceptions import RayActorError
 
 from tandem.config import SamplingConfig
 from tandem.errors import JobError
+from tandem.images import Provenance, read_provenance
 from tandem_workers.endpoint.decoding import Pixels, PreviewPixels, Tokens
 from tandem_workers.endpoint.messages import Drafted, ImageRequest, Pictures, Preview
-from tandem_workers.endpoint.replicas import DraftReplica, RefineReplica, ReplicaSettings
+from tandem_workers.endpoint.replicas import DraftReplica, FileEncoder, RefineReplica, ReplicaSettings
 from tandem_workers.endpoint.retries import ATTEMPTS
 
 REQUEST = ImageRequest(label=1, seed=7, n=2, draft_steps=2, sampling=SamplingConfig(), preview_scales=frozenset({1, 3}))
@@ -253,3 +256,14 @@ def test_a_replica_reports_its_process_and_no_overdue_batch():
 
     report = asyncio.run(test())
     assert (report["pid"], report["overdue"]) == (os.getpid(), "")
+
+
+def test_a_file_has_the_size_that_was_asked_for_and_says_so():
+    provenance = Provenance("tandem 0.1", "d" * 64, "r" * 64, "v" * 64, 0, 1)
+    encoder = FileEncoder(provenance, ("ant", "bee"))
+    pixels = np.zeros((16, 16, 3), np.uint8)
+    for size, settings in ((None, None), ((48, 32), {"size": [48, 32]})):
+        data = encoder(pixels, ImageRequest(1, 5, 1, 1, SamplingConfig(), size=size), 0)
+        with Image.open(io.BytesIO(data)) as image:
+            assert image.size == (size or (16, 16))
+        assert read_provenance(data).settings == settings
