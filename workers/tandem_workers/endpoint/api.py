@@ -32,7 +32,6 @@ from tandem_workers.endpoint.api_schema import (
     Model,
     ModelList,
     body_of,
-    stream_body_of,
 )
 from tandem_workers.endpoint.gateway import Gateway, sampling_fields
 from tandem_workers.endpoint.messages import ImageRequest
@@ -48,6 +47,7 @@ from tandem_workers.endpoint.middleware import (
     cors_options,
 )
 from tandem_workers.endpoint.openapi import STREAM, complete, declared, operation_id
+from tandem_workers.endpoint.stream_schema import stream_body_of
 
 PAGE = Path(__file__).with_name("page")
 PAGE_HEADERS = {

@@ -10,16 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Discriminator,
-    Field,
-    WithJsonSchema,
-    create_model,
-    model_validator,
-)
+from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema, create_model, model_validator
 
 from tandem.checkpoints.fine_tuning import FineTuned
 from tandem.class_names import ClassNames
@@ -184,19 +175,6 @@ def body_of(about: About, max_n: int) -> type[ImageBody]:
     )
 
 
-def only_true(value: bool) -> bool:
-    if not value:
-        raise ValueError("expected true, as this path always streams")
-    return value
-
-
-def stream_body_of(image_body: type[ImageBody]) -> type[ImageBody]:
-    """The request model of the path that always streams, made of the other's."""
-    true = Annotated[bool, AfterValidator(only_true), WithJsonSchema({"type": "boolean", "const": True})]
-    stream: Any = (true | None, Field(True, description="always true here"))
-    return create_model("ImageStreamRequest", __base__=image_body, __doc__=PURPOSE, stream=stream)
-
-
 def require_sent(schema: dict[str, Any]) -> None:
     """Declare as required what is always sent: all but fields whose default is None, which may be absent."""
     fields = schema["properties"]
@@ -255,39 +233,6 @@ class ImagesResponse(Sent):
     size: str
     background: Literal["opaque"] = "opaque"
     usage: Usage
-    tandem: Settings
-
-
-class PartialImageEvent(Sent):
-    """A preview decoded from the first `scale` scales."""
-
-    type: Literal["image_generation.partial_image"] = "image_generation.partial_image"
-    b64_json: str
-    partial_image_index: int
-    created_at: int
-    size: str
-    quality: Literal["auto"] = "auto"
-    background: Literal["opaque"] = "opaque"
-    output_format: Codec
-    image_index: int
-    scale: int
-    num_scales: int
-    made_by: str
-
-
-class CompletedEvent(Sent):
-    """A finished image; there is one event for each of the n images."""
-
-    type: Literal["image_generation.completed"] = "image_generation.completed"
-    b64_json: str | None = None
-    url: str | None = None
-    created_at: int
-    size: str
-    quality: Literal["auto"] = "auto"
-    background: Literal["opaque"] = "opaque"
-    output_format: Codec
-    usage: Usage
-    image_index: int
     tandem: Settings
 
 
@@ -353,12 +298,3 @@ class ErrorBody(Sent):
     """The body of every error."""
 
     error: ErrorDetail
-
-
-class ErrorEvent(ErrorBody):
-    """The end of a stream that failed."""
-
-    type: Literal["error"] = "error"
-
-
-ImageStreamEvent = Annotated[PartialImageEvent | CompletedEvent | ErrorEvent, Discriminator("type")]

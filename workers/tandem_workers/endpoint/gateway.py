@@ -24,18 +24,17 @@ from tandem_workers.endpoint.api_errors import ApiError, combined, wrong_value
 from tandem_workers.endpoint.api_schema import (
     MAX_SEED,
     About,
-    CompletedEvent,
     ImageBody,
     ImageData,
     ImagesResponse,
     InputTokens,
-    PartialImageEvent,
     Settings,
     Usage,
 )
 from tandem_workers.endpoint.guard import Admission
 from tandem_workers.endpoint.messages import ImageRequest, Pictures, Preview
 from tandem_workers.endpoint.middleware import ANY_HOST, MAX_BODY_BYTES
+from tandem_workers.endpoint.stream_schema import CompletedEvent, PartialImageEvent
 
 Event = PartialImageEvent | CompletedEvent
 DEFAULT_PREVIEWS = 3  # the OpenAI API's maximum
