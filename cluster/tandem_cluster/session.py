@@ -25,6 +25,7 @@ from tandem.errors import JobError, PlacementError
 from tandem_cluster import PACKAGES
 from tandem_cluster.health import watched
 from tandem_cluster.joining import JOIN_TIMEOUT_S, check_answers, joined_in_time
+from tandem_cluster.loopback import on_loopback
 from tandem_cluster.nodes import ACCELERATOR_LABEL, RAY_JOB, Labels, Node
 
 MIN_OBJECT_STORE_BYTES = 1 << 30
@@ -58,12 +59,13 @@ class Session:
 
 @contextmanager
 def open_session(
-    address: str | None, logical_gpus: int, min_cpus: int, object_store_bytes: int = 0
+    address: str | None, logical_gpus: int, min_cpus: int, object_store_bytes: int = 0, loopback: bool = False
 ) -> Iterator[Session]:
     """Join the cluster at `address` (or RAY_ADDRESS), else start one here, stopped at the end.
 
     `logical_gpus` are offered by a local cluster on a machine without GPUs; `min_cpus` is the least number of
-    logical CPUs it gets; its object store has `object_store_bytes` or as much of that as the memory allows.
+    logical CPUs it gets; its object store has `object_store_bytes` or as much of that as the memory allows. With
+    `loopback` it listens there alone (`on_loopback`).
     A session that is already open in this process is used as it is. The process ends with exit code 1 and a line
     once Ray is gone.
     """
@@ -82,7 +84,8 @@ def open_session(
             if address:
                 ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
             else:
-                start_local(logical_gpus, min_cpus, object_store_bytes)
+                with on_loopback() if loopback else nullcontext():
+                    start_local(logical_gpus, min_cpus, object_store_bytes)
     except ConnectionError as error:
         raise PlacementError(
             f"no Ray cluster answers at {address}", "start one with: ray start --head, or drop --address"

@@ -162,7 +162,11 @@ def run(spec: ServeSpec) -> None:
     port = choose_port(spec)
     variables = prepare_environment(spec)
     replicas = (spec.drafters or 1) + (spec.refiners or 1)
-    with open_session(spec.address, spec.logical_gpus, 2 + replicas * spec.threads) as session, signals() as stop:
+    min_cpus, loopback = 2 + replicas * spec.threads, spec.host in LOOPBACK
+    with (
+        open_session(spec.address, spec.logical_gpus, min_cpus, loopback=loopback) as session,
+        signals() as stop,
+    ):
         began = time.monotonic()
         bound, placement, about = make_app(spec, session)
         say(session.describe())

@@ -24,8 +24,9 @@ import torch
 from openai.types import ImageGenCompletedEvent, ImageGenPartialImageEvent, ImagesResponse
 from PIL import Image
 
+from support.ports import listening_addresses
 from support.runs import wait_until
-from support.served import Served
+from support.served import Served, processes
 from tandem.images import read_provenance
 from tandem.zoo import EMBEDDED_SAMPLING
 from tandem_workers.dataset.shards import ShardRows
@@ -263,6 +264,16 @@ def test_what_the_server_counts_is_at_the_address_that_it_prints(served):
     before = metrics(served)["ray_tandem_serve_images_total"]
     files(served.post(prompt="face", n=2))
     wait_until(lambda: metrics(served)["ray_tandem_serve_images_total"] >= before + 2, "two more images are counted")
+
+
+def test_the_ray_of_a_server_on_loopback_listens_there_too(served):
+    """Its metrics included. Only replicas have a port for gRPC on all networks: Ray Serve has no setting for it."""
+    found = processes(served)
+    replicas = [pid for pid, command in found.items() if command.startswith("ray::ServeReplica")]
+    addresses = listening_addresses(found.keys() - set(replicas))
+    assert addresses and addresses <= {"127.0.0.1", "::ffff:127.0.0.1", "::1"}
+    assert "metrics for Prometheus: http://127.0.0.1:" in served.log.read_text()
+    assert listening_addresses(replicas) <= {"::ffff:127.0.0.1", "::"}
 
 
 def send(served: Served, **body: Any) -> socket.socket:

@@ -24,6 +24,7 @@ SAMPLING = SamplingConfig(cfg=3.0, top_k=0, top_p=0.9, temperatures=(1.0,))
 MODEL = "tandem-test"
 ABOUT = About(MODEL, 16, PATCH_NUMS, 64, ClassNames(CLASS_NAMES), 3, SAMPLING, 1764000000, {"drafter": "d" * 64})
 PATH = "/v1/images/generations"
+STREAM_PATH = f"{PATH}/stream"
 
 
 @dataclass

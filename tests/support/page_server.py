@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import io
-import threading
-import time
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-import uvicorn
 from PIL import Image
 
-from support.ports import free_port
+from support.api_server import listening
 from tandem.checkpoints.fine_tuning import FineTuned
 from tandem.class_names import ClassNames
 from tandem.zoo import EMBEDDED_SAMPLING
-from tandem_workers.endpoint.api import create_api
 from tandem_workers.endpoint.api_schema import About
 from tandem_workers.endpoint.gateway import Gateway, GatewaySettings
 from tandem_workers.endpoint.messages import ImageRequest, Pictures, Preview
@@ -87,15 +83,6 @@ def page_server(
     about = About(
         MODEL, SIZE, PATCH_NUMS, 64, ClassNames(names), DRAFT_STEPS, EMBEDDED_SAMPLING, 0, sha256, fine_tuned or {}
     )
-    engine, port = PaintingEngine(), free_port()
-    app = create_api(Gateway(engine, about, GatewaySettings(**settings)))
-    server = uvicorn.Server(uvicorn.Config(app, "127.0.0.1", port, log_level="warning", lifespan="off"))
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    until = time.monotonic() + 60
-    while not server.started:
-        assert thread.is_alive() and time.monotonic() < until
-        time.sleep(0.01)
-    yield Site(f"http://127.0.0.1:{port}", engine)
-    server.force_exit = server.should_exit = True
-    thread.join(10)
+    engine = PaintingEngine()
+    with listening(Gateway(engine, about, GatewaySettings(**settings))) as url:
+        yield Site(url, engine)

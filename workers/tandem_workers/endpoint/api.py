@@ -2,30 +2,31 @@
 
 # No postponed annotations here: FastAPI has to see the request model that `create_api` builds.
 import asyncio
-import json
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing, suppress
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
-from fastapi import Depends, FastAPI, Query, Request, Response
+from fastapi import Depends, FastAPI, Query, Request
 from fastapi.middleware.cors import CORSMiddleware
-from fastapi.responses import FileResponse, StreamingResponse
+from fastapi.responses import FileResponse, Response, StreamingResponse
 from fastapi.security import HTTPBearer
 from fastapi.staticfiles import StaticFiles
+from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
 from tandem.class_names import ClassNames
 from tandem.images import Codec
 from tandem.version import __version__
-from tandem_workers.endpoint.api_errors import DESCRIPTIONS, as_api_error, install_handlers, wrong_value
+from tandem_workers.endpoint.api_errors import ApiError, as_api_error, install_handlers, wrong_value
 from tandem_workers.endpoint.api_schema import (
+    IMAGE_STREAM,
+    IMAGES,
     MAX_PROMPT,
     ClassList,
     ClassName,
     Defaults,
-    ErrorBody,
     Health,
     ImageBody,
     ImagesResponse,
@@ -37,14 +38,18 @@ from tandem_workers.endpoint.gateway import Gateway, sampling_fields
 from tandem_workers.endpoint.lenient import lenient_body_of
 from tandem_workers.endpoint.middleware import (
     AllowHosts,
+    AnswerFaults,
     CountRequests,
     LimitBody,
+    NameRequest,
     NoSniff,
     OneSpelling,
     RequireKey,
     cors_options,
 )
+from tandem_workers.endpoint.openapi import STREAM, complete, declared, operation_id
 from tandem_workers.endpoint.request_check import Asked
+from tandem_workers.endpoint.stream_schema import stream_body_of
 
 PAGE = Path(__file__).with_name("page")
 PAGE_HEADERS = {
@@ -54,15 +59,7 @@ PAGE_HEADERS = {
     "Cache-Control": "no-cache",
 }
 MAX_CLASSES = 1000
-IMAGES: dict[str, Any] = {"response_model": ImagesResponse, "response_model_exclude_none": True}  # of a route
-EVENT_SCHEMA = {  # of one server-sent event, as OpenAPI 3.2 describes streams
-    "type": "object",
-    "required": ["event", "data"],
-    "properties": {
-        "event": {"enum": ["image_generation.partial_image", "image_generation.completed", "error"]},
-        "data": {"type": "string", "contentMediaType": "application/json"},
-    },
-}
+AS_JSON: dict[str, Any] = {"response_model": ImagesResponse, "response_model_exclude_none": True}  # of a route
 
 
 class Unanswered(Exception):
@@ -92,24 +89,21 @@ class EventStream(StreamingResponse):
                     yield f"event: {event.type}\ndata: {event.model_dump_json(exclude_none=True)}\n\n"
         except Exception as error:
             self.failed = True
-            yield f"event: error\ndata: {json.dumps(as_api_error(error).body())}\n\n"
+            yield f"event: error\ndata: {as_api_error(error).event()}\n\n"
 
 
 class PageFiles(StaticFiles):
     """The page's files, with headers that keep other sites out."""
 
+    async def get_response(self, path: str, scope: Scope) -> Response:
+        if scope["method"] not in ("GET", "HEAD"):
+            raise HTTPException(405, headers={"Allow": "GET, HEAD"})
+        return await super().get_response(path, scope)
+
     def file_response(self, *args: Any, **kwargs: Any) -> Any:
         response = super().file_response(*args, **kwargs)
         response.headers.update(PAGE_HEADERS)
         return response
-
-
-def declared(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """The errors of a route, for the OpenAPI document."""
-    return {
-        status: {"model": ErrorBody, "description": DESCRIPTIONS[status]}
-        for status in sorted({*statuses, 400, 408, 413, 500})
-    }
 
 
 async def make_images(gateway: Gateway, body: ImageBody, http: Request, deployment: str | None = None) -> Any:
@@ -124,34 +118,40 @@ async def make_images(gateway: Gateway, body: ImageBody, http: Request, deployme
         return await gateway.answer(asked)
 
 
-def create_api(gateway: Gateway) -> FastAPI:
-    """The ASGI application."""
+def create_api(gateway: Gateway, proxied: bool = False) -> FastAPI:
+    """The ASGI application. `proxied`: a proxy in front of it names requests (X-Request-ID)."""
     settings, about = gateway.settings, gateway.about
-    body_model: Any = (lenient_body_of if settings.lenient else body_of)(about, settings.max_n)
-    app = FastAPI(title="Tandem", version=__version__, docs_url=None, redoc_url=None, redirect_slashes=False)
-    install_handlers(app, gateway.requests.problems_of)
-    add_middleware(app, gateway)
+    lenient = lenient_body_of if settings.lenient else None
+    image_body: Any = (lenient or body_of)(about, settings.max_n)
+    stream_body: Any = stream_body_of(lenient(about, settings.max_n, streams=True) if lenient else image_body)
+    app = FastAPI(
+        title="Tandem",
+        version=__version__,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        generate_unique_id_function=operation_id,
+    )
+    add_middleware(app, gateway, proxied)
     guards = [Depends(HTTPBearer(auto_error=False, description="an API key"))] if settings.key_digests else []
 
     @app.post(
-        "/v1/images/generations",
+        IMAGES,
+        tags=["images"],
         dependencies=guards,
-        **IMAGES,
-        responses={
-            200: {"content": {"text/event-stream": {"itemSchema": EVENT_SCHEMA}}, "description": "images, or events"},
-            **declared(401, 429, 503),
-        },
+        **AS_JSON,
+        responses=declared(401, 429),
     )
-    async def generate_images(body: body_model, http: Request) -> Any:
-        """Make images of a class. With `stream` the answer is server-sent events: previews, then each image."""
+    async def create_image(body: image_body, http: Request) -> Any:
+        """Make images of a class. With `stream: true` the answer is that of `stream_image`."""
         return await make_images(gateway, body, http)
 
-    @app.post("/openai/v1/images/generations", include_in_schema=False, **IMAGES)
-    async def generate_images_as_azure(body: body_model, http: Request) -> Any:
+    @app.post("/openai/v1/images/generations", include_in_schema=False, **AS_JSON)
+    async def create_image_as_azure(body: image_body, http: Request) -> Any:
         return await make_images(gateway, body, http)
 
-    @app.post("/openai/deployments/{model:path}/images/generations", include_in_schema=False, **IMAGES)
-    async def generate_images_by_deployment(model: str, body: body_model, http: Request) -> Any:
+    @app.post("/openai/deployments/{model:path}/images/generations", include_in_schema=False, **AS_JSON)
+    async def create_image_by_deployment(model: str, body: image_body, http: Request) -> Any:
         return await make_images(gateway, body, http, model)
 
     @app.get("/files/{name}", include_in_schema=False)
@@ -160,6 +160,23 @@ def create_api(gateway: Gateway) -> FastAPI:
         data = await gateway.linked.file(link)
         headers = {"Cache-Control": f"private, max-age={max(0, link.expires - int(time.time()))}"}
         return Response(data, media_type=f"image/{link.request.codec}", headers=headers)
+
+    @app.post(
+        IMAGE_STREAM,
+        tags=["images"],
+        dependencies=guards,
+        response_class=StreamingResponse,
+        responses={200: STREAM, **declared(401, 429)},
+    )
+    async def stream_image(body: stream_body, http: Request) -> Any:
+        """Make images of a class, as server-sent events: previews, then each image."""
+        return await make_images(gateway, body.model_copy(update={"stream": True}), http)
+
+    def problems(request: Request, values: Mapping[str, Any]) -> list[ApiError]:
+        streams = request.scope["endpoint"] is stream_image
+        return gateway.requests.problems_of({**values, "stream": True} if streams else values)
+
+    install_handlers(app, problems)
 
     model = Model(
         id=about.model_id,
@@ -178,20 +195,22 @@ def create_api(gateway: Gateway) -> FastAPI:
     )
 
     @app.get("/openai/v1/models", include_in_schema=False)
-    @app.get("/v1/models", dependencies=guards, responses=declared(401))
+    @app.get("/v1/models", tags=["models"], dependencies=guards, responses=declared(401))
     async def list_models() -> ModelList:
         """The one pair of models behind this server."""
         return ModelList(data=[model])
 
     @app.get("/openai/v1/models/{model_id:path}", include_in_schema=False)
-    @app.get("/v1/models/{model_id:path}", dependencies=guards, responses=declared(401, 404))
-    async def show_model(model_id: str) -> Model:
+    @app.get("/v1/models/{model_id:path}", tags=["models"], dependencies=guards, responses=declared(401, 404))
+    async def get_model(model_id: str) -> Model:
         """One model by its id."""
         if model_id != model.id:
             raise wrong_value("model", repr(model.id), model_id, "model_not_found", status=404)
         return model
 
-    @app.get("/v1/classes", dependencies=guards, responses=declared(401), response_model_exclude_none=True)
+    @app.get(
+        "/v1/classes", tags=["classes"], dependencies=guards, responses=declared(401), response_model_exclude_none=True
+    )
     async def list_classes(
         query: Annotated[str, Query(max_length=MAX_PROMPT, description="part of a name, an id, or a number")] = "",
         limit: Annotated[int, Query(ge=1, le=MAX_CLASSES)] = 100,
@@ -201,15 +220,16 @@ def create_api(gateway: Gateway) -> FastAPI:
         found = names.matching(query)
         return ClassList(data=[describe_class(label, names) for label in found[:limit]], total=len(found))
 
-    @app.head("/healthz", include_in_schema=False)
-    @app.get("/healthz", responses=declared())
-    async def is_alive() -> Health:
+    # of two routes the lower one answers, so that Allow has both methods; the upper one is in the document
+    @app.get("/healthz", tags=["health"], responses=declared())
+    @app.api_route("/healthz", methods=["GET", "HEAD"], include_in_schema=False)
+    async def check_health() -> Health:
         """Whether the server is running."""
         return Health()
 
-    @app.head("/readyz", include_in_schema=False)
-    @app.get("/readyz", responses=declared(503))
-    async def is_ready() -> Health:
+    @app.get("/readyz", tags=["health"], responses=declared())
+    @app.api_route("/readyz", methods=["GET", "HEAD"], include_in_schema=False)
+    async def check_ready() -> Health:
         """Whether the server can make images now."""
         await gateway.check_ready()
         return Health()
@@ -219,33 +239,26 @@ def create_api(gateway: Gateway) -> FastAPI:
         return FileResponse(PAGE / "index.html", headers=PAGE_HEADERS)
 
     app.mount("/page", PageFiles(directory=PAGE))
-    drop_422(app)
+    complete(app)
     return app
 
 
-def add_middleware(app: FastAPI, gateway: Gateway) -> None:
+def add_middleware(app: FastAPI, gateway: Gateway, proxied: bool) -> None:
     """What a request passes, from the innermost: a key is looked at before a body is awaited."""
     settings = gateway.settings
     app.add_middleware(LimitBody, max_bytes=settings.max_body_bytes)
     app.add_middleware(RequireKey, digests=settings.key_digests)
     app.add_middleware(OneSpelling)
     app.add_middleware(AllowHosts, allowed=settings.allowed_hosts)
+    app.add_middleware(AnswerFaults)
     if settings.origins:
         app.add_middleware(CORSMiddleware, **cors_options(settings.origins))
     app.add_middleware(NoSniff)
     app.add_middleware(CountRequests, count=gateway.watcher.answered)
+    if not proxied:
+        app.add_middleware(NameRequest)
 
 
 def describe_class(label: int, names: ClassNames) -> ClassName:
     synonyms = [text for text in names.synonyms(label) if text != names[label]]
     return ClassName(id=label, name=names[label], synonyms=synonyms, wnid=names.wnids[label] if names.wnids else None)
-
-
-def drop_422(app: FastAPI) -> None:
-    """Remove status 422 from the OpenAPI document: this server answers 400 to a wrong value."""
-    document = app.openapi()
-    for path in document["paths"].values():
-        for operation in path.values():
-            operation["responses"].pop("422", None)
-    for name in ("HTTPValidationError", "ValidationError"):
-        document["components"]["schemas"].pop(name, None)

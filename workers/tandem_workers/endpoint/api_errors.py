@@ -16,27 +16,18 @@ from starlette.exceptions import HTTPException
 from tandem.errors import InputError, JobError, OutputError, TandemError
 from tandem_workers.endpoint.api_schema import ErrorBody, ErrorDetail
 from tandem_workers.endpoint.foreign import FOREIGN, misspelt
+from tandem_workers.endpoint.stream_schema import ErrorEvent
 
 log = logging.getLogger("ray.serve")
 MAX_SHOWN = 80  # characters of a wrong value or name that are shown
 MAX_REASONS = 8  # in one message
 CODES = {"missing": "missing_required_parameter", "extra_forbidden": "unknown_parameter"}
 TYPES = {401: "authentication_error", 429: "rate_limit_error"}
-DESCRIPTIONS = {
-    400: "an invalid value; the message names field, expected and actual value",
-    401: "an API key is needed",
-    404: "not found",
-    405: "method not allowed",
-    408: "the body did not come in time",
-    413: "the body is too large",
-    429: "too many images in flight; Retry-After says when to retry",
-    500: "an error of the server",
-    503: "loading, draining, or too slow; Retry-After says when to retry",
-}
+RETRY_AFTER_S = 5  # where nothing better is known
 
 
 class ApiError(Exception):
-    """An error that is sent to the client. `retry_after_s` becomes a header."""
+    """An error that is sent to the client. `retry_after_s` becomes the header of a 429 or 503."""
 
     def __init__(
         self,
@@ -53,8 +44,15 @@ class ApiError(Exception):
         kind = TYPES.get(self.status, "server_error" if self.status >= 500 else "invalid_request_error")
         return ErrorBody(error=ErrorDetail(message=str(self), type=kind, param=self.param, code=self.code)).model_dump()
 
+    def event(self) -> str:
+        """The data of a stream's last event."""
+        return ErrorEvent(**self.body()).model_dump_json()
+
     def response(self) -> JSONResponse:
-        headers = {} if self.retry_after_s is None else {"Retry-After": str(max(1, math.ceil(self.retry_after_s)))}
+        headers = {}
+        if self.status in (429, 503):
+            seconds = RETRY_AFTER_S if self.retry_after_s is None else self.retry_after_s
+            headers["Retry-After"] = str(max(1, math.ceil(seconds)))
         if self.status == 401:
             headers["WWW-Authenticate"] = "Bearer"
         return JSONResponse(self.body(), self.status, headers)
@@ -132,13 +130,16 @@ def unreadable(error: HTTPException, request: Request) -> ApiError:
     return ApiError(400, message, code="invalid_json")
 
 
-def install_handlers(app: FastAPI, problems: Callable[[Mapping[str, Any]], list[ApiError]]) -> None:
-    """Every error of the app, FastAPI's own included, in one form. `problems` finds more in a body that failed."""
+def install_handlers(app: FastAPI, problems: Callable[[Request, Mapping[str, Any]], list[ApiError]]) -> None:
+    """Every expected error, FastAPI's own included, in one form. `problems` finds more in a body that failed.
+
+    Unexpected ones are answered by `middleware.AnswerFaults`.
+    """
 
     async def ours(request: Request, error: Exception) -> JSONResponse:
         return as_api_error(error).response()
 
-    for kind in (ApiError, TandemError, Exception):
+    for kind in (ApiError, TandemError):
         app.add_exception_handler(kind, ours)
 
     @app.exception_handler(RequestValidationError)
@@ -147,7 +148,7 @@ def install_handlers(app: FastAPI, problems: Callable[[Mapping[str, Any]], list[
         found = await asyncio.to_thread(lambda: [explained(one) for one in error.errors()])
         if isinstance(error.body, dict):
             known = {one.param for one in found}
-            more = await asyncio.to_thread(problems, error.body)
+            more = await asyncio.to_thread(problems, request, error.body)
             found += [one for one in more if one.param not in known]
         return combined(found).response()
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
+from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema, create_model, model_validator
 
 from tandem.checkpoints.fine_tuning import FineTuned
 from tandem.class_names import ClassNames
@@ -23,6 +23,9 @@ MAX_PROMPT, MAX_CFG = 200, 20
 PROMPT = "name, synonym, WordNet id or number of a class"
 LABEL = "number of the class, whatever the prompt says"
 PURPOSE = "An image request. Fields of the OpenAI API that do not apply here are accepted and have no effect."
+IMAGES = "/v1/images/generations"  # the path of the OpenAI API
+IMAGE_STREAM = f"{IMAGES}/stream"
+STREAMED = f"true: the answer is text/event-stream, as `POST {IMAGE_STREAM}` describes it"
 
 Temperature = Annotated[float, Field(ge=MIN_TEMPERATURE, le=10, allow_inf_nan=False)]
 Strength = Annotated[float, Field(ge=0, le=MAX_CFG, allow_inf_nan=False)]
@@ -73,7 +76,10 @@ class ImageBody(BaseModel):
     )
     output_format: Codec | None = "png"
     output_compression: int | None = Field(92, ge=0, le=100, description=f"quality of {LOSSY}")
-    stream: bool | None = Field(False, description="answer with server-sent events, previews first")
+    # declared as false: what a document declares for one path and status has to be of one type for generated clients
+    stream: Annotated[bool, WithJsonSchema({"type": "boolean", "const": False})] | None = Field(
+        False, description=STREAMED
+    )
     partial_images: int | None = None
     label: int | None = None
     seed: int | None = Field(None, ge=0, le=MAX_SEED, description="the same seed gives the same image; default: random")
@@ -170,12 +176,26 @@ def body_of(about: About, max_n: int) -> type[ImageBody]:
     )
 
 
-class InputTokens(BaseModel):
+def require_sent(schema: dict[str, Any]) -> None:
+    """Declare as required what is always sent: all but fields whose default is None, which may be absent."""
+    fields = schema["properties"]
+    schema["required"] = [name for name, declared in fields.items() if declared.get("default", ...) is not None]
+    for name in fields.keys() - set(schema["required"]):
+        del fields[name]["default"]
+
+
+class Sent(BaseModel):
+    """Base of what the server sends."""
+
+    model_config = ConfigDict(json_schema_extra=require_sent)
+
+
+class InputTokens(Sent):
     text_tokens: int
     image_tokens: int
 
 
-class Usage(BaseModel):
+class Usage(Sent):
     """Token ids: one of the class, and those of all scales of all images."""
 
     input_tokens: int
@@ -184,7 +204,7 @@ class Usage(BaseModel):
     input_tokens_details: InputTokens
 
 
-class Settings(BaseModel):
+class Settings(Sent):
     """How an image was made: the same values make it again."""
 
     model: str
@@ -203,12 +223,12 @@ class Settings(BaseModel):
     lenient: list[Note] | None = Field(None, description="with --lenient: what was changed in the request")
 
 
-class ImageData(BaseModel):
+class ImageData(Sent):
     b64_json: str | None = None
     url: str | None = None
 
 
-class ImagesResponse(BaseModel):
+class ImagesResponse(Sent):
     created: int
     data: list[ImageData]
     output_format: Codec
@@ -218,40 +238,7 @@ class ImagesResponse(BaseModel):
     tandem: Settings
 
 
-class PartialImageEvent(BaseModel):
-    """A preview decoded from the first `scale` scales."""
-
-    type: Literal["image_generation.partial_image"] = "image_generation.partial_image"
-    b64_json: str
-    partial_image_index: int
-    created_at: int
-    size: str
-    quality: Literal["auto"] = "auto"
-    background: Literal["opaque"] = "opaque"
-    output_format: Codec
-    image_index: int
-    scale: int
-    num_scales: int
-    made_by: str
-
-
-class CompletedEvent(BaseModel):
-    """A finished image; there is one event for each of the n images."""
-
-    type: Literal["image_generation.completed"] = "image_generation.completed"
-    b64_json: str | None = None
-    url: str | None = None
-    created_at: int
-    size: str
-    quality: Literal["auto"] = "auto"
-    background: Literal["opaque"] = "opaque"
-    output_format: Codec
-    usage: Usage
-    image_index: int
-    tandem: Settings
-
-
-class Defaults(BaseModel):
+class Defaults(Sent):
     draft_steps: int
     cfg: float
     cfg_schedule: str
@@ -261,7 +248,7 @@ class Defaults(BaseModel):
     temperatures: list[float]
 
 
-class Model(BaseModel):
+class Model(Sent):
     id: str
     object: Literal["model"] = "model"
     created: int
@@ -279,12 +266,12 @@ class Model(BaseModel):
     fine_tuned: dict[str, FineTuned] = Field(description="by role: the N and the guidance that it was trained for")
 
 
-class ModelList(BaseModel):
+class ModelList(Sent):
     object: Literal["list"] = "list"
     data: list[Model]
 
 
-class ClassName(BaseModel):
+class ClassName(Sent):
     id: int
     object: Literal["class"] = "class"
     name: str
@@ -292,24 +279,24 @@ class ClassName(BaseModel):
     wnid: str | None = Field(None, description="WordNet id, where it is known")
 
 
-class ClassList(BaseModel):
+class ClassList(Sent):
     object: Literal["list"] = "list"
     data: list[ClassName]
     total: int
 
 
-class Health(BaseModel):
+class Health(Sent):
     status: Literal["ok"] = "ok"
 
 
-class ErrorDetail(BaseModel):
+class ErrorDetail(Sent):
     message: str
     type: str
     param: str | None
     code: str | None
 
 
-class ErrorBody(BaseModel):
+class ErrorBody(Sent):
     """The body of every error."""
 
     error: ErrorDetail

@@ -126,7 +126,7 @@ class Ingress:
         self.gateway = Gateway(ServeEngine(drafter, self.watch), about, settings, watcher)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
-        return create_api(self.gateway)
+        return create_api(self.gateway, proxied=True)
 
     def drain(self) -> int:
         """Stop accepting image requests. Returns the number in flight."""

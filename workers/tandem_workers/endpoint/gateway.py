@@ -21,11 +21,9 @@ from tandem.images import EXTENSIONS
 from tandem_workers.endpoint.api_errors import ApiError
 from tandem_workers.endpoint.api_schema import (
     About,
-    CompletedEvent,
     ImageData,
     ImagesResponse,
     InputTokens,
-    PartialImageEvent,
     Settings,
     Usage,
 )
@@ -34,6 +32,7 @@ from tandem_workers.endpoint.links import LinkedFiles, Signer, link_base
 from tandem_workers.endpoint.messages import ImageRequest, Pictures, Preview
 from tandem_workers.endpoint.middleware import ANY_HOST, MAX_BODY_BYTES
 from tandem_workers.endpoint.request_check import Asked, RequestCheck
+from tandem_workers.endpoint.stream_schema import CompletedEvent, PartialImageEvent
 
 Event = PartialImageEvent | CompletedEvent
 READY_TIMEOUT_S = 2.0

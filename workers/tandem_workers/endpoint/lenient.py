@@ -43,13 +43,13 @@ class LenientBody(ImageBody):
     _notes: list[Note] = PrivateAttr(default_factory=list)
 
 
-def lenient_body_of(about: About, max_n: int) -> type[ImageBody]:
-    """The request model of a lenient server."""
+def lenient_body_of(about: About, max_n: int, streams: bool = False) -> type[ImageBody]:
+    """The request model of a lenient server. `streams`: of the path that always streams."""
 
     def translated(cls: type[LenientBody], values: Any, handler: Callable[[Any], LenientBody]) -> LenientBody:
         if not isinstance(values, dict):
             return handler(values)
-        found = translate(values, about)
+        found = translate({"stream": True, **values} if streams else values, about)
         body = handler(found.values)
         body._notes = found.notes
         return body

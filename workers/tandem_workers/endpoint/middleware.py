@@ -6,6 +6,8 @@ ASGI middleware without Ray and torch: it runs in the ingress, and in Ray Serve'
 from __future__ import annotations
 
 import asyncio
+import re
+import uuid
 from collections.abc import Callable, Iterable
 from ipaddress import ip_address
 from typing import Any
@@ -13,7 +15,7 @@ from typing import Any
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from tandem_workers.endpoint.api_errors import ApiError, shown
+from tandem_workers.endpoint.api_errors import ApiError, as_api_error, shown
 from tandem_workers.endpoint.keys import is_known
 
 MAX_BODY_BYTES, BODY_TIMEOUT_S = 64 << 10, 10.0
@@ -21,6 +23,7 @@ MAX_WAITING = 1024  # bodies that one process waits for at a time, each of at mo
 GONE = 499  # status in the metrics if the client went away before the answer
 WITH_KEY = ("/v1", "/openai")  # paths below which a key is needed
 HEALTH = ("/healthz", "/readyz")  # probes address a server by whatever name or number they know
+REQUEST_ID, A_REQUEST_ID = "X-Request-ID", re.compile(r"[!-~]{1,128}")
 ANY_HOST, ADDRESSES = "*", "<ip>"  # among allowed hosts: every name; every address in numbers
 
 
@@ -175,6 +178,53 @@ class NoSniff:
             await send(message)
 
         await self.app(scope, receive, marked)
+
+
+class NameRequest:
+    """Every answer has X-Request-ID, the name of the request in Ray Serve's log: the one that the request came with, or
+    a new one for a request without, and for names that are long or not of visible ASCII characters."""
+
+    def __init__(self, app: ASGIApp):
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        headers = MutableHeaders(scope=scope)
+        name = headers.get(REQUEST_ID, "")
+        if not A_REQUEST_ID.fullmatch(name):
+            name = headers[REQUEST_ID] = str(uuid.uuid4())
+
+        async def named(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message)[REQUEST_ID] = name  # in place of what Serve's proxy has set
+            await send(message)
+
+        await self.app(scope, receive, named)
+
+
+class AnswerFaults:
+    """500 in the API's form for an unexpected error, within the middleware that adds headers: Starlette's own answer is
+    made outside of all."""
+
+    def __init__(self, app: ASGIApp):
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        started = False
+
+        async def watch(message: Message) -> None:
+            nonlocal started
+            started = started or message["type"] == "http.response.start"
+            await send(message)
+
+        try:
+            await self.app(scope, receive, watch)
+        except Exception as error:
+            if started or scope["type"] != "http":
+                raise
+            await as_api_error(error).response()(scope, receive, send)
 
 
 class OneSpelling:

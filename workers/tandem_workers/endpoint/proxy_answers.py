@@ -86,7 +86,7 @@ class ProxyAnswers:
         await self.app(scope, exchange.again(), watched)
         if exchange.can_repeat:
             await self.app(scope, exchange.again(), watched)
-        await self.finish(exchange, scope, send)
+        await self.finish(exchange, send)
 
     async def pass_on(self, exchange: Exchange, message: Message, send: Send) -> None:
         """Send a message, but hold back an answer in plain text, which `finish` replaces."""
@@ -104,7 +104,7 @@ class ProxyAnswers:
             exchange.finished = not message.get("more_body", False)
         await send(message)
 
-    async def finish(self, exchange: Exchange, scope: Scope, send: Send) -> None:
+    async def finish(self, exchange: Exchange, send: Send) -> None:
         """End an answer that the ingress has not ended."""
         if exchange.gone or exchange.finished:
             return
@@ -112,29 +112,24 @@ class ProxyAnswers:
             text = exchange.text.decode(errors="replace").strip().strip('"')
             await self.refuse(exchange.own["status"], text, "server_busy", exchange.own.get("headers", ()), send)
         elif not exchange.started:
-            await self.refuse(503, LOST, "ingress_lost", request_id(scope), send)
+            await self.refuse(503, LOST, "ingress_lost", (), send)
         elif exchange.is_stream:
-            body = error_body(503, f"{LOST}; send it again", "ingress_lost")
-            await send({"type": "http.response.body", "body": b"event: error\ndata: " + body + b"\n\n"})
+            event = json.dumps(error_of(503, f"{LOST}; send it again", "ingress_lost") | {"type": "error"})
+            await send({"type": "http.response.body", "body": f"event: error\ndata: {event}\n\n".encode()})
         else:  # the rest of the body is lost: the client has to see that
             raise ConnectionAbortedError(LOST)
 
     async def refuse(self, status: int, text: str, code: str, headers: Any, send: Send) -> None:
-        body = error_body(status, text or "the server is busy", code)
+        body = json.dumps(error_of(status, text or "the server is busy", code)).encode()
         kept = [(name, value) for name, value in headers if name.lower() not in (b"content-type", b"content-length")]
-        if not any(name.lower() == b"retry-after" for name, _ in kept):
+        if status in (429, 503) and not any(name.lower() == b"retry-after" for name, _ in kept):
             kept.append((b"retry-after", str(RETRY_AFTER_S).encode()))
         kept += [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
         await send({"type": "http.response.start", "status": status, "headers": kept})
         await send({"type": "http.response.body", "body": body})
 
 
-def request_id(scope: Scope) -> list[tuple[bytes, bytes]]:
-    """The header by which Ray Serve's log names this request."""
-    return [(b"x-request-id", value) for name, value in scope["headers"] if name.lower() == b"x-request-id"]
-
-
-def error_body(status: int, message: str, code: str) -> bytes:
+def error_of(status: int, message: str, code: str) -> dict[str, Any]:
     """As `api_errors.ApiError` makes it."""
     kind = {429: "rate_limit_error"}.get(status, "server_error" if status >= 500 else "invalid_request_error")
-    return json.dumps({"error": {"message": message, "type": kind, "param": None, "code": code}}).encode()
+    return {"error": {"message": message, "type": kind, "param": None, "code": code}}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 import uvicorn
 from ray.serve._private import http_util
 from ray.serve.config import HTTPOptions
+from starlette.middleware import Middleware
 from starlette.responses import PlainTextResponse
 
 from tandem_workers.endpoint import proxy
@@ -46,7 +48,7 @@ async def listening(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[int]:
     monkeypatch.delenv("TANDEM_API_KEYS", raising=False)
     monkeypatch.setitem(uvicorn.config.HTTP_PROTOCOLS, "auto", uvicorn.config.HTTP_PROTOCOLS["auto"])
     app: Any = FakeIngress()
-    for middleware in proxy.middlewares():
+    for middleware in [Middleware(http_util.RequestIdMiddleware), *proxy.middlewares()]:
         app = middleware.cls(app, *middleware.args, **middleware.kwargs)
     server = uvicorn.Server(uvicorn.Config(app, port=0, lifespan="off", log_config=None, access_log=False))
     task = asyncio.create_task(server.serve())
@@ -77,6 +79,12 @@ def head(key: str, length: int = 30) -> bytes:
     return "\r\n".join((*lines, "", "")).encode()
 
 
+async def headers_of(reader: asyncio.StreamReader) -> list[tuple[str, str]]:
+    """Headers of an answer whose status was read."""
+    lines = (await reader.readuntil(b"\r\n\r\n")).decode().strip().split("\r\n")
+    return [(name.lower(), value) for name, value in (line.split(": ", 1) for line in lines)]
+
+
 async def status_of(reader: asyncio.StreamReader) -> int:
     return int((await reader.readline()).split()[1])
 
@@ -99,6 +107,34 @@ def test_a_body_that_is_too_long_is_refused_in_the_proxy(monkeypatch):
     async def check(port: int) -> None:
         reader, writer = await connect(port, head(KEY, 1 << 30) + b"x" * (1 << 17))
         assert await status_of(reader) == 413
+        writer.close()
+
+    in_proxy(monkeypatch, check)
+
+
+@pytest.mark.parametrize(
+    ("key", "length", "status", "names"),
+    [
+        ("a-wrong-key-of-some-length", 30, 401, {"www-authenticate"}),
+        (KEY, 1 << 17, 413, set()),
+        (KEY, 30, 503, {"retry-after"}),
+        (KEY, 30, 200, set()),
+    ],
+)
+@pytest.mark.parametrize("sent", ["r1", None, "x" * 500])
+def test_every_answer_of_the_proxy_has_one_request_id_and_what_its_status_calls_for(
+    key, length, status, names, sent, monkeypatch
+):
+    monkeypatch.setattr(FakeIngress, "taken", PLACES if status == 503 else 0)
+
+    async def check(port: int) -> None:
+        named = head(key, length) if sent is None else head(key, length)[:-2] + f"X-Request-ID: {sent}\r\n\r\n".encode()
+        reader, writer = await connect(port, named + b"x" * length)
+        assert await status_of(reader) == status
+        headers = await headers_of(reader)
+        (request_id,) = [value for name, value in headers if name == "x-request-id"]
+        assert request_id == sent if sent == "r1" else re.fullmatch(r"[0-9a-f-]{36}", request_id)
+        assert {name for name, _ in headers} & {"www-authenticate", "retry-after", "allow"} == names
         writer.close()
 
     in_proxy(monkeypatch, check)
@@ -140,7 +176,8 @@ def test_serve_takes_what_the_variable_names(monkeypatch):
     monkeypatch.setattr(http_util, proxy.HOOK, proxy.HERE)
     monkeypatch.setitem(uvicorn.config.HTTP_PROTOCOLS, "auto", uvicorn.config.HTTP_PROTOCOLS["auto"])
     found = http_util.configure_http_middlewares(HTTPOptions()).middlewares
-    assert [middleware.cls.__name__ for middleware in found] == ["ProxyAnswers", "LimitBody", "RequireKey", "NoSniff"]
+    names = ["ProxyAnswers", "LimitBody", "RequireKey", "NoSniff", "NameRequest"]
+    assert [middleware.cls.__name__ for middleware in found] == names
     loaded = uvicorn.Config(FakeIngress(), log_config=None)
     loaded.load()
     assert loaded.http_protocol_class is proxy.TimedProtocol
