@@ -117,7 +117,9 @@ def run(spec: EditsSpec) -> dict[str, Any]:
         + "; ".join(f"{title} {one}" for title, one in plain.items() if title != "source")
         + f". The sources themselves, as their own class: {plain['source']}.",
     ]
-    result = StudyResult("edits", "Edits by class and inpainting", values, tables(found), {"edits": sheet}, (), notes)
+    result = StudyResult(
+        "edits", "Edits by class and inpainting", values, tables(found), {"edits": sheet}, findings(found), notes
+    )
     return report(result, spec.out)
 
 
@@ -196,3 +198,16 @@ def tables(found: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> list[StudyTa
         rows: list[list[Cell]] = [[title, *(shares[area] for area in areas)] for title, shares in by_setting.items()]
         made.append(StudyTable(titles[task], ("setting", *areas), rows))
     return made
+
+
+def findings(found: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> list[str]:
+    """What CoDe does at each size of the box, beside the box blanked."""
+    (blank, code, *_), lines = found["edited"], []
+    for area in found["edited"][code]:
+        new, own = (found[task][code][area] for task in ("edited", "inpainted"))
+        without = [f"{found[task][blank][area].value:.3f}" for task in ("edited", "inpainted")]
+        lines.append(
+            f"Box of {area}: {code} shows the new class in {new} of the edits, and the own one in {own} of the inpainted "
+            f"pictures; the box blanked {without[0]} and {without[1]}."
+        )
+    return lines
