@@ -143,12 +143,9 @@ def test_the_openai_client_raises_its_own_errors(client, wrong, param):
 def test_links_without_a_store_give_anyone_the_images(served, client):
     settings = {"seed": 5, "deterministic": True}
     made = client.images.generate(prompt="face", n=2, response_format="url", extra_body=settings)
-    found = []
-    for image in made.data:
-        with urllib.request.urlopen(image.url, timeout=30) as answer:
-            assert answer.headers["Content-Type"] == "image/png"
-            found.append(base64.b64encode(answer.read()).decode())
-    assert found == files(served.post(prompt="face", n=2, **settings))
+    answers = [urllib.request.urlopen(image.url, timeout=30) for image in made.data]
+    assert [answer.headers["Content-Type"] for answer in answers] == ["image/png"] * 2
+    assert [base64.b64encode(answer.read()).decode() for answer in answers] == files(served.post(prompt="face", n=2, **settings))
     with pytest.raises(urllib.error.HTTPError) as caught:
         urllib.request.urlopen(made.data[0].url.replace("/files/", "/files/A"), timeout=30)
     assert caught.value.code == 404

@@ -117,10 +117,8 @@ def run(spec: EditsSpec) -> dict[str, Any]:
         + "; ".join(f"{title} {one}" for title, one in plain.items() if title != "source")
         + f". The sources themselves, as their own class: {plain['source']}.",
     ]
-    result = StudyResult(
-        "edits", "Edits by class and inpainting", values, tables(found), {"edits": sheet}, findings(found), notes
-    )
-    return report(result, spec.out)
+    heading, sheets = "Edits by class and inpainting", {"edits": sheet}
+    return report(StudyResult("edits", heading, values, tables(found), sheets, findings(found), notes), spec.out)
 
 
 def evenly(labels_m: Tensor, count: int) -> Tensor:
@@ -207,7 +205,7 @@ def findings(found: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> list[str]:
         new, own = (found[task][code][area] for task in ("edited", "inpainted"))
         without = [f"{found[task][blank][area].value:.3f}" for task in ("edited", "inpainted")]
         lines.append(
-            f"Box of {area}: {code} shows the new class in {new} of the edits, and the own one in {own} of the inpainted "
-            f"pictures; the box blanked {without[0]} and {without[1]}."
+            f"Box of {area}: {code} shows the new class in {new} of the edits, and the own one in {own} of the "
+            f"inpainted pictures; the box blanked {without[0]} and {without[1]}."
         )
     return lines
