@@ -146,9 +146,8 @@ def install_handlers(app: FastAPI, problems: Callable[[Request, Mapping[str, Any
         found = [explained(one) for one in error.errors()]
         if isinstance(error.body, dict):
             known = {one.param for one in found}
-            more = await asyncio.to_thread(
-                problems, request, error.body
-            )  # looking for a name among a thousand takes time
+            # in a thread, because looking for a name among a thousand takes time
+            more = await asyncio.to_thread(problems, request, error.body)
             found += [one for one in more if one.param not in known]
         return combined(found).response()
 

@@ -64,7 +64,11 @@ def test_what_is_echoed_of_names_has_an_end(api):
     [
         (b'{"prompt": "ant", "seed": ' + b"9" * 5000 + b"}", {}, "integer of more than 4300 digits"),
         (b'{"a":' * 5000 + b"1" + b"}" * 5000, {}, "nested too deeply"),
-        (gzip.compress(b'{"prompt": "ant"}', mtime=0), {"content-encoding": "gzip"}, "without Content-Encoding, got 'gzip'"),
+        (
+            gzip.compress(b'{"prompt": "ant"}', mtime=0),
+            {"content-encoding": "gzip"},
+            "without Content-Encoding, got 'gzip'",
+        ),
         (b'{"prompt": "\xff\xfe"}', {}, "JSON in UTF-8"),
     ],
     ids=["digits", "depth", "gzip", "encoding"],
