@@ -145,7 +145,8 @@ def test_links_without_a_store_give_anyone_the_images(served, client):
     made = client.images.generate(prompt="face", n=2, response_format="url", extra_body=settings)
     answers = [urllib.request.urlopen(image.url, timeout=30) for image in made.data]
     assert [answer.headers["Content-Type"] for answer in answers] == ["image/png"] * 2
-    assert [base64.b64encode(answer.read()).decode() for answer in answers] == files(served.post(prompt="face", n=2, **settings))
+    found = [base64.b64encode(answer.read()).decode() for answer in answers]
+    assert found == files(served.post(prompt="face", n=2, **settings))
     with pytest.raises(urllib.error.HTTPError) as caught:
         urllib.request.urlopen(made.data[0].url.replace("/files/", "/files/A"), timeout=30)
     assert caught.value.code == 404
