@@ -244,3 +244,10 @@ def test_a_translated_request_stays_as_it_is():
     again = translate(once, ABOUT)
     assert (again.values, again.notes) == (once, [])
     assert body["width"] == 32  # the request itself is left as it came
+
+
+def test_the_path_that_always_streams_takes_the_same_and_links_are_not_its_default(api):
+    """Clients of dall-e models expect links, but not in events."""
+    events = api.post(f"{PATH}/stream", json={"prompt": "dog", "model": "dall-e-3", "guidance_scale": 2}).text
+    assert "event: image_generation.completed" in events and '"b64_json"' in events and '"url"' not in events
+    assert "taken from `guidance_scale`" in events and '"response_format"' not in events
