@@ -165,9 +165,9 @@ class PlacedJob(Job):
         """What the memory of a batch depends on."""
         return workload_of(self.spec, self.models, self.draft_steps, self.sampling, self.rows)
 
-    def first_stages(self) -> list[Stage]:
-        """What a drafter's actor does before it drafts."""
-        return [ReadLabels(ray.put(self.rows), self.plan)]
+    def before_draft(self) -> list[Stage]:
+        """What a drafter's actor does between reading rows and drafting."""
+        return []
 
     def identity(self, on_real_gpus: bool) -> dict[str, Any]:
         return super().identity(on_real_gpus) | self.images.identity
@@ -176,11 +176,12 @@ class PlacedJob(Job):
         return choose_placement(self.spec, self.batch, self.profiles, session, self.draft_steps, len(self.rows))
 
     def pipeline(self) -> Pipeline:
+        read = ReadLabels(ray.put(self.rows), self.plan)
         draft = Drafter(self.models, self.decoding)
         refine = Refiner(self.models, self.decoding, self.spec.keep_tokens)
         return Pipeline(
             plan=self.plan,
-            pools=generate_pools(self.placement, [*self.first_stages(), draft], refine),
+            pools=generate_pools(self.placement, [read, *self.before_draft(), draft], refine),
             write=self.images.writer(self.record.epoch),
             gpus_per_replica=self.placement.gpus_per_replica,
             shard_bytes=self.shard_bytes,

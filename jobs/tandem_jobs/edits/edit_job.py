@@ -106,9 +106,8 @@ class EditJob(PlacedJob):
         plain = super().workload()
         return replace(plain, devices=[tuple(dict.fromkeys((*names, "decode"))) for names in plain.devices])
 
-    def first_stages(self) -> list[Stage]:
-        encoder = SourceEncoder(self.pictures, self.models, self.decoding, self.edit.nearest)
-        return [*super().first_stages(), encoder]
+    def before_draft(self) -> list[Stage]:
+        return [SourceEncoder(self.pictures, self.models, self.decoding, self.edit.nearest)]
 
     def identity(self, on_real_gpus: bool) -> dict[str, Any]:
         found = self.pictures

@@ -99,8 +99,8 @@ def test_help_has_groups_with_the_required_options_first(capsys):
         cli.main(["generate", "--help"])
     printed = capsys.readouterr().out
     groups = [line for line in printed.splitlines() if line.endswith(":") and not line.startswith(" ")]
-    assert groups[:3] == ["required:", "options:", "How images are stored:"]
-    required = printed.split("required:")[1].split("options:")[0]
+    assert groups[:3] == ["required:", "Models, and where they run:", "How images are stored:"]
+    required = printed.split("required:")[1].split("Models,")[0]
     flags = [line.split()[0] for line in required.splitlines() if line.startswith("  --")]
     assert flags == ["--classes", "--per-class", "--images", "--labels", "--out"]
 

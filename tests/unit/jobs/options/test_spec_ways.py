@@ -16,7 +16,8 @@ from tandem_jobs import cli
 from tandem_jobs.options.flags import COMMAS, POSITIONAL, flag_of, is_flag, is_list, leaves
 from tandem_jobs.options.spec import Spec, as_flags, join, make_parser, parse
 
-CHOICES = {"classes": "all", "images": "5", "distill_cfg": "1"}  # enough where one of several options is required
+# Enough where one of several options is required
+CHOICES = {"classes": "all", "images": "5", "distill_cfg": "1", "label": "all", "box": "0,0,1,1"}
 LETTERS = st.characters(exclude_categories=["Cs", "Cc"])
 WORDS = st.text(LETTERS, min_size=1, max_size=8).map(str.strip).filter(bool)
 

@@ -136,7 +136,7 @@ def test_memory_that_runs_out_behind_a_batch_under_way_spoils_neither(models, gp
 
 def test_what_is_not_finite_is_found_when_it_is_fetched(models, gpu, monkeypatch, expected):
     stage = Refiner(models, settings()).load()
-    monkeypatch.setattr(refiner, "decode", lambda vqvae, ids: torch.full((len(ids), 3, 16, 16), torch.nan))
+    monkeypatch.setattr(refiner, "decode", lambda vqvae, ids, source: torch.full((len(ids), 3, 16, 16), torch.nan))
     with pytest.raises(JobError, match="made pixels that are not finite"):
         stage(expected[0])
     stage = Drafter(models, settings()).load()

@@ -82,7 +82,7 @@ def test_a_stage_travels_to_its_actors_without_weights(models):
 
 def test_pixels_that_are_no_numbers_are_an_error(models, monkeypatch):
     monkeypatch.setattr(
-        "tandem_workers.stages.refiner.decode", lambda vqvae, ids: torch.full((len(ids), 3, 16, 16), torch.nan)
+        "tandem_workers.stages.refiner.decode", lambda vqvae, ids, source: torch.full((len(ids), 3, 16, 16), torch.nan)
     )
     prefixes = Drafter(models, settings()).load()(rows(0, 2))
     with pytest.raises(JobError, match="made pixels that are not finite"):
@@ -193,7 +193,7 @@ def test_mixed_pools_make_the_same_pixels_by_either_way(models, monkeypatch):
     monkeypatch.setattr(ray_data, "replica_name", lambda: "here/gpu0")
     placement = Placement("mixed", 1, 1, "as asked", num_both=2)
     draft, refine = Drafter(models, settings()), Refiner(models, settings(), keep_tokens=True)
-    first, second = generate_pools(placement, Rows(ShardPlan(4, 4)), draft, refine)
+    first, second = generate_pools(placement, [Rows(ShardPlan(4, 4)), draft], refine)
     assert (first.replicas, first.finishers, second.replicas) == (3, 2, 1)
 
     def actor(pool):
