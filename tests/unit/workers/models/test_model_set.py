@@ -1,6 +1,7 @@
 """Which weights a job uses: sources, hashes, and models that do not fit each other."""
 
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,15 @@ def test_the_third_size_goes_with_the_other_two():
             assert file_sha256(path) == models.hashes["refiner"]
     with pytest.raises(CheckpointError, match="vqvae: expected one of drafter, refiner, which embedded-d3 has"):
         resolve_models("embedded", "embedded", "embedded-d3", random_weights=False)
+
+
+def test_the_distilled_pair_needs_no_guidance():
+    models = resolve_models("embedded-distilled", "embedded-distilled", "embedded", random_weights=False)
+    assert models.sampling == replace(EMBEDDED_SAMPLING, cfg=0.0)
+    assert {found.distilled_cfg for found in models.fine_tuned.values()} == {EMBEDDED_SAMPLING.cfg}
+    assert models.default_draft_steps == 5
+    mixed = resolve_models("embedded", "embedded-distilled", "embedded", random_weights=False)
+    assert (mixed.sampling.cfg, mixed.sampling.refiner_cfg) == (3.0, 0.0)
 
 
 @pytest.mark.parametrize(
