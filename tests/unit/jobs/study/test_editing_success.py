@@ -6,7 +6,7 @@ import torch
 
 from tandem.errors import InputError
 from tandem_jobs.cli import main
-from tandem_jobs.study.editing_success import EditsSpec, box_masks, edited, evenly, others, run
+from tandem_jobs.study.editing_success import EditsSpec, box_masks, changed_outside, drawn, evenly, others, pasted, run
 from tandem_jobs.study.subject import Subject
 
 
@@ -34,11 +34,14 @@ def test_edits_are_the_sources_outside_their_boxes_and_the_images_where_all_is_d
     masks = np.zeros((2, 64, 64), bool)
     masks[0, 16:48, 16:48] = masks[1] = True
     labels = torch.tensor([3, 5])
-    made = edited(subject, subject.code(5), pixels, masks, labels)
-    plain = edited(subject, subject.code(5), pixels, None, labels)
+    whole = drawn(subject, subject.code(5), pixels, masks, labels)
+    made = pasted(whole, pixels, masks)
+    plain = drawn(subject, subject.code(5), pixels, None, labels)
     np.testing.assert_array_equal(made[0][~masks[0]], pixels[0][~masks[0]])
     assert (made[0][masks[0]] != pixels[0][masks[0]]).any()
     np.testing.assert_array_equal(made[1], plain[1])
+    off = changed_outside(pixels + np.uint8(1) * (pixels < 255)[..., :1], pixels, masks[:1].repeat(2, 0))
+    assert 0.9 < off.value <= 1
     torch.set_num_threads(threads)
 
 
