@@ -119,8 +119,8 @@ def run(spec: EditsSpec) -> dict[str, Any]:
         "outside the box each pixel is the source's. In columns the area of the box, as a share of the bounding box.",
         "Not pasted, pixels outside the box differ from the source by this much of 255, on average: "
         + "; ".join(f"{name} {one}" for name, one in outside.items())
-        + ". Latent cells that the box touches are drawn whole; in the others f_hat is the source's own, but the VQVAE loses "
-        "some, and its decoder sees the whole picture.",
+        + ". Latent cells that the box touches are drawn whole; in the others f_hat is the source's own, but the VQVAE "
+        "loses some, and its decoder sees the whole picture.",
         "Plain generation of the same classes and seeds: "
         + "; ".join(f"{title} {one}" for title, one in plain.items() if title != "source")
         + f". The sources themselves, as their own class: {plain['source']}.",
