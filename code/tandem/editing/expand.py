@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 
-from tandem.editing.masks import Mask, Picture
+from tandem.editing.masks import Mask, Picture, four_numbers
 from tandem.errors import InputError
 
 MOST_GROWTH = 4  # times a side
@@ -14,13 +12,9 @@ MOST_GROWTH = 4  # times a side
 
 def parse_margins(text: str) -> tuple[float, float, float, float]:
     """The four numbers of "LEFT,TOP,RIGHT,BOTTOM". InputError for another text."""
-    try:
-        left, top, right, bottom = (float(number) for number in text.split(","))
-    except ValueError:
-        raise InputError(f"expand: expected LEFT,TOP,RIGHT,BOTTOM, got {text!r}") from None
-    margins = left, top, right, bottom
-    if not all(map(math.isfinite, margins)) or min(margins) < 0 or max(margins) == 0:
-        raise InputError(f"expand: expected four numbers from 0 on, one of them above 0, got {text!r}")
+    margins = four_numbers("expand: expected LEFT,TOP,RIGHT,BOTTOM", text)
+    if max(margins) == 0:
+        raise InputError(f"expand: expected a margin above 0, got {text!r}")
     return margins
 
 

@@ -84,14 +84,22 @@ def single(image: Image.Image) -> Image.Image:
 
 def parse_box(text: str) -> tuple[float, float, float, float]:
     """The four numbers of "x0,y0,x1,y1". InputError for another text."""
-    try:
-        left, top, right, bottom = (float(number) for number in text.split(","))
-    except ValueError:
-        raise InputError(f"box: expected x0,y0,x1,y1, got {text!r}") from None
-    box = left, top, right, bottom
-    if not all(map(math.isfinite, box)) or min(box) < 0 or left >= right or top >= bottom:
+    left, top, right, bottom = box = four_numbers("box: expected x0,y0,x1,y1", text)
+    if left >= right or top >= bottom:
         raise InputError(f"box: expected 0 <= x0 < x1 and 0 <= y0 < y1, got {text!r}")
     return box
+
+
+def four_numbers(expected: str, text: str) -> tuple[float, float, float, float]:
+    """Four finite numbers from 0 on, separated by commas. InputError, beginning with `expected`, for another text."""
+    try:
+        first, second, third, fourth = (float(number) for number in text.split(","))
+    except ValueError:
+        raise InputError(f"{expected}, got {text!r}") from None
+    numbers = first, second, third, fourth
+    if not all(map(math.isfinite, numbers)) or min(numbers) < 0:
+        raise InputError(f"{expected}, numbers from 0 on, got {text!r}")
+    return numbers
 
 
 def parse_boxes(text: str) -> tuple[tuple[float, float, float, float], ...]:

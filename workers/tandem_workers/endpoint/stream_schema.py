@@ -26,36 +26,36 @@ def stream_body_of(image_body: type[ImageBody]) -> type[ImageBody]:
     return create_model("ImageStreamRequest", __base__=image_body, __doc__=PURPOSE, stream=stream)
 
 
-class PartialImageEvent(Sent):
+class ImageEvent(Sent):
+    """What both kinds of events with an image have. `type` tells them apart."""
+
+    type: str
+    created_at: int
+    size: str
+    quality: Literal["auto"] = "auto"
+    background: Literal["opaque"] = "opaque"
+    output_format: Codec
+    image_index: int
+
+
+class PartialImageEvent(ImageEvent):
     """A preview decoded from the first `scale` scales."""
 
     type: Literal["image_generation.partial_image"] = "image_generation.partial_image"
     b64_json: str
     partial_image_index: int
-    created_at: int
-    size: str
-    quality: Literal["auto"] = "auto"
-    background: Literal["opaque"] = "opaque"
-    output_format: Codec
-    image_index: int
     scale: int
     num_scales: int
     made_by: str
 
 
-class CompletedEvent(Sent):
+class CompletedEvent(ImageEvent):
     """A finished image; there is one event for each of the n images."""
 
     type: Literal["image_generation.completed"] = "image_generation.completed"
     b64_json: str | None = None
     url: str | None = None
-    created_at: int
-    size: str
-    quality: Literal["auto"] = "auto"
-    background: Literal["opaque"] = "opaque"
-    output_format: Codec
     usage: Usage
-    image_index: int
     tandem: Settings
 
 

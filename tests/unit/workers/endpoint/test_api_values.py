@@ -27,17 +27,6 @@ def engine_and_api() -> tuple[FakeEngine, TestClient]:
     return engine, client(make_gateway(engine))
 
 
-@pytest.fixture
-def engine(engine_and_api) -> FakeEngine:
-    engine_and_api[0].asked.clear()
-    return engine_and_api[0]
-
-
-@pytest.fixture
-def api(engine_and_api, engine) -> TestClient:
-    return engine_and_api[1]
-
-
 def refused(answer: Any, param: str | None, status: int = 400) -> dict[str, Any]:
     """The error of an answer, in the form of the OpenAI API."""
     assert answer.status_code == status, answer.text

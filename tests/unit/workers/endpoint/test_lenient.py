@@ -21,17 +21,6 @@ def engine_and_api() -> tuple[FakeEngine, TestClient]:
     return engine, client(make_gateway(engine, lenient=True))
 
 
-@pytest.fixture
-def engine(engine_and_api) -> FakeEngine:
-    engine_and_api[0].asked.clear()
-    return engine_and_api[0]
-
-
-@pytest.fixture
-def api(engine_and_api, engine) -> TestClient:
-    return engine_and_api[1]
-
-
 def asked(api: TestClient, engine: FakeEngine, **body: Any) -> tuple[ImageRequest, dict[str, str]]:
     """What the engine was asked for, and the notes of the answer by field."""
     answer = api.post(PATH, json={"prompt": "dog", **body})
