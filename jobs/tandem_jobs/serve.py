@@ -34,14 +34,14 @@ from tandem_jobs.run.versions import software
 from tandem_jobs.serve_access import allowed_hosts, allowed_origins, prepare_environment
 from tandem_jobs.serve_options import AppSpec, ServeSpec
 from tandem_jobs.serve_placement import choose_placement, replica_ranges
-from tandem_workers.endpoint.api_schema import About
 from tandem_workers.endpoint.app import INGRESS, Parts, Publisher, build_app
 from tandem_workers.endpoint.decoding import DraftDecoder, RefineDecoder
 from tandem_workers.endpoint.gateway import GatewaySettings
 from tandem_workers.endpoint.keys import KEYS, key_digests
-from tandem_workers.endpoint.messages import ImageRequest
 from tandem_workers.endpoint.replicas import FileEncoder, ReplicaSettings
 from tandem_workers.models.model_set import ModelSet, resolve_models
+from tandem_workers.requests.api_schema import About
+from tandem_workers.requests.messages import ImageRequest
 from tandem_workers.storage.places import open_store
 
 APP = "tandem"

@@ -13,9 +13,9 @@ from starlette.testclient import TestClient
 from tandem.class_names import ClassNames
 from tandem.config import SamplingConfig
 from tandem_workers.endpoint.api import create_api
-from tandem_workers.endpoint.api_schema import About
 from tandem_workers.endpoint.gateway import Gateway, GatewaySettings, Watcher
-from tandem_workers.endpoint.messages import ImageRequest, Pictures, Preview
+from tandem_workers.requests.api_schema import About
+from tandem_workers.requests.messages import ImageRequest, Pictures, Preview
 
 CLASS_NAMES = ("ant", "bee, honeybee", "Cat, tom", "tom", "dog")  # as in ImageNet: synonyms, one of them a class too
 PATCH_NUMS = (1, 2, 3, 4)

@@ -15,9 +15,9 @@ from support.api_server import listening
 from tandem.checkpoints.fine_tuning import FineTuned
 from tandem.class_names import ClassNames
 from tandem.zoo import EMBEDDED_SAMPLING
-from tandem_workers.endpoint.api_schema import About
 from tandem_workers.endpoint.gateway import Gateway, GatewaySettings
-from tandem_workers.endpoint.messages import ImageRequest, Pictures, Preview
+from tandem_workers.requests.api_schema import About
+from tandem_workers.requests.messages import ImageRequest, Pictures, Preview
 
 NAMES = ("face", "person", "hand", "heart", "clock", "flag", "mammal", "fruit", "vehicle", "building", "sign", "shape")
 PATCH_NUMS = (1, 2, 3, 4, 5, 6, 8)

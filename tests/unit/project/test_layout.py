@@ -32,7 +32,18 @@ ALLOWED = {
 # The rooms of a package; each may import itself and those before it. "" is where the commands are
 ROOMS = {
     "tandem": ("", "checkpoints", "editing", "counting", "training"),
-    "tandem_workers": ("", "storage", "models", "dataset", "pictures", "stages", "features", "training", "endpoint"),
+    "tandem_workers": (
+        "",
+        "storage",
+        "models",
+        "dataset",
+        "pictures",
+        "stages",
+        "features",
+        "training",
+        "requests",
+        "endpoint",
+    ),
     "tandem_jobs": ("options", "labels", "run", "evaluation", "", "edits", "train", "bench", "study", "tune"),
 }
 # Modules of the library without a unit test file of their own, and what runs them

@@ -19,8 +19,20 @@ from starlette.types import Receive, Scope, Send
 from tandem.class_names import ClassNames
 from tandem.images import Codec
 from tandem.version import __version__
-from tandem_workers.endpoint.api_errors import ApiError, as_api_error, install_handlers, wrong_value
-from tandem_workers.endpoint.api_schema import (
+from tandem_workers.endpoint.gateway import Gateway, sampling_fields
+from tandem_workers.endpoint.middleware import (
+    AllowHosts,
+    AnswerFaults,
+    CountRequests,
+    LimitBody,
+    NameRequest,
+    NoSniff,
+    OneSpelling,
+    RequireKey,
+    cors_options,
+)
+from tandem_workers.requests.api_errors import ApiError, as_api_error, install_handlers, wrong_value
+from tandem_workers.requests.api_schema import (
     IMAGE_STREAM,
     IMAGES,
     MAX_PROMPT,
@@ -34,22 +46,10 @@ from tandem_workers.endpoint.api_schema import (
     ModelList,
     body_of,
 )
-from tandem_workers.endpoint.gateway import Gateway, sampling_fields
-from tandem_workers.endpoint.lenient import lenient_body_of
-from tandem_workers.endpoint.middleware import (
-    AllowHosts,
-    AnswerFaults,
-    CountRequests,
-    LimitBody,
-    NameRequest,
-    NoSniff,
-    OneSpelling,
-    RequireKey,
-    cors_options,
-)
-from tandem_workers.endpoint.openapi import STREAM, complete, declared, operation_id
-from tandem_workers.endpoint.request_check import Asked
-from tandem_workers.endpoint.stream_schema import stream_body_of
+from tandem_workers.requests.lenient import lenient_body_of
+from tandem_workers.requests.openapi import STREAM, complete, declared, operation_id
+from tandem_workers.requests.request_check import Asked
+from tandem_workers.requests.stream_schema import stream_body_of
 
 PAGE = Path(__file__).with_name("page")
 PAGE_HEADERS = {

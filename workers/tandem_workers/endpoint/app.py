@@ -20,14 +20,14 @@ from ray.serve.exceptions import DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 
 from tandem_workers.endpoint.api import create_api
-from tandem_workers.endpoint.api_errors import ApiError
-from tandem_workers.endpoint.api_schema import About
 from tandem_workers.endpoint.endpoint_metrics import RequestMetrics
 from tandem_workers.endpoint.gateway import Gateway, GatewaySettings, Watcher
-from tandem_workers.endpoint.messages import ImageRequest, Pictures, Preview
 from tandem_workers.endpoint.replica_watch import RayReplicas, ReplicaWatch
 from tandem_workers.endpoint.replicas import ColocatedReplica, DraftReplica, RefineReplica, ReplicaSettings
 from tandem_workers.endpoint.retries import LOST, ask, ask_stream
+from tandem_workers.requests.api_errors import ApiError
+from tandem_workers.requests.api_schema import About
+from tandem_workers.requests.messages import ImageRequest, Pictures, Preview
 from tandem_workers.storage.store import Store
 
 INGRESS = "Ingress"

@@ -27,8 +27,8 @@ from tandem.sampling import uniforms
 from tandem.scales import Decode, decode_scales
 from tandem.var import Var
 from tandem.vqvae import Vqvae
-from tandem_workers.endpoint.messages import ImageRequest
 from tandem_workers.models.model_set import DTYPES, ModelSet, load_tokenizer, load_transformer, pick_device
+from tandem_workers.requests.messages import ImageRequest
 from tandem_workers.stages.oom import Halving
 from tandem_workers.stages.refiner import to_uint8
 

@@ -1,6 +1,6 @@
 """Between the HTTP API and the models: checks a request, waits for its images, and reports how they were made.
 
-Fills the responses that `endpoint.api_schema` declares. Knows neither Ray nor torch.
+Fills the responses that `requests.api_schema` declares. Knows neither Ray nor torch.
 """
 
 from __future__ import annotations
@@ -18,8 +18,11 @@ from typing import Any, Protocol
 from starlette.requests import HTTPConnection
 
 from tandem.images import EXTENSIONS
-from tandem_workers.endpoint.api_errors import ApiError
-from tandem_workers.endpoint.api_schema import (
+from tandem_workers.endpoint.guard import Admission
+from tandem_workers.endpoint.links import LinkedFiles, Signer, link_base
+from tandem_workers.endpoint.middleware import ANY_HOST, MAX_BODY_BYTES
+from tandem_workers.requests.api_errors import ApiError
+from tandem_workers.requests.api_schema import (
     About,
     ImageData,
     ImagesResponse,
@@ -27,12 +30,9 @@ from tandem_workers.endpoint.api_schema import (
     Settings,
     Usage,
 )
-from tandem_workers.endpoint.guard import Admission
-from tandem_workers.endpoint.links import LinkedFiles, Signer, link_base
-from tandem_workers.endpoint.messages import ImageRequest, Pictures, Preview
-from tandem_workers.endpoint.middleware import ANY_HOST, MAX_BODY_BYTES
-from tandem_workers.endpoint.request_check import Asked, RequestCheck
-from tandem_workers.endpoint.stream_schema import CompletedEvent, PartialImageEvent
+from tandem_workers.requests.messages import ImageRequest, Pictures, Preview
+from tandem_workers.requests.request_check import Asked, RequestCheck
+from tandem_workers.requests.stream_schema import CompletedEvent, PartialImageEvent
 
 Event = PartialImageEvent | CompletedEvent
 READY_TIMEOUT_S = 2.0

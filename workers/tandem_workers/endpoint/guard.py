@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from tandem_workers.endpoint.api_errors import ApiError
+from tandem_workers.requests.api_errors import ApiError
 
 RATE_WINDOW_S = 30.0
 FIRST_GUESS_S = 2.0  # Retry-After while the rate is unknown

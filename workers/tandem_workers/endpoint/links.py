@@ -24,8 +24,8 @@ from starlette.requests import HTTPConnection
 
 from tandem.config import SamplingConfig
 from tandem.images import EXTENSIONS
-from tandem_workers.endpoint.api_errors import ApiError, shown
-from tandem_workers.endpoint.messages import ImageRequest, Pictures
+from tandem_workers.requests.api_errors import ApiError, shown
+from tandem_workers.requests.messages import ImageRequest, Pictures
 
 FILES = "/files"  # path below which the links are
 KEPT_BYTES = 64 << 20  # of files that an ingress keeps

@@ -15,8 +15,8 @@ from typing import Any
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from tandem_workers.endpoint.api_errors import ApiError, as_api_error, shown
 from tandem_workers.endpoint.keys import is_known
+from tandem_workers.requests.api_errors import ApiError, as_api_error, shown
 
 MAX_BODY_BYTES, BODY_TIMEOUT_S = 64 << 10, 10.0
 MAX_WAITING = 1024  # bodies that one process waits for at a time, each of at most the limit of a body

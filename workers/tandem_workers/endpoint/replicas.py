@@ -22,8 +22,8 @@ from tandem_workers.endpoint.deadlines import BatchClock
 from tandem_workers.endpoint.decoding import Pixels, PreviewPixels, Row, Tokens
 from tandem_workers.endpoint.endpoint_metrics import BatchMetrics
 from tandem_workers.endpoint.local_process import pid_space
-from tandem_workers.endpoint.messages import Drafted, ImageRequest, Pictures, Preview
 from tandem_workers.endpoint.retries import RemoteRefiners
+from tandem_workers.requests.messages import Drafted, ImageRequest, Pictures, Preview
 
 LOWEST_PRIORITY = 19
 ENCODERS = 2  # threads; image encoders release the GIL

@@ -15,7 +15,7 @@ from ray.exceptions import ObjectLostError, RayActorError, RayTaskError, WorkerC
 from ray.serve.exceptions import ReplicaUnavailableError
 from ray.serve.handle import DeploymentHandle
 
-from tandem_workers.endpoint.messages import Drafted, Pictures, Preview
+from tandem_workers.requests.messages import Drafted, Pictures, Preview
 
 LOST = (RayActorError, ReplicaUnavailableError, WorkerCrashedError, ObjectLostError)
 ATTEMPTS = 4

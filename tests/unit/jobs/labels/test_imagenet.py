@@ -21,10 +21,10 @@ from tandem_jobs.options.spec import parse
 from tandem_workers.dataset.shards import ShardRows
 from tandem_workers.endpoint.decoding import DraftDecoder, RefineDecoder, Row
 from tandem_workers.endpoint.gateway import Gateway, GatewaySettings
-from tandem_workers.endpoint.messages import ImageRequest
 from tandem_workers.endpoint.replicas import FileEncoder
 from tandem_workers.models.decode_settings import DecodeSettings
 from tandem_workers.models.model_set import ModelSet, resolve_models
+from tandem_workers.requests.messages import ImageRequest
 from tandem_workers.stages.drafter import Drafter
 from tandem_workers.stages.encoder import ImageEncoder
 from tandem_workers.stages.refiner import Refiner

@@ -11,9 +11,9 @@ from starlette.testclient import TestClient
 
 from support.fake_engine import MODEL, PATH, STREAM_PATH, FakeEngine, client, make_gateway
 from tandem_workers.endpoint.api import create_api
-from tandem_workers.endpoint.api_errors import ApiError
 from tandem_workers.endpoint.keys import digest
 from tandem_workers.endpoint.middleware import MAX_BODY_BYTES
+from tandem_workers.requests.api_errors import ApiError
 
 KEY = "a-key-of-some-length"
 BODY = {"prompt": "ant"}

@@ -11,8 +11,8 @@ import pytest
 
 from support.fake_engine import CLASS_NAMES, MODEL, NUM_TOKENS, PATH, SIZE, FakeEngine, K, client, make_gateway
 from tandem.errors import InputError, JobError, OutputError
-from tandem_workers.endpoint.api_errors import ApiError
 from tandem_workers.endpoint.gateway import Watcher
+from tandem_workers.requests.api_errors import ApiError
 
 
 def ask(gateway, **body: Any) -> Any:

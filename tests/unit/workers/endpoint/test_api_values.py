@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
 from support.fake_engine import ABOUT, CLASS_NAMES, PATH, SAMPLING, FakeEngine, K, client, make_gateway
-from tandem_workers.endpoint.api_schema import MAX_SEED, ImageBody
-from tandem_workers.endpoint.messages import ImageRequest
-from tandem_workers.endpoint.request_check import preview_scales
+from tandem_workers.requests.api_schema import MAX_SEED, ImageBody
+from tandem_workers.requests.messages import ImageRequest
+from tandem_workers.requests.request_check import preview_scales
 
 JSON = {"content-type": "application/json"}
 

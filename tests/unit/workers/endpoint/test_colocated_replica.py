@@ -12,9 +12,9 @@ import torch
 from test_replicas import REQUEST, SETTINGS, FakeRefiner, FakeWork, collect, encode, no_metrics  # noqa: F401
 
 from tandem_workers.endpoint.decoding import DraftDecoder, RefineDecoder
-from tandem_workers.endpoint.messages import Drafted, Pictures, Preview
 from tandem_workers.endpoint.replicas import ColocatedReplica, DraftReplica, RefineReplica, ReplicaSettings
 from tandem_workers.models.model_set import resolve_models
+from tandem_workers.requests.messages import Drafted, Pictures, Preview
 
 
 def colocated(draft: FakeWork, refine: FakeWork) -> ColocatedReplica:

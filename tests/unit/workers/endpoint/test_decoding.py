@@ -20,9 +20,9 @@ from tandem.sampling import uniforms
 from tandem.scales import decode_scales
 from tandem_workers.dataset.shards import ShardRows
 from tandem_workers.endpoint.decoding import DraftDecoder, Pixels, PreviewPixels, RefineDecoder, Row, Tokens
-from tandem_workers.endpoint.messages import ImageRequest
 from tandem_workers.models.decode_settings import DecodeSettings
 from tandem_workers.models.model_set import ModelSet, resolve_models
+from tandem_workers.requests.messages import ImageRequest
 from tandem_workers.stages.drafter import Drafter
 from tandem_workers.stages.refiner import Refiner, to_uint8
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tandem_workers.endpoint.api_errors import ApiError
 from tandem_workers.endpoint.guard import FIRST_GUESS_S, LONGEST_S, Admission
+from tandem_workers.requests.api_errors import ApiError
 
 
 class Clock:

@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 
 from support.fake_engine import ABOUT, PATH, SAMPLING, FakeEngine, client, make_gateway
-from tandem_workers.endpoint.api_errors import ApiError
 from tandem_workers.endpoint.gateway import Gateway, GatewaySettings
 from tandem_workers.endpoint.keys import digest
 from tandem_workers.endpoint.links import LinkedFiles, Signer
-from tandem_workers.endpoint.messages import ImageRequest, Pictures
+from tandem_workers.requests.api_errors import ApiError
+from tandem_workers.requests.messages import ImageRequest, Pictures
 
 KEY = "a-key-of-some-length"
 REQUEST = ImageRequest(

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from tandem_workers.endpoint.api_errors import ApiError
 from tandem_workers.endpoint.proxy_answers import ProxyAnswers, error_of
-from tandem_workers.endpoint.stream_schema import ErrorEvent
+from tandem_workers.requests.api_errors import ApiError
+from tandem_workers.requests.stream_schema import ErrorEvent
 
 BODY = b'{"prompt": "face"}'
 JSON, TEXT, EVENTS = b"application/json", b"text/plain; charset=utf-8", b"text/event-stream; charset=utf-8"

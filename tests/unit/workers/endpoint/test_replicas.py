@@ -19,9 +19,9 @@ from tandem.config import SamplingConfig
 from tandem.errors import JobError
 from tandem.images import Provenance, read_provenance
 from tandem_workers.endpoint.decoding import Pixels, PreviewPixels, Tokens
-from tandem_workers.endpoint.messages import Drafted, ImageRequest, Pictures, Preview
 from tandem_workers.endpoint.replicas import DraftReplica, FileEncoder, RefineReplica, ReplicaSettings
 from tandem_workers.endpoint.retries import ATTEMPTS
+from tandem_workers.requests.messages import Drafted, ImageRequest, Pictures, Preview
 
 REQUEST = ImageRequest(label=1, seed=7, n=2, draft_steps=2, sampling=SamplingConfig(), preview_scales=frozenset({1, 3}))
 SETTINGS = ReplicaSettings(batch=4, batch_wait_s=0.0, warm_up=REQUEST, warm_prefix=5)

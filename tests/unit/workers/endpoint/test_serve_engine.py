@@ -11,10 +11,10 @@ from ray.serve.exceptions import DeploymentUnavailableError
 
 from tandem.config import SamplingConfig
 from tandem.errors import JobError
-from tandem_workers.endpoint.api_errors import ApiError
 from tandem_workers.endpoint.app import ServeEngine
-from tandem_workers.endpoint.messages import ImageRequest
 from tandem_workers.endpoint.retries import ATTEMPTS
+from tandem_workers.requests.api_errors import ApiError
+from tandem_workers.requests.messages import ImageRequest
 
 REQUEST = ImageRequest(label=0, seed=1, n=1, draft_steps=2, sampling=SamplingConfig())
 

@@ -32,9 +32,9 @@ from tandem_workers.dataset.manifest import Manifest
 from tandem_workers.dataset.shards import PixelShard, ShardPlan, ShardRows
 from tandem_workers.dataset.success_file import Totals
 from tandem_workers.endpoint.decoding import DraftDecoder, RefineDecoder, Row
-from tandem_workers.endpoint.messages import ImageRequest
 from tandem_workers.models.decode_settings import DecodeSettings
 from tandem_workers.models.model_set import ModelSet, Resolved, resolve_models
+from tandem_workers.requests.messages import ImageRequest
 from tandem_workers.stages.drafter import Drafter
 from tandem_workers.stages.encoder import ImageEncoder
 from tandem_workers.stages.ray_data import empty_shard

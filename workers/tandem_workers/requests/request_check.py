@@ -11,12 +11,12 @@ from tandem.class_names import NUM_LISTED, ClassNames
 from tandem.config import SamplingConfig
 from tandem.errors import LabelError
 from tandem_workers.dataset.row_settings import SAMPLING_SETTINGS
-from tandem_workers.endpoint.api_errors import ApiError, combined, wrong_value
-from tandem_workers.endpoint.api_schema import MAX_SEED, About, ImageBody
-from tandem_workers.endpoint.lenient import model_notes, nearest, notes_of, parsed_size, size_note, too_large, translate
-from tandem_workers.endpoint.messages import ImageRequest
-from tandem_workers.endpoint.nearest_class import NearestClass
-from tandem_workers.endpoint.notes import Note
+from tandem_workers.requests.api_errors import ApiError, combined, wrong_value
+from tandem_workers.requests.api_schema import MAX_SEED, About, ImageBody
+from tandem_workers.requests.lenient import model_notes, nearest, notes_of, parsed_size, size_note, too_large, translate
+from tandem_workers.requests.messages import ImageRequest
+from tandem_workers.requests.nearest_class import NearestClass
+from tandem_workers.requests.notes import Note
 
 DEFAULT_PREVIEWS = 3  # the OpenAI API's maximum
 
@@ -36,7 +36,7 @@ class Asked:
 
 
 class RequestCheck:
-    """Checks requests against the facts about the models; `lenient`: see `endpoint.lenient`."""
+    """Checks requests against the facts about the models; `lenient`: see `requests.lenient`."""
 
     def __init__(self, about: About, lenient: bool = False):
         self.about = about

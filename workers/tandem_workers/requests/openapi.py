@@ -9,8 +9,8 @@ from fastapi import FastAPI
 from fastapi.routing import APIRoute
 from pydantic import TypeAdapter
 
-from tandem_workers.endpoint.api_schema import ErrorBody
-from tandem_workers.endpoint.stream_schema import ImageStreamEvent
+from tandem_workers.requests.api_schema import ErrorBody
+from tandem_workers.requests.stream_schema import ImageStreamEvent
 
 SCHEMAS, HEADERS = "#/components/schemas", "#/components/headers"
 EVENTS = "ImageStreamEvent"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tandem.class_names import ClassNames, imagenet_names
-from tandem_workers.endpoint.nearest_class import ENOUGH, NearestClass
+from tandem_workers.requests.nearest_class import ENOUGH, NearestClass
 
 EMBEDDED = (
     "face",

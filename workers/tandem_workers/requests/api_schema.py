@@ -16,7 +16,7 @@ from tandem.checkpoints.fine_tuning import FineTuned
 from tandem.class_names import ClassNames
 from tandem.config import CONSTANT, LINEAR, MIN_TEMPERATURE, OFF_AFTER, SCHEDULES, SamplingConfig
 from tandem.images import LOSSY, Codec
-from tandem_workers.endpoint.notes import Note
+from tandem_workers.requests.notes import Note
 
 MAX_SEED = 2**53 - 1  # the largest integer that every JSON client holds exactly
 MAX_PROMPT, MAX_CFG = 200, 20

@@ -8,9 +8,9 @@ import pytest
 from starlette.testclient import TestClient
 
 from support.fake_engine import ABOUT, PATH, SIZE, FakeEngine, K, client, events_of, make_gateway
-from tandem_workers.endpoint.api_schema import MAX_SEED
-from tandem_workers.endpoint.lenient import MAX_NOTES, MAX_SIDE, translate
-from tandem_workers.endpoint.messages import ImageRequest
+from tandem_workers.requests.api_schema import MAX_SEED
+from tandem_workers.requests.lenient import MAX_NOTES, MAX_SIDE, translate
+from tandem_workers.requests.messages import ImageRequest
 
 DOG = 4
 

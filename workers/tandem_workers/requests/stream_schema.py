@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Discriminator, Field, WithJsonSchema, create_model
 
 from tandem.images import Codec
-from tandem_workers.endpoint.api_schema import PURPOSE, ErrorBody, ImageBody, Sent, Settings, Usage
+from tandem_workers.requests.api_schema import PURPOSE, ErrorBody, ImageBody, Sent, Settings, Usage
 
 
 def only_true(value: bool) -> bool:

@@ -16,11 +16,11 @@ from pydantic import AfterValidator, Field, PrivateAttr, create_model, model_val
 from tandem.class_names import NUM_LISTED, ClassNames
 from tandem.errors import LabelError
 from tandem.images import EXTENSIONS
-from tandem_workers.endpoint.api_errors import MAX_SHOWN, ApiError, cut, shown
-from tandem_workers.endpoint.api_schema import MAX_SEED, About, ImageBody, body_of, whole
-from tandem_workers.endpoint.foreign import RENAMED, WITHOUT_EFFECT, misspelt
-from tandem_workers.endpoint.nearest_class import ENOUGH, Match, NearestClass
-from tandem_workers.endpoint.notes import Note
+from tandem_workers.requests.api_errors import MAX_SHOWN, ApiError, cut, shown
+from tandem_workers.requests.api_schema import MAX_SEED, About, ImageBody, body_of, whole
+from tandem_workers.requests.foreign import RENAMED, WITHOUT_EFFECT, misspelt
+from tandem_workers.requests.nearest_class import ENOUGH, Match, NearestClass
+from tandem_workers.requests.notes import Note
 
 MAX_SIDE = 2048  # pixels of an image
 MAX_PIXELS = 16 << 20  # of all images of a request: an answer holds them at once

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from difflib import get_close_matches
 
-from tandem_workers.endpoint.api_schema import ImageBody
+from tandem_workers.requests.api_schema import ImageBody
 
 # Foreign fields that mean a field of ours
 RENAMED = {

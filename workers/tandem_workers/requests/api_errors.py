@@ -14,9 +14,9 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from tandem.errors import InputError, JobError, OutputError, TandemError
-from tandem_workers.endpoint.api_schema import ErrorBody, ErrorDetail
-from tandem_workers.endpoint.foreign import FOREIGN, misspelt
-from tandem_workers.endpoint.stream_schema import ErrorEvent
+from tandem_workers.requests.api_schema import ErrorBody, ErrorDetail
+from tandem_workers.requests.foreign import FOREIGN, misspelt
+from tandem_workers.requests.stream_schema import ErrorEvent
 
 log = logging.getLogger("ray.serve")
 MAX_SHOWN = 80  # characters of a wrong value or name that are shown
