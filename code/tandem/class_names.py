@@ -26,6 +26,7 @@ IMAGENET_CLASSES = 1000
 MAX_DIGITS = 9  # of a class number
 NUM_NEAREST, NUM_LISTED = 3, 12  # names in a hint
 MAX_SHOWN = 80  # characters of a wrong name
+WITHOUT_CLASS = ("none", "no class")  # name of the label behind the last class; the second if a class has the first
 
 Index = dict[str, tuple[int, ...]]
 
@@ -61,6 +62,15 @@ class ClassNames(Sequence[str]):
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.names)
+
+    def with_none(self) -> ClassNames:
+        """The classes and, behind them, "none": the label of the transformers' unconditional class."""
+        name = next(name for name in WITHOUT_CLASS if not self.named(name))
+        return ClassNames(
+            (*self.names, name),
+            (*self.wnids, "") if self.wnids else (),
+            (*self.more, ()) if self.more else (),
+        )
 
     @property
     def are_numbers(self) -> bool:

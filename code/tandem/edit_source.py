@@ -6,6 +6,7 @@ Source: the editing methods of the published CoDe code: after every scale, f_hat
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -27,7 +28,7 @@ class Source:
     ids_BL: Tensor
     drawn_Bhw: Tensor
 
-    def __getitem__(self, rows: slice) -> Source:
+    def __getitem__(self, rows: slice | Sequence[int]) -> Source:
         """The sources of some of the images."""
         return Source(self.ids_BL[rows], self.drawn_Bhw[rows])
 

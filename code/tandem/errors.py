@@ -3,6 +3,7 @@
 TandemError                 has .hint: one sentence that says what to do, or None
 ├── InputError              the caller's input is wrong; the command line exits 2
 │   ├── CheckpointError     a weights file is missing, corrupt, misshapen or does not fit
+│   ├── PictureSizeError    a picture has more pixels than are taken
 │   ├── LabelError          a label, class name or label file is wrong
 │   └── PlacementError      more replicas than devices, or roles that cannot be placed
 ├── OutputError             the place of a dataset holds another job, or cannot be read or written; exits 2
@@ -35,6 +36,10 @@ class InputError(TandemError, ValueError):
 
 class CheckpointError(InputError):
     """A weights file is missing, corrupt, misshapen, or does not fit its partner."""
+
+
+class PictureSizeError(InputError):
+    """A picture has more pixels than are taken; it was not decoded."""
 
 
 class LabelError(InputError):

@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from tandem.errors import InputError
+from tandem.errors import InputError, PictureSizeError
 from tandem.user_files import cause_of, shown
 
 SUFFIXES = frozenset([".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pnm"])
@@ -129,24 +129,34 @@ def decode_image(data: bytes, name: str) -> NDArray[np.uint8]:
 
 
 @contextmanager
-def opened_image(data: bytes, name: str) -> Iterator[Image.Image]:
-    """Context manager: the image of a file's bytes, loaded. InputErrors within it name the file, too."""
+def opened_image(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Iterator[Image.Image]:
+    """Context manager: the image of a file's bytes, loaded. InputErrors within it name the file, too.
+
+    PictureSizeError for more than `max_pixels`, before any is decoded.
+    """
     try:
         if not data:
             raise InputError(f"{name}: the file is empty")
         # Pillow warns of damaged metadata, of which only the orientation is used, and of many pixels
         with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(data)) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise InputError(f"{name}: expected at most {MAX_PIXELS} pixels, got {image.width} x {image.height}")
+            check_pixels(image.size, name, max_pixels)
             image.load()
             yield image
     except InputError as error:
-        raise InputError(str(error) if name in str(error) else f"{name}: {error}") from None
+        raise type(error)(str(error) if name in str(error) else f"{name}: {error}") from None
+    except Image.DecompressionBombError:
+        raise PictureSizeError(f"{name}: expected at most {max_pixels} pixels, got far more") from None
     except Image.UnidentifiedImageError:
         raise InputError(f"{name}: not an image, despite its name") from None
     # Pillow's decoders raise these for damaged files
-    except (OSError, SyntaxError, ValueError, TypeError, EOFError, struct.error, Image.DecompressionBombError) as error:
+    except (OSError, SyntaxError, ValueError, TypeError, EOFError, struct.error) as error:
         raise InputError(f"{name}: {shown(cause_of(error)) or type(error).__name__}") from None
+
+
+def check_pixels(size: tuple[int, int], name: str, max_pixels: int) -> None:
+    """PictureSizeError for (width, height) of more than `max_pixels`."""
+    if size[0] * size[1] > max_pixels:
+        raise PictureSizeError(f"{name}: expected at most {max_pixels} pixels, got {size[0]} x {size[1]}")
 
 
 def on_white(image: Image.Image) -> Image.Image:

@@ -39,6 +39,7 @@ def decode_scales(
     prefix_BL: Tensor,
     stop: int,
     sampling: SamplingConfig | Sequence[SamplingConfig],
+    source: Source | None = None,
 ) -> Iterator[Tensor]:
     """Continue the given token maps up to scale `stop`; yields ids int64 [B, L'] of scales 1..k after each scale k.
 
@@ -53,11 +54,12 @@ def decode_scales(
         prefix_BL: token ids of the scales to continue, int64 [B, L']; [B, 0] if none.
         stop: number of scales in the end, above that of the prefix, at most K.
         sampling: one setting for all images, or one for each.
+        source: what edits keep of their pictures; see `Source`.
 
     Raises InputError at the first step for arguments that do not fit, and JobError before the last yield for logits
     that are not finite.
     """
-    decode = Decode.of(var, quantizer, labels_B, uniforms_BL, prefix_BL, stop, sampling)
+    decode = Decode.of(var, quantizer, labels_B, uniforms_BL, prefix_BL, stop, sampling, source=source)
     for scale, (ids_BL, total) in enumerate(decode.scales(by_graphs=True), decode.start + 1):
         if scale == stop:
             decode.check(total)

@@ -111,7 +111,7 @@ def make_app(spec: AppSpec, session: Session, parts: Parts | None = None) -> tup
     real = Parts(
         partial(DraftDecoder, models, dtype, spec.threads, preparation, on_gpu),
         partial(RefineDecoder, models, dtype, spec.threads, preparation, on_gpu),
-        FileEncoder(provenance, about.class_names.names),
+        FileEncoder(provenance, about.class_names.with_none().names),
     )
     warm_prefix = models.drafter_config.pyramid.offsets[about.draft_steps]
     replica = ReplicaSettings(spec.batch, spec.batch_wait_ms / 1000, warm_up, warm_prefix, on_real_gpus)

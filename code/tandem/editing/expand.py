@@ -6,6 +6,7 @@ import numpy as np
 
 from tandem.editing.masks import Mask, Picture, four_numbers
 from tandem.errors import InputError
+from tandem.image_folder import MAX_PIXELS, check_pixels
 
 MOST_GROWTH = 4  # times a side
 
@@ -19,7 +20,11 @@ def parse_margins(text: str) -> tuple[float, float, float, float]:
 
 
 def expanded(
-    picture: Picture, mask: Mask, margins: tuple[float, float, float, float], name: str = "the picture"
+    picture: Picture,
+    mask: Mask,
+    margins: tuple[float, float, float, float],
+    name: str = "the picture",
+    max_pixels: int = MAX_PIXELS,
 ) -> tuple[Picture, Mask]:
     """A larger picture whose margins are in the mask.
 
@@ -28,8 +33,10 @@ def expanded(
         mask: what else is drawn anew, bool [H, W].
         margins: left, top, right, bottom: shares of width and height if none exceeds 1, else pixels.
         name: for errors.
+        max_pixels: of the larger picture.
 
-    Raises InputError for a picture that would become more than four times as wide or high.
+    Raises InputError for a picture that would become more than four times as wide or high, PictureSizeError for one of
+    too many pixels.
     """
     height, width = mask.shape
     left, top, right, bottom = margins
@@ -41,6 +48,7 @@ def expanded(
             f"{name}: expected margins that make {width} x {height} pixels at most {MOST_GROWTH} times as wide and "
             f"high, got {sum(x) + width} x {sum(y) + height}"
         )
+    check_pixels((sum(x) + width, sum(y) + height), name, max_pixels)
     grown = Picture(
         np.pad(picture.pixels, (y, x, (0, 0)), mode="edge"),
         np.pad(picture.shown, (y, x, (0, 0)), mode="edge"),

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from tandem.errors import InputError
-from tandem.image_folder import on_white, opened_image
+from tandem.image_folder import MAX_PIXELS, on_white, opened_image
 
 Mask = NDArray[np.bool_]
 MIDDLE = 128  # of 8 bits: luminance from here on, and alpha below it, mean "draw anew"
@@ -35,9 +35,12 @@ class Picture:
     alpha: NDArray[np.uint8] | None = None
 
 
-def read_picture(data: bytes, name: str) -> Picture:
-    """The picture of a file's bytes, EXIF orientation applied. InputError if it is not one still picture of 8 bits."""
-    with opened_image(data, name) as image:
+def read_picture(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Picture:
+    """The picture of a file's bytes, EXIF orientation applied.
+
+    InputError if it is not one still picture of 8 bits, PictureSizeError for more than `max_pixels`.
+    """
+    with opened_image(data, name, max_pixels) as image:
         still = single(image)
         has_alpha = still.mode in ("LA", "PA", "RGBA", "La", "RGBa") or "transparency" in still.info
         if not has_alpha:
@@ -47,7 +50,7 @@ def read_picture(data: bytes, name: str) -> Picture:
         return Picture(rgba[..., :3].copy(), np.asarray(on_white(still)), rgba[..., 3].copy())
 
 
-def read_mask(data: bytes, name: str, shape: tuple[int, int]) -> Mask:
+def read_mask(data: bytes, name: str, shape: tuple[int, int], max_pixels: int = MAX_PIXELS) -> Mask:
     """The mask of an image file's bytes.
 
     With an alpha channel alpha alone counts: transparent means "draw anew", as in OpenAI's API. Without one white does:
@@ -57,10 +60,11 @@ def read_mask(data: bytes, name: str, shape: tuple[int, int]) -> Mask:
         data: of the file.
         name: of the file, for errors.
         shape: (H, W) of the picture.
+        max_pixels: more raise PictureSizeError, and are not decoded.
 
     Raises InputError if it is not one still picture of 8 bits of that shape.
     """
-    with opened_image(data, name) as image:
+    with opened_image(data, name, max_pixels) as image:
         still = single(image)
         if (still.height, still.width) != shape:
             raise InputError(

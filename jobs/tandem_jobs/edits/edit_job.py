@@ -13,7 +13,7 @@ from tandem.editing.masks import parse_boxes
 from tandem.errors import InputError
 from tandem.user_files import shown
 from tandem_jobs.edits.edit_options import EXAMPLES, EditSpec
-from tandem_jobs.edits.edit_rows import edit_rows, with_none
+from tandem_jobs.edits.edit_rows import edit_rows
 from tandem_jobs.generate import PlacedJob, run_job
 from tandem_jobs.labels.labels import LabelRows
 from tandem_jobs.run.batch_size import Workload
@@ -28,8 +28,9 @@ from tandem_workers.dataset.shards import ShardPlan
 from tandem_workers.pictures.edit_inputs import match_masks, open_edit_pictures
 from tandem_workers.pictures.edit_pictures import EditPictures
 from tandem_workers.pictures.picture_block import content_of
+from tandem_workers.pictures.put_back import PutBack
 from tandem_workers.pictures.read_ahead import count_pictures
-from tandem_workers.stages.edit_encoder import BOX, DRAWN_CELLS, PICTURE_INDEX, SOURCE_TOKENS, EditEncoder, PutBack
+from tandem_workers.stages.edit_encoder import BOX, DRAWN_CELLS, PICTURE_INDEX, SOURCE_TOKENS, EditEncoder
 from tandem_workers.stages.edit_source_stage import MADE, SourceEncoder
 from tandem_workers.stages.ray_data import Stage
 from tandem_workers.storage.store import Store
@@ -49,7 +50,7 @@ class EditDataset(ImageDataset):
     def encoder(self) -> EditEncoder:
         options = self.options
         given = options.codec, options.quality, self.provenance, self.names, self.row_settings
-        return EditEncoder(self.pictures, self.put_back, *given)
+        return EditEncoder(self.pictures, self.put_back, options.keep_tokens, *given)
 
     def card(self, sampling: SamplingConfig, job: JobRecord) -> CardInfo:
         plain = super().card(sampling, job)
@@ -63,12 +64,12 @@ class EditJob(PlacedJob):
     def __init__(self, spec: EditSpec) -> None:
         self.edit = spec
         self.pictures, self.masks_identity = open_inputs(spec)
-        self.put_back = PutBack(spec.blend, spec.feather, spec.keep_tokens)
+        self.put_back = PutBack(spec.blend, spec.feather)
         super().__init__(spec)
 
     def read_rows(self) -> tuple[LabelRows, str]:
         self.pictures = replace(self.pictures, side=self.models.image_size)
-        self.models = replace(self.models, class_names=with_none(self.models.class_names))
+        self.models = replace(self.models, class_names=self.models.class_names.with_none())
         rows = edit_rows(self.edit, self.pictures.source, len(self.pictures), self.models.class_names)
         check_has_masks(self.edit, rows)
         check_first(self.pictures, rows)

@@ -23,17 +23,6 @@ from tandem_workers.storage.layout import MAX_ROWS
 
 PICTURE = "picture"  # of a label file: number or path
 OWN, ALL = "own", "all"
-WITHOUT_CLASS = ("none", "no class")  # the label behind the last class; the second if a class is called as the first
-
-
-def with_none(classes: ClassNames) -> ClassNames:
-    """The classes and, behind them, "none": the label of the transformers' unconditional class."""
-    name = next(name for name in WITHOUT_CLASS if not classes.named(name))
-    return ClassNames(
-        (*classes.names, name),
-        (*classes.wnids, "") if classes.wnids else (),
-        (*classes.more, ()) if classes.more else (),
-    )
 
 
 def edit_rows(spec: EditSpec, source: PictureSource, num_pictures: int, classes: ClassNames) -> LabelRows:

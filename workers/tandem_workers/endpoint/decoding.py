@@ -10,7 +10,7 @@ import sys
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -21,12 +21,15 @@ from torch import Tensor
 
 from tandem.assembly import PLAIN, Preparation
 from tandem.collaborative import decode, of_refiner
+from tandem.config import Pyramid
+from tandem.edit_source import Source, latent_cells
 from tandem.errors import JobError
 from tandem.prefix import to_tokens
 from tandem.sampling import uniforms
 from tandem.scales import Decode, decode_scales
 from tandem.var import Var
 from tandem.vqvae import Vqvae
+from tandem_workers.endpoint.picture_encoder import PictureEncoder
 from tandem_workers.models.model_set import DTYPES, ModelSet, load_tokenizer, load_transformer, pick_device
 from tandem_workers.requests.messages import ImageRequest
 from tandem_workers.stages.oom import Halving
@@ -35,11 +38,17 @@ from tandem_workers.stages.refiner import to_uint8
 
 @dataclass(frozen=True)
 class Row:
-    """One image of a request, and the ids of its scales so far, uint16 [L']."""
+    """One image of a request.
+
+    Attributes:
+        prefix: ids of its scales so far, uint16 [L'].
+        source: ids of the picture that is edited, uint16 [L], once they are known.
+    """
 
     request: ImageRequest
     index: int
     prefix: NDArray[np.uint16]
+    source: NDArray[np.uint16] | None = None
 
 
 @dataclass(frozen=True)
@@ -52,10 +61,11 @@ class PreviewPixels:
 
 @dataclass(frozen=True)
 class Tokens:
-    """The drafter's ids of a row, uint16 [L'], and the seconds of its batch."""
+    """The drafter's ids of a row, uint16 [L'], the seconds of its batch, and the ids of the picture that is edited."""
 
     ids: NDArray[np.uint16]
     seconds: dict[str, float]
+    source: NDArray[np.uint16] | None = None
 
 
 @dataclass(frozen=True)
@@ -74,17 +84,32 @@ class RowBatch:
     labels_B: Tensor
     uniforms_BL: Tensor
     prefix_BL: Tensor
+    source: Source | None
 
     @classmethod
-    def of(cls, rows: Sequence[Row], num_tokens: int, device: torch.device) -> RowBatch:
-        noise = [uniforms(row.request.seed, np.array([row.index]), num_tokens) for row in rows]
+    def of(cls, rows: Sequence[Row], pyramid: Pyramid, device: torch.device) -> RowBatch:
+        noise = [uniforms(row.request.seed, np.array([row.index]), pyramid.num_tokens) for row in rows]
         prefix = np.stack([row.prefix for row in rows]).astype(np.int64)
         return cls(
             rows,
             torch.tensor([row.request.label for row in rows], device=device),
             torch.cat(noise).to(device),
             torch.from_numpy(prefix).to(device),
+            source_of(rows, pyramid, device),
         )
+
+
+def source_of(rows: Sequence[Row], pyramid: Pyramid, device: torch.device) -> Source | None:
+    """What the edits of a batch keep of their pictures; other rows keep nothing. None for a batch without edits."""
+    if not any(row.request.edit for row in rows):
+        return None
+    ids_BL = torch.zeros(len(rows), pyramid.num_tokens, dtype=torch.int64)
+    drawn_Bhw = torch.ones(len(rows), pyramid.grid, pyramid.grid, dtype=torch.bool)
+    for place, row in enumerate(rows):
+        if row.request.edit is not None and row.source is not None:
+            ids_BL[place] = torch.from_numpy(row.source.astype(np.int64))
+            drawn_Bhw[place] = latent_cells(torch.from_numpy(row.request.edit.square_mask)[None], pyramid.grid)[0]
+    return Source(ids_BL.to(device), drawn_Bhw.to(device))
 
 
 class BatchDecoder(ABC):
@@ -100,6 +125,7 @@ class BatchDecoder(ABC):
         patch_nums = models.drafter_config.patch_nums
         self.vqvae: Vqvae = load_tokenizer(models.vqvae, patch_nums, DTYPES[dtype], self.device, preparation)
         self.pyramid = self.var.config.pyramid
+        self.pictures = PictureEncoder(models, self.vqvae, self.device)
         self.halving = Halving(role, sys.maxsize)  # until memory runs out
 
     def __call__(self, rows: Sequence[Row], size: int) -> Iterator[tuple[int, Any]]:
@@ -117,8 +143,21 @@ class BatchDecoder(ABC):
         """Decode the rows of a slice, and yield the results of those among the first `num_rows`."""
         count = min(rows.stop, num_rows) - rows.start
         if count > 0:
-            batch = RowBatch.of(padded[rows], self.pyramid.num_tokens, self.device)
+            given = [self.with_source(row, len(padded)) for row in padded[rows]]
+            batch = RowBatch.of(given, self.pyramid, self.device)
             yield from ((rows.start + place, value) for place, value in self.work(batch, count))
+
+    def with_source(self, row: Row, size: int) -> Row:
+        """The row with the ids of the picture that it edits, those of the kept scales as its prefix."""
+        edit = row.request.edit
+        if edit is None:
+            return row
+        ids = row.source
+        if ids is None:
+            # in a batch of the size that a job has, or alone: never with what happens to be asked for meanwhile
+            ids = self.pictures.encode(edit, size if row.request.deterministic else 1)
+        kept = ids[: self.pyramid.offsets[edit.keep_scales]]
+        return replace(row, prefix=max(row.prefix, kept, key=len), source=ids)
 
     @abstractmethod
     def work(self, batch: RowBatch, num_rows: int) -> Iterator[tuple[int, Any]]:
@@ -133,18 +172,20 @@ class BatchDecoder(ABC):
         decoding = self.var, self.vqvae.quantize, batch.labels_B, batch.uniforms_BL, batch.prefix_BL, stop, sampling
         shown = {scale for row in batch.rows[:num_rows] for scale in row.request.preview_scales}
         if stop > start and not shown & set(range(start + 1, stop + 1)):
-            ids_BL, stop = Decode.of(*decoding).tokens(), start
-        for scale, ids_BL in enumerate(decode_scales(*decoding) if stop > start else (), start + 1):
+            ids_BL, stop = Decode.of(*decoding, source=batch.source).tokens(), start
+        each = decode_scales(*decoding, batch.source) if stop > start else ()
+        for scale, ids_BL in enumerate(each, start + 1):
             if wanted := [i for i in range(num_rows) if scale in batch.rows[i].request.preview_scales]:
-                pixels = to_uint8(self.preview(ids_BL[wanted]))
+                pixels = to_uint8(self.preview(ids_BL[wanted], batch.source and batch.source[wanted]))
                 yield from ((i, PreviewPixels(scale, image)) for i, image in zip(wanted, pixels, strict=True))
         yield ids_BL
 
     @torch.inference_mode()
-    def preview(self, ids_BL: Tensor) -> Tensor:
+    def preview(self, ids_BL: Tensor, source: Source | None) -> Tensor:
         """Pixels of a partial decode, without CUDA graphs: graphs for its many shapes would need too much memory, and
         take longer to capture than a client waits."""
-        return self.vqvae.decode_ids(ids_BL)[0]
+        kept = (source.ids_BL, source.drawn_Bhw) if source else ()
+        return self.vqvae.decode_ids(ids_BL, *kept)[0]
 
 
 class DraftDecoder(BatchDecoder):
@@ -161,7 +202,7 @@ class DraftDecoder(BatchDecoder):
             if isinstance(made, Tensor):
                 tokens = to_tokens(made)
                 seconds = {"draft": time.perf_counter() - began}
-                yield from ((i, Tokens(tokens[i], seconds)) for i in range(num_rows))
+                yield from ((i, Tokens(tokens[i], seconds, batch.rows[i].source)) for i in range(num_rows))
             else:
                 yield made
 
@@ -179,7 +220,7 @@ class RefineDecoder(BatchDecoder):
         for made in self.scales(batch, num_rows, self.pyramid.num_scales):
             if isinstance(made, Tensor):
                 refined = time.perf_counter()
-                pixels_B3HW = decode(self.vqvae, made)[:num_rows]
+                pixels_B3HW = decode(self.vqvae, made, batch.source)[:num_rows]
                 if not torch.isfinite(pixels_B3HW).all():
                     raise JobError("the decoder made pixels that are not finite")
                 pixels = to_uint8(pixels_B3HW)

@@ -34,7 +34,7 @@ LEAST_ON_GPU_S, LEAST_ON_CPU_S, LONGEST_BATCH_S = 10.0, 60.0, 120.0
 
 @dataclass(frozen=True)
 class FileEncoder:
-    """Pixels to image files with provenance, as a job writes them."""
+    """Pixels to image files with provenance, as a job writes them. `class_names`: with "none" behind them."""
 
     provenance: Provenance
     class_names: tuple[str, ...]
@@ -42,6 +42,9 @@ class FileEncoder:
     def __call__(self, pixels: NDArray[np.uint8], request: ImageRequest, index: int) -> bytes:
         job = replace(self.provenance, seed=request.seed, draft_steps=request.draft_steps)
         own = {}
+        if request.edit is not None:
+            job = replace(job, edit=request.edit.about)
+            pixels = request.edit.put_back.whole(pixels, request.edit.found, request.codec)
         if request.size is not None:
             pixels, own = cover(pixels, *request.size), {"size": list(request.size)}
         about = job.for_image(index, request.label, self.class_names[request.label], own)
@@ -142,12 +145,12 @@ class Replica:
     async def file(self, pixels: NDArray[np.uint8], request: ImageRequest, index: int) -> bytes:
         return await asyncio.get_running_loop().run_in_executor(self.encoders, self.encode, pixels, request, index)
 
-    async def decode(
-        self, request: ImageRequest, prefix: NDArray[np.uint16], results: list[Any]
-    ) -> AsyncIterator[Preview]:
+    async def decode(self, drafted: Drafted, results: list[Any]) -> AsyncIterator[Preview]:
         """Run the rows of a request through the model: yields previews and fills `results`, one per row."""
-        rows = [Row(request, index, tokens) for index, tokens in enumerate(prefix)]
-        async for index, value in self.batcher.run(rows, key=request.draft_steps, alone=request.deterministic):
+        request = drafted.request
+        rows = [Row(request, index, tokens, drafted.source) for index, tokens in enumerate(drafted.tokens)]
+        key = request.draft_steps, request.kept_scales
+        async for index, value in self.batcher.run(rows, key, alone=request.deterministic):
             if isinstance(value, PreviewPixels):
                 data = await self.file(value.pixels, request, index)
                 yield Preview(index, value.scale, self.name, data)
@@ -212,15 +215,14 @@ class DraftReplica(Replica):
             self.num_refining -= 1
 
     async def draft(self, request: ImageRequest) -> AsyncIterator[Preview | Drafted]:
-        tokens = np.zeros((request.n, 0), np.uint16)
-        seconds: dict[str, float] = {}
-        if request.draft_steps:
-            results: list[Tokens] = [Tokens(tokens[0], {})] * request.n
-            async for preview in self.decode(request, tokens, results):
+        drafted = Drafted(request, np.zeros((request.n, 0), np.uint16), {})
+        if request.draft_steps > request.kept_scales:
+            results: list[Tokens] = [Tokens(drafted.tokens[0], {})] * request.n
+            async for preview in self.decode(drafted, results):
                 yield preview
             tokens = np.stack([result.ids for result in results])
-            seconds = seconds_of(results)
-        yield Drafted(request, tokens, seconds)
+            drafted = Drafted(request, tokens, seconds_of(results), results[0].source)
+        yield drafted
 
 
 class RefineReplica(Replica):
@@ -241,7 +243,7 @@ class RefineReplica(Replica):
         """Previews as they are made, then the images."""
         request = drafted.request
         results: list[Pixels] = [Pixels(np.zeros((0, 0, 3), np.uint8), {})] * request.n
-        async for preview in self.decode(request, drafted.tokens, results):
+        async for preview in self.decode(drafted, results):
             yield preview
         began = asyncio.get_running_loop().time()
         files = await asyncio.gather(*(self.file(made.pixels, request, i) for i, made in enumerate(results)))

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from tandem.editing.canvas import Blend
 from tandem.images import Codec, Provenance
 from tandem_workers.dataset.row_settings import column
 from tandem_workers.dataset.shards import EncodedShard, PixelShard
-from tandem_workers.pictures.edit_pictures import EditPicture, EditPictures
+from tandem_workers.pictures.edit_pictures import EditPictures
+from tandem_workers.pictures.put_back import PutBack
 from tandem_workers.stages.encoder import ImageEncoder
 
 PICTURE_INDEX, BOX = (
@@ -24,15 +23,6 @@ PICTURE_INDEX, BOX = (
 SOURCE_TOKENS, DRAWN_CELLS = "source_tokens", "drawn_cells"
 
 
-@dataclass(frozen=True)
-class PutBack:
-    """How made pixels come into their pictures; see `Canvas.put_back`. `keep_tokens`: whether columns keep the ids."""
-
-    blend: Blend = "feather"
-    feather: float | None = None
-    keep_tokens: bool = False
-
-
 class EditEncoder(ImageEncoder):
     """Turns the pixels of edits into files of the size of their pictures, with the alpha of these: opaque where a
     picture was drawn anew, else as it was.
@@ -40,6 +30,7 @@ class EditEncoder(ImageEncoder):
     Args:
         pictures: the pictures of the job, which are read again here: only ids travel between the stages.
         put_back: how the model's square is put back.
+        keep_tokens: whether columns keep the ids.
         others: of `ImageEncoder`, in order.
     """
 
@@ -47,6 +38,7 @@ class EditEncoder(ImageEncoder):
         self,
         pictures: EditPictures,
         put_back: PutBack,
+        keep_tokens: bool,
         codec: Codec,
         quality: int,
         provenance: Provenance,
@@ -54,12 +46,12 @@ class EditEncoder(ImageEncoder):
         row_settings: Sequence[str] = (),
     ) -> None:
         super().__init__(codec, quality, provenance, class_names, row_settings)
-        self.pictures, self.put_back = pictures, put_back
+        self.pictures, self.put_back, self.keep_tokens = pictures, put_back, keep_tokens
 
     def __call__(self, shard: PixelShard) -> EncodedShard:
         """Same rows, same order. InputError for a picture that is gone or has changed."""
         encoded = super().__call__(shard)
-        if self.put_back.keep_tokens and shard.source is not None and shard.drawn is not None:
+        if self.keep_tokens and shard.source is not None and shard.drawn is not None:
             encoded.extra = {**encoded.extra, SOURCE_TOKENS: as_lists(shard.source), DRAWN_CELLS: as_lists(shard.drawn)}
         return encoded
 
@@ -67,27 +59,7 @@ class EditEncoder(ImageEncoder):
         boxes = column(shard, BOX) if BOX in shard.extra else None
         each = self.pictures.read(column(shard, PICTURE_INDEX), boxes)
         for pixels_SS3, found in zip(shard.pixels, each, strict=True):
-            yield self.whole(pixels_SS3, found), self.about(found)
-
-    def whole(self, pixels_SS3: NDArray[np.uint8], found: EditPicture) -> NDArray[np.uint8]:
-        """The edited picture: uint8 [H, W, 3], or [H, W, 4] if it has alpha and the codec, too."""
-        picture, put_back = found.picture, self.put_back
-        alpha_HW = None if self.codec == "jpeg" else picture.alpha
-        pixels_HW3 = picture.shown if alpha_HW is None else picture.pixels
-        made_HW3 = found.canvas.put_back(pixels_SS3, pixels_HW3, found.mask, put_back.blend, put_back.feather)
-        if alpha_HW is None:
-            return made_HW3
-        return np.dstack([made_HW3, np.where(found.mask, 255, alpha_HW).astype(np.uint8)])
-
-    def about(self, found: EditPicture) -> dict[str, Any]:
-        """An edit, for the provenance of its file."""
-        return {
-            "picture_sha256": found.sha256,
-            "mask_sha256": found.mask_sha256,
-            "edited_share": round(found.edited_share, 6),
-            "fit": self.pictures.fit,
-            "blend": self.put_back.blend,
-        }
+            yield self.put_back.whole(pixels_SS3, found, self.codec), self.put_back.about(found, self.pictures.fit)
 
 
 def as_lists(values_nL: NDArray[Any]) -> pa.Array:

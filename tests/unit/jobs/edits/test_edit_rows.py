@@ -9,11 +9,11 @@ from PIL import Image
 from tandem.class_names import ClassNames
 from tandem.errors import InputError, LabelError
 from tandem_jobs.edits.edit_options import EditSpec
-from tandem_jobs.edits.edit_rows import edit_rows, with_none
+from tandem_jobs.edits.edit_rows import edit_rows
 from tandem_jobs.options.spec import parse
 from tandem_workers.pictures.edit_inputs import open_edit_pictures
 
-CLASSES = with_none(ClassNames(("ant", "bee", "cat", "dog")))
+CLASSES = ClassNames(("ant", "bee", "cat", "dog")).with_none()
 BOX = ["--box", "0,0,1,1"]
 
 
@@ -82,7 +82,7 @@ def test_a_wrong_row_is_named(place, tmp_path, text, expected):
 
 
 def test_a_class_called_none_keeps_its_name():
-    assert list(with_none(ClassNames(("none", "ant")))) == ["none", "ant", "no class"]
+    assert list(ClassNames(("none", "ant")).with_none()) == ["none", "ant", "no class"]
 
 
 @pytest.mark.parametrize(

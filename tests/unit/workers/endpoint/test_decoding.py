@@ -121,7 +121,8 @@ def test_the_refiner_draws_the_ids_of_each_row_as_if_alone(works, monkeypatch):
     expected = [by_hand(works, row)[1] for row in rows]
     decoded = []
     monkeypatch.setattr(
-        "tandem_workers.endpoint.decoding.decode", lambda vqvae, ids: decoded.append(ids) or decode(vqvae, ids)
+        "tandem_workers.endpoint.decoding.decode",
+        lambda vqvae, ids, source: decoded.append(ids) or decode(vqvae, ids, source),
     )
     sort_out(works[1]([Row(row.request, row.index, ids[:5]) for row, ids in zip(rows, expected, strict=True)], 4), 4)
     np.testing.assert_array_equal(to_tokens(decoded[-1]), np.stack(expected))
@@ -222,7 +223,8 @@ def test_logits_that_are_no_numbers_are_an_error_and_no_image(tiny_models, tmp_p
 
 def test_pixels_that_are_no_numbers_are_an_error_and_no_image(works, monkeypatch):
     monkeypatch.setattr(
-        "tandem_workers.endpoint.decoding.decode", lambda vqvae, ids: torch.full((len(ids), 3, 16, 16), torch.nan)
+        "tandem_workers.endpoint.decoding.decode",
+        lambda vqvae, ids, source: torch.full((len(ids), 3, 16, 16), torch.nan),
     )
     with pytest.raises(JobError, match="pixels that are not finite"):
         list(works[1](rows_of(ask(0, 1, steps=0)), 1))

@@ -21,9 +21,10 @@ from tandem_workers.dataset.shards import PixelShard, PrefixShard, ShardRows
 from tandem_workers.models.model_set import ModelSet, resolve_models
 from tandem_workers.pictures.edit_inputs import open_edit_pictures
 from tandem_workers.pictures.edit_pictures import EditPictures
+from tandem_workers.pictures.put_back import PutBack
 from tandem_workers.pictures.read_ahead import count_pictures
 from tandem_workers.stages.drafter import Drafter
-from tandem_workers.stages.edit_encoder import EditEncoder, PutBack
+from tandem_workers.stages.edit_encoder import EditEncoder
 from tandem_workers.stages.edit_source_stage import EMPTY, SourceEncoder
 from tandem_workers.stages.ray_data import from_row, to_row
 from tandem_workers.stages.refiner import Refiner
@@ -70,8 +71,8 @@ def made(models, pictures) -> PixelShard:
     return made_of(models, pictures, edits())
 
 
-def encoded(models: ModelSet, pictures: EditPictures, shard: PixelShard, codec: str = "png", **how):
-    return EditEncoder(pictures, PutBack(**how), codec, 92, PROVENANCE, NAMES)(shard)
+def encoded(models: ModelSet, pictures: EditPictures, shard: PixelShard, codec: str = "png", keep_tokens=False, **how):
+    return EditEncoder(pictures, PutBack(**how), keep_tokens, codec, 92, PROVENANCE, NAMES)(shard)
 
 
 def opened(data: bytes) -> np.ndarray:
