@@ -13,7 +13,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from tandem.errors import InputError, JobError, OutputError, TandemError
+from tandem.errors import InputError, JobError, OutputError, PictureSizeError, TandemError
 from tandem_workers.requests.api_schema import ErrorBody, ErrorDetail
 from tandem_workers.requests.foreign import FOREIGN, misspelt
 from tandem_workers.requests.stream_schema import ErrorEvent
@@ -70,6 +70,8 @@ def as_api_error(error: Exception) -> ApiError:
     if isinstance(error, OutputError):  # clients should not learn the address of the store
         log.error("the object store failed", exc_info=error)
         return ApiError(503, "the object store did not take the image", code="store_failed", retry_after_s=5)
+    if isinstance(error, PictureSizeError):
+        return ApiError(413, str(error), str(error).partition(":")[0], "image_too_large")
     if isinstance(error, InputError):
         param, named, _ = str(error).partition(":")
         return ApiError(400, str(error), param if named else None, "invalid_value")

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema, create_model,
 from tandem.checkpoints.fine_tuning import FineTuned
 from tandem.class_names import ClassNames
 from tandem.config import CONSTANT, LINEAR, MIN_TEMPERATURE, OFF_AFTER, SCHEDULES, SamplingConfig
+from tandem.editing.canvas import Blend, Fit
 from tandem.images import LOSSY, Codec
 from tandem_workers.requests.notes import Note
 
@@ -204,6 +205,18 @@ class Usage(Sent):
     input_tokens_details: InputTokens
 
 
+class EditSettings(Sent):
+    """What an edit did with its picture."""
+
+    picture_sha256: str
+    mask_sha256: str
+    edited_share: float = Field(description="of the pixels: drawn anew")
+    fit: Fit
+    blend: Blend
+    keep_scales: int
+    message: str | None = None
+
+
 class Settings(Sent):
     """How an image was made: the same values make it again."""
 
@@ -219,6 +232,7 @@ class Settings(Sent):
     top_p: float
     temperatures: list[float]
     deterministic: bool
+    edit: EditSettings | None = Field(None, description="of an edit: what was done with the picture")
     seconds: dict[str, float] = Field(description="of each stage; wait: for a full batch, for replicas and in transit")
     lenient: list[Note] | None = Field(None, description="with --lenient: what was changed in the request")
 

@@ -36,7 +36,7 @@ WITHOUT_EFFECT = {
     "negative_prompt": TEXT,
     "prompt_2": TEXT,
     "prompt_3": TEXT,
-    "strength": "there is none here: images are not made from images",
+    "strength": "there is none here; `POST /v1/images/edits` has `keep_scales`",
     "guidance_scale_2": NONE,
     "flow_shift": NONE,
     "scheduler": NONE,

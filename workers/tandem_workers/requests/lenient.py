@@ -7,9 +7,9 @@ of this API stays, and is refused. Knows neither Ray nor torch.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, cast, get_args
+from typing import Annotated, Any, TypeVar, cast, get_args
 
 from pydantic import AfterValidator, Field, PrivateAttr, create_model, model_validator
 
@@ -22,6 +22,7 @@ from tandem_workers.requests.foreign import RENAMED, WITHOUT_EFFECT, misspelt
 from tandem_workers.requests.nearest_class import ENOUGH, Match, NearestClass
 from tandem_workers.requests.notes import Note
 
+BodyT = TypeVar("BodyT", bound=ImageBody)
 MAX_SIDE = 2048  # pixels of an image
 MAX_PIXELS = 16 << 20  # of all images of a request: an answer holds them at once
 MAX_PROMPT = 32_000  # characters, as in the OpenAI API
@@ -45,27 +46,41 @@ class LenientBody(ImageBody):
 
 def lenient_body_of(about: About, max_n: int, streams: bool = False) -> type[ImageBody]:
     """The request model of a lenient server. `streams`: of the path that always streams."""
+    return lenient_of(body_of(about, max_n), about, streams)
+
+
+def lenient_of(strict: type[BodyT], about: About, streams: bool = False) -> type[BodyT]:
+    """The request model of a lenient server, made of a strict one."""
 
     def translated(cls: type[LenientBody], values: Any, handler: Callable[[Any], LenientBody]) -> LenientBody:
         if not isinstance(values, dict):
             return handler(values)
-        found = translate({"stream": True, **values} if streams else values, about)
+        found = translate({"stream": True, **values} if streams else values, about, strict.model_fields)
         body = handler(found.values)
         body._notes = found.notes
         return body
 
     size = f"pixels, WIDTHxHEIGHT of at most {MAX_SIDE}; images are made at {about.size} and resized"
     fields: dict[str, Any] = {
-        "prompt": (str, Field(min_length=1, max_length=MAX_PROMPT, description="words that name or describe a class")),
+        "prompt": (
+            strict.model_fields["prompt"].annotation,
+            Field(
+                strict.model_fields["prompt"].get_default(),
+                min_length=1,
+                max_length=MAX_PROMPT,
+                description="words that name or describe a class",
+            ),
+        ),
         "size": (Annotated[str, AfterValidator(checked_size)] | None, Field("auto", description=size)),
     }
-    return create_model(
-        "ImageGenerationRequest",
-        __base__=(body_of(about, max_n), LenientBody),  # the limits of the first go before
+    made: Any = create_model(
+        strict.__name__,
+        __base__=(strict, LenientBody),  # the limits of the first go before
         __doc__=PURPOSE,
         __validators__={"translated": cast("Any", model_validator(mode="wrap")(cast("Any", classmethod(translated))))},
         **fields,
     )
+    return cast("type[BodyT]", made)
 
 
 def notes_of(body: ImageBody) -> list[Note]:
@@ -96,11 +111,12 @@ class Translation:
         self.note(name, why)
 
 
-def translate(values: Mapping[str, Any], about: About) -> Translation:
-    """The request in the fields of this API. Values that have no meaning here either way are left to be refused."""
+def translate(values: Mapping[str, Any], about: About, ours: Container[str] = ImageBody.model_fields) -> Translation:
+    """The request in the fields of this API, `ours`. Values that have no meaning here either way are left to be
+    refused."""
     done = Translation({name: value for name, value in values.items() if value is not None})
     lift_extra_body(done)
-    translate_names(done)
+    translate_names(done, ours)
     translate_size(done)
     translate_values(done, about)
     if done.more:
@@ -116,9 +132,9 @@ def lift_extra_body(done: Translation) -> None:
         done.note("extra_body", "its fields were taken as if they were at the top")
 
 
-def translate_names(done: Translation) -> None:
+def translate_names(done: Translation, known: Container[str]) -> None:
     for name, value in list(done.values.items()):
-        if name in ImageBody.model_fields or name in ("width", "height"):
+        if name in known or name in ("width", "height"):
             continue
         if name == "image_base64" and not isinstance(value, bool):
             done.drop(name, "images are not made from images here")

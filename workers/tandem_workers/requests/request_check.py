@@ -14,7 +14,7 @@ from tandem_workers.dataset.row_settings import SAMPLING_SETTINGS
 from tandem_workers.requests.api_errors import ApiError, combined, wrong_value
 from tandem_workers.requests.api_schema import MAX_SEED, About, ImageBody
 from tandem_workers.requests.lenient import model_notes, nearest, notes_of, parsed_size, size_note, too_large, translate
-from tandem_workers.requests.messages import ImageRequest
+from tandem_workers.requests.messages import Edit, ImageRequest
 from tandem_workers.requests.nearest_class import NearestClass
 from tandem_workers.requests.notes import Note
 
@@ -42,9 +42,11 @@ class RequestCheck:
         self.about = about
         self.nearest_class = NearestClass(about.class_names) if lenient else None
 
-    def check(self, body: ImageBody, deployment: str | None = None) -> tuple[ImageRequest, list[Note]]:
-        """Convert the request; `deployment` is the model that its path names. Raises ApiError with all errors that the
-        schema cannot express."""
+    def check(
+        self, body: ImageBody, deployment: str | None = None, edit: Edit | None = None
+    ) -> tuple[ImageRequest, list[Note]]:
+        """Convert the request; `deployment` is the model that its path names, `edit` what it begins with. Raises
+        ApiError with all errors that the schema cannot express."""
         if deployment not in (None, self.about.model_id) and not self.nearest_class:
             raise wrong_value("model", repr(self.about.model_id), deployment, "model_not_found", status=404)
         if found := self.problems(body.model_dump()):
@@ -66,8 +68,9 @@ class RequestCheck:
             codec=body.output_format or "png",
             quality=max(1, quality),  # to encoders 0 is 1
             deterministic=bool(body.deterministic),
-            preview_scales=preview_scales(body, self.about.num_scales) if body.stream else frozenset(),
+            preview_scales=preview_scales(body, self.about.num_scales, edit) if body.stream else frozenset(),
             size=size,
+            edit=edit,
         )
         return request, notes
 
@@ -113,15 +116,18 @@ class RequestCheck:
         return replace(self.about.sampling, **given)
 
 
-def preview_scales(body: ImageBody, num_scales: int) -> frozenset[int]:
-    """The scales after which a preview is sent: those asked for, or as many as asked for, evenly spread."""
+def preview_scales(body: ImageBody, num_scales: int, edit: Edit | None = None) -> frozenset[int]:
+    """The scales after which a preview is sent: those asked for, or as many as asked for, evenly spread over those that
+    are drawn."""
     if body.preview_scales is not None:
         return frozenset(body.preview_scales)
     asked = DEFAULT_PREVIEWS if body.partial_images is None else body.partial_images
-    count = min(asked, num_scales - 1)
+    kept = edit.keep_scales if edit else 0
+    drawn = num_scales - kept
+    count = min(asked, drawn - 1)
     if count == 1:
-        return frozenset({num_scales // 2})
-    return frozenset(1 + round(i * (num_scales - 2) / (count - 1)) for i in range(count))
+        return frozenset({kept + drawn // 2})
+    return frozenset(kept + 1 + round(i * (drawn - 2) / (count - 1)) for i in range(count))
 
 
 def find_class(prompt: str, classes: ClassNames) -> int:

@@ -65,4 +65,17 @@ class ErrorEvent(ErrorBody):
     type: Literal["error"] = "error"
 
 
+class PartialEditEvent(PartialImageEvent):
+    """A preview of an edit."""
+
+    type: Literal["image_edit.partial_image"] = "image_edit.partial_image"  # type: ignore[assignment]
+
+
+class CompletedEditEvent(CompletedEvent):
+    """A finished edit."""
+
+    type: Literal["image_edit.completed"] = "image_edit.completed"  # type: ignore[assignment]
+
+
 ImageStreamEvent = Annotated[PartialImageEvent | CompletedEvent | ErrorEvent, Discriminator("type")]
+EditStreamEvent = Annotated[PartialEditEvent | CompletedEditEvent | ErrorEvent, Discriminator("type")]
