@@ -3,8 +3,7 @@
 # No postponed annotations here: FastAPI has to see the request model that `create_api` builds.
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Mapping
-from contextlib import aclosing, suppress
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
@@ -14,11 +13,13 @@ from fastapi.responses import FileResponse, Response, StreamingResponse
 from fastapi.security import HTTPBearer
 from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
-from starlette.types import Receive, Scope, Send
+from starlette.types import Scope
 
 from tandem.class_names import ClassNames
 from tandem.images import Codec
 from tandem.version import __version__
+from tandem_workers.endpoint.answers import respond
+from tandem_workers.endpoint.edit_api import add_edit_routes
 from tandem_workers.endpoint.gateway import Gateway, sampling_fields
 from tandem_workers.endpoint.middleware import (
     AllowHosts,
@@ -31,7 +32,7 @@ from tandem_workers.endpoint.middleware import (
     RequireKey,
     cors_options,
 )
-from tandem_workers.requests.api_errors import ApiError, as_api_error, install_handlers, wrong_value
+from tandem_workers.requests.api_errors import ApiError, install_handlers, wrong_value
 from tandem_workers.requests.api_schema import (
     IMAGE_STREAM,
     IMAGES,
@@ -47,7 +48,7 @@ from tandem_workers.requests.api_schema import (
     body_of,
 )
 from tandem_workers.requests.lenient import lenient_body_of
-from tandem_workers.requests.openapi import STREAM, complete, declared, operation_id
+from tandem_workers.requests.openapi import EVENTS, complete, declared, operation_id, stream_of
 from tandem_workers.requests.request_check import Asked
 from tandem_workers.requests.stream_schema import stream_body_of
 
@@ -60,36 +61,6 @@ PAGE_HEADERS = {
 }
 MAX_CLASSES = 1000
 AS_JSON: dict[str, Any] = {"response_model": ImagesResponse, "response_model_exclude_none": True}  # of a route
-
-
-class Unanswered(Exception):
-    """A stream that ended with an error event."""
-
-
-class EventStream(StreamingResponse):
-    """Server-sent events of one request. The request is admitted before the response begins, so that a full queue gives
-    an HTTP status, not an event."""
-
-    def __init__(self, gateway: Gateway, asked: Asked):
-        self.gateway, self.asked = gateway, asked
-        self.events, self.failed = self.send(), False
-        super().__init__(self.events, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        with suppress(Unanswered), self.gateway.admission.admit(self.asked.request.n):
-            async with aclosing(self.events):  # also if the client disconnects between two events
-                await super().__call__(scope, receive, send)
-            if self.failed:
-                raise Unanswered  # its images do not count as made
-
-    async def send(self) -> AsyncGenerator[str, None]:
-        try:
-            async with aclosing(self.gateway.events(self.asked)) as events:
-                async for event in events:
-                    yield f"event: {event.type}\ndata: {event.model_dump_json(exclude_none=True)}\n\n"
-        except Exception as error:
-            self.failed = True
-            yield f"event: error\ndata: {as_api_error(error).event()}\n\n"
 
 
 class PageFiles(StaticFiles):
@@ -111,11 +82,7 @@ async def make_images(gateway: Gateway, body: ImageBody, http: Request, deployme
     base = gateway.link_base(http) if body.response_format == "url" else None
     # in a thread, because finding the nearest of a thousand names takes time
     request, notes = await asyncio.to_thread(gateway.requests.check, body, deployment)
-    asked = Asked(request, base, tuple(notes))
-    if body.stream:
-        return EventStream(gateway, asked)
-    with gateway.admission.admit(request.n):
-        return await gateway.answer(asked)
+    return await respond(gateway, Asked(request, base, tuple(notes)), body.stream)
 
 
 def create_api(gateway: Gateway, proxied: bool = False) -> FastAPI:
@@ -166,11 +133,13 @@ def create_api(gateway: Gateway, proxied: bool = False) -> FastAPI:
         tags=["images"],
         dependencies=guards,
         response_class=StreamingResponse,
-        responses={200: STREAM, **declared(401, 429)},
+        responses={200: stream_of(EVENTS), **declared(401, 429)},
     )
     async def stream_image(body: stream_body, http: Request) -> Any:
         """Make images of a class, as server-sent events: previews, then each image."""
         return await make_images(gateway, body.model_copy(update={"stream": True}), http)
+
+    add_edit_routes(app, gateway, guards)
 
     def problems(request: Request, values: Mapping[str, Any]) -> list[ApiError]:
         streams = request.scope["endpoint"] is stream_image
@@ -246,7 +215,7 @@ def create_api(gateway: Gateway, proxied: bool = False) -> FastAPI:
 def add_middleware(app: FastAPI, gateway: Gateway, proxied: bool) -> None:
     """What a request passes, from the innermost: a key is looked at before a body is awaited."""
     settings = gateway.settings
-    app.add_middleware(LimitBody, max_bytes=settings.max_body_bytes)
+    app.add_middleware(LimitBody, limit=settings.body)
     app.add_middleware(RequireKey, digests=settings.key_digests)
     app.add_middleware(OneSpelling)
     app.add_middleware(AllowHosts, allowed=settings.allowed_hosts)

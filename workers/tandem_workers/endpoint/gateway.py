@@ -12,7 +12,7 @@ import secrets
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol
 
 from starlette.requests import HTTPConnection
@@ -20,21 +20,29 @@ from starlette.requests import HTTPConnection
 from tandem.images import EXTENSIONS
 from tandem_workers.endpoint.guard import Admission
 from tandem_workers.endpoint.links import LinkedFiles, Signer, link_base
-from tandem_workers.endpoint.middleware import ANY_HOST, MAX_BODY_BYTES
+from tandem_workers.endpoint.middleware import ANY_HOST, SMALL, BodyLimit
 from tandem_workers.requests.api_errors import ApiError
 from tandem_workers.requests.api_schema import (
     About,
+    EditSettings,
     ImageData,
     ImagesResponse,
     InputTokens,
     Settings,
     Usage,
 )
-from tandem_workers.requests.messages import ImageRequest, Pictures, Preview
+from tandem_workers.requests.edit_check import EditCheck
+from tandem_workers.requests.messages import Edit, ImageRequest, Pictures, Preview
 from tandem_workers.requests.request_check import Asked, RequestCheck
-from tandem_workers.requests.stream_schema import CompletedEvent, PartialImageEvent
+from tandem_workers.requests.stream_schema import (
+    CompletedEditEvent,
+    CompletedEvent,
+    PartialEditEvent,
+    PartialImageEvent,
+)
 
 Event = PartialImageEvent | CompletedEvent
+READERS = 2  # pictures that an ingress decodes at a time
 READY_TIMEOUT_S = 2.0
 READY_FOR_S = 10.0  # counts as ready for this long after images were made
 
@@ -73,7 +81,7 @@ class GatewaySettings:
     max_requests: int = 64
     max_images: int = 512
     max_n: int = 10
-    max_body_bytes: int = MAX_BODY_BYTES
+    body: BodyLimit = SMALL
     timeout_s: float = 120.0
     key_digests: tuple[str, ...] = ()
     origins: tuple[str, ...] = ()
@@ -105,8 +113,11 @@ class Gateway:
     watcher: Watcher = field(default_factory=Watcher)
 
     def __post_init__(self) -> None:
-        self.made_at_s = -math.inf
+        self.made_at_s, self.names = -math.inf, self.about.class_names.with_none()
         self.requests = RequestCheck(self.about, self.settings.lenient)
+        given = self.about, self.settings.max_n, self.settings.lenient, self.settings.publish is not None
+        self.edits, self.variations = EditCheck(*given), EditCheck(*given, variations=True)
+        self.reading = asyncio.Semaphore(READERS)
         signer = Signer(self.settings.link_secret, self.settings.link_seconds)
         self.linked = LinkedFiles(signer, self.make_again, self.wait_for_other)
         self.admission = Admission(self.settings.max_requests, self.settings.max_images, self.watcher.in_flight)
@@ -122,7 +133,7 @@ class Gateway:
             data=images,
             output_format=request.codec,
             size=self.size_of(request),
-            usage=self.usage(request.n),
+            usage=self.usage(request),
             tandem=self.image_settings(asked, pictures, time.monotonic() - began),
         )
 
@@ -137,13 +148,13 @@ class Gateway:
                 count += 1
         self.note_made(time.monotonic() - began)
         for index, image in enumerate(await self.in_time(self.all_data(asked, event.files), began)):
-            yield CompletedEvent(
+            yield (CompletedEditEvent if request.edit else CompletedEvent)(
                 b64_json=image.b64_json,
                 url=image.url,
                 created_at=int(time.time()),
                 size=self.size_of(request),
                 output_format=request.codec,
-                usage=self.usage(1),
+                usage=self.usage(replace(request, n=1)),
                 image_index=index,
                 tandem=self.image_settings(asked, event, time.monotonic() - began),
             )
@@ -181,7 +192,7 @@ class Gateway:
             raise ApiError(503, message, code="timeout", retry_after_s=wait_s) from None
 
     def partial(self, request: ImageRequest, preview: Preview, count: int) -> PartialImageEvent:
-        return PartialImageEvent(
+        return (PartialEditEvent if request.edit else PartialImageEvent)(
             b64_json=base64.b64encode(preview.data).decode(),
             partial_image_index=count,
             created_at=int(time.time()),
@@ -222,13 +233,15 @@ class Gateway:
 
     def size_of(self, request: ImageRequest) -> str:
         """The size of the files, as the API writes it."""
-        return "x".join(map(str, request.size)) if request.size else self.about.size
+        size = request.size or (request.edit and request.edit.size)
+        return "x".join(map(str, size)) if size else self.about.size
 
-    def usage(self, n: int) -> Usage:
-        """One class token in, the tokens of all scales out."""
-        made = n * self.about.num_tokens
-        details = InputTokens(text_tokens=1, image_tokens=0)
-        return Usage(input_tokens=1, output_tokens=made, total_tokens=made + 1, input_tokens_details=details)
+    def usage(self, request: ImageRequest) -> Usage:
+        """One class token in, and those of a picture; the tokens of all scales out."""
+        of_picture = self.about.num_tokens if request.edit else 0
+        given, made = 1 + of_picture, request.n * self.about.num_tokens
+        details = InputTokens(text_tokens=1, image_tokens=of_picture)
+        return Usage(input_tokens=given, output_tokens=made, total_tokens=given + made, input_tokens_details=details)
 
     def image_settings(self, asked: Asked, pictures: Pictures, total_s: float) -> Settings:
         request = asked.request
@@ -237,11 +250,12 @@ class Gateway:
         return Settings(
             model=self.about.model_id,
             label=request.label,
-            class_name=self.about.class_names[request.label],
+            class_name=self.names[request.label],
             seed=request.seed,
             draft_steps=request.draft_steps,
             **sampling_fields(request.sampling),
             deterministic=request.deterministic,
+            edit=edit_settings(request.edit) if request.edit else None,
             seconds={"wait": round(wait, 4), **seconds, "total": round(total_s, 4)},
             lenient=list(asked.notes) if self.settings.lenient else None,
         )
@@ -249,3 +263,8 @@ class Gateway:
 
 def sampling_fields(sampling: Any) -> dict[str, Any]:
     return asdict(sampling) | {"temperatures": list(sampling.temperatures)}
+
+
+def edit_settings(edit: Edit) -> EditSettings:
+    nothing = "the mask is empty: the picture is as it was" if not edit.found.edited_share else None
+    return EditSettings(**edit.about, keep_scales=edit.keep_scales, message=nothing)

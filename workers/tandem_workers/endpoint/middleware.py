@@ -9,6 +9,7 @@ import asyncio
 import re
 import uuid
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Any
 
@@ -17,9 +18,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tandem_workers.endpoint.keys import is_known
 from tandem_workers.requests.api_errors import ApiError, as_api_error, shown
+from tandem_workers.requests.edit_schema import MAX_EDIT_BYTES
 
 MAX_BODY_BYTES, BODY_TIMEOUT_S = 64 << 10, 10.0
 MAX_WAITING = 1024  # bodies that one process waits for at a time, each of at most the limit of a body
+MAX_HELD = 512 << 20  # bytes of them together
+FILE_PATHS = ("/images/edits", "/images/edits/stream", "/images/variations")  # ends of paths
 GONE = 499  # status in the metrics if the client went away before the answer
 WITH_KEY = ("/v1", "/openai")  # paths below which a key is needed
 HEALTH = ("/healthz", "/readyz")  # probes address a server by whatever name or number they know
@@ -109,20 +113,42 @@ def is_address(name: str) -> bool:
     return True
 
 
-class LimitBody:
-    """413 for a body above `max_bytes`, without reading the rest; 408 for one that does not arrive in time, and for the
-    one that has been awaited the longest when more than `max_waiting` are awaited."""
+@dataclass(frozen=True)
+class BodyLimit:
+    """Most bytes of a body, and seconds until all of it has to be there."""
 
-    def __init__(self, app: ASGIApp, max_bytes: int, max_waiting: int = MAX_WAITING):
-        self.app, self.max_bytes, self.max_waiting = app, max_bytes, max_waiting
-        self.waiting: dict[asyncio.Timeout, None] = {}  # oldest first
+    max_bytes: int = MAX_BODY_BYTES
+    timeout_s: float = BODY_TIMEOUT_S
+
+
+SMALL, WITH_FILES = BodyLimit(), BodyLimit(MAX_EDIT_BYTES, 6 * BODY_TIMEOUT_S)
+
+
+class LimitBody:
+    """413 for a body above its limit, without reading the rest; 408 for one that does not arrive in time, and for the
+    one that has been awaited the longest when more than `max_waiting`, or `max_held` bytes of all, are awaited.
+
+    Edits have a limit of their own, because they bring files.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        limit: BodyLimit = SMALL,
+        with_files: BodyLimit = WITH_FILES,
+        max_waiting: int = MAX_WAITING,
+        max_held: int = MAX_HELD,
+    ):
+        self.app, self.limit, self.with_files = app, limit, with_files
+        self.max_waiting, self.max_held = max_waiting, max_held
+        self.waiting: dict[asyncio.Timeout, int] = {}  # bytes so far, the oldest first
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
         try:
-            body = await self.read(receive)
+            body = await self.read(receive, self.with_files if brings_files(scope) else self.limit)
         except ApiError as error:
             await error.response()(scope, receive, send)
             return
@@ -135,34 +161,43 @@ class LimitBody:
 
         await self.app(scope, replay, send)
 
-    async def read(self, receive: Receive) -> bytes | None:
+    async def read(self, receive: Receive, limit: BodyLimit) -> bytes | None:
         """The whole body; None if the client went away. Raises ApiError 408 or 413."""
         body, more = bytearray(), True
         try:
-            async with asyncio.timeout(BODY_TIMEOUT_S) as deadline:
-                self.wait(deadline)
+            async with asyncio.timeout(limit.timeout_s) as deadline:
+                self.wait(deadline, 0)
                 while more:
                     message = await receive()
                     if message["type"] != "http.request":
                         return None
                     body += message.get("body", b"")
                     more = message.get("more_body", False)
-                    if len(body) > self.max_bytes:
-                        expected = f"body: expected at most {self.max_bytes} bytes, got more"
+                    if len(body) > limit.max_bytes:
+                        expected = f"body: expected at most {limit.max_bytes} bytes, got more"
                         raise ApiError(413, expected, code="body_too_large")
+                    self.wait(deadline, len(body))
         except TimeoutError:
-            late = f"body: expected all of it within {BODY_TIMEOUT_S:g} s, and sooner if many are awaited"
+            late = f"body: expected all of it within {limit.timeout_s:g} s, and sooner if many are awaited"
             raise ApiError(408, late, code="body_timeout") from None
         finally:
             self.waiting.pop(deadline, None)
         return bytes(body)
 
-    def wait(self, deadline: asyncio.Timeout) -> None:
-        self.waiting[deadline] = None
-        if len(self.waiting) > self.max_waiting:
+    def wait(self, deadline: asyncio.Timeout, held: int) -> None:
+        """Count what a body holds, and give up the oldest ones if all together are too many."""
+        if held and deadline not in self.waiting:
+            return  # it was given up
+        self.waiting[deadline] = held
+        while len(self.waiting) > self.max_waiting or sum(self.waiting.values()) > self.max_held:
             oldest = next(iter(self.waiting))
             del self.waiting[oldest]
             oldest.reschedule(0)
+
+
+def brings_files(scope: Scope) -> bool:
+    """Whether a request is for edits or variations, by any of their paths."""
+    return needs_key(scope) and route_of(scope).rstrip("/").endswith(FILE_PATHS)
 
 
 class NoSniff:

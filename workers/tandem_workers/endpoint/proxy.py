@@ -17,7 +17,7 @@ from uvicorn.config import HTTP_PROTOCOLS
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from tandem_workers.endpoint.keys import key_digests
-from tandem_workers.endpoint.middleware import MAX_BODY_BYTES, LimitBody, NameRequest, NoSniff, RequireKey, cors_options
+from tandem_workers.endpoint.middleware import LimitBody, NameRequest, NoSniff, RequireKey, cors_options
 from tandem_workers.endpoint.proxy_answers import ProxyAnswers
 
 HOOK = "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"  # Ray Serve's
@@ -68,7 +68,7 @@ def middlewares() -> list[Middleware]:
     cors = [Middleware(CORSMiddleware, **cors_options(origins))] if origins else []
     return [
         Middleware(ProxyAnswers),
-        Middleware(LimitBody, max_bytes=MAX_BODY_BYTES),
+        Middleware(LimitBody),
         Middleware(RequireKey, digests=key_digests()),
         *cors,
         Middleware(NoSniff),

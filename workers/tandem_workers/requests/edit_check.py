@@ -5,14 +5,15 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from functools import partial
+from typing import TypeVar
 
 import numpy as np
 from pydantic import ValidationError
 
-from tandem.editing.canvas import Canvas
+from tandem.editing.canvas import Canvas, Fit
 from tandem.editing.expand import expanded, parse_margins
-from tandem.editing.masks import MIDDLE, Mask, Picture, boxes_mask, parse_boxes, read_mask, read_picture
+from tandem.editing.masks import MIDDLE, Mask, Picture, bounds, boxes_mask, parse_boxes, read_mask, read_picture
 from tandem.errors import InputError
 from tandem_workers.pictures.edit_pictures import EditPicture
 from tandem_workers.pictures.put_back import PutBack
@@ -33,6 +34,7 @@ from tandem_workers.requests.messages import Edit, ImageRequest
 from tandem_workers.requests.notes import Note
 from tandem_workers.requests.request_check import RequestCheck
 
+MadeT = TypeVar("MadeT")
 NO_MASK = "expected one (or box, expand, a picture with transparent parts, or keep_scales above 0), got none"
 
 
@@ -75,33 +77,27 @@ class EditCheck:
         problems = self.requests.problems_of(values) if body is None else self.requests.problems(body.model_dump())
         found += [one for one in problems if one.param not in known]
         notes = list[Note]()
-        picture = self.tried(found, lambda: self.picture_of(form))
-        if picture is not None and not (form.errors and body is None):
-            mask = self.tried(found, lambda: self.mask_of(form, picture, body, notes))
-            if mask is not None and body is not None:
-                edit = self.tried(found, lambda: self.edit_of(form, picture, mask, body, notes))
+        picture = tried(found, lambda: self.picture_of(form))
+        mask = tried(found, lambda: self.mask_of(form, picture, body)) if picture else None
+        edit = None
+        if picture and mask is not None and body:
+            edit = tried(found, partial(self.edit_of, form, picture, mask, body, notes))
         if found:
             raise combined(found)
-        assert body is not None and edit is not None
+        assert body and edit
         size = self.size_of(body, edit, notes)
         body = self.with_images(body, notes)
-        request, more = self.requests.check(body.model_copy(update={"size": "auto"}), deployment, edit)
+        without_class = self.requests.about.class_names[-1]
+        body = body.model_copy(update={"size": "auto", "prompt": body.prompt or without_class})
+        request, more = self.requests.check(body, deployment, edit)
         return replace(request, size=size), body, [*more, *notes]
-
-    def tried(self, found: list[ApiError], make: Callable[[], Any]) -> Any:
-        """What `make` makes; None if it fails, which `found` then has."""
-        try:
-            return make()
-        except (InputError, ApiError) as error:
-            found.append(as_api_error(error))
-            return None
 
     def picture_of(self, form: Form) -> Picture:
         if "image" not in form.files:
             raise ApiError(400, "image: expected an image file, got none", "image", "missing_required_parameter")
         return read_picture(form.files["image"], "image", MAX_PICTURE_PIXELS)
 
-    def mask_of(self, form: Form, picture: Picture, body: EditBody | None, notes: list[Note]) -> Mask:
+    def mask_of(self, form: Form, picture: Picture, body: EditBody | None) -> Mask:
         """What is drawn anew of the picture, before it is expanded."""
         shape = picture.pixels.shape[:2]
         box = getattr(body, "box", None)
@@ -131,7 +127,7 @@ class EditCheck:
         if not (keep or masked or getattr(body, "box", None) or getattr(body, "expand", None)):
             keep = half(self.about)
             notes.append(Note(param="mask", message=f"there is none: all is made anew, with keep_scales {keep}"))
-        fit, blend = body.fit or "crop", body.blend or "feather"
+        fit, blend = body.fit or enough(mask), body.blend or "feather"
         canvas = Canvas.of(fit, mask, self.about.image_size)
         found = EditPicture("image", picture, mask, canvas, hashlib.sha256(form.files["image"]).hexdigest())
         if body.size not in (None, "auto", f"{width}x{height}") and not self.lenient:
@@ -155,3 +151,17 @@ class EditCheck:
         notes.append(Note(param="response_format", message="b64_json: links to edits need an object store"))
         return body.model_copy(update={"response_format": "b64_json"})
 
+
+def enough(mask: Mask) -> Fit:
+    """The closest view of a picture that has all of what is drawn anew."""
+    left, top, right, bottom = bounds(mask) or (0, 0, 0, 0)
+    return "crop" if max(right - left, bottom - top) <= min(mask.shape) else "pad"
+
+
+def tried(found: list[ApiError], make: Callable[[], MadeT]) -> MadeT | None:
+    """What `make` makes; None if it fails, which `found` then has."""
+    try:
+        return make()
+    except (InputError, ApiError) as error:
+        found.append(as_api_error(error))
+        return None

@@ -5,7 +5,7 @@ Source: the OpenAI API reference, "Images", edits and variations, and the types 
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 from pydantic import Field, create_model
 
@@ -26,6 +26,10 @@ FILES = {
     "has no transparency. Without one, the picture's own transparent parts, or all of it with keep_scales",
 }
 
+SIZE = (
+    str | None,
+    Field("auto", pattern=r"^(auto|[1-9][0-9]{0,4}x[1-9][0-9]{0,4})$", description="there is one: the picture's"),
+)
 Pixels = Annotated[float, Field(ge=0, le=1000, allow_inf_nan=False)]
 
 
@@ -33,14 +37,14 @@ class EditBody(ImageBody):
     """The fields of a form that are not files."""
 
     fit: Fit | None = Field(
-        "crop",
+        None,
         description="how the model's square lies in the picture: crop, the largest square around what is drawn anew; "
-        "pad, all of the picture; resize, the picture stretched to a square",
+        "pad, all of the picture; resize, the picture stretched to a square; default: crop where it suffices, else pad",
     )
     blend: Blend | None = Field(
         "feather",
-        description="paste: pixels outside the mask stay exactly; feather: they fade into it; none: the whole square is "
-        "as the model made it",
+        description="paste: pixels outside the mask stay exactly; feather: they fade into it; none: the whole square "
+        "is as the model made it",
     )
     feather: Pixels | None = Field(None, description="pixels over which they fade; default: 1/32 of the square")
     keep_scales: int | None = None
@@ -63,23 +67,20 @@ class MaskedBody(EditBody):
 
 def edit_body_of(about: About, max_n: int) -> type[MaskedBody]:
     """The request model of an edit with the limits of this server."""
-    prompt = "name, synonym, WordNet id or number of a class; none: filled without a class"
-    fields = fields_of(about, prompt) | {"keep_scales": (int | None, kept(about, 0))}
-    return create_model(
-        "ImageEditRequest", __base__=(body_of(about, max_n), MaskedBody), __doc__=EDIT_PURPOSE, **fields
-    )
+    prompt = named(about, ..., "name, synonym, WordNet id or number of a class; none: filled without a class")
+    fields: dict[str, Any] = {"prompt": (str, prompt), "size": SIZE, "keep_scales": (int | None, kept(about, 0))}
+    base: Any = (body_of(about, max_n), MaskedBody)
+    return cast("type[MaskedBody]", create_model("ImageEditRequest", __base__=base, __doc__=EDIT_PURPOSE, **fields))
 
 
 def variation_body_of(about: About, max_n: int) -> type[EditBody]:
     """The request model of a variation, which needs no class."""
-    fields = fields_of(about, "class of the fine scales; default: none") | {
-        "keep_scales": (int | None, kept(about, half(about), 1)),
-    }
-    prompt, field = fields["prompt"]
-    field.default = "none"
-    fields["prompt"] = (prompt | None, field)
-    return create_model(
-        "ImageVariationRequest", __base__=(body_of(about, max_n), EditBody), __doc__=VARIATION_PURPOSE, **fields
+    prompt = named(about, None, "class of the fine scales, named as in an edit; default: none")
+    fields: dict[str, Any] = {"prompt": (str | None, prompt), "size": SIZE}
+    fields["keep_scales"] = (int | None, kept(about, half(about), 1))
+    base: Any = (body_of(about, max_n), EditBody)
+    return cast(
+        "type[EditBody]", create_model("ImageVariationRequest", __base__=base, __doc__=VARIATION_PURPOSE, **fields)
     )
 
 
@@ -94,12 +95,7 @@ def kept(about: About, default: int, least: int = 0) -> Any:
     return Field(default, ge=least, le=about.num_scales - 1, description=description)
 
 
-def fields_of(about: About, prompt: str) -> dict[str, Any]:
+def named(about: About, default: Any, description: str) -> Any:
+    """The declaration of `prompt`."""
     longest = max(MAX_PROMPT, *map(len, about.class_names))
-    return {
-        "prompt": (str, Field(min_length=1, max_length=longest, description=prompt, examples=["face", "none"])),
-        "size": (
-            str | None,
-            Field("auto", pattern=r"^(auto|[1-9][0-9]{0,4}x[1-9][0-9]{0,4})$", description="the picture's own"),
-        ),
-    }
+    return Field(default, min_length=1, max_length=longest, description=description, examples=["face", "none"])

@@ -35,7 +35,7 @@ class Form:
 async def read_form(http: Request, fields: Mapping[str, FieldInfo], files: Mapping[str, str]) -> Form:
     """The form of a request.
 
-    A list is a field `name[]` for each item, or one field of JSON. Fields that take no text are read as JSON.
+    A list is a field `name[]` for each item, or one field of JSON. What is not declared as text is read as JSON.
 
     Args:
         fields: those that are not files, for their types.
@@ -49,7 +49,9 @@ async def read_form(http: Request, fields: Mapping[str, FieldInfo], files: Mappi
     try:
         sent = (await http.form(max_files=MAX_FILES, max_fields=MAX_FIELDS)).multi_items()
     except (HTTPException, MultiPartException) as error:
-        raise ApiError(400, f"body: expected {FORM}, {cut(str(getattr(error, 'detail', error)))}", code="invalid_form") from None
+        raise ApiError(
+            400, f"body: expected {FORM}, {cut(str(getattr(error, 'detail', error)))}", code="invalid_form"
+        ) from None
     texts, found, errors = defaultdict[str, list[str]](list), dict[str, bytes](), list[ApiError]()
     for name, value in sent:
         plain = name.removesuffix("[]")
@@ -76,7 +78,7 @@ async def read_form(http: Request, fields: Mapping[str, FieldInfo], files: Mappi
 
 def parse(text: str, field: FieldInfo | None) -> Any:
     """A value of a form. What is no JSON stays text, for the check to refuse it."""
-    if field is None or takes_text(field.annotation):
+    if field is not None and takes_text(field.annotation):
         return text
     try:
         return json.loads(text.lower() if text in ("True", "False") else text)

@@ -81,6 +81,11 @@ class ImageRequest:
         """Scales that are not drawn at all."""
         return self.edit.keep_scales if self.edit else 0
 
+    @property
+    def picture_pixels(self) -> int:
+        """Pixels of the picture that is edited."""
+        return self.edit.found.mask.size if self.edit else 0
+
 
 @dataclass(frozen=True)
 class Drafted:

@@ -3,17 +3,18 @@ events of a stream, which routes cannot declare."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
 from pydantic import TypeAdapter
 
 from tandem_workers.requests.api_schema import ErrorBody
-from tandem_workers.requests.stream_schema import ImageStreamEvent
+from tandem_workers.requests.edit_check import EditCheck
+from tandem_workers.requests.stream_schema import EditStreamEvent, ImageStreamEvent
 
 SCHEMAS, HEADERS = "#/components/schemas", "#/components/headers"
-EVENTS = "ImageStreamEvent"
+EVENTS, EDIT_EVENTS = "ImageStreamEvent", "EditStreamEvent"
 ALWAYS = (400, 405, 408, 413, 500, 503)  # statuses that any request may get
 DESCRIPTIONS = {
     400: "an invalid value; the message names field, expected and actual value",
@@ -39,19 +40,34 @@ SENT_HEADERS: dict[str, tuple[dict[str, Any], str]] = {
 }
 ON_EVERY_ANSWER = ("X-Request-ID", "X-Content-Type-Options")
 ON_STATUS = {401: ("WWW-Authenticate",), 405: ("Allow",), 429: ("Retry-After",), 503: ("Retry-After",)}
-STREAM = {  # of a 200; OpenAPI 3.1 has no word for the items of a stream
-    "description": "server-sent events: `event:` has the `type`, `data:` the JSON of one ImageStreamEvent",
-    "content": {
-        "text/event-stream": {
-            "schema": {
-                "type": "string",
-                "contentMediaType": "text/event-stream",
-                "contentSchema": {"type": "array", "items": {"$ref": f"{SCHEMAS}/{EVENTS}"}},
+
+
+def stream_of(events: str) -> dict[str, Any]:
+    """A 200 that is a stream of the events of that name. OpenAPI 3.1 has no word for the items of a stream."""
+    return {
+        "description": f"server-sent events: `event:` has the `type`, `data:` the JSON of one {events}",
+        "content": {
+            "text/event-stream": {
+                "schema": {
+                    "type": "string",
+                    "contentMediaType": "text/event-stream",
+                    "contentSchema": {"type": "array", "items": {"$ref": f"{SCHEMAS}/{events}"}},
+                }
             }
-        }
-    },
-    "headers": {"Cache-Control": {"$ref": f"{HEADERS}/Cache-Control"}},
-}
+        },
+        "headers": {"Cache-Control": {"$ref": f"{HEADERS}/Cache-Control"}},
+    }
+
+
+def form_of(check: EditCheck, streams: bool = False) -> dict[str, Any]:
+    """The declaration of a form, which routes cannot have: its fields and files."""
+    schema = check.model.model_json_schema()
+    files = {name: {"type": "string", "format": "binary", "description": text} for name, text in check.files.items()}
+    schema["properties"] = files | schema["properties"]
+    schema["required"] = ["image", *schema.get("required", [])]
+    true = {"type": "boolean", "const": True, "default": True, "description": "always true here"}
+    schema["properties"]["stream"] = true if streams else schema["properties"]["stream"]
+    return {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": schema}}}}
 
 
 def declared(*statuses: int) -> dict[int | str, dict[str, Any]]:
@@ -83,9 +99,12 @@ def complete(app: FastAPI) -> None:
     schemas = components["schemas"]
     for name in ("HTTPValidationError", "ValidationError"):
         schemas.pop(name, None)
-    events = TypeAdapter(ImageStreamEvent).json_schema(mode="serialization", ref_template=f"{SCHEMAS}/{{model}}")
-    schemas |= events.pop("$defs")
-    schemas[EVENTS] = {"title": EVENTS, "description": "the data of one server-sent event"} | events
+    for name, kind in ((EVENTS, ImageStreamEvent), (EDIT_EVENTS, EditStreamEvent)):
+        events = TypeAdapter[Any](cast("Any", kind)).json_schema(
+            mode="serialization", ref_template=f"{SCHEMAS}/{{model}}"
+        )
+        schemas |= events.pop("$defs")
+        schemas[name] = {"title": name, "description": "the data of one server-sent event"} | events
 
 
 def headers_of(status: int) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
 from support.fake_engine import ABOUT, CLASS_NAMES, PATH, SAMPLING, FakeEngine, K, client, make_gateway
+from tandem_workers.endpoint.middleware import BodyLimit
 from tandem_workers.requests.api_schema import MAX_SEED, ImageBody
 from tandem_workers.requests.messages import ImageRequest
 from tandem_workers.requests.request_check import preview_scales
@@ -285,6 +286,6 @@ def test_a_body_of_another_type_is_refused(api, engine, kind):
 
 
 def test_a_body_beyond_the_limit_is_refused_before_it_is_parsed(engine):
-    api = client(make_gateway(engine, max_body_bytes=100))
+    api = client(make_gateway(engine, body=BodyLimit(100)))
     assert api.post(PATH, json={"prompt": "ant", "user": "x" * 20}).status_code == 200
     assert refused(api.post(PATH, content=b"{" * 101, headers=JSON), None, 413)["code"] == "body_too_large"

@@ -7,6 +7,7 @@ import pytest
 from support.fake_engine import MODEL, PATH, FakeEngine, client, make_gateway
 from tandem_workers.endpoint.gateway import Watcher
 from tandem_workers.endpoint.keys import digest
+from tandem_workers.endpoint.middleware import BodyLimit
 
 KEY = "a-key-of-some-length"
 VERSION = "?api-version=2024-02-01"
@@ -58,7 +59,7 @@ def test_the_answer_and_the_errors_are_those_of_the_openai_api(path):
 def test_limits_names_and_metrics_count_as_ever(path):
     counted: list[tuple[str, int]] = []
     watcher = Watcher(answered=lambda *seen: counted.append(seen))
-    gateway = make_gateway(FakeEngine(), watcher, max_images=2, max_body_bytes=100, allowed_hosts=("testserver",))
+    gateway = make_gateway(FakeEngine(), watcher, max_images=2, body=BodyLimit(100), allowed_hosts=("testserver",))
     api = client(gateway)
     with gateway.admission.admit(2):
         assert api.post(path, json=BODY).status_code == 429

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from tandem_workers.endpoint.keys import digest
-from tandem_workers.endpoint.middleware import AllowHosts, CountRequests, LimitBody, RequireKey
+from tandem_workers.endpoint.middleware import AllowHosts, BodyLimit, CountRequests, LimitBody, RequireKey
 
-LIMIT = 100
+LIMIT = BodyLimit(100)
 HTTP = {"type": "http", "method": "POST", "path": "/", "headers": []}
 
 
@@ -58,7 +58,7 @@ def chunks(*parts: bytes) -> Iterator[dict]:
     yield {"type": "http.disconnect"}
 
 
-@pytest.mark.parametrize("parts", [(b"",), (b"x" * LIMIT,), (b"x" * 60, b"y" * 40), (b"x",) * LIMIT])
+@pytest.mark.parametrize("parts", [(b"",), (b"x" * LIMIT.max_bytes,), (b"x" * 60, b"y" * 40), (b"x",) * 100])
 def test_a_body_up_to_the_limit_comes_through_whole_and_the_connection_behind_it(parts):
     app = FakeApp()
     sent = drive(LimitBody(app, LIMIT), chunks(*parts))
@@ -67,7 +67,7 @@ def test_a_body_up_to_the_limit_comes_through_whole_and_the_connection_behind_it
     assert app.after == ["http.disconnect"]
 
 
-@pytest.mark.parametrize("parts", [(b"x" * (LIMIT + 1),), (b"x" * 60, b"y" * 41), (b"x" * 30,) * 1000])
+@pytest.mark.parametrize("parts", [(b"x" * (LIMIT.max_bytes + 1),), (b"x" * 60, b"y" * 41), (b"x" * 30,) * 1000])
 @pytest.mark.parametrize("declared", [True, False], ids=["content-length", "chunked"])
 def test_a_longer_body_is_refused_and_not_read_to_its_end(parts, declared):
     headers = [(b"content-length", str(len(b"".join(parts))).encode())] if declared else []
@@ -76,7 +76,7 @@ def test_a_longer_body_is_refused_and_not_read_to_its_end(parts, declared):
     assert sent[0]["status"] == 413
     error = json.loads(sent[1]["body"])["error"]
     assert (error["type"], error["code"]) == ("invalid_request_error", "body_too_large")
-    assert f"at most {LIMIT} bytes" in error["message"]
+    assert f"at most {LIMIT.max_bytes} bytes" in error["message"]
     assert app.bodies == []
     assert len(list(messages)) >= len(parts) - 4
 
@@ -91,7 +91,11 @@ def test_a_client_that_goes_away_in_its_body_is_not_answered():
 def test_other_traffic_than_http_passes():
     app, counted = FakeApp(), []
     lifespan = iter([{"type": "lifespan.startup", "body": b"x" * 1000}])
-    drive(CountRequests(LimitBody(app, LIMIT), lambda *seen: counted.append(seen)), lifespan, {"type": "lifespan"})
+    drive(
+        CountRequests(LimitBody(app, LIMIT), lambda *seen: counted.append(seen)),
+        lifespan,
+        {"type": "lifespan"},
+    )
     assert app.bodies == [b"x" * 1000]
     assert counted == []
 

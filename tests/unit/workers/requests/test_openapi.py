@@ -46,6 +46,9 @@ def test_operations_have_the_names_that_functions_of_clients_have(document):
     assert {path: operation["operationId"] for path, operation in operations(document).items()} == {
         PATH: "create_image",
         STREAM_PATH: "stream_image",
+        EDITS: "edit_image",
+        EDIT_STREAM: "stream_edit",
+        VARIATIONS: "vary_image",
         "/v1/models": "list_models",
         "/v1/models/{model_id}": "get_model",
         "/v1/classes": "list_classes",
@@ -59,6 +62,9 @@ def test_every_status_and_header_is_declared(document):
     assert declared == {
         PATH: ALWAYS | {"401", "429"},
         STREAM_PATH: ALWAYS | {"401", "429"},
+        EDITS: ALWAYS | {"401", "429"},
+        EDIT_STREAM: ALWAYS | {"401", "429"},
+        VARIATIONS: ALWAYS | {"401", "429"},
         "/v1/models": ALWAYS | {"401"},
         "/v1/models/{model_id}": ALWAYS | {"401", "404"},
         "/v1/classes": ALWAYS | {"401"},
@@ -67,7 +73,7 @@ def test_every_status_and_header_is_declared(document):
     }
     for path, operation in operations(document).items():
         for status, answer in operation["responses"].items():
-            cache = {"Cache-Control"} if (path, status) == (STREAM_PATH, "200") else set()
+            cache = {"Cache-Control"} if path in (STREAM_PATH, EDIT_STREAM) and status == "200" else set()
             expected = {"X-Request-ID", "X-Content-Type-Options"} | CARRIES.get(status, set()) | cache
             assert set(answer["headers"]) == expected, (path, status)
             assert set(answer["headers"]) <= set(document["components"]["headers"])
@@ -84,7 +90,7 @@ def test_the_limits_of_this_server_are_in_it(document):
 
 def test_an_operation_has_one_kind_of_answer(document):
     kinds = {path: set(operation["responses"]["200"]["content"]) for path, operation in operations(document).items()}
-    assert kinds.pop(STREAM_PATH) == {"text/event-stream"}
+    assert kinds.pop(STREAM_PATH) == kinds.pop(EDIT_STREAM) == {"text/event-stream"}
     assert set(map(frozenset, kinds.values())) == {frozenset({"application/json"})}
     schemas = document["components"]["schemas"]
     streams = {name: schemas[f"Image{name}Request"]["properties"]["stream"] for name in ("Generation", "Stream")}
