@@ -11,6 +11,7 @@ from openapi_spec_validator import OpenAPIV31SpecValidator, validate
 from support.fake_engine import ABOUT, PATH, SIZE, STREAM_PATH, FakeEngine, K, client, events_of, make_gateway
 from tandem.errors import JobError
 from tandem_workers.endpoint.keys import digest
+from tandem_workers.requests.edit_schema import EDIT_STREAM, EDITS, VARIATIONS
 
 ALWAYS = {"200", "400", "405", "408", "413", "500", "503"}
 CARRIES = {"401": {"WWW-Authenticate"}, "405": {"Allow"}, "429": {"Retry-After"}, "503": {"Retry-After"}}
