@@ -7,10 +7,22 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, Route, expect
 
-from support.browser import CONTRASTS, DONE, GENERATIONS, Watch, browser, generate, page, site, unfold, visit, watch
+from support.browser import (
+    CONTRASTS,
+    DONE,
+    GENERATIONS,
+    Watch,
+    browser,
+    check_axe,
+    generate,
+    page,
+    site,
+    unfold,
+    visit,
+    watch,
+)
 from support.page_server import DRAFT_STEPS, K, Site, page_server
 from tandem.checkpoints.fine_tuning import FineTuned
 
@@ -18,18 +30,10 @@ __all__ = ["browser", "page", "site", "visit", "watch"]  # fixtures
 
 # the last one: 1366 x 625 at 200 % zoom
 SIZES = {"phone": (320, 568), "tablet": (768, 900), "laptop": (1366, 625), "wide": (1920, 1000), "zoomed": (683, 312)}
-RULES = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"], "resultTypes": ["violations"]}
 OUTSIDE = """() => ["generate", "bar"].filter((id) => {
   const {top, bottom, left, right} = document.getElementById(id).getBoundingClientRect();
   return top < 0 || left < 0 || bottom > innerHeight || right > innerWidth;
 })"""
-
-
-def check_axe(page: Page) -> None:
-    page.emulate_media(reduced_motion="reduce")
-    page.evaluate("() => Promise.all(document.getAnimations().map((one) => one.finished.catch(() => 0)))")
-    found = Axe().run(page, options=RULES).response["violations"]
-    assert [(rule["id"], [node["html"][:200] for node in rule["nodes"]]) for rule in found] == []
 
 
 @pytest.mark.parametrize("size", SIZES.values(), ids=SIZES)
@@ -37,7 +41,7 @@ def test_generate_is_in_the_window_and_nothing_overflows(page: Page, size: tuple
     page.set_viewport_size({"width": size[0], "height": size[1]})
     page.locator("#settings").evaluate("(settings) => { settings.open = true; }")
     unfold(page)
-    for button in page.locator(".info").all():
+    for button in page.locator("#form .info").all():
         button.click()
         expect(page.locator(f"#{button.get_attribute('aria-controls')}")).to_be_visible()
     for share in (0, 0.5, 1):

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from support.page_server import Site, page_server
@@ -24,6 +25,8 @@ ARGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
+
+RULES = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"], "resultTypes": ["violations"]}
 
 # Every value that `src` and `data-scale` of a picture had: also those that were never painted.
 OBSERVE = """() => {
@@ -157,6 +160,14 @@ def generate(page: Page) -> list[dict[str, Any]]:
     expect(done).to_have_count(before + 1, timeout=MADE_MS)
     page.remove_listener("request", note)
     return bodies
+
+
+def check_axe(page: Page) -> None:
+    """No violation of WCAG A and AA that axe can find."""
+    page.emulate_media(reduced_motion="reduce")
+    page.evaluate("() => Promise.all(document.getAnimations().map((one) => one.finished.catch(() => 0)))")
+    found = Axe().run(page, options=RULES).response["violations"]
+    assert [(rule["id"], [node["html"][:200] for node in rule["nodes"]]) for rule in found] == []
 
 
 def unfold(page: Page) -> None:

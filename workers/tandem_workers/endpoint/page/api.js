@@ -2,6 +2,7 @@
 
 const KEY_NAME = "tandem-api-key";
 export const GENERATIONS = "v1/images/generations";
+export const EDITS = "v1/images/edits";
 export const MAX_CLASSES = 1000; // of one answer
 
 /** What the API refused, in its own words. `retryAfter` is in seconds, null where it was not told. */
@@ -37,6 +38,11 @@ export function generateImages(body, signal) {
   const accept = body.stream ? "text/event-stream" : "application/json";
   const headers = { "Content-Type": "application/json", Accept: accept };
   return send(GENERATIONS, { method: "POST", headers, body: JSON.stringify(body), signal });
+}
+
+/** The same of a form with a picture. */
+export function editImage(form, signal) {
+  return send(EDITS, { method: "POST", headers: { Accept: "text/event-stream" }, body: form, signal });
 }
 
 /** The data of each event. An error event is thrown. */

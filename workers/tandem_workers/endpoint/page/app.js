@@ -4,11 +4,12 @@ import { queryOf, settingsOf } from "./address.js";
 import { MAX_CLASSES, findClasses, getModel, isAbort } from "./api.js";
 import { clearAlert, showDone, showFailure, showRunning } from "./bar.js";
 import { $ } from "./dom.js";
+import { Editor } from "./editor.js";
 import { Form, clearErrors, showFieldError } from "./form.js";
 import { Gallery } from "./gallery.js";
 import { askForKey, listenToKey } from "./keyprompt.js";
 import { make } from "./making.js";
-import { newRun, picturesOf } from "./run.js";
+import { nameOf, newRun, picturesOf } from "./run.js";
 import { Tiles } from "./tiles.js";
 import { counted, inWords } from "./words.js";
 
@@ -18,7 +19,7 @@ const WIDE = matchMedia("(min-width: 60rem)");
 const cameFromHere = history.state !== null; // a reload, or Back: what the address says was made already
 let hasStarted = false; // the first image goes before the samples
 let running = null; // the AbortController of what is under way
-const gallery = new Gallery({ onReuse: reuse });
+const gallery = new Gallery({ onReuse: reuse, onEdit: edit });
 const form = new Form({
   onSubmit: () => generate(),
   onChange: keepAddress,
@@ -33,6 +34,7 @@ const tiles = new Tiles({
     generate();
   },
 });
+const editor = new Editor({ promptOf: (item) => form.known.promptOf(item) });
 const restored = gallery.restore();
 
 /** Ask the server what it offers, and make a first image. */
@@ -54,6 +56,7 @@ async function start() {
 async function learn() {
   const [model, { data, total }] = await Promise.all([getModel(), findClasses("", undefined, FIRST_CLASSES)]);
   form.offer(model);
+  editor.offer(model);
   offerClasses(data, total);
   showAddress(history.state);
   if (!form.className && data.length) form.classes.pick(data[0]);
@@ -142,6 +145,10 @@ function reuse(settings) {
   form.show(settings);
   keepAddress();
   $("generate").focus();
+}
+
+function edit(picture) {
+  editor.open(picture.blob, nameOf(picture), form.known.find(picture.side.made.class_name));
 }
 
 function offerSeed(seed) {

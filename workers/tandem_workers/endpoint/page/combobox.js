@@ -104,7 +104,7 @@ export class Combobox {
   render({ data, total }) {
     this.items = data;
     this.isPending = false;
-    this.list.replaceChildren(...data.map(optionOf));
+    this.list.replaceChildren(...data.map((item) => optionOf(item, this.list.id)));
     this.note.textContent = noteOf(data.length, total);
     this.note.hidden = !this.note.textContent;
     this.list.hidden = !data.length;
@@ -146,9 +146,9 @@ export class Combobox {
   }
 }
 
-function optionOf({ id, name }) {
+function optionOf({ id, name }, listId) {
   const option = document.createElement("li");
-  Object.assign(option, { id: `class-${id}`, textContent: oneLine(name), role: "option" });
+  Object.assign(option, { id: `${listId}-${id}`, textContent: oneLine(name), role: "option" });
   option.setAttribute("aria-selected", "false");
   return option;
 }

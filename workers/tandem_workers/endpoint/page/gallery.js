@@ -10,11 +10,11 @@ import { counted } from "./words.js";
 const LOOKS = { size: "m", pixels: "smooth" };
 
 export class Gallery {
-  /** `onReuse(settings)`: somebody wants the settings of a picture. */
-  constructor({ onReuse }) {
+  /** `onReuse(settings)`: somebody wants the settings of a picture; `onEdit(picture)`: or it itself, to edit it. */
+  constructor({ onReuse, onEdit }) {
     Object.assign(this, { views: [], onReuse });
-    this.lightbox = new Lightbox({ allRuns: () => this.views.map((view) => view.run), onReuse });
-    this.on = { open: (picture) => this.lightbox.open(picture), reuse: onReuse, remove: (view) => this.remove(view) };
+    this.lightbox = new Lightbox({ allRuns: () => this.views.map((view) => view.run), onReuse, onEdit });
+    this.on = { open: (picture) => this.lightbox.open(picture), reuse: onReuse, edit: onEdit, remove: (view) => this.remove(view) };
     this.listen();
   }
 

@@ -11,9 +11,9 @@ import { curlLine, pythonProgram } from "./snippets.js";
 import { describeSplit, duration } from "./words.js";
 
 export class Lightbox {
-  /** `allRuns()`: the gallery's, in their order; `onReuse(settings)`. */
-  constructor({ allRuns, onReuse }) {
-    Object.assign(this, { allRuns, onReuse, dialog: $("lightbox") });
+  /** `allRuns()`: the gallery's, in their order; `onReuse(settings)`, `onEdit(picture)`. */
+  constructor({ allRuns, onReuse, onEdit }) {
+    Object.assign(this, { allRuns, onReuse, onEdit, dialog: $("lightbox") });
     this.listen();
   }
 
@@ -83,6 +83,10 @@ export class Lightbox {
     $("lightbox-next").addEventListener("click", () => this.move(1));
     $("lightbox-close").addEventListener("click", () => dialog.close());
     $("lightbox-save").addEventListener("click", () => save(this.picture.blob, filenameOf(this.picture)));
+    $("lightbox-edit").addEventListener("click", () => {
+      dialog.close();
+      this.onEdit(this.picture);
+    });
     $("lightbox-reuse").addEventListener("click", () => {
       dialog.close();
       this.onReuse(settingsOf(queryOfSide(this.picture.run, this.picture.side)));

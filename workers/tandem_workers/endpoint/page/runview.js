@@ -14,7 +14,7 @@ import { zipped } from "./zip.js";
 const STAGES = ["wait", "draft", "refine", "decode", "encode"];
 
 export class RunView {
-  /** `on`: {open(picture), reuse(settings), remove()} */
+  /** `on`: {open(picture), reuse(settings), edit(picture), remove()} */
   constructor(run, on) {
     Object.assign(this, { run, on });
     this.element = instantiate("run-template");
@@ -145,6 +145,7 @@ export class RunView {
       return copyText(write({ body: side.body, made: side.made, index, filename: filenameOf(first()) }));
     };
     this.find(".save").addEventListener("click", () => savePictures(picturesOf(this.run)));
+    this.find(".edit").addEventListener("click", () => this.on.edit(first()));
     this.find(".reuse").addEventListener("click", () => this.on.reuse(settingsOf(this.run.query)));
     this.find(".remove").addEventListener("click", () => this.on.remove(this));
     onPress(this.find(".link"), () => copyText(linkOf(settingsOf(this.run.query), this.run.defaults)), "Link copied");
