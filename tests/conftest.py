@@ -22,7 +22,16 @@ from tandem_workers.storage.store import Store
 
 # Files with tests of the server `served`: it has a fixed port, and starting it takes half a minute
 WITH_SERVER = frozenset(
-    f"test_{name}.py" for name in ("api_schema", "dashboard", "endpoint", "endpoint_colocated", "page_served", "readme")
+    f"test_{name}.py"
+    for name in (
+        "api_schema",
+        "dashboard",
+        "endpoint",
+        "endpoint_colocated",
+        "endpoint_edits",
+        "page_served",
+        "readme",
+    )
 )
 
 

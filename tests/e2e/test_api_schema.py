@@ -23,6 +23,7 @@ from support.served import Served
 
 IMAGES = "/v1/images/generations"
 IMAGE_STREAM = f"{IMAGES}/stream"
+EDIT_STREAM = "/v1/images/edits/stream"
 NAMES = ("face", "Flag", "11", " 0 ")
 
 
@@ -30,17 +31,18 @@ def document_of(served: Served) -> dict[str, Any]:
     """The server's document, with the events of streams in the way that schemathesis knows: it takes the schema of a
     text/event-stream for that of one event, as OpenAPI 3.2 has it in `itemSchema`."""
     document: dict[str, Any] = requests.get(f"{served.url}/openapi.json", timeout=60).json()
-    names = document["components"]["schemas"]["ImageStreamEvent"]["discriminator"]["mapping"]
-    content = {
-        "contentMediaType": "application/json",
-        "contentSchema": {"$ref": "#/components/schemas/ImageStreamEvent"},
-    }
-    event = {
-        "type": "object",
-        "required": ["event", "data"],
-        "properties": {"event": {"enum": list(names)}, "data": {"type": "string", **content}},
-    }
-    document["paths"][IMAGE_STREAM]["post"]["responses"]["200"]["content"]["text/event-stream"] = {"itemSchema": event}
+    for path, kind in ((IMAGE_STREAM, "ImageStreamEvent"), (EDIT_STREAM, "EditStreamEvent")):
+        names = document["components"]["schemas"][kind]["discriminator"]["mapping"]
+        content = {
+            "contentMediaType": "application/json",
+            "contentSchema": {"$ref": f"#/components/schemas/{kind}"},
+        }
+        event = {
+            "type": "object",
+            "required": ["event", "data"],
+            "properties": {"event": {"enum": list(names)}, "data": {"type": "string", **content}},
+        }
+        document["paths"][path]["post"]["responses"]["200"]["content"]["text/event-stream"] = {"itemSchema": event}
     return document
 
 
@@ -64,6 +66,7 @@ def test_whatever_is_asked_the_answer_is_declared_and_no_fault(served, tmp_path)
     for path in (IMAGES, IMAGE_STREAM):
         assert asked[path, 200] >= 20 and asked[path, 400] >= 100  # valid and wrong ones, both
         assert asked[path, 405] >= 1
+    assert asked["/v1/images/edits", 400] >= 100 and asked["/v1/images/variations", 400] >= 20
     assert {path for path, status in asked if status == 200} >= {"/v1/models", "/v1/classes", "/healthz", "/readyz"}
     assert set(named) == {1}  # not one by Ray Serve and another by us
     assert not [status for _, status in asked if status >= 500]

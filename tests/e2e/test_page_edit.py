@@ -13,6 +13,7 @@ from playwright.sync_api import Page, expect
 
 from support.browser import DONE, Watch, browser, check_axe, page, site, visit, watch
 from support.page_server import NAMES, K, Site
+from tandem_workers.requests.messages import ImageRequest
 
 __all__ = ["browser", "page", "site", "visit", "watch"]  # fixtures
 
