@@ -117,7 +117,7 @@ def test_results_stand_beside_the_picture_and_are_saved(opened: Page, site: Site
     with page.expect_download() as download:
         results.first.get_by_role("button", name="Save").click()
     seed = edits(site)[-1].seed
-    assert download.value.suggested_filename == f"garden_png-none-{seed}.png"
+    assert download.value.suggested_filename == f"garden_png-none-{seed}-0.png"
     assert Image.open(download.value.path()).size == (64, 64)  # as the painting engine makes them
     results.first.get_by_role("button", name="Go on with this").click()
     expect(results).to_have_count(0)

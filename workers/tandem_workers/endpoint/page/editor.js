@@ -179,7 +179,7 @@ export class Editor {
       const blob = imageBlob(event);
       const place = places[event.image_index];
       if (event.type === "image_edit.completed") {
-        place.replaceChildren(...this.resultOf(picture, blob, event));
+        place.replaceChildren(...this.resultOf(picture, blob, event, places.length));
         count += 1;
       } else {
         const image = element("img", { className: "picture", src: addressOf(blob), alt: `The edit after scale ${event.scale}` });
@@ -191,16 +191,17 @@ export class Editor {
     const seconds = (performance.now() - began) / 1000;
     this.say(`${count === 1 ? "The edit is" : `${count} edits are`} made, in ${duration(seconds)}.`);
     announce($("editor-status").textContent);
+    places[0].scrollIntoView({ block: "nearest" });
   }
 
   /** Before and after under one slider, and what can be done with it. */
-  resultOf(picture, blob, { tandem, output_format: format }) {
-    const name = `${tandem.class_name}, seed ${tandem.seed}`;
+  resultOf(picture, blob, { tandem, output_format: format, image_index: index }, count) {
+    const name = [tandem.class_name, `seed ${tandem.seed}`, count > 1 && `image ${index + 1} of ${count}`].filter(Boolean).join(", ");
     const both = reveal({ name: "before", blob: picture.blob }, { name: "after", blob });
     both.querySelector(".frame").style.setProperty("--ratio", getComputedStyle($("editor-sheet")).getPropertyValue("--ratio"));
     both.querySelector("input").value = 0;
     both.querySelector("input").dispatchEvent(new Event("input"));
-    const file = `${fileStem(picture.name)}-${fileStem(tandem.class_name)}-${tandem.seed}.${extensionOf(format)}`;
+    const file = `${fileStem(picture.name)}-${fileStem(tandem.class_name)}-${tandem.seed}-${index}.${extensionOf(format)}`;
     const saves = element("button", { type: "button", textContent: "Save" });
     const goesOn = element("button", { type: "button", textContent: "Go on with this" });
     saves.setAttribute("aria-label", `Save: ${name}`);
