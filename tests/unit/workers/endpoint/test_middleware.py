@@ -148,9 +148,8 @@ async def answered(app: Any, receive: Any, scope: dict) -> dict:
     return sent[0]
 
 
-def test_a_body_that_stalls_is_given_up_and_the_oldest_first_if_many_do(monkeypatch):
-    monkeypatch.setattr("tandem_workers.endpoint.middleware.BODY_TIMEOUT_S", 0.05)
-    limit = LimitBody(FakeApp(), LIMIT, max_waiting=2)
+def test_a_body_that_stalls_is_given_up_and_the_oldest_first_if_many_do():
+    limit = LimitBody(FakeApp(), BodyLimit(100, 0.05), max_waiting=2)
 
     async def run() -> list[int]:
         tasks = [asyncio.create_task(answered(limit, stalled(b"x"), HTTP)) for _ in range(4)]
@@ -162,6 +161,34 @@ def test_a_body_that_stalls_is_given_up_and_the_oldest_first_if_many_do(monkeypa
         return early
 
     assert set(asyncio.run(run())) <= {0, 1}
+    assert limit.waiting == {}
+
+
+FORM = HTTP | {"path": "/v1/images/edits"}
+
+
+def test_forms_with_files_have_a_limit_of_their_own_and_one_together():
+    files = BodyLimit(1000, 0.05)
+    limit = LimitBody(FakeApp(), BodyLimit(100, 0.05), files, max_held=1500)
+    for path in (
+        "/v1/images/edits",
+        "/v1/images/edits/",
+        "/v1/images/variations",
+        "/openai/deployments/a/images/edits",
+    ):
+        assert drive(limit, chunks(b"x" * 1000), HTTP | {"path": path})[0]["status"] == 200
+        assert drive(limit, chunks(b"x" * 1001), HTTP | {"path": path})[0]["status"] == 413
+    assert drive(limit, chunks(b"x" * 101), HTTP | {"path": "/v1/images/generations"})[0]["status"] == 413
+
+    async def run() -> list[int]:
+        tasks = [asyncio.create_task(answered(limit, stalled(b"x" * 600), FORM)) for _ in range(3)]
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        early = [tasks.index(task) for task in done]
+        assert sum(limit.waiting.values()) <= 1500
+        assert [(await task)["status"] for task in tasks] == [408] * 3
+        return early
+
+    assert asyncio.run(run()) == [0]
     assert limit.waiting == {}
 
 
