@@ -8,6 +8,7 @@ A stream that is cut ends with an error event.
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,8 +18,10 @@ Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
-MAX_KEPT_BYTES = 256 << 10  # of a body that is kept to be sent again; the API takes no longer ones
-OWN_STATUSES = (408, 429, 500, 503)  # of answers that the proxy makes in plain text
+MAX_KEPT_BYTES = 256 << 10  # of a body that is kept to be sent again; those with large pictures are not
+OWN_STATUSES = (404, 408, 429, 500, 503)  # of answers that the proxy makes in plain text
+STARTING_S = 30.0  # a proxy that has just started knows no paths for a moment: its 404 is no answer to anything
+STARTING = "the HTTP proxy has just started"
 LOST = "the process that had the request was lost"
 RETRY_AFTER_S = 5
 
@@ -72,7 +75,7 @@ class ProxyAnswers:
     """ASGI middleware, see above."""
 
     def __init__(self, app: Callable[[Scope, Receive, Send], Awaitable[None]]):
-        self.app = app
+        self.app, self.began_s = app, time.monotonic()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["path"].startswith("/-/"):  # Ray Serve's own addresses
@@ -98,9 +101,12 @@ class ProxyAnswers:
                 return
             exchange.started = True
         elif message["type"] == "http.response.body":
-            if exchange.own is not None:
+            if exchange.own is not None and is_own(exchange.own["status"], exchange.text + message.get("body", b"")):
                 exchange.text += message.get("body", b"")
                 return
+            if exchange.own is not None:  # a 404 of an application
+                await send(exchange.own)
+                exchange.own, exchange.started = None, True
             exchange.finished = not message.get("more_body", False)
         await send(message)
 
@@ -110,7 +116,11 @@ class ProxyAnswers:
             return
         if exchange.own is not None:
             text = exchange.text.decode(errors="replace").strip().strip('"')
-            await self.refuse(exchange.own["status"], text, "server_busy", exchange.own.get("headers", ()), send)
+            status, code = exchange.own["status"], "server_busy"
+            if status == 404:
+                has_started = time.monotonic() - self.began_s > STARTING_S
+                status, text, code = (404, text, "not_found") if has_started else (503, STARTING, "not_ready")
+            await self.refuse(status, text, code, exchange.own.get("headers", ()), send)
         elif not exchange.started:
             await self.refuse(503, LOST, "ingress_lost", (), send)
         elif exchange.is_stream:
@@ -127,6 +137,11 @@ class ProxyAnswers:
         kept += [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
         await send({"type": "http.response.start", "status": status, "headers": kept})
         await send({"type": "http.response.body", "body": body})
+
+
+def is_own(status: int, text: bytes) -> bool:
+    """Whether a plain text is the proxy's own. Applications have 404s of their own; Ray Serve's begins like this."""
+    return status != 404 or text.startswith(b"Path '")
 
 
 def error_of(status: int, message: str, code: str) -> dict[str, Any]:

@@ -150,6 +150,19 @@ def test_refusals_of_the_proxy_have_the_form_of_the_api(status):
     assert client.headers[b"content-length"] == str(len(client.body)).encode()
 
 
+def test_a_proxy_that_knows_no_paths_yet_says_that_it_has_just_started(monkeypatch):
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await answer(send, 404, TEXT, b"Path '/v1/models' not found. Please ping http://.../-/routes")
+
+    young = Client(app)
+    error = json.loads(young.body)["error"]
+    assert (young.status, young.headers[b"retry-after"], error["code"]) == (503, b"5", "not_ready")
+    assert error["message"] == "the HTTP proxy has just started"
+    monkeypatch.setattr("tandem_workers.endpoint.proxy_answers.STARTING_S", -1.0)
+    old = Client(app)
+    assert (old.status, json.loads(old.body)["error"]["code"]) == (404, "not_found")
+
+
 @pytest.mark.parametrize(("status", "kind"), [(200, JSON), (200, TEXT), (404, TEXT), (503, JSON), (200, EVENTS)])
 def test_other_answers_pass_as_they_are(status, kind):
     async def app(scope: Any, receive: Any, send: Any) -> None:
