@@ -77,6 +77,11 @@ class EditCheck:
         problems = self.requests.problems_of(values) if body is None else self.requests.problems(body.model_dump())
         found += [one for one in problems if one.param not in known]
         notes = list[Note]()
+        for name in sorted(form.repeated):
+            if self.lenient:
+                notes.append(Note(param=name, message="the first file is taken, the others are left out"))
+            else:
+                found.append(ApiError(400, f"{name}: expected one file, got more", name, "invalid_value"))
         picture = tried(found, lambda: self.picture_of(form))
         mask = tried(found, lambda: self.mask_of(form, picture, body)) if picture else None
         edit = None

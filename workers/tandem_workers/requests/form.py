@@ -23,12 +23,14 @@ MAX_FIELDS, MAX_FILES = 64, 4
 class Form:
     """Attributes:
     values: of fields; numbers, booleans and lists as JSON has them.
-    files: bytes of each file by its field.
+    files: bytes of the first file of each field.
+    repeated: fields that have several files.
     errors: what could not be used.
     """
 
     values: dict[str, Any]
     files: dict[str, bytes]
+    repeated: set[str]
     errors: list[ApiError]
 
 
@@ -53,6 +55,7 @@ async def read_form(http: Request, fields: Mapping[str, FieldInfo], files: Mappi
             400, f"body: expected {FORM}, {cut(str(getattr(error, 'detail', error)))}", code="invalid_form"
         ) from None
     texts, found, errors = defaultdict[str, list[str]](list), dict[str, bytes](), list[ApiError]()
+    repeated = set[str]()
     for name, value in sent:
         plain = name.removesuffix("[]")
         if isinstance(value, str):
@@ -60,7 +63,7 @@ async def read_form(http: Request, fields: Mapping[str, FieldInfo], files: Mappi
         elif plain not in files:
             errors.append(ApiError(400, f"{cut(name)}: a file that is not known here", cut(name), "unknown_parameter"))
         elif plain in found:
-            errors.append(ApiError(400, f"{plain}: expected one file, got more", plain, "invalid_value"))
+            repeated.add(plain)
         elif data := await value.read():
             found[plain] = data
         elif value.filename:
@@ -73,7 +76,7 @@ async def read_form(http: Request, fields: Mapping[str, FieldInfo], files: Mappi
             continue
         parsed = [parse(text, fields.get(plain)) for text in given]
         values[plain] = parsed if name.endswith("[]") or len(given) > 1 else parsed[0]
-    return Form(values, found, errors)
+    return Form(values, found, repeated, errors)
 
 
 def parse(text: str, field: FieldInfo | None) -> Any:

@@ -220,6 +220,18 @@ def test_wrong_input_is_one_clear_error(api, engine, files, fields, status, mess
     assert engine.asked == []
 
 
+def test_of_several_pictures_a_lenient_server_takes_the_first(api, engine):
+    """As LibreChat's image tools send them: `image[]` for each, no mask."""
+    files = [("image[]", ("a.png", png())), ("image[]", ("b.png", png(8, 8)))]
+    fields = {"model": "gpt-image-1", "prompt": "a dog in the sun", "quality": "auto", "size": "auto"}
+    strict = api.post(EDITS, files=files, data=fields)
+    assert strict.status_code == 400 and "image: expected one file, got more" in strict.text
+    answer = client(make_gateway(engine, lenient=True)).post(EDITS, files=files, data=fields)
+    assert answer.status_code == 200 and answer.json()["size"] == "20x12"
+    noted = [note["param"] for note in answer.json()["tandem"]["lenient"]]
+    assert sorted(noted) == ["image", "mask", "model", "prompt"]
+
+
 def test_all_reasons_come_at_once(api):
     text = send(api, files={"image": gif()}, n="0", prompt="unicorn", blend="glue").json()["error"]["message"]
     assert all(f"{name}: expected" in text for name in ("n", "blend", "prompt", "image"))
