@@ -129,16 +129,19 @@ def decode_image(data: bytes, name: str) -> NDArray[np.uint8]:
 
 
 @contextmanager
-def opened_image(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Iterator[Image.Image]:
+def opened_image(
+    data: bytes, name: str, max_pixels: int = MAX_PIXELS, formats: tuple[str, ...] | None = None
+) -> Iterator[Image.Image]:
     """Context manager: the image of a file's bytes, loaded. InputErrors within it name the file, too.
 
-    PictureSizeError for more than `max_pixels`, before any is decoded.
+    PictureSizeError for more than `max_pixels`, before any is decoded (but of ICO, which Pillow decodes to open it).
+    `formats`: Pillow's names of those that are read; None: all.
     """
     try:
         if not data:
             raise InputError(f"{name}: the file is empty")
         # Pillow warns of damaged metadata, of which only the orientation is used, and of many pixels
-        with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(data)) as image:
+        with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(data), formats=formats) as image:
             check_pixels(image.size, name, max_pixels)
             image.load()
             yield image
@@ -149,7 +152,7 @@ def opened_image(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Iterat
     except Image.UnidentifiedImageError:
         raise InputError(f"{name}: not an image, despite its name") from None
     # Pillow's decoders raise these for damaged files
-    except (OSError, SyntaxError, ValueError, TypeError, EOFError, struct.error) as error:
+    except (OSError, SyntaxError, ValueError, TypeError, EOFError, RuntimeError, struct.error) as error:
         raise InputError(f"{name}: {shown(cause_of(error)) or type(error).__name__}") from None
 
 

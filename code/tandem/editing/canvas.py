@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tandem.editing.masks import Mask, bounds
-from tandem.errors import InputError
+from tandem.errors import InputError, PictureSizeError
+from tandem.image_folder import MAX_PIXELS
 
 Fit = Literal["crop", "pad", "resize"]
 Blend = Literal["paste", "feather", "none"]
@@ -36,7 +37,7 @@ class Canvas:
     box: tuple[int, int, int, int]
 
     @classmethod
-    def of(cls, fit: Fit, mask: Mask, side: int) -> Canvas:
+    def of(cls, fit: Fit, mask: Mask, side: int, max_pixels: int = MAX_PIXELS) -> Canvas:
         """The square for a mask.
 
         Args:
@@ -44,8 +45,10 @@ class Canvas:
                 picture, with its border pixels repeated to a square. "resize": the whole picture, stretched.
             mask: pixels that are drawn anew.
             side: S, of the model's images.
+            max_pixels: of the square; long pictures have far more in it than they have themselves.
 
-        Raises InputError for a mask that reaches beyond every square in the picture.
+        Raises InputError for a mask that reaches beyond every square in the picture, PictureSizeError for a square of
+        too many pixels.
         """
         if fit not in get_args(Fit):
             raise InputError(f"fit: expected one of {', '.join(get_args(Fit))}, got {fit!r}")
@@ -53,6 +56,11 @@ class Canvas:
         if fit == "resize":
             return cls((height, width), side, (0, 0, width, height))
         length = min(height, width) if fit == "crop" else max(height, width)
+        if length * length > max_pixels:
+            raise PictureSizeError(
+                f"fit: expected a square of at most {max_pixels} pixels around the picture, got {length} x {length}",
+                "fit resize takes long pictures",
+            )
         left, top = (width - length) // 2, (height - length) // 2
         if fit == "crop" and (found := bounds(mask)):
             if found[2] - found[0] > length or found[3] - found[1] > length:
@@ -64,6 +72,14 @@ class Canvas:
             left = min(max(left, found[2] - length), found[0])
             top = min(max(top, found[3] - length), found[1])
         return cls((height, width), side, (left, top, left + length, top + length))
+
+    @property
+    def covered(self) -> Mask:
+        """The pixels of the picture in the square: bool [H, W]."""
+        left, top, right, bottom = self.box
+        covered = np.zeros(self.shape, bool)
+        covered[max(top, 0) : bottom, max(left, 0) : right] = True
+        return covered
 
     def square(self, pixels: Pixels) -> Pixels:
         """The model's view of the picture: uint8 [S, S, 3]."""
@@ -90,7 +106,8 @@ class Canvas:
             blend: "paste": the made pixels inside the mask, all others as they were. "feather": the same, but outside
                 the mask they fade into the picture, in linear light, and are as they were beyond `feather`. "none": all
                 pixels of the square as the model made them.
-            feather: pixels of the picture over which they fade; default: 1/32 of the square's shorter side in it.
+            feather: pixels of the picture over which they fade, at most the square's shorter side in it; default: 1/32
+                of that.
         """
         if blend not in get_args(Blend):
             raise InputError(f"blend: expected one of {', '.join(get_args(Blend))}, got {blend!r}")
@@ -107,9 +124,10 @@ class Canvas:
         if blend == "paste":
             out[inner][mask[inner]] = new[mask[inner]]
             return out
-        width_px = max(1, round(min(size) * FEATHER)) if feather is None else round(feather)
+        width_px = max(1, round(min(size) * FEATHER)) if feather is None else min(round(feather), min(size))
         weight = weights(mask, width_px)[inner]
-        faded = weight > 0
+        whole_part, faded = weight >= 1, (weight > 0) & (weight < 1)
+        out[inner][whole_part] = new[whole_part]
         out[inner][faded] = mixed(pixels[inner][faded], new[faded], weight[faded])
         return out
 
@@ -129,9 +147,15 @@ def resized(pixels: Pixels, size: tuple[int, int]) -> Pixels:
 
 def weights(mask: Mask, width: int) -> NDArray[np.float64]:
     """Share of the made pixels, float [H, W]: 1 inside the mask, falling to 0 over `width` pixels outside it."""
+    share = np.zeros(mask.shape)
+    if (found := bounds(mask)) is None:
+        return share
     inner = width // 2
-    grown = window_means(mask, width - inner) > 0
-    return window_means(grown, inner)
+    left, top, right, bottom = found
+    near = slice(max(0, top - width), bottom + width), slice(max(0, left - width), right + width)
+    grown = window_means(mask[near], width - inner) > 0
+    share[near] = window_means(grown, inner)
+    return share
 
 
 def window_means(mask: Mask, radius: int) -> NDArray[np.float64]:

@@ -48,6 +48,8 @@ def expanded(
             f"{name}: expected margins that make {width} x {height} pixels at most {MOST_GROWTH} times as wide and "
             f"high, got {sum(x) + width} x {sum(y) + height}"
         )
+    if sum(x) + sum(y) == 0:
+        raise InputError(f"{name}: expected a margin of a pixel or more, got 0 at {width} x {height} pixels")
     check_pixels((sum(x) + width, sum(y) + height), name, max_pixels)
     grown = Picture(
         np.pad(picture.pixels, (y, x, (0, 0)), mode="edge"),

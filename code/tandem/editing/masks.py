@@ -35,12 +35,15 @@ class Picture:
     alpha: NDArray[np.uint8] | None = None
 
 
-def read_picture(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Picture:
+def read_picture(
+    data: bytes, name: str, max_pixels: int = MAX_PIXELS, formats: tuple[str, ...] | None = None
+) -> Picture:
     """The picture of a file's bytes, EXIF orientation applied.
 
-    InputError if it is not one still picture of 8 bits, PictureSizeError for more than `max_pixels`.
+    InputError if it is not one still picture of 8 bits in one of Pillow's `formats` (None: of any), PictureSizeError
+    for more than `max_pixels`.
     """
-    with opened_image(data, name, max_pixels) as image:
+    with opened_image(data, name, max_pixels, formats) as image:
         still = single(image)
         has_alpha = still.mode in ("LA", "PA", "RGBA", "La", "RGBa") or "transparency" in still.info
         if not has_alpha:
@@ -50,7 +53,13 @@ def read_picture(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Pictur
         return Picture(rgba[..., :3].copy(), np.asarray(on_white(still)), rgba[..., 3].copy())
 
 
-def read_mask(data: bytes, name: str, shape: tuple[int, int], max_pixels: int = MAX_PIXELS) -> Mask:
+def read_mask(
+    data: bytes,
+    name: str,
+    shape: tuple[int, int],
+    max_pixels: int = MAX_PIXELS,
+    formats: tuple[str, ...] | None = None,
+) -> Mask:
     """The mask of an image file's bytes.
 
     With an alpha channel alpha alone counts: transparent means "draw anew", as in OpenAI's API. Without one white does:
@@ -61,10 +70,11 @@ def read_mask(data: bytes, name: str, shape: tuple[int, int], max_pixels: int = 
         name: of the file, for errors.
         shape: (H, W) of the picture.
         max_pixels: more raise PictureSizeError, and are not decoded.
+        formats: Pillow's names of those that are read; None: all.
 
     Raises InputError if it is not one still picture of 8 bits of that shape.
     """
-    with opened_image(data, name, max_pixels) as image:
+    with opened_image(data, name, max_pixels, formats) as image:
         still = single(image)
         if (still.height, still.width) != shape:
             raise InputError(
@@ -78,12 +88,20 @@ def read_mask(data: bytes, name: str, shape: tuple[int, int], max_pixels: int = 
 
 def single(image: Image.Image) -> Image.Image:
     """The image upright. InputError for several frames, or more than 8 bits a channel."""
-    frames = getattr(image, "n_frames", 1)
-    if frames > 1 and image.format != "MPO":  # a photograph of some cameras, with a smaller one of itself behind it
-        raise InputError(f"expected a still picture, got {frames} frames")
+    if image.format != "MPO" and has_second(image):  # MPO: a photograph, with a smaller one of itself behind it
+        raise InputError("expected a still picture, got several frames")
     if image.mode.startswith(("I", "F")):
         raise InputError(f"expected 8 bits a channel, got mode {image.mode}")
     return ImageOps.exif_transpose(image)
+
+
+def has_second(image: Image.Image) -> bool:
+    """Whether there is a second frame. Counting all of them takes long in some files."""
+    try:
+        image.seek(1)
+    except EOFError:
+        return False
+    return True
 
 
 def parse_box(text: str) -> tuple[float, float, float, float]:
@@ -112,12 +130,20 @@ def parse_boxes(text: str) -> tuple[tuple[float, float, float, float], ...]:
 
 
 def boxes_mask(boxes: Sequence[tuple[float, float, float, float]], shape: tuple[int, int]) -> Mask:
-    """The mask of all boxes together, see `box_mask`: bool [H, W]."""
-    return np.logical_or.reduce([box_mask(box, shape) for box in boxes])
+    """The mask of all boxes together, see `inside`: bool [H, W]."""
+    mask = np.zeros(shape, bool)
+    for box in boxes:
+        mask[inside(box, shape)] = True
+    return mask
 
 
 def box_mask(box: tuple[float, float, float, float], shape: tuple[int, int]) -> Mask:
-    """The mask of a box (left, top, right, bottom): shares of the picture if none exceeds 1, else pixels.
+    """The mask of one box, see `inside`: bool [H, W]."""
+    return boxes_mask([box], shape)
+
+
+def inside(box: tuple[float, float, float, float], shape: tuple[int, int]) -> tuple[slice, slice]:
+    """Rows and columns of a box (left, top, right, bottom): shares of the picture if none exceeds 1, else pixels.
 
     Args:
         box: as `parse_box` gives it.
@@ -131,9 +157,7 @@ def box_mask(box: tuple[float, float, float, float], shape: tuple[int, int]) -> 
         left, right, top, bottom = left * width, right * width, top * height, bottom * height
     if right > width or bottom > height:
         raise InputError(f"box: expected one within {width} x {height} pixels, got {right:g} x {bottom:g}")
-    mask = np.zeros(shape, bool)
-    mask[math.floor(top) : math.ceil(bottom), math.floor(left) : math.ceil(right)] = True
-    return mask
+    return slice(math.floor(top), math.ceil(bottom)), slice(math.floor(left), math.ceil(right))
 
 
 def bounds(mask: Mask) -> tuple[int, int, int, int] | None:

@@ -24,9 +24,12 @@ def add_edit_routes(app: FastAPI, gateway: Gateway, guards: Sequence[Any]) -> No
     """`guards`: what routes depend on if keys are required."""
 
     async def make(check: EditCheck, http: Request, streams: bool = False, deployment: str | None = None) -> Any:
-        form = await read_form(http, check.model.model_fields, check.files)
-        async with gateway.reading:  # decoding takes memory and time
-            request, body, notes = await asyncio.to_thread(check.check, form, streams, deployment)
+        with gateway.admission.admit(0):  # a full server reads no pictures
+            form = await read_form(http, check.model.model_fields, check.files)
+            await http.close()  # its files are in `form`
+            async with gateway.reading:  # decoding takes memory and time
+                request, body, notes = await asyncio.to_thread(check.check, form, streams, deployment)
+        del form
         base = gateway.link_base(http) if body.response_format == "url" else None
         return await respond(gateway, Asked(request, base, tuple(notes)), body.stream)
 
@@ -54,12 +57,14 @@ def add_edit_routes(app: FastAPI, gateway: Gateway, guards: Sequence[Any]) -> No
         """Make images like a picture: its coarse scales are kept, its fine ones drawn anew."""
         return await make(variations, http)
 
-    for name, check in (("edits", edits), ("variations", variations)):
-
+    def answer_azure(name: str, check: EditCheck) -> None:
         @app.post(f"/openai/v1/images/{name}", include_in_schema=False, **AS_JSON)
-        async def as_azure(http: Request, check: Any = check) -> Any:
+        async def as_azure(http: Request) -> Any:
             return await make(check, http)
 
         @app.post(f"/openai/deployments/{{model:path}}/images/{name}", include_in_schema=False, **AS_JSON)
-        async def by_deployment(model: str, http: Request, check: Any = check) -> Any:
+        async def by_deployment(model: str, http: Request) -> Any:
             return await make(check, http, deployment=model)
+
+    answer_azure("edits", edits)
+    answer_azure("variations", variations)

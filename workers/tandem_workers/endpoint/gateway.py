@@ -266,5 +266,8 @@ def sampling_fields(sampling: Any) -> dict[str, Any]:
 
 
 def edit_settings(edit: Edit) -> EditSettings:
-    nothing = "the mask is empty: the picture is as it was" if not edit.found.edited_share else None
+    nothing = None
+    if not edit.about["edited_share"]:
+        how = "as the VQVAE decodes it" if edit.put_back.blend == "none" else "as it was"
+        nothing = f"the mask is empty: the picture is {how}"
     return EditSettings(**edit.about, keep_scales=edit.keep_scales, message=nothing)

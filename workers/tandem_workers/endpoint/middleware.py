@@ -155,6 +155,7 @@ class LimitBody:
         if body is None:
             return  # the client has gone
         pending: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+        del body  # it may be large: whoever reads it keeps it as long as needed
 
         async def replay() -> Message:
             return pending.pop() if pending else await receive()

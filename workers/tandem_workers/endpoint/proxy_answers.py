@@ -46,8 +46,11 @@ class Exchange:
         if message["type"] == "http.disconnect":
             self.gone = True
         else:
-            self.kept.append(message)
             self.kept_bytes += len(message.get("body", b""))
+            if self.kept_bytes > MAX_KEPT_BYTES:
+                self.kept.clear()
+            else:
+                self.kept.append(message)
         return message
 
     @property

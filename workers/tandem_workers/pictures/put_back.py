@@ -21,15 +21,16 @@ class PutBack:
     feather: float | None = None
 
     def whole(self, pixels_SS3: NDArray[np.uint8], found: EditPicture, codec: Codec) -> NDArray[np.uint8]:
-        """The edited picture: uint8 [H, W, 3], or [H, W, 4] if it has alpha and the codec, too. It is opaque where it
-        was drawn anew."""
+        """The edited picture: uint8 [H, W, 3], or [H, W, 4] if it has alpha and the codec, too. It is opaque where its
+        pixels were made: inside the mask, or with "none" in the whole square."""
         picture = found.picture
         alpha_HW = None if codec == "jpeg" else picture.alpha
         pixels_HW3 = picture.shown if alpha_HW is None else picture.pixels
         made_HW3 = found.canvas.put_back(pixels_SS3, pixels_HW3, found.mask, self.blend, self.feather)
         if alpha_HW is None:
             return made_HW3
-        return np.dstack([made_HW3, np.where(found.mask, 255, alpha_HW).astype(np.uint8)])
+        opaque_HW = found.mask if self.blend != "none" else found.mask | found.canvas.covered
+        return np.dstack([made_HW3, np.where(opaque_HW, 255, alpha_HW).astype(np.uint8)])
 
     def about(self, found: EditPicture, fit: Fit) -> dict[str, Any]:
         """An edit, for the provenance of its file."""

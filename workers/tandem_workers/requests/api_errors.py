@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -14,7 +14,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from tandem.errors import InputError, JobError, OutputError, PictureSizeError, TandemError
-from tandem_workers.requests.api_schema import ErrorBody, ErrorDetail
+from tandem_workers.requests.api_schema import ErrorBody, ErrorDetail, ImageBody
 from tandem_workers.requests.foreign import FOREIGN, misspelt
 from tandem_workers.requests.stream_schema import ErrorEvent
 
@@ -97,8 +97,8 @@ def combined(errors: Sequence[ApiError]) -> ApiError:
     return ApiError(first.status, message, first.param, first.code, first.retry_after_s)
 
 
-def explained(error: Any) -> ApiError:
-    """One validation error of a request."""
+def explained(error: Any, fields: Collection[str] = ImageBody.model_fields) -> ApiError:
+    """One validation error of a request with these fields."""
     path = [str(part) for part in error["loc"][1:]]
     param = cut(".".join(path)) or None
     code = CODES.get(error["type"], "invalid_value")
@@ -109,7 +109,7 @@ def explained(error: Any) -> ApiError:
     elif error["type"] == "missing":
         message = f"{param or 'body'}: expected a value, got none"
     elif error["type"] == "extra_forbidden":
-        ours = misspelt(path[0])
+        ours = misspelt(path[0], fields)
         unknown = f"unknown parameter; did you mean `{ours}`?" if ours else "unknown parameter"
         message = f"{param}: {FOREIGN.get(path[0], unknown)}"
     else:

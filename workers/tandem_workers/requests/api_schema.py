@@ -113,13 +113,23 @@ class ImageBody(BaseModel):
 
 
 WHOLE = frozenset(
-    ("n", "label", "output_compression", "partial_images", "seed", "draft_steps", "top_k", "preview_scales")
+    (
+        "n",
+        "label",
+        "output_compression",
+        "partial_images",
+        "seed",
+        "draft_steps",
+        "keep_scales",
+        "top_k",
+        "preview_scales",
+    )
 )
 
 
 def whole(value: Any) -> Any:
     if isinstance(value, list):
-        return [whole(item) for item in value]
+        return [item if isinstance(item, list) else whole(item) for item in value]
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 

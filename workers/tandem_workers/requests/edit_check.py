@@ -21,6 +21,7 @@ from tandem_workers.requests.api_errors import ApiError, as_api_error, combined,
 from tandem_workers.requests.api_schema import About
 from tandem_workers.requests.edit_schema import (
     FILES,
+    FORMATS,
     MAX_PICTURE_PIXELS,
     EditBody,
     MaskedBody,
@@ -67,12 +68,15 @@ class EditCheck:
             streams: whether the path always streams.
             deployment: the model that the path names.
         """
-        values = {**form.values, "stream": True} if streams else form.values
+        values = {"stream": True, **form.values} if streams else form.values
         found, body = list(form.errors), None
         try:
             body = self.model.model_validate(values)
         except ValidationError as error:
-            found += [explained({**one, "loc": ("body", *one["loc"])}) for one in error.errors()]
+            fields = self.model.model_fields
+            found += [explained({**one, "loc": ("body", *one["loc"])}, fields) for one in error.errors()]
+        if streams and values["stream"] is not True:
+            found.append(wrong_value("stream", "true, as this path always streams", values["stream"]))
         known = {one.param for one in found}
         problems = self.requests.problems_of(values) if body is None else self.requests.problems(body.model_dump())
         found += [one for one in problems if one.param not in known]
@@ -83,10 +87,7 @@ class EditCheck:
             else:
                 found.append(ApiError(400, f"{name}: expected one file, got more", name, "invalid_value"))
         picture = tried(found, lambda: self.picture_of(form))
-        mask = tried(found, lambda: self.mask_of(form, picture, body)) if picture else None
-        edit = None
-        if picture and mask is not None and body:
-            edit = tried(found, partial(self.edit_of, form, picture, mask, body, notes))
+        edit = tried(found, partial(self.edit_of, form, picture, body, notes)) if picture else None
         if found:
             raise combined(found)
         assert body and edit
@@ -100,40 +101,45 @@ class EditCheck:
     def picture_of(self, form: Form) -> Picture:
         if "image" not in form.files:
             raise ApiError(400, "image: expected an image file, got none", "image", "missing_required_parameter")
-        return read_picture(form.files["image"], "image", MAX_PICTURE_PIXELS)
+        return read_picture(form.files["image"], "image", MAX_PICTURE_PIXELS, FORMATS)
 
-    def mask_of(self, form: Form, picture: Picture, body: EditBody | None) -> Mask:
-        """What is drawn anew of the picture, before it is expanded."""
+    def mask_of(self, form: Form, picture: Picture, body: EditBody | None) -> Mask | None:
+        """What is drawn anew of the picture, before it is expanded; None: nothing says what."""
         shape = picture.pixels.shape[:2]
-        box = getattr(body, "box", None)
+        box, expand = (body.box, body.expand) if isinstance(body, MaskedBody) else (None, None)
         if "mask" in form.files and box is not None:
             raise wrong_value("box", "either it or mask", box)
         if "mask" in form.files:
-            return read_mask(form.files["mask"], "mask", shape, MAX_PICTURE_PIXELS)
+            return read_mask(form.files["mask"], "mask", shape, MAX_PICTURE_PIXELS, FORMATS)
         if box is not None:
             return boxes_mask(parse_boxes(box), shape)
-        if getattr(body, "expand", None) is not None:
+        if expand is not None:
             return np.zeros(shape, bool)
         if not self.variations and picture.alpha is not None and (picture.alpha < MIDDLE).any():
             return picture.alpha < MIDDLE
-        if body is None or self.variations or body.keep_scales or self.lenient:
-            return np.ones(shape, bool)
-        raise ApiError(400, f"mask: {NO_MASK}", "mask", "missing_required_parameter")
+        return None
 
-    def edit_of(self, form: Form, picture: Picture, mask: Mask, body: EditBody, notes: list[Note]) -> Edit:
-        masked = "mask" in form.files or not mask.all()
+    def edit_of(self, form: Form, picture: Picture, body: EditBody | None, notes: list[Note]) -> Edit | None:
+        """What the models begin with; None if the fields are wrong. Raises what is wrong with the mask either way."""
+        mask = self.mask_of(form, picture, body)
+        if body is None:
+            return None
+        keep = body.keep_scales or (half(self.about) if self.variations else 0)
+        if mask is None and not keep:
+            if not self.lenient:
+                raise ApiError(400, f"mask: {NO_MASK}", "mask", "missing_required_parameter")
+            keep = half(self.about)
+            notes.append(Note(param="mask", message=f"there is none: all is made anew, with keep_scales {keep}"))
+        if mask is None:
+            mask = np.ones(picture.pixels.shape[:2], bool)
         if isinstance(body, MaskedBody) and body.expand is not None:
             picture, mask = expanded(picture, mask, parse_margins(body.expand), "expand", MAX_PICTURE_PIXELS)
         height, width = mask.shape
         if (body.n or 1) * height * width > MAX_PICTURE_PIXELS:
             expected = f"at most {MAX_PICTURE_PIXELS} pixels in all images of a request"
             raise ApiError(400, f"n: expected {expected}, got {body.n} x {width} x {height}", "n", "invalid_value")
-        keep = body.keep_scales or (half(self.about) if self.variations else 0)
-        if not (keep or masked or getattr(body, "box", None) or getattr(body, "expand", None)):
-            keep = half(self.about)
-            notes.append(Note(param="mask", message=f"there is none: all is made anew, with keep_scales {keep}"))
         fit, blend = body.fit or enough(mask), body.blend or "feather"
-        canvas = Canvas.of(fit, mask, self.about.image_size)
+        canvas = Canvas.of(fit, mask, self.about.image_size, MAX_PICTURE_PIXELS)
         found = EditPicture("image", picture, mask, canvas, hashlib.sha256(form.files["image"]).hexdigest())
         if body.size not in (None, "auto", f"{width}x{height}") and not self.lenient:
             raise wrong_value("size", f"auto or the picture's own, {width}x{height}", body.size)
@@ -160,7 +166,9 @@ class EditCheck:
 def enough(mask: Mask) -> Fit:
     """The closest view of a picture that has all of what is drawn anew."""
     left, top, right, bottom = bounds(mask) or (0, 0, 0, 0)
-    return "crop" if max(right - left, bottom - top) <= min(mask.shape) else "pad"
+    if max(right - left, bottom - top) <= min(mask.shape):
+        return "crop"
+    return "pad" if max(mask.shape) ** 2 <= MAX_PICTURE_PIXELS else "resize"
 
 
 def tried(found: list[ApiError], make: Callable[[], MadeT]) -> MadeT | None:

@@ -18,6 +18,7 @@ EDIT_STREAM = f"{EDITS}/stream"
 MAX_EDIT_BYTES = 25 << 20  # of a form with its files
 MAX_PICTURE_PIXELS = 16 << 20  # of a picture, and of all images of a request
 MAX_BOXES = 1000  # characters
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")  # of files, by their names in Pillow
 EDIT_PURPOSE = "A picture with parts that are drawn anew, as images of a class."
 VARIATION_PURPOSE = "A picture whose coarse scales are kept, and whose fine ones are drawn anew."
 FILES = {

@@ -5,6 +5,7 @@ Sources: the request types of Stable Diffusion web UI, vLLM-Omni, SGLang, Togeth
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from difflib import get_close_matches
 
 from tandem_workers.requests.api_schema import ImageBody
@@ -72,10 +73,10 @@ MAX_NAME = 40  # letters of a name that are compared
 LIKENESS = 0.8  # of a misspelt name
 
 
-def misspelt(name: str) -> str | None:
-    """The field of this API that a name which is no field of another server is taken for; None: of none."""
+def misspelt(name: str, fields: Collection[str] = ImageBody.model_fields) -> str | None:
+    """The field, one of `fields`, that a name which is no field of another server is taken for; None: for none."""
     if name in FOREIGN:
         return None
-    swapped = (ours for ours in ImageBody.model_fields if sorted(ours) == sorted(name))
-    close = get_close_matches(name[:MAX_NAME], ImageBody.model_fields, 1, LIKENESS)
+    swapped = (ours for ours in fields if sorted(ours) == sorted(name))
+    close = get_close_matches(name[:MAX_NAME], fields, 1, LIKENESS)
     return next(swapped, close[0] if close else None)

@@ -7,7 +7,7 @@ of this API stays, and is refused. Knows neither Ray nor torch.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, TypeVar, cast, get_args
 
@@ -111,7 +111,7 @@ class Translation:
         self.note(name, why)
 
 
-def translate(values: Mapping[str, Any], about: About, ours: Container[str] = ImageBody.model_fields) -> Translation:
+def translate(values: Mapping[str, Any], about: About, ours: Collection[str] = ImageBody.model_fields) -> Translation:
     """The request in the fields of this API, `ours`. Values that have no meaning here either way are left to be
     refused."""
     done = Translation({name: value for name, value in values.items() if value is not None})
@@ -132,12 +132,12 @@ def lift_extra_body(done: Translation) -> None:
         done.note("extra_body", "its fields were taken as if they were at the top")
 
 
-def translate_names(done: Translation, known: Container[str]) -> None:
+def translate_names(done: Translation, known: Collection[str]) -> None:
     for name, value in list(done.values.items()):
         if name in known or name in ("width", "height"):
             continue
         if name == "image_base64" and not isinstance(value, bool):
-            done.drop(name, "images are not made from images here")
+            done.drop(name, "it is not known here")
         elif ours := RENAMED.get(name):
             if ours in done.values:
                 done.drop(name, f"`{ours}` is given")
@@ -146,7 +146,7 @@ def translate_names(done: Translation, known: Container[str]) -> None:
             done.change(ours, asked_format(value) if name == "image_base64" else value, f"taken from `{name}`")
         elif name in WITHOUT_EFFECT:
             done.drop(name, WITHOUT_EFFECT[name])
-        elif len(done.notes) == MAX_NOTES or not misspelt(name):  # comparing names takes time
+        elif len(done.notes) == MAX_NOTES or not misspelt(name, known):  # comparing names takes time
             done.drop(name, "it is not known here")
 
 

@@ -31,7 +31,7 @@ def files(tmp_path):
         ("a.png", ["--mask", "small.png"], "small.png: expected a mask of the picture's size, 20 x 16, got 16 x 16"),
         ("a.png", ["--mask", "mask.png"], "expected one within a square of 16 pixels"),
         ("a.png", ["--box", "0,0,30,8"], "a.png: box: expected one within 20 x 16 pixels, got 30 x 8"),
-        ("two.gif", ["--box", "0,0,1,1"], "two.gif: expected a still picture, got 2 frames"),
+        ("two.gif", ["--box", "0,0,1,1"], "two.gif: expected a still picture, got several frames"),
         ("deep.png", ["--box", "0,0,1,1"], "deep.png: expected 8 bits a channel, got mode I;16"),
         ("large.png", ["--box", "0,0,1,1"], "large.png: expected at most 89478485 pixels, got 10000 x 10000"),
         ("text.png", ["--box", "0,0,1,1"], "text.png: not an image, despite its name"),

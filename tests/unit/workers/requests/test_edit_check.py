@@ -182,7 +182,7 @@ def gif() -> bytes:
         ({"mask": mask_png()}, {}, 400, "image: expected an image file, got none"),
         ({"image": b""}, {"box": "0,0,1,1"}, 400, "image: the file is empty"),
         ({"image": b"<html>"}, {"box": "0,0,1,1"}, 400, "image: not an image"),
-        ({"image": gif()}, {"box": "0,0,1,1"}, 400, "image: expected a still picture, got 2 frames"),
+        ({"image": gif()}, {"box": "0,0,1,1"}, 400, "image: expected a still picture, got several frames"),
         ({"image": png(mode="I;16")}, {"box": "0,0,1,1"}, 400, "image: expected 8 bits a channel"),
         (
             {"image": bomb(10_000)},
@@ -218,6 +218,65 @@ def test_wrong_input_is_one_clear_error(api, engine, files, fields, status, mess
     answer = send(api, files=files, **fields)
     assert answer.status_code == status and message in answer.json()["error"]["message"], answer.text
     assert engine.asked == []
+
+
+def tiff(frames: int = 2) -> bytes:
+    out = io.BytesIO()
+    pages = [Image.new("L", (20, 12), value) for value in range(frames)]
+    pages[0].save(out, "TIFF", save_all=True, append_images=pages[1:])
+    return out.getvalue()
+
+
+def ico() -> bytes:
+    out = io.BytesIO()
+    Image.new("RGB", (16, 16)).save(out, "ICO")
+    return out.getvalue()
+
+
+def thin(width: int, height: int) -> bytes:
+    out = io.BytesIO()
+    Image.new("L", (width, height)).save(out, "PNG")
+    return out.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("files", "fields", "status", "message"),
+    [
+        ({"image": tiff()}, {"box": "0,0,1,1"}, 400, "image: expected a still picture, got several frames"),
+        ({"image": ico()}, {"box": "0,0,1,1"}, 400, "image: not an image"),  # Pillow decodes these to open them
+        ({"image": thin(5000, 2)}, {"box": "0,0,1,1", "fit": "pad"}, 413, "fit: expected a square of at most"),
+        ({"image": png()}, {"expand": "0.01,0,0,0"}, 400, "expand: expected a margin of a pixel or more"),
+        ({"image": png()}, {"box": "0,0,1,1", "seed": "1" * 70_000}, 400, "body: expected multipart/form-data"),
+        ({"image": png()}, {"box": "0,0,1,1", "a": "1" * 40_000, "b": "1" * 40_000}, 413, "characters in fields"),
+        ({"image": png()}, {"box": "0,0,1,1", "n": "[" * 600 + "]" * 600}, 400, "n: expected a valid integer"),
+        ({"image": png()}, {"box": "0,0,1,1", "keep_scale": "1"}, 400, "did you mean `keep_scales`?"),
+    ],
+    ids=["tiff", "ico", "thin", "no margin", "long field", "long fields", "deep", "misspelt"],
+)
+def test_what_takes_memory_or_time_is_refused(api, engine, files, fields, status, message):
+    answer = send(api, files=files, **fields)
+    assert answer.status_code == status and message in answer.json()["error"]["message"], answer.text[:500]
+    assert engine.asked == []
+
+
+@pytest.mark.parametrize("charset", ["punycode", "undefined", "utf-16"])
+def test_the_client_chooses_no_codec(api, charset):
+    kind = f"multipart/form-data; boundary=b; charset={charset}"
+    answer = api.post(EDITS, content=b"--b--", headers={"content-type": kind})
+    assert answer.status_code == 400 and "charset=utf-8" in answer.text
+
+
+def test_a_thin_picture_is_stretched_and_a_clear_one_is_all_drawn(api, engine):
+    assert send(api, files={"image": thin(5000, 2)}, box="0,0,1,1").json()["tandem"]["edit"]["fit"] == "resize"
+    clear = io.BytesIO()
+    Image.new("RGBA", (20, 12), (0, 0, 0, 0)).save(clear, "PNG")
+    assert send(api, files={"image": clear.getvalue()}).json()["tandem"]["edit"]["keep_scales"] == 0
+    assert engine.asked[1].edit.found.mask.all()
+
+
+def test_the_path_that_streams_takes_no_other_wish(api):
+    answer = api.post(STREAM, files={"image": png()}, data={"prompt": "dog", "box": "0,0,1,1", "stream": "false"})
+    assert answer.status_code == 400 and "stream: expected true" in answer.text
 
 
 def test_of_several_pictures_a_lenient_server_takes_the_first(api, engine):
@@ -271,7 +330,9 @@ def test_a_lenient_server_takes_what_other_clients_send(engine):
     assert api.post(VARIATIONS, files={"image": png()}, data={"size": "8x8"}).json()["size"] == "8x8"
 
 
-@pytest.mark.parametrize("path", ["/openai/v1/images/edits", "/openai/deployments/tandem-test/images/edits"])
+@pytest.mark.parametrize(
+    "path", ["/openai/v1/images/edits?check=1", "/openai/deployments/tandem-test/images/edits?check=1"]
+)
 def test_azures_paths_take_edits_too(api, engine, path):
     assert send(api, path, box="0,0,1,1").status_code == 200
     assert len(engine.asked) == 1

@@ -148,7 +148,7 @@ function reuse(settings) {
 }
 
 function edit(picture) {
-  editor.open(picture.blob, nameOf(picture), form.known.find(picture.side.made.class_name));
+  editor.open(picture.blob, nameOf(picture), form.known.find(`#${picture.side.made.label}`));
 }
 
 function offerSeed(seed) {

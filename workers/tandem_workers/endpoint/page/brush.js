@@ -33,11 +33,13 @@ export class Brush {
   }
 
   undo() {
+    this.mark = null;
     this.marks.pop();
     this.redraw();
   }
 
   clear() {
+    this.mark = null;
     this.marks = [];
     this.redraw();
   }
@@ -69,13 +71,14 @@ export class Brush {
   }
 
   press(event) {
-    if (event.button) return;
+    if (event.button || !event.isPrimary) return; // a second finger is none of ours
     this.canvas.setPointerCapture(event.pointerId);
     this.at = this.placeOf(event);
     this.start();
   }
 
   move(event) {
+    if (!event.isPrimary) return;
     this.at = this.placeOf(event);
     this.showRing();
     if (this.mark) this.follow();
@@ -99,7 +102,7 @@ export class Brush {
   }
 
   start() {
-    this.mark = { tool: this.tool, width: this.width, points: [this.at, { ...this.at }] };
+    this.mark = { tool: this.tool, width: this.width, points: [{ ...this.at }, { ...this.at }] };
     this.marks.push(this.mark);
     this.redraw();
   }

@@ -23,6 +23,7 @@ export function addressOf(blob) {
 
 /** Let go of a Blob that nothing shows any more. */
 export function release(blob) {
+  if (!blob) return;
   if (addresses.has(blob)) URL.revokeObjectURL(addresses.get(blob));
   addresses.delete(blob);
 }

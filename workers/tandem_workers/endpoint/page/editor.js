@@ -4,12 +4,13 @@ import { announce } from "./announce.js";
 import { ApiError, editImage, findClasses, imageBlob, isAbort, serverSentEvents } from "./api.js";
 import { Brush } from "./brush.js";
 import { Combobox } from "./combobox.js";
-import { $, addressOf, element } from "./dom.js";
+import { $, addressOf, element, release } from "./dom.js";
 import { reveal } from "./reveal.js";
-import { onPress, save } from "./saving.js";
+import { save } from "./saving.js";
 import { describeSplit, duration, extensionOf, fileStem, inWords } from "./words.js";
 
 const NONE = { id: "none", name: "none" }; // filled without a class
+const PREVIEWS = 3; // each is the whole picture
 const MAX_BYTES = 24 * 2 ** 20; // the server takes a little more, mask and fields included
 const MAX_PIXELS = 16 * 2 ** 20;
 
@@ -24,10 +25,15 @@ export class Editor {
       popup: $("editor-class-popup"),
       note: $("editor-class-note"),
       search: searchWithNone,
-      promptOf: (item) => (item === NONE ? NONE.name : promptOf(item)),
+      promptOf: (item) => (item === NONE ? this.none : promptOf(item)),
       onError: (error) => this.fail(error),
     });
     this.listen();
+  }
+
+  /** The prompt for no class: its number, which no class can hide by being called so. */
+  get none() {
+    return `#${this.model.num_classes}`;
   }
 
   offer(model) {
@@ -50,30 +56,29 @@ export class Editor {
     (this.picture ? $("editor-brush") : $("editor-open")).focus();
   }
 
+  /** Show a picture to edit; whether that worked. */
   async load(blob, name) {
     this.say("");
+    this.loading = blob;
     try {
-      await this.show(blob, name);
+      const { naturalWidth: width, naturalHeight: height } = await decoded(blob, name);
+      if (this.loading !== blob) return false; // another one was opened meanwhile
+      this.running?.abort();
+      this.show(blob, name, width, height);
+      return true;
     } catch (error) {
-      this.fail(error);
+      if (this.loading === blob) this.fail(error);
+      return false;
     }
   }
 
-  async show(blob, name) {
-    if (blob.size > MAX_BYTES) throw new ApiError(0, `expected a file of at most ${MAX_BYTES / 2 ** 20} MB`);
-    const image = $("editor-picture");
-    image.src = addressOf(blob);
-    await image.decode().catch(() => {
-      throw new ApiError(0, `${name} is no picture that this browser can show`);
-    });
-    const { naturalWidth: width, naturalHeight: height } = image;
-    if (width * height > MAX_PIXELS) throw new ApiError(0, `expected at most 16 million pixels, got ${width} × ${height}`);
-    image.alt = `The picture to edit: ${name}`;
-    this.picture = { blob, name };
+  show(blob, name, width, height) {
+    $("editor-picture").src = addressOf(blob);
+    $("editor-picture").alt = `The picture to edit: ${name}`;
+    this.picture = { blob, name, ratio: width / height };
     $("editor-sheet").style.setProperty("--ratio", width / height);
     $("editor-sheet").hidden = false;
     $("editor-empty").hidden = true;
-    $("editor-results").replaceChildren();
     this.brush.begin(width, height);
   }
 
@@ -116,7 +121,7 @@ export class Editor {
   }
 
   showTools() {
-    $("editor-undo").disabled = $("editor-clear").disabled = this.brush?.isEmpty ?? true;
+    $("editor-undo").disabled = $("editor-clear").disabled = this.brush.isEmpty;
   }
 
   showSettings() {
@@ -153,13 +158,13 @@ export class Editor {
     const seed = crypto.getRandomValues(new Uint32Array(1))[0];
     const fields = {
       image: this.picture.blob,
-      prompt: this.classes.prompt || NONE.name,
+      prompt: this.classes.prompt || this.none,
       seed,
       n: $("editor-count").value,
       draft_steps: $("editor-steps").value,
       keep_scales: keep,
       stream: true,
-      partial_images: this.model.num_scales - 1 - keep,
+      partial_images: Math.min(PREVIEWS, this.model.num_scales - 1 - keep),
     };
     if (!this.brush.isEmpty) fields.mask = await this.brush.mask();
     const form = new FormData();
@@ -169,36 +174,38 @@ export class Editor {
 
   async make(form) {
     const began = performance.now();
-    const { picture } = this;
-    const places = Array.from({ length: Number(form.get("n")) }, () => element("div", { className: "result" }));
+    const { picture, running } = this;
     this.say("Waiting for the server…");
-    const response = await editImage(form, this.running.signal);
+    const response = await editImage(form, running.signal);
+    const places = Array.from({ length: Number(form.get("n")) }, () => element("div", { className: "result" }));
+    places.forEach((place) => place.style.setProperty("--ratio", picture.ratio));
+    const unfinished = new Set(places);
     $("editor-results").prepend(...places);
-    let count = 0;
-    for await (const event of serverSentEvents(response)) {
-      const blob = imageBlob(event);
-      const place = places[event.image_index];
-      if (event.type === "image_edit.completed") {
-        place.replaceChildren(...this.resultOf(picture, blob, event, places.length));
-        count += 1;
-      } else {
-        const image = element("img", { className: "picture", src: addressOf(blob), alt: `The edit after scale ${event.scale}` });
-        place.replaceChildren(element("div", { className: "frame" }, image));
-        this.say(`Scale ${event.scale} of ${event.num_scales}`);
+    try {
+      for await (const event of serverSentEvents(response)) {
+        const place = places[event.image_index];
+        const isLast = event.type === "image_edit.completed";
+        place.querySelectorAll("img").forEach((image) => release(image.blob));
+        place.replaceChildren(...(isLast ? this.resultOf(picture, event, places.length) : [previewOf(event)]));
+        if (isLast) unfinished.delete(place);
+        else this.say(`Scale ${event.scale} of ${event.num_scales}`);
       }
+    } finally {
+      unfinished.forEach((place) => place.remove());
     }
-    if (count < places.length) throw new ApiError(0, "the connection ended before everything was made");
+    if (unfinished.size) throw new ApiError(0, "the connection ended before everything was made");
     const seconds = (performance.now() - began) / 1000;
-    this.say(`${count === 1 ? "The edit is" : `${count} edits are`} made, in ${duration(seconds)}.`);
+    this.say(`${places.length === 1 ? "The edit is" : `${places.length} edits are`} made, in ${duration(seconds)}.`);
     announce($("editor-status").textContent);
     places[0].scrollIntoView({ block: "nearest" });
   }
 
   /** Before and after under one slider, and what can be done with it. */
-  resultOf(picture, blob, { tandem, output_format: format, image_index: index }, count) {
+  resultOf(picture, event, count) {
+    const { tandem, output_format: format, image_index: index } = event;
+    const blob = imageBlob(event);
     const name = [tandem.class_name, `seed ${tandem.seed}`, count > 1 && `image ${index + 1} of ${count}`].filter(Boolean).join(", ");
     const both = reveal({ name: "before", blob: picture.blob }, { name: "after", blob });
-    both.querySelector(".frame").style.setProperty("--ratio", getComputedStyle($("editor-sheet")).getPropertyValue("--ratio"));
     both.querySelector("input").value = 0;
     both.querySelector("input").dispatchEvent(new Event("input"));
     const file = `${fileStem(picture.name)}-${fileStem(tandem.class_name)}-${tandem.seed}-${index}.${extensionOf(format)}`;
@@ -207,13 +214,14 @@ export class Editor {
     saves.setAttribute("aria-label", `Save: ${name}`);
     goesOn.setAttribute("aria-label", `Go on with this: ${name}`);
     saves.addEventListener("click", () => save(blob, file));
-    onPress(goesOn, () => this.load(blob, name).then(() => true), "Opened");
+    goesOn.addEventListener("click", async () => (await this.load(blob, name)) && $("editor-brush").focus());
     const said = element("p", { className: "quiet", textContent: tandem.edit.message ?? name });
     return [both, said, element("div", { className: "actions" }, saves, goesOn)];
   }
 
   showRunning(isRunning) {
     $("editor-run").setAttribute("aria-disabled", String(isRunning));
+    if (!isRunning && document.activeElement === $("editor-cancel")) $("editor-run").focus();
     $("editor-cancel").hidden = !isRunning;
   }
 
@@ -227,6 +235,25 @@ export class Editor {
     $("editor-status").textContent = "";
     $("editor-alert").textContent = (error.isBusy ? "The server is busy. " : "") + inWords(error);
   }
+}
+
+function previewOf(event) {
+  const blob = imageBlob(event);
+  const image = element("img", { className: "picture", src: addressOf(blob), alt: `The edit after scale ${event.scale}`, blob });
+  return element("div", { className: "frame" }, image);
+}
+
+/** The picture of a file, once it is known to be one that the server takes. */
+async function decoded(blob, name) {
+  if (blob.size > MAX_BYTES) throw new ApiError(0, `expected a file of at most ${MAX_BYTES / 2 ** 20} MB`);
+  const image = new Image();
+  image.src = addressOf(blob);
+  await image.decode().catch(() => {
+    throw new ApiError(0, `${name} is no picture that this browser can show`);
+  });
+  const { naturalWidth: width, naturalHeight: height } = image;
+  if (width * height > MAX_PIXELS) throw new ApiError(0, `expected at most 16 million pixels, got ${width} × ${height}`);
+  return image;
 }
 
 /** The classes that match, and "none". */
