@@ -128,8 +128,8 @@ def encode_image(pixels: NDArray[np.uint8], codec: Codec, quality: int, provenan
 
 
 def cover(pixels: NDArray[np.uint8], width: int, height: int) -> NDArray[np.uint8]:
-    """uint8 [H, W, 3], RGB, or with alpha [H, W, 4], brought to [height, width] by a Lanczos filter, without distortion: of its centre
-    the largest part of this shape."""
+    """uint8 [H, W, 3], RGB, or with alpha [H, W, 4], brought to [height, width] by a Lanczos filter, without
+    distortion: of its centre the largest part of this shape."""
     return np.asarray(ImageOps.fit(Image.fromarray(pixels), (width, height), Image.Resampling.LANCZOS))
 
 

@@ -112,19 +112,8 @@ class ImageBody(BaseModel):
         return {name: whole(value) if name in WHOLE else value for name, value in values.items()}
 
 
-WHOLE = frozenset(
-    (
-        "n",
-        "label",
-        "output_compression",
-        "partial_images",
-        "seed",
-        "draft_steps",
-        "keep_scales",
-        "top_k",
-        "preview_scales",
-    )
-)
+OF_IMAGES = ("n", "label", "output_compression", "partial_images", "seed", "draft_steps", "top_k", "preview_scales")
+WHOLE = frozenset((*OF_IMAGES, "keep_scales"))
 
 
 def whole(value: Any) -> Any:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import zlib
 
 import numpy as np
 import pytest
@@ -13,10 +12,10 @@ from PIL import Image
 from starlette.testclient import TestClient
 
 from support.api_server import listening
+from support.edit_forms import EDITS, STREAM, VARIATIONS, clear_png, gif, mask_png, png, send, thin
 from support.fake_engine import NUM_TOKENS, FakeEngine, K, client, events_of, make_gateway
 from tandem_workers.requests import edit_check, edit_schema
 
-EDITS, STREAM, VARIATIONS = "/v1/images/edits", "/v1/images/edits/stream", "/v1/images/variations"
 NONE = 5  # behind the five classes of the fake engine
 
 
@@ -24,35 +23,6 @@ NONE = 5  # behind the five classes of the fake engine
 def engine_and_api() -> tuple[FakeEngine, TestClient]:
     engine = FakeEngine()
     return engine, client(make_gateway(engine, max_n=4))
-
-
-def png(width=20, height=12, mode="RGB", **more) -> bytes:
-    out = io.BytesIO()
-    pixels = np.random.default_rng(1).integers(0, 256, (height, width, 3), np.uint8)
-    Image.fromarray(pixels).convert(mode).save(out, "PNG", **more)
-    return out.getvalue()
-
-
-def mask_png(box=(2, 2, 8, 8), width=20, height=12) -> bytes:
-    """White where the picture is drawn anew."""
-    pixels = np.zeros((height, width), np.uint8)
-    pixels[box[1] : box[3], box[0] : box[2]] = 255
-    out = io.BytesIO()
-    Image.fromarray(pixels).save(out, "PNG")
-    return out.getvalue()
-
-
-def clear_png(box=(2, 2, 8, 8), width=20, height=12) -> bytes:
-    """Transparent where the picture is drawn anew, as OpenAI has it."""
-    pixels = np.full((height, width, 4), 255, np.uint8)
-    pixels[box[1] : box[3], box[0] : box[2], 3] = 0
-    out = io.BytesIO()
-    Image.fromarray(pixels).save(out, "PNG")
-    return out.getvalue()
-
-
-def send(api: TestClient, path: str = EDITS, files=None, **fields):
-    return api.post(path, files={"image": png()} if files is None else files, data={"prompt": "dog", **fields})
 
 
 @pytest.mark.parametrize(
@@ -158,112 +128,6 @@ def test_a_stream_has_previews_of_the_scales_that_are_drawn_and_events_of_its_ow
         assert [data["scale"] for _, data in events[:2]] == [2, 3] and events[0][1]["size"] == "20x12"
         assert all(name == data["type"] for name, data in events)
         assert events[-1][1]["tandem"]["edit"]["keep_scales"] == 1
-
-
-def bomb(side: int = 60_000) -> bytes:
-    """A PNG whose header promises far more pixels than it has."""
-    data = bytearray(png(4, 4))
-    data[16:24] = side.to_bytes(4, "big") * 2
-    data[29:33] = zlib.crc32(bytes(data[12:29])).to_bytes(4, "big")
-    return bytes(data)
-
-
-def gif() -> bytes:
-    out = io.BytesIO()
-    frames = [Image.fromarray(np.full((12, 20, 3), value, np.uint8)) for value in (0, 255)]
-    frames[0].save(out, "GIF", save_all=True, append_images=frames[1:])
-    return out.getvalue()
-
-
-@pytest.mark.parametrize(
-    ("files", "fields", "status", "message"),
-    [
-        ({}, {"box": "0,0,1,1"}, 400, "body: expected multipart/form-data"),
-        ({"mask": mask_png()}, {}, 400, "image: expected an image file, got none"),
-        ({"image": b""}, {"box": "0,0,1,1"}, 400, "image: the file is empty"),
-        ({"image": b"<html>"}, {"box": "0,0,1,1"}, 400, "image: not an image"),
-        ({"image": gif()}, {"box": "0,0,1,1"}, 400, "image: expected a still picture, got several frames"),
-        ({"image": png(mode="I;16")}, {"box": "0,0,1,1"}, 400, "image: expected 8 bits a channel"),
-        (
-            {"image": bomb(10_000)},
-            {"box": "0,0,1,1"},
-            413,
-            "image: expected at most 16777216 pixels, got 10000",
-        ),
-        ({"image": bomb()}, {"box": "0,0,1,1"}, 413, "image: expected at most 16777216 pixels"),
-        ({"image": png(), "mask": bomb()}, {}, 413, "mask: expected at most 16777216 pixels"),
-        ({"image": png(), "mask": mask_png(width=8)}, {}, 400, "mask: expected a mask of the picture's size, 20 x 12"),
-        ({"image": png(), "mask": mask_png()}, {"box": "0,0,1,1"}, 400, "box: expected either it or mask"),
-        ({"image": png()}, {}, 400, "mask: expected one (or box, expand,"),
-        ({"image": png()}, {"box": "0,0,30,30"}, 400, "box: expected one within 20 x 12 pixels"),
-        ({"image": png()}, {"box": "a"}, 400, "box: expected x0,y0,x1,y1"),
-        ({"image": png()}, {"expand": "99,0,0,0"}, 400, "expand: expected margins that make"),
-        ({"image": png()}, {"box": "0,0,1,1", "prompt": "unicorn"}, 400, "prompt: expected"),
-        ({"image": png()}, {"box": "0,0,1,1", "n": "two"}, 400, "n: expected a valid integer, got 'two'"),
-        ({"image": png()}, {"box": "0,0,1,1", "n": "9"}, 400, "n: expected less than or equal to 4, got 9"),
-        (
-            {"image": png()},
-            {"box": "0,0,1,1", "keep_scales": "4"},
-            400,
-            "keep_scales: expected less than or equal",
-        ),
-        ({"image": png()}, {"box": "0,0,1,1", "size": "16x16"}, 400, "size: expected auto or the picture's own, 20x12"),
-        ({"image": png()}, {"box": "0,0,1,1", "response_format": "url"}, 400, "response_format: expected b64_json"),
-        ({"image": png()}, {"box": "0,0,1,1", "seeds": "1"}, 400, "seeds: unknown parameter"),
-        ({"image": png(), "picture": png()}, {"box": "0,0,1,1"}, 400, "picture: a file that is not known here"),
-        ({"image": png()}, {"box": "0,0,1,1", "mask": "0,0,1,1"}, 400, "mask: expected a file, got text"),
-    ],
-)
-def test_wrong_input_is_one_clear_error(api, engine, files, fields, status, message):
-    answer = send(api, files=files, **fields)
-    assert answer.status_code == status and message in answer.json()["error"]["message"], answer.text
-    assert engine.asked == []
-
-
-def tiff(frames: int = 2) -> bytes:
-    out = io.BytesIO()
-    pages = [Image.new("L", (20, 12), value) for value in range(frames)]
-    pages[0].save(out, "TIFF", save_all=True, append_images=pages[1:])
-    return out.getvalue()
-
-
-def ico() -> bytes:
-    out = io.BytesIO()
-    Image.new("RGB", (16, 16)).save(out, "ICO")
-    return out.getvalue()
-
-
-def thin(width: int, height: int) -> bytes:
-    out = io.BytesIO()
-    Image.new("L", (width, height)).save(out, "PNG")
-    return out.getvalue()
-
-
-@pytest.mark.parametrize(
-    ("files", "fields", "status", "message"),
-    [
-        ({"image": tiff()}, {"box": "0,0,1,1"}, 400, "image: expected a still picture, got several frames"),
-        ({"image": ico()}, {"box": "0,0,1,1"}, 400, "image: not an image"),  # Pillow decodes these to open them
-        ({"image": thin(5000, 2)}, {"box": "0,0,1,1", "fit": "pad"}, 413, "fit: expected a square of at most"),
-        ({"image": png()}, {"expand": "0.01,0,0,0"}, 400, "expand: expected a margin of a pixel or more"),
-        ({"image": png()}, {"box": "0,0,1,1", "seed": "1" * 70_000}, 400, "body: expected multipart/form-data"),
-        ({"image": png()}, {"box": "0,0,1,1", "a": "1" * 40_000, "b": "1" * 40_000}, 413, "characters in fields"),
-        ({"image": png()}, {"box": "0,0,1,1", "n": "[" * 600 + "]" * 600}, 400, "n: expected a valid integer"),
-        ({"image": png()}, {"box": "0,0,1,1", "keep_scale": "1"}, 400, "did you mean `keep_scales`?"),
-    ],
-    ids=["tiff", "ico", "thin", "no margin", "long field", "long fields", "deep", "misspelt"],
-)
-def test_what_takes_memory_or_time_is_refused(api, engine, files, fields, status, message):
-    answer = send(api, files=files, **fields)
-    assert answer.status_code == status and message in answer.json()["error"]["message"], answer.text[:500]
-    assert engine.asked == []
-
-
-@pytest.mark.parametrize("charset", ["punycode", "undefined", "utf-16"])
-def test_the_client_chooses_no_codec(api, charset):
-    kind = f"multipart/form-data; boundary=b; charset={charset}"
-    answer = api.post(EDITS, content=b"--b--", headers={"content-type": kind})
-    assert answer.status_code == 400 and "charset=utf-8" in answer.text
 
 
 def test_a_thin_picture_is_stretched_and_a_clear_one_is_all_drawn(api, engine):
