@@ -18,13 +18,13 @@ from tandem.errors import LabelError
 from tandem.images import EXTENSIONS
 from tandem_workers.requests.api_errors import MAX_SHOWN, ApiError, cut, shown
 from tandem_workers.requests.api_schema import MAX_SEED, About, ImageBody, body_of, whole
+from tandem_workers.requests.edit_schema import MAX_PICTURE_PIXELS
 from tandem_workers.requests.foreign import RENAMED, WITHOUT_EFFECT, misspelt
 from tandem_workers.requests.nearest_class import ENOUGH, Match, NearestClass
 from tandem_workers.requests.notes import Note
 
 BodyT = TypeVar("BodyT", bound=ImageBody)
 MAX_SIDE = 2048  # pixels of an image
-MAX_PIXELS = 16 << 20  # of all images of a request: an answer holds them at once
 MAX_PROMPT = 32_000  # characters, as in the OpenAI API
 MAX_NOTES = 24  # more are counted only
 NUM_OTHERS = 3  # classes that are named beside the one that was found
@@ -221,9 +221,9 @@ def too_large(size: Any, n: Any) -> ApiError | None:
         sides = parsed_size(size)
     except ValueError:
         return None
-    if sides is None or (n or 1) * sides[0] * sides[1] <= MAX_PIXELS:
+    if sides is None or (n or 1) * sides[0] * sides[1] <= MAX_PICTURE_PIXELS:
         return None
-    expected = f"at most {MAX_PIXELS} pixels in all images of a request"
+    expected = f"at most {MAX_PICTURE_PIXELS} pixels in all images of a request"
     return ApiError(400, f"size: expected {expected}, got {n or 1} x {sides[0]} x {sides[1]}", "size", "invalid_value")
 
 
