@@ -200,8 +200,9 @@ def is_terminal() -> bool:
 
 
 def say(text: str) -> None:
-    """One line for the person at the terminal."""
-    print(text, file=sys.stderr, flush=True)
+    """One line for the person at the terminal, in one write: Ray prints from a thread of its own."""
+    sys.stderr.write(f"{text}\n")
+    sys.stderr.flush()
 
 
 def busy_shares(spans: Sequence[Span]) -> dict[str, dict[str, Any]]:
