@@ -37,11 +37,14 @@ class Command:
 
 COMMANDS = {
     "generate": Command("tandem_jobs.generate", "GenerateSpec", "run", "synthesise a labelled image dataset"),
-    "edit": Command("tandem_jobs.edits.edit_job", "EditSpec", "run", "draw parts of pictures anew"),
+    "edit": Command("tandem_jobs.edit_job", "EditSpec", "run", "draw parts of pictures anew"),
     "submit": Command("tandem_jobs.submit", "SubmitSpec", "run", "run a command as a job on a Ray cluster", True),
     "serve": Command("tandem_jobs.serve", "ServeSpec", "run", "serve images over HTTP, with a web page"),
     "draft": Command("tandem_jobs.draft", "DraftSpec", "run", "make only the coarse token maps, to refine later"),
-    "refine": Command("tandem_jobs.refine", "RefineSpec", "run", "finish drafted images"),
+    "draft-edits": Command(
+        "tandem_jobs.draft_edits", "DraftEditsSpec", "run", "make only the coarse token maps of edits"
+    ),
+    "refine": Command("tandem_jobs.refine", "RefineSpec", "run", "finish drafted images or edits"),
     "profile": Command("tandem_jobs.profile", "ProfileSpec", "run", "measure seconds per batch of every stage"),
     "tune": Command("tandem_jobs.tune.tune", "TuneSpec", "run", "find faster settings of equal quality"),
     "plan": Command("tandem_jobs.plan", "PlanSpec", "run", "choose a placement from measured stage times"),

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import Any, Literal
 
 import ray
 from pydantic import Field
 
-from tandem.config import to_dict
+from tandem.config import Pyramid, to_dict
 from tandem.errors import LabelError
 from tandem_cluster.placement import Placement, place_alone
+from tandem_cluster.profile_file import StageName
 from tandem_cluster.session import Session
 from tandem_jobs.labels.labels import LabelRows, ReadLabels
 from tandem_jobs.labels.row_identity import row_identity
 from tandem_jobs.labels.settings_columns import fill_settings
-from tandem_jobs.options.options import JobOptions, Replicas, RowOptions
+from tandem_jobs.options.options import JobOptions, Replicas, RowOptions, ShardOptions
 from tandem_jobs.run.batch_size import DRAFTERS, Workload, choose_batch
 from tandem_jobs.run.decode_choices import (
     check_gpus_here,
@@ -32,6 +34,7 @@ from tandem_workers.dataset.columns import check_carried
 from tandem_workers.dataset.drafts import KIND, DraftFormat
 from tandem_workers.models.model_set import resolve_models
 from tandem_workers.stages.drafter import Drafter
+from tandem_workers.stages.ray_data import Stage
 
 EXAMPLES = """examples:
   tandem draft --classes all --per-class 20 --out drafts
@@ -43,8 +46,8 @@ Drafts take 182 to 848 bytes an image (N = 6 to 9 of the published pyramid). Dra
 make the same bytes as 'tandem generate'. The same command resumes where it stopped."""
 
 
-class DraftSpec(JobOptions, RowOptions):
-    """Make and store only the coarse token maps of a dataset, with drafters alone."""
+class DrafterOptions(JobOptions, ShardOptions):
+    """The drafter, and where it runs."""
 
     drafter: str = Field(
         "embedded", description="'embedded', a file, an address (hf://, https://, s3://), or a name (tandem models)"
@@ -53,13 +56,18 @@ class DraftSpec(JobOptions, RowOptions):
     drafters: Replicas | None = Field(None, description="drafter replicas; default: one per GPU, or one on the CPU")
 
 
-class DraftJob(Job):
-    """Label rows to prefixes of token ids, by drafters alone."""
+class DraftSpec(DrafterOptions, RowOptions):
+    """Make and store only the coarse token maps of a dataset, with drafters alone."""
+
+
+class DraftingJob(Job):
+    """Label rows to prefixes of token ids, by drafters alone. A subclass has the rows."""
 
     result = "drafts"
     kind = KIND
+    stages: tuple[StageName, ...] = DRAFTERS  # whose memory the drafters' devices hold
 
-    def __init__(self, spec: DraftSpec) -> None:
+    def __init__(self, spec: DrafterOptions) -> None:
         say("checking models, rows and --out")
         check_gpus_here(spec, spec.address, spec.placement == "cpu")
         self.spec, self.seed = spec, spec.seed
@@ -68,7 +76,7 @@ class DraftJob(Job):
         check_preparation(spec, {"drafter": config})
         self.draft_steps = choose_draft_steps(spec.draft_steps, self.models)
         self.sampling = choose_sampling(spec, self.models.sampling, config.pyramid)
-        rows, location = read_rows(spec, self.models.class_names), f"--labels: {spec.labels}"
+        rows, location = self.read_rows()
         check_columns(rows, location)
         if rows.unfilled_settings is not None:
             rows = fill_settings(rows, self.sampling, self.draft_steps, spec.seed, config.pyramid, location)
@@ -78,14 +86,26 @@ class DraftJob(Job):
         replicas = spec.drafters or (spec.logical_gpus if spec.placement == "gpu" else 1)
         on_cpu, own = spec.placement == "cpu", self.row_settings
         workload = Workload(
-            self.models, (DRAFTERS,), self.draft_steps, self.sampling, replicas, on_cpu, row_settings=own
+            self.models, (self.stages,), self.draft_steps, self.sampling, replicas, on_cpu, row_settings=own
         )
         self.batch = choose_batch(spec, store, workload, len(rows), spec.shard_size)
         plan = plan_shards(spec, len(rows), self.batch)
         self.source = row_identity(rows, store, spec.overwrite)
         self.num_producers = spec.drafters or spec.logical_gpus
-        self.shard_bytes = plan.shard_size * 2 * config.pyramid.offsets[self.draft_steps]
+        self.shard_bytes = plan.shard_size * self.bytes_of_row(config.pyramid)
         super().__init__(spec, store, plan)
+
+    @abstractmethod
+    def read_rows(self) -> tuple[LabelRows, str]:
+        """The rows, and where they are from, for errors. InputError."""
+
+    def bytes_of_row(self, pyramid: Pyramid) -> int:
+        """Bytes of ids that the drafters make of a row."""
+        return 2 * pyramid.offsets[self.draft_steps]
+
+    def before_draft(self) -> list[Stage]:
+        """What a drafter's actor does between reading rows and drafting."""
+        return []
 
     def info(self) -> dict[str, Any]:
         ref, config = self.models.drafter, to_dict(self.models.drafter_config)
@@ -101,11 +121,22 @@ class DraftJob(Job):
         draft = Drafter(self.models, self.decoding)
         return Pipeline(
             plan=self.plan,
-            pools=[draft_pool(self.placement, read, draft)],
+            pools=[draft_pool(self.placement, read, *self.before_draft(), draft)],
             write=Writer(None, DraftFormat(), self.plan, self.store, self.record.epoch),
             gpus_per_replica=self.placement.gpus_per_replica,
             shard_bytes=self.shard_bytes,
         )
+
+
+class DraftJob(DraftingJob):
+    """Drafts of classes, or of the rows of a label file."""
+
+    def __init__(self, spec: DraftSpec) -> None:
+        self.row_options = spec
+        super().__init__(spec)
+
+    def read_rows(self) -> tuple[LabelRows, str]:
+        return read_rows(self.row_options, self.models.class_names), f"--labels: {self.row_options.labels}"
 
 
 def check_columns(rows: LabelRows, location: str) -> None:
@@ -121,7 +152,11 @@ def check_columns(rows: LabelRows, location: str) -> None:
 
 def run(spec: DraftSpec) -> dict[str, Any]:
     """Draft the missing shards, and return the summary."""
-    job = DraftJob(spec)
+    return run_job(DraftJob(spec))
+
+
+def run_job(job: DraftingJob) -> dict[str, Any]:
+    """Draft what is missing, and return the summary."""
     if not job.is_done():
         with job.session() as session:
             job.begin(session, *job.place(session))

@@ -1,17 +1,21 @@
-"""`tandem refine`: turns drafts into images, with refiners alone and any number of times."""
+"""`tandem refine`: turns drafts into images or edits, with refiners alone and any number of times."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from tandem.class_names import ClassNames
 from tandem.errors import InputError
+from tandem.user_files import shown
 from tandem_cluster.placement import Placement, place_alone
 from tandem_cluster.session import Session
+from tandem_jobs.edits.edit_dataset import edited
+from tandem_jobs.edits.edit_options import BlendOptions, PictureOptions
+from tandem_jobs.edits.edit_sources import EditSources, open_sources
 from tandem_jobs.options.options import Replicas
 from tandem_jobs.run.batch_size import REFINERS, Workload, choose_batch
 from tandem_jobs.run.decode_choices import (
@@ -28,10 +32,11 @@ from tandem_jobs.run.pipeline import Pipeline, refine_pool
 from tandem_jobs.run.progress import say
 from tandem_workers.dataset.drafts import Drafts, open_drafts
 from tandem_workers.dataset.entry import ManifestEntry
-from tandem_workers.dataset.identity import drafts_identity
+from tandem_workers.dataset.identity import drafts_identity, refined_edit_identity
 from tandem_workers.dataset.row_settings import GUIDANCE_SETTINGS, SAMPLING_SETTINGS
 from tandem_workers.dataset.shards import PrefixShard, ShardRows
 from tandem_workers.models.model_set import ModelSet, resolve_models
+from tandem_workers.pictures.put_back import PutBack
 from tandem_workers.stages.refiner import Refiner
 from tandem_workers.storage.places import open_store
 
@@ -40,15 +45,18 @@ EXAMPLES = """examples:
   tandem refine --drafts s3://bucket/drafts --out s3://bucket/images --refiner var_d16.pth \\
       --vqvae vae_ch160v4096z32.pth --batch 64
   tandem refine --drafts drafts --draft-steps 3 --cfg 2 --out guided
+  tandem refine --drafts drafts-of-edits --blend paste --out edited
 
 Seed, class names and columns come from the drafts. A smaller --draft-steps than drafted cuts the prefixes.
 The same command resumes where it stopped."""
 
 
-class RefineSpec(ImageJobOptions):
-    """Finish drafted images, with refiners and the VQVAE alone."""
+class RefineSpec(BlendOptions, ImageJobOptions):
+    """Finish drafted images or edits, with refiners and the VQVAE alone."""
 
-    drafts: str = Field(description="the drafts of a finished 'tandem draft': a folder or s3://bucket/prefix")
+    drafts: str = Field(
+        description="the drafts of a finished 'tandem draft' or 'tandem draft-edits': a folder or s3://bucket/prefix"
+    )
     refiner: str = Field(
         "embedded", description="'embedded', a file, an address (hf://, https://, s3://), or a name (tandem models)"
     )
@@ -120,6 +128,11 @@ class RefineJob(Job):
         check_names(drafts, self.models.class_names)
         check_preparation(spec, {"refiner": self.models.refiner_config})
         check_vqvae(drafts, self.models)
+        self.edits, self.put_back = open_drafted_pictures(drafts, self.models), PutBack(spec.chosen_blend, spec.feather)
+        if self.edits is not None:
+            self.models = replace(self.models, class_names=self.models.class_names.with_none())
+        elif spec.blend or spec.feather:
+            raise InputError("--blend, --feather: expected drafts of edits (tandem draft-edits), got drafts of images")
         self.seed, self.draft_steps = drafts.seed, choose_drafted_steps(spec.draft_steps, drafts)
         drafted = drafts.sampling if spec.cfg is None else replace(drafts.sampling, refiner_cfg=None)
         self.sampling = choose_sampling(spec, drafted, self.models.drafter_config.pyramid)
@@ -138,12 +151,15 @@ class RefineJob(Job):
         self.source = drafts_identity(drafts.identity)
         extra = schema.empty_table().rename_columns([self.renamed.get(name, name) for name in schema.names])
         self.images = open_images(spec, store, self.models, self.seed, self.draft_steps, plan, extra, own)
+        if self.edits is not None:
+            self.images = edited(self.images, (), self.edits.pictures, self.put_back)
         self.num_producers = spec.refiners or spec.logical_gpus
         self.shard_bytes = self.images.shard_bytes
         super().__init__(spec, store, plan)
 
     def identity(self, on_real_gpus: bool) -> dict[str, Any]:
-        return super().identity(on_real_gpus) | self.images.identity
+        edits = {} if self.edits is None else refined_edit_identity(asdict(self.put_back))
+        return super().identity(on_real_gpus) | self.images.identity | edits
 
     def place(self, session: Session) -> tuple[Placement, list[str]]:
         spec = self.spec
@@ -152,7 +168,10 @@ class RefineJob(Job):
     def describe(self) -> list[str]:
         drafts = [f"drafts: {self.drafts.store.uri}, N = {self.drafts.draft_steps}"]
         columns = [f"column {kept}: the {name} that each row was drafted with" for name, kept in self.renamed.items()]
-        return drafts + columns + describe_models(self.models, self.decoding, (None, self.models.refiner_config))
+        edits = [] if self.edits is None else [self.edits.line]
+        return (
+            drafts + edits + columns + describe_models(self.models, self.decoding, (None, self.models.refiner_config))
+        )
 
     def pipeline(self) -> Pipeline:
         read = ReadDrafts(self.drafts, self.draft_steps, self.renamed)
@@ -174,6 +193,21 @@ def check_vqvae(drafts: Drafts, models: ModelSet) -> None:
     drafted_for = drafts.identity.weights["vqvae"]
     if models.vqvae.sha256 != drafted_for:
         raise InputError(f"--vqvae: expected that of the drafts, sha256 {drafted_for}, got {models.vqvae.sha256}")
+
+
+def open_drafted_pictures(drafts: Drafts, models: ModelSet) -> EditSources | None:
+    """The pictures and masks of drafts of edits; None for other drafts. InputError if they are gone.
+
+    The encoder compares each with the hashes in the drafts.
+    """
+    if drafts.edits is None:
+        return None
+    try:
+        options = PictureOptions.model_validate(drafts.edits)
+    except ValidationError as error:
+        place = f"job.json in {drafts.store.uri}"
+        raise InputError(f"--drafts: {place} is not that of drafts: {shown(error.errors()[0]['msg'])}") from None
+    return open_sources(options, models.image_size)
 
 
 def choose_drafted_steps(asked: int | None, drafts: Drafts) -> int:

@@ -23,7 +23,7 @@ from tandem_workers.models.model_set import VQVAE_PRESET_NAME
 from tandem_workers.models.sources import PUBLISHED
 
 COMMANDS = (
-    *("generate", "edit", "draft", "refine", "verify", "evaluate", "tokenize"),
+    *("generate", "edit", "draft", "draft-edits", "refine", "verify", "evaluate", "tokenize"),
     *("train var", "finetune drafter", "finetune refiner", "bench pipeline", "bench store"),
 )
 # Options that name places which all nodes see

@@ -101,6 +101,7 @@ def test_drafts_can_be_refined_again_from_fewer_scales_and_otherwise(tiny_models
     [
         (["--draft-steps", "4"], "--draft-steps: expected 1 to 3, the drafted scales, got 4"),
         (["--draft-steps", "0"], "--draft-steps: expected 1 to 3, the drafted scales, got 0"),
+        (["--blend", "paste"], "expected drafts of edits (tandem draft-edits), got drafts of images"),
         (["--vqvae", "embedded"], "different vocabulary"),
         (["--refiner", "embedded"], "drafter and refiner of different"),
     ],

@@ -1,1 +1,1 @@
-"""`tandem edit`: parts of pictures drawn anew, as a dataset."""
+"""What jobs that edit pictures share."""

@@ -1,8 +1,8 @@
-"""Options of `tandem edit`: which pictures, what of them is drawn anew and as what, and how it is put back."""
+"""Options of edits: which pictures, what of them is drawn anew and as what, and how it is put back."""
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Self
 
 from pydantic import Field, NonNegativeFloat, model_validator
 
@@ -10,18 +10,11 @@ from tandem.editing.canvas import Blend, Fit
 from tandem.editing.expand import parse_margins
 from tandem.editing.masks import parse_boxes
 from tandem.errors import InputError
-from tandem_jobs.generate import PlacedOptions
 from tandem_jobs.options.flags import COMMAS, POSITIONAL
 from tandem_jobs.options.options import Images
+from tandem_jobs.options.spec import Spec
 
-EXAMPLES = """examples:
-  tandem edit photo.png --mask mask.png --label flag --n 4 --out edited
-  tandem edit photo.jpg --box 0.25,0.25,0.75,0.75 --label none --out filled
-  tandem edit pictures/heldout --box 0.2,0.2,0.8,0.8 --label own --out inpainted
-  tandem edit photos --masks masks --label fruit,flag,face --n 2 --format folder --out counterfactual
-  tandem edit photos --labels edits.csv --out edited --codec jpeg
-  tandem edit photo.png --expand 0.5,0,0.5,0 --label none --out wider
-
+SHARED_HELP = """\
 PICTURES: an image file, a folder of them, class folders of images, .tar files (webdataset), .parquet files with a
 column of images, an .npz file or a dataset of Tandem; local or s3://. They are numbered in order, from 0 on.
 
@@ -33,33 +26,13 @@ As what: a class redraws; 'none' fills the hole without a class; 'own' takes the
 classes give an image of each, with the same surroundings: a counterfactual set.
 
 Of --labels each row is an edit: a column 'picture' (number, or path below PICTURES), 'label' or 'class_name' (also
-'none'), and optionally 'box', 'count' and what 'tandem generate' takes in a label file.
-
-Images have the size of their pictures, and columns say what was done: picture, picture_sha256, mask_sha256,
-edited_share. Alpha is kept; what was drawn anew is opaque. --keep-tokens also keeps the ids of the picture and the
-cells (source_tokens, drawn_cells: a bit a cell, np.unpackbits), which together with the drawn ids rebuild an edit.
-
-The same command resumes where it stopped; other pictures or masks are another job, and are refused in the same
---out."""
+'none'), and optionally 'box', 'count' and what 'tandem generate' takes in a label file."""
 
 
-class EditSpec(PlacedOptions):
-    """Draw parts of pictures anew: inpainting, editing by class, out-painting."""
-
-    needs: ClassVar = {
-        "--label or --labels": ("label", "labels"),
-        "--mask, --masks, --box, --expand or --labels": ("mask", "masks", "box", "expand", "labels"),
-    }
+class PictureOptions(Spec):
+    """Which pictures are edited, and what of them is drawn anew."""
 
     pictures: Annotated[str, POSITIONAL] = Field(description="what is edited; see below")
-    label: Annotated[str | None, COMMAS] = Field(
-        None,
-        description="classes, as --classes of tandem generate; 'none': without a class; 'own': each picture's own",
-    )
-    n: Images = Field(1, description="images of each picture and class")
-    labels: str | None = Field(
-        None, description="file of edits (.parquet, .csv, .jsonl; local or s3://) instead of --label; see below"
-    )
     mask: str | None = Field(None, description="mask of all pictures: an image of their size")
     masks: str | None = Field(
         None,
@@ -81,14 +54,6 @@ class EditSpec(PlacedOptions):
         description="how the model's square lies in a picture: crop, the largest square in it, moved to the mask; pad, "
         "all of it, with borders repeated to a square; resize, all of it, stretched; default: crop, with --expand pad",
     )
-    blend: Blend = Field(
-        "feather",
-        description="paste: pixels outside the mask stay; feather: those beyond a seam that fades in linear light; "
-        "none: all of the square as the VQVAE decodes it",
-    )
-    feather: NonNegativeFloat | None = Field(
-        None, description="pixels of that seam; default: 1/32 of the square's shorter side"
-    )
     nearest: bool = Field(
         False,
         description="a latent cell is drawn anew if its upper left pixel is masked, as the published code has it; "
@@ -100,19 +65,62 @@ class EditSpec(PlacedOptions):
         return self.fit or ("pad" if self.expand else "crop")
 
     @model_validator(mode="after")
-    def check_edit(self) -> EditSpec:
+    def check_masks(self) -> Self:
         given = [name for name in ("mask", "masks", "box") if getattr(self, name) is not None]
         if len(given) > 1:
             raise ValueError(f"expected one of --mask, --masks and --box, got {' and '.join(f'--{n}' for n in given)}")
-        if self.label is not None and self.labels is not None:
-            raise ValueError("expected --label or --labels, got both")
-        if self.labels is not None and self.n != 1:
-            raise ValueError("expected no --n with --labels, whose column 'count' says how many images a row makes")
-        if self.feather is not None and self.blend != "feather":
-            raise ValueError(f"expected --blend feather with --feather, got {self.blend}")
         try:
             _ = self.box is None or parse_boxes(self.box)
             _ = self.expand is None or parse_margins(self.expand)
         except InputError as error:
             raise ValueError(f"--{error}") from None
+        return self
+
+
+class EditOptions(PictureOptions):
+    """What becomes of each picture."""
+
+    needs: ClassVar = {
+        "--label or --labels": ("label", "labels"),
+        "--mask, --masks, --box, --expand or --labels": ("mask", "masks", "box", "expand", "labels"),
+    }
+
+    label: Annotated[str | None, COMMAS] = Field(
+        None,
+        description="classes, as --classes of tandem generate; 'none': without a class; 'own': each picture's own",
+    )
+    n: Images = Field(1, description="images of each picture and class")
+    labels: str | None = Field(
+        None, description="file of edits (.parquet, .csv, .jsonl; local or s3://) instead of --label; see below"
+    )
+
+    @model_validator(mode="after")
+    def check_edits(self) -> Self:
+        if self.label is not None and self.labels is not None:
+            raise ValueError("expected --label or --labels, got both")
+        if self.labels is not None and self.n != 1:
+            raise ValueError("expected no --n with --labels, whose column 'count' says how many images a row makes")
+        return self
+
+
+class BlendOptions(Spec):
+    """How what was drawn is put back into a picture."""
+
+    blend: Blend | None = Field(
+        None,
+        description="paste: pixels outside the mask stay; feather: those beyond a seam that fades in linear light; "
+        "none: all of the square as the VQVAE decodes it; default: feather",
+    )
+    feather: NonNegativeFloat | None = Field(
+        None, description="pixels of that seam; default: 1/32 of the square's shorter side"
+    )
+
+    @property
+    def chosen_blend(self) -> Blend:
+        return self.blend or "feather"
+
+    @model_validator(mode="after")
+    def check_blend(self) -> Self:
+        if self.feather is not None and self.chosen_blend != "feather":
+            raise ValueError(f"expected --blend feather with --feather, got {self.blend}")
         return self

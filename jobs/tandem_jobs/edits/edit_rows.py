@@ -13,19 +13,19 @@ from tandem.class_names import ClassNames
 from tandem.editing.masks import parse_boxes
 from tandem.errors import InputError, LabelError
 from tandem.user_files import shown
-from tandem_jobs.edits.edit_options import EditSpec
+from tandem_jobs.edits.edit_options import EditOptions
 from tandem_jobs.labels.label_file import read_label_file
 from tandem_jobs.labels.labels import LabelRows, choose_classes, find_class
+from tandem_workers.dataset.token_columns import BOX, PICTURE_INDEX
 from tandem_workers.pictures.picture_block import NO_LABEL, PictureSource
 from tandem_workers.pictures.picture_folder import PictureFolder
-from tandem_workers.stages.edit_encoder import BOX, PICTURE_INDEX
 from tandem_workers.storage.layout import MAX_ROWS
 
 PICTURE = "picture"  # of a label file: number or path
 OWN, ALL = "own", "all"
 
 
-def edit_rows(spec: EditSpec, source: PictureSource, num_pictures: int, classes: ClassNames) -> LabelRows:
+def edit_rows(spec: EditOptions, source: PictureSource, num_pictures: int, classes: ClassNames) -> LabelRows:
     """The rows of a job.
 
     Args:

@@ -44,7 +44,7 @@ ROOMS = {
         "requests",
         "endpoint",
     ),
-    "tandem_jobs": ("options", "labels", "run", "evaluation", "", "edits", "train", "bench", "study", "tune"),
+    "tandem_jobs": ("options", "labels", "run", "edits", "evaluation", "", "train", "bench", "study", "tune"),
 }
 # Modules of the library without a unit test file of their own, and what runs them
 TESTED_ELSEWHERE = {

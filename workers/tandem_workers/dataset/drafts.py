@@ -1,13 +1,15 @@
 """Drafts as a dataset of their own: the prefix of every image, to be refined any number of times.
 
 A shard is one parquet file: index, label, tokens (uint16, the first N scales, coarse to fine) and the columns
-carried along. 182 bytes an image at N = 6 of the published pyramid, 848 at N = 9.
+carried along. 182 bytes an image at N = 6 of the published pyramid, 848 at N = 9. Drafts of edits also have the ids of
+the pictures at all scales and the latent cells that are drawn anew: 1,392 bytes more.
 """
 
 from __future__ import annotations
 
 import io
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,25 +19,25 @@ import pyarrow.parquet as pq
 
 from tandem.checkpoints.fine_tuning import fine_tuned_in
 from tandem.class_names import check_names
-from tandem.config import SamplingConfig, VarConfig, from_dict
+from tandem.config import Pyramid, SamplingConfig, VarConfig, from_dict
 from tandem.errors import InputError, JobError, OutputError
 from tandem.hashing import FileHash
 from tandem.user_files import shown
 from tandem_workers.dataset.columns import IMAGE_COLUMNS, stored, stored_schema
 from tandem_workers.dataset.entry import ManifestEntry
-from tandem_workers.dataset.identity import Identity
+from tandem_workers.dataset.identity import EDIT, Identity
 from tandem_workers.dataset.job_record import is_taken, read_job
 from tandem_workers.dataset.manifest import Manifest
 from tandem_workers.dataset.row_settings import ROW_SETTINGS
 from tandem_workers.dataset.seal import DamagedError
 from tandem_workers.dataset.shard_reader import read_checked
 from tandem_workers.dataset.shards import PrefixShard, ShardPlan
+from tandem_workers.dataset.token_columns import DRAWN_CELLS, SOURCE_TOKENS, as_array, as_lists, cell_bytes
 from tandem_workers.models.model_set import ModelRef, Resolved
 from tandem_workers.storage import layout
 from tandem_workers.storage.store import Store
 
 KIND = "drafts"
-COLUMNS = ("index", "label", "tokens")
 HEAL = "'tandem verify --repair' of the drafts, then the same 'tandem draft' command, make them again"
 
 
@@ -44,12 +46,13 @@ class DraftFormat:
 
     def files(self, shard: PrefixShard, tag: str = "") -> list[tuple[str, bytes]]:
         """(path, bytes). Equal rows give equal bytes."""
-        flat = pa.array(np.ascontiguousarray(shard.prefix).reshape(-1))
         columns = {
             "index": pa.array(shard.index, pa.int64()),
             "label": pa.array(shard.label, pa.int32()),
-            "tokens": pa.FixedSizeListArray.from_arrays(flat, shard.prefix.shape[1]),
+            "tokens": as_lists(shard.prefix),
         }
+        if shard.source is not None and shard.drawn is not None:
+            columns |= {SOURCE_TOKENS: as_lists(shard.source), DRAWN_CELLS: as_lists(shard.drawn)}
         out, table = io.BytesIO(), pa.table({**columns, **shard.extra})
         # list items keep their name, so that a refiner writes the same bytes as `tandem generate`
         pq.write_table(
@@ -67,6 +70,7 @@ class Drafts:
     identity: Identity
     drafter: Resolved
     epoch: int = 0  # of these drafts, not of drafts that replace them
+    edits: Mapping[str, Any] | None = None  # of drafts of edits: the options that say where pictures and masks are
 
     @property
     def seed(self) -> int:
@@ -86,6 +90,22 @@ class Drafts:
         """Columns of the drafts with the settings of each row."""
         return self.identity.row_settings
 
+    @property
+    def columns(self) -> dict[str, pa.DataType]:
+        """Name and type of the columns that every shard has."""
+        pyramid = self.pyramid
+        tokens = pa.list_(pa.uint16(), pyramid.offsets[self.draft_steps])
+        columns = {"index": pa.int64(), "label": pa.int32(), "tokens": tokens}
+        if self.edits is not None:
+            columns[SOURCE_TOKENS] = pa.list_(pa.uint16(), pyramid.num_tokens)
+            columns[DRAWN_CELLS] = pa.list_(pa.uint8(), cell_bytes(pyramid.grid))
+        return columns
+
+    @property
+    def pyramid(self) -> Pyramid:
+        assert isinstance(self.drafter.config, VarConfig)
+        return self.drafter.config.pyramid
+
     def extra_schema(self) -> pa.Schema:
         """Schema of the carried columns as `read` returns them, from the first readable shard.
 
@@ -98,7 +118,7 @@ class Drafts:
             except JobError:
                 if shard == self.plan.num_shards - 1:
                     raise
-        schema = pa.schema([field for field in table.schema if field.name not in COLUMNS])
+        schema = pa.schema([field for field in table.schema if field.name not in self.columns])
         if clash := sorted(IMAGE_COLUMNS.intersection(schema.names) - set(self.row_settings)):
             raise InputError(
                 f"--drafts: column {clash[0]!r}: expected none of this name, which is the dataset's own",
@@ -109,14 +129,16 @@ class Drafts:
     def read(self, shard: int, draft_steps: int) -> PrefixShard:
         """The drafts of one shard, cut to `draft_steps` scales. JobError if its file is missing or damaged."""
         table = self._table(shard)
-        extra = stored(table.drop_columns(list(COLUMNS)))
-        tokens = table["tokens"].combine_chunks().flatten().to_numpy().reshape(len(table), -1)
+        extra = stored(table.drop_columns(list(self.columns)))
+        edits = self.edits is not None
         return PrefixShard(
             shard=shard,
             index=table["index"].to_numpy().astype(np.int64),
             label=table["label"].to_numpy().astype(np.int32),
-            prefix=np.ascontiguousarray(tokens[:, : self._length(draft_steps)]),
+            prefix=np.ascontiguousarray(as_array(table["tokens"])[:, : self.pyramid.offsets[draft_steps]]),
             draft_steps=draft_steps,
+            source=as_array(table[SOURCE_TOKENS]) if edits else None,
+            drawn=as_array(table[DRAWN_CELLS]) if edits else None,
             extra={name: extra[name] for name in extra.column_names},
         )
 
@@ -147,20 +169,14 @@ class Drafts:
     def _check(self, table: pa.Table, entry: ManifestEntry) -> None:
         """Raise DamagedError for an intact file with wrong columns: older versions let columns of the label file
         replace those of the drafts."""
-        tokens = pa.list_(pa.uint16(), self._length(self.draft_steps))
-        expected = list(zip(COLUMNS, (pa.int64(), pa.int32(), tokens), strict=True))
-        found = [(field.name, field.type) for field in table.schema if field.name in COLUMNS]
+        expected = list(self.columns.items())
+        found = [(field.name, field.type) for field in table.schema if field.name in self.columns]
         if found != expected:
             raise DamagedError(f"expected columns {dict(expected)}, found {dict(found)}")
         if table["index"].to_pylist() != list(self.plan.indices(entry.shard)):
             raise DamagedError(f"expected the indices of shard {entry.shard}, found others")
         if Counter(table["label"].to_pylist()) != entry.labels:
             raise DamagedError("expected the labels of its manifest entry, found others")
-
-    def _length(self, draft_steps: int) -> int:
-        """Tokens of an image after this many scales."""
-        assert isinstance(self.drafter.config, VarConfig)
-        return self.drafter.config.pyramid.offsets[draft_steps]
 
 
 def open_drafts(store: Store) -> Drafts:
@@ -189,6 +205,9 @@ def _describe(store: Store, job: dict[str, Any]) -> Drafts:
         raise InputError(f"--drafts: {store.uri} holds a job of another kind", "made by: tandem draft")
     config = from_dict(VarConfig, about["config"])
     found = job["info"].get("class_names", about.get("class_names"))  # older versions kept them with the drafter
+    edits = job["info"][EDIT] if identity.edits else None
+    if edits is not None and found is not None:
+        found = found[: config.num_classes]  # the last one is "none"
     names = check_names(found, config.num_classes, f"--drafts: class_names in job.json of {store.uri}")
     scales = config.pyramid.num_scales
     hashes, source, part = identity.weights, about["source"], about.get("part", "")
@@ -196,7 +215,7 @@ def _describe(store: Store, job: dict[str, Any]) -> Drafts:
         raise TypeError("hashes and sources of weights have to be text")
     ref, tuned = ModelRef("drafter", source, FileHash.known(hashes["drafter"]), part=part), fine_tuned_in(about, scales)
     resolved = Resolved(ref, config, names, tuned)
-    drafts = Drafts(store, ShardPlan.of(identity), identity, resolved, job["epoch"])
+    drafts = Drafts(store, ShardPlan.of(identity), identity, resolved, job["epoch"], edits)
     config.pyramid.check_draft_steps(drafts.draft_steps)
     if not isinstance(drafts.sampling, SamplingConfig) or drafts.seed < 0 or set(drafts.row_settings) - {*ROW_SETTINGS}:
         raise ValueError(f"expected settings of decoding, got {identity.decoding}")

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from tandem_workers.models.decode_settings import DecodeSettings
 
 KIND, WEIGHTS, DECODING = "kind", "weights_sha256", "decoding"
+EDIT = "edit"
 EXPORT = "export"  # the kind of a dataset of pictures that were there before
 ROWS, ROWS_SHA256, COLUMNS = "rows", "rows_sha256", "columns"
 SHARD_SIZE, CLASS_NAMES, CODEC = "shard_size", "class_names_sha256", "codec"
@@ -109,20 +110,28 @@ def edit_identity(
     masks: Mapping[str, Any] | None,
     boxes: Sequence[Sequence[float]],
     margins: Sequence[float] | None,
-    how: Mapping[str, Any],
+    fit: str,
     nearest: bool,
+    put_back: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Of pictures that are edited: they and their masks, and how the model's square is cut out and put back."""
+    """Of pictures that are edited: they and their masks, how the model's square is cut out, and, in a job that makes
+    images, how it is put back."""
     return {
-        "edit": {
+        EDIT: {
             "pictures": dict(pictures),
             "masks": None if masks is None else dict(masks),
             "boxes": [list(box) for box in boxes],
             "expand": None if margins is None else list(margins),
-            **how,
+            "fit": fit,
+            **(put_back or {}),
             "nearest": nearest,
         }
     }
+
+
+def refined_edit_identity(put_back: Mapping[str, Any]) -> dict[str, Any]:
+    """Of drafted edits that are refined, besides `drafts_identity`: how the model's square is put back."""
+    return {EDIT: dict(put_back)}
 
 
 @dataclass(frozen=True)
@@ -179,6 +188,11 @@ class Identity:
     def row_settings(self) -> tuple[str, ...]:
         """Columns that are settings of their row."""
         return tuple(self.decoding.get(ROW_SETTINGS, ()))
+
+    @property
+    def edits(self) -> bool:
+        """Whether pictures are edited."""
+        return EDIT in self.fields
 
     @property
     def rows(self) -> int | None:

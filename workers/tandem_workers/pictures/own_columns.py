@@ -20,8 +20,9 @@ import pyarrow.parquet as pq
 from tandem.errors import InputError
 from tandem.user_files import shown
 from tandem_workers.dataset.identity import Identity
+from tandem_workers.dataset.token_columns import EDIT_COLUMNS, TOKENS, as_lists
 
-INDEX, TOKENS = "index", "tokens"
+INDEX = "index"
 KNOWN = frozenset({"image", "file_name", "label", "class_name"})  # pictures have them otherwise
 GENERATED = {"seed": pa.int64(), "draft_steps": pa.int32()}  # of every row of `tandem generate`
 LIST = re.compile(r"(large_|fixed_size_|)list<\w+(?: not null)?: (.+)>(?:\[(\d+)\])?")
@@ -30,7 +31,8 @@ LIST = re.compile(r"(large_|fixed_size_|)list<\w+(?: not null)?: (.+)>(?:\[(\d+)
 def column_types(identity: Identity) -> dict[str, pa.DataType]:
     """The types of columns by name, as far as the record of a job tells them."""
     known = {name: type_of(text) for name, text in (identity.columns or {}).items()}
-    return GENERATED | {name: kind for name, kind in known.items() if kind is not None}
+    made = GENERATED | EDIT_COLUMNS if identity.edits else GENERATED
+    return made | {name: kind for name, kind in known.items() if kind is not None}
 
 
 def type_of(text: str) -> pa.DataType | None:
@@ -74,20 +76,8 @@ def columns_of_tar(data: bytes, types: Mapping[str, pa.DataType]) -> tuple[pa.Ta
     all_types = {INDEX: pa.int64(), **types}
     columns = {name: typed(name, [row[name] for row in rows], all_types[name]) for name in names if name in all_types}
     if tokens:
-        columns[TOKENS] = tokens_column(np.stack(tokens))
+        columns[TOKENS] = as_lists(np.stack(tokens))
     return pa.table(columns), [name for name in names if name not in all_types]
-
-
-def tokens_column(tokens: np.ndarray[Any, Any]) -> pa.Array:
-    """uint16 [n, L] as the column of a table."""
-    return pa.FixedSizeListArray.from_arrays(pa.array(tokens.reshape(-1)), tokens.shape[1])
-
-
-def tokens_of(column: pa.ChunkedArray) -> np.ndarray[Any, Any]:
-    """The inverse of `tokens_column`."""
-    array = column.combine_chunks()
-    flat = array.flatten().to_numpy(zero_copy_only=False)
-    return np.ascontiguousarray(flat.astype(np.uint16).reshape(len(array), -1))
 
 
 def typed(name: str, values: Sequence[Any], kind: pa.DataType) -> pa.Array:

@@ -18,7 +18,7 @@ from tandem.image_folder import decode_image
 from tandem.images import codec_of, encode_plain
 from tandem.user_files import shown
 from tandem_workers.dataset.shards import EncodedShard, ShardPlan
-from tandem_workers.pictures.own_columns import TOKENS, tokens_of
+from tandem_workers.dataset.token_columns import TOKENS, as_array
 from tandem_workers.pictures.own_dataset import OwnDataset
 from tandem_workers.pictures.picture_block import NO_LABEL, PictureBlock, PictureSource
 from tandem_workers.pictures.read_ahead import check_count, read_ahead
@@ -108,7 +108,7 @@ class Recut:
             shard=shard,
             index=np.array(indices, dtype=np.int64),
             label=np.concatenate([part.label for part in parts]),
-            tokens=tokens_of(columns[TOKENS]) if TOKENS in columns.column_names else None,
+            tokens=as_array(columns[TOKENS]) if TOKENS in columns.column_names else None,
             extra={name: column.combine_chunks() for name, column in extra.items()},
             seconds=seconds,
             images=[image for part in parts for image in part.images],

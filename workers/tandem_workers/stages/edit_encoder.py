@@ -6,21 +6,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
+from tandem.errors import InputError
 from tandem.images import Codec, Provenance
 from tandem_workers.dataset.row_settings import column
 from tandem_workers.dataset.shards import EncodedShard, PixelShard
+from tandem_workers.dataset.token_columns import BOX, DRAWN_CELLS, PICTURE_INDEX, SOURCE_TOKENS, as_lists
 from tandem_workers.pictures.edit_pictures import EditPictures
 from tandem_workers.pictures.put_back import PutBack
 from tandem_workers.stages.encoder import ImageEncoder
 
-PICTURE_INDEX, BOX = (
-    "picture_index",
-    "box",
-)  # columns of a job's rows: the picture's number, and its boxes if it has any
-SOURCE_TOKENS, DRAWN_CELLS = "source_tokens", "drawn_cells"
+HASHES = {"picture_sha256": "picture", "mask_sha256": "mask"}  # columns that tell what was encoded
 
 
 class EditEncoder(ImageEncoder):
@@ -57,11 +54,12 @@ class EditEncoder(ImageEncoder):
 
     def finished(self, shard: PixelShard) -> Iterator[tuple[NDArray[np.uint8], Mapping[str, Any] | None]]:
         boxes = column(shard, BOX) if BOX in shard.extra else None
+        encoded = {name: column(shard, name) for name in HASHES if name in shard.extra}
         each = self.pictures.read(column(shard, PICTURE_INDEX), boxes)
-        for pixels_SS3, found in zip(shard.pixels, each, strict=True):
-            yield self.put_back.whole(pixels_SS3, found, self.codec), self.put_back.about(found, self.pictures.fit)
-
-
-def as_lists(values_nL: NDArray[Any]) -> pa.Array:
-    """A column of lists of one length from an array [n, L]."""
-    return pa.FixedSizeListArray.from_arrays(pa.array(np.ascontiguousarray(values_nL).reshape(-1)), values_nL.shape[1])
+        for row, (pixels_SS3, found) in enumerate(zip(shard.pixels, each, strict=True)):
+            about = self.put_back.about(found, self.pictures.fit)
+            for name, values in encoded.items():
+                if values[row] != about[name]:
+                    expected = f"expected the {HASHES[name]} that was drafted, sha256 {values[row]}, got {about[name]}"
+                    raise InputError(f"{found.name}: {expected}")
+            yield self.put_back.whole(pixels_SS3, found, self.codec), about

@@ -13,18 +13,12 @@ from tandem.transfers import upload
 from tandem.vqvae import to_float
 from tandem_workers.dataset.row_settings import column
 from tandem_workers.dataset.shards import ShardRows
+from tandem_workers.dataset.token_columns import BOX, EDITED, PICTURE_INDEX
 from tandem_workers.models.decode_settings import DecodeSettings
 from tandem_workers.models.model_set import ModelSet, load_tokenizer, pick_device
 from tandem_workers.pictures.edit_pictures import EditPictures
-from tandem_workers.stages.edit_encoder import BOX, PICTURE_INDEX
 from tandem_workers.stages.oom import Halving
 
-MADE = {  # columns that the stage adds
-    "picture": pa.string(),
-    "picture_sha256": pa.string(),
-    "mask_sha256": pa.string(),
-    "edited_share": pa.float64(),
-}
 EMPTY = (
     "some masks are empty: their pictures come back as they were given (or, with --blend none, as the VQVAE decodes "
     "them); in the dataset their edited_share is 0"
@@ -66,7 +60,7 @@ class SourceEncoder:
                 about.append((found.name, found.sha256, found.mask_sha256, found.edited_share))
             places.append(len(squares) - 1)
         columns = zip(*(about[place] for place in places), strict=True)
-        made = {name: pa.array(values, kind) for (name, kind), values in zip(MADE.items(), columns, strict=True)}
+        made = {name: pa.array(values, kind) for (name, kind), values in zip(EDITED.items(), columns, strict=True)}
         empty = any(about[place][-1] == 0 for place in places)
         return ShardRows.of(
             shard,

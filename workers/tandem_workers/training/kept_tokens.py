@@ -15,9 +15,9 @@ import torch
 from tandem.config import VqvaeConfig
 from tandem.errors import InputError
 from tandem_workers.dataset.identity import EXPORT, Identity
+from tandem_workers.dataset.token_columns import TOKENS, as_array
 from tandem_workers.models.model_set import ModelRef
 from tandem_workers.pictures.class_labels import ClassLabels
-from tandem_workers.pictures.own_columns import TOKENS, tokens_of
 from tandem_workers.pictures.own_dataset import OwnDataset
 from tandem_workers.pictures.picture_block import PictureBlock, PictureSource
 from tandem_workers.storage.places import open_store
@@ -49,7 +49,7 @@ class KeptTokens(TokenWork):
     def kept_by(self, images: PictureBlock) -> TokenBlock:
         """The ids of a shard. InputError where they are not those of this VQVAE's pyramid."""
         assert images.columns is not None, "the source is asked for columns"
-        ids, length = tokens_of(images.columns[TOKENS]), self.config.pyramid.num_tokens
+        ids, length = as_array(images.columns[TOKENS]), self.config.pyramid.num_tokens
         if ids.shape[1] != length or ids.max(initial=0) >= self.config.vocab_size:
             expected = f"{length} ids below {self.config.vocab_size} an image"
             raise InputError(f"{self.source.place}: expected {expected}, got {ids.shape[1]} up to {ids.max(initial=0)}")
@@ -66,6 +66,8 @@ def keeping(
     identity = Identity(source.record["identity"])
     if identity.kind == EXPORT:
         raise InputError(f"{EXPECTED}, {source.place} is an export", "name the dataset that it was made of")
+    if identity.edits:
+        raise InputError(f"{EXPECTED}, {source.place} holds edits, whose drawn ids are not those of the whole picture")
     if not identity.fields.get("keep_tokens"):
         raise InputError(f"--kept-tokens: {source.place} kept no token ids", "tandem generate --keep-tokens keeps them")
     if (made_by := identity.weights["vqvae"]) != vqvae.sha256:

@@ -39,10 +39,12 @@ def files(tmp_path):
         ("a.png", ["--mask", "none.png"], "none.png, there is nothing"),
     ],
 )
-def test_bad_pictures_and_masks(files, tiny_models, monkeypatch, capsys, picture, what, expected):
+@pytest.mark.parametrize("command", ["edit", "draft-edits"])
+def test_bad_pictures_and_masks(files, tiny_models, monkeypatch, capsys, command, picture, what, expected):
     monkeypatch.chdir(files)
-    models = [word for role, path in tiny_models.items() for word in (f"--{role}", path)]
-    assert main(["edit", picture, *what, "--label", "ant", *models, "--out", "out"]) == 2
+    roles = tiny_models if command == "edit" else ("drafter", "vqvae")
+    models = [word for role in roles for word in (f"--{role}", tiny_models[role])]
+    assert main([command, picture, *what, "--label", "ant", *models, "--out", "out"]) == 2
     (error,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
     assert expected in error
     assert not (files / "out").exists()

@@ -8,7 +8,7 @@ from PIL import Image
 
 from tandem.class_names import ClassNames
 from tandem.errors import InputError, LabelError
-from tandem_jobs.edits.edit_options import EditSpec
+from tandem_jobs.edit_job import EditSpec
 from tandem_jobs.edits.edit_rows import edit_rows
 from tandem_jobs.options.spec import parse
 from tandem_workers.pictures.edit_inputs import open_edit_pictures

@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from support.sample_drafts import STEPS, drafts_of, prefix_shard
+from support.tiny_models import CLASS_NAMES
 from tandem.errors import InputError, JobError, OutputError
 from tandem_workers.dataset.claim import open_job
 from tandem_workers.dataset.drafts import DraftFormat, Drafts, open_drafts
@@ -37,6 +38,21 @@ def test_undamaged_drafts_are_read(drafts):
     assert np.array_equal(shard.prefix, expected.prefix) and np.array_equal(shard.label, expected.label)
     assert shard.extra["note"].to_pylist() == ["no 4", "no 5", "no 6"]
     assert drafts.read(1, 1).prefix.shape == (3, 1) and drafts.extra_schema().names == ["note"]
+
+
+def test_drafts_of_edits_also_have_the_ids_of_the_pictures_and_the_cells(tmp_path):
+    drafts, expected = drafts_of(tmp_path / "drafts", 7, edit={"pictures": "p"}), prefix_shard(1, ShardPlan(7, 4), True)
+    for shard in (drafts.read(1, STEPS), drafts.read(1, 1)):
+        assert np.array_equal(shard.source, expected.source) and np.array_equal(shard.drawn, expected.drawn)
+    assert drafts.edits == {"pictures": "p"} and drafts.drafter.class_names == CLASS_NAMES
+    assert drafts.extra_schema().names == ["note"]
+
+
+def test_drafts_of_edits_without_their_pictures_ids_are_refused(tmp_path):
+    drafts = drafts_of(tmp_path / "drafts", 7, edit={"pictures": "p"})
+    rewrite(drafts, lambda table: table.drop_columns(["source_tokens"]))
+    with pytest.raises(JobError, match="expected columns"):
+        drafts.read(1, STEPS)
 
 
 @pytest.mark.parametrize("path", FLIPS)

@@ -54,6 +54,7 @@ def test_ids_and_labels_are_those_of_the_dataset(tmp_path, fmt):
     [
         ({"keep_tokens": False}, CONFIG, "images kept no token ids"),
         ({"kind": "export"}, CONFIG, "images is an export"),
+        ({"edit": {}}, CONFIG, "images holds edits, whose drawn ids are not those of the whole picture"),
         ({"weights_sha256": {"vqvae": "cd" * 32}}, CONFIG, "was made with, cdcdcdcdcdcd…, got vqvae.safetensors, abab"),
         ({}, VqvaeConfig(patch_nums=(1, 2, 3)), "expected 14 ids below 4096 an image, got 5"),
         ({}, VqvaeConfig(vocab_size=32, patch_nums=(1, 2)), "expected 5 ids below 32 an image, got 5 up to 4"),
