@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from functools import partial
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import Field, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveInt
 from rich.console import Console
 from rich.table import Table
 
@@ -22,8 +22,12 @@ from tandem_workers.dataset.job_record import NoJobError, read_job
 from tandem_workers.dataset.manifest import READS_AT_ONCE, Manifest
 from tandem_workers.dataset.repair import heal_job, repair
 from tandem_workers.dataset.verify import SAME_COMMAND, Problem, Verdict, plan_of, read_entry, verify
+from tandem_workers.storage.layout import MAX_ROWS
 from tandem_workers.storage.places import open_store
 from tandem_workers.storage.store import Store
+
+if TYPE_CHECKING:
+    from tandem_jobs.decode_check import Decoded
 
 EXAMPLES = """examples:
   tandem ls out
@@ -31,11 +35,15 @@ EXAMPLES = """examples:
   tandem ls s3://bucket/dataset --presign 3600 > urls.txt
   tandem verify s3://bucket/dataset
   tandem verify s3://bucket/dataset --repair
+  tandem verify s3://bucket/dataset --decode 100
 
 ls prints one line per committed file: path, bytes, sha256; with --presign only addresses, for readers without keys.
 
 verify reads everything. Exit code 0: the dataset is complete, every file has the size and hash of its manifest entry,
 every row exists once, all sums are right. Exit code 1: there are problems, each with a line that says how to fix it.
+
+verify --decode takes the ids that --keep-tokens kept through the VQVAE again, on the CPU, and compares the pixels: of
+edits where they were drawn, with the picture's ids and its cells. Only rounding may differ.
 
 verify --repair moves damaged files to damaged/, so that nothing is lost, and removes files of jobs that --overwrite
 replaced. The command that made the dataset then makes the missing shards again, with the same bytes. No job may write
@@ -61,6 +69,15 @@ class VerifySpec(Spec):
         False,
         description="move damaged files to damaged/, so that the job's command makes them again; no job may write "
         "meanwhile",
+    )
+    decode: NonNegativeInt = Field(
+        0,
+        le=MAX_ROWS,
+        description="also decode the kept token ids of this many images, spread over the dataset, and compare them "
+        "with the images",
+    )
+    vqvae: str | None = Field(
+        None, description="for --decode: the dataset's VQVAE; default: where the job that made it found it"
     )
 
 
@@ -91,6 +108,11 @@ def run_verify(spec: VerifySpec) -> dict[str, Any]:
     """A table on stderr, one JSON line on stdout. JobError if anything is wrong, and not repaired."""
     store = open_store(spec.out)
     healed = heal_job(store) if spec.repair else []
+    kept = None
+    if spec.decode:
+        from tandem_jobs.decode_check import open_kept  # torch costs seconds
+
+        kept = open_kept(spec.out, spec.vqvae)
     for line in healed:
         say(line)
     try:
@@ -99,12 +121,21 @@ def run_verify(spec: VerifySpec) -> dict[str, Any]:
         num_rows = 0
     with RunProgress(num_rows) as progress:
         verdict = verify(store, progress.add)
+    decoded = None
+    if kept is not None and verdict.problems:
+        say("--decode: nothing is decoded before these problems are solved")
+    elif kept is not None:
+        with RunProgress(min(spec.decode, verdict.rows)) as progress:
+            decoded = kept.decode(spec.decode, progress.add)
+        verdict.problems += decoded.problems
     for problem in verdict.problems[:MAX_SHOWN]:
         say(str(problem))
     if len(verdict.problems) > MAX_SHOWN:
         say(f"and {len(verdict.problems) - MAX_SHOWN} more")
-    print_verdict(store, verdict)
+    print_verdict(store, verdict, decoded)
     result = asdict(verdict) | {"problems": list(map(str, verdict.problems))}
+    if decoded is not None:
+        result["decoded"] = {name: value for name, value in asdict(decoded).items() if name != "problems"}
     if not spec.repair:
         print(json.dumps(result), flush=True)
         fail(store, verdict.problems)
@@ -135,7 +166,7 @@ def fail(store: Store, problems: Sequence[Problem]) -> None:
         raise JobError(f"{store.uri}: {found}", first.remedy)
 
 
-def print_verdict(store: Store, verdict: Verdict) -> None:
+def print_verdict(store: Store, verdict: Verdict, decoded: Decoded | None) -> None:
     table = Table("", "", title=store.uri, show_header=False)
     counts = {
         "shards": verdict.shards,
@@ -148,6 +179,9 @@ def print_verdict(store: Store, verdict: Verdict) -> None:
         "_SUCCESS": "yes" if verdict.complete else "no",
         "problems": len(verdict.problems),
     }
+    if decoded is not None:
+        counts["decoded again"] = f"{decoded.images}, {decoded.identical} to the same bytes"
+        counts["mean difference of 255"] = f"{decoded.mean:.2f}, at most {decoded.largest:.2f}"
     for name, count in counts.items():
         table.add_row(name, str(count))
     Console(stderr=True).print(table)

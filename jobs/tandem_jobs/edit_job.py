@@ -7,10 +7,11 @@ from typing import Any
 
 from tandem_jobs.edits.edit_dataset import EditDataset, edited
 from tandem_jobs.edits.edit_options import SHARED_HELP, BlendOptions, EditOptions
-from tandem_jobs.edits.edit_sources import made_columns, open_sources, rows_and_pictures
+from tandem_jobs.edits.edit_sources import made_columns, open_sources, place_record, rows_and_pictures
 from tandem_jobs.generate import PlacedJob, PlacedOptions, run_job
 from tandem_jobs.labels.labels import LabelRows
 from tandem_jobs.run.batch_size import Workload
+from tandem_workers.dataset.identity import EDIT
 from tandem_workers.dataset.shards import ShardPlan
 from tandem_workers.pictures.put_back import PutBack
 from tandem_workers.stages.edit_source_stage import SourceEncoder
@@ -65,6 +66,9 @@ class EditJob(PlacedJob):
 
     def identity(self, on_real_gpus: bool) -> dict[str, Any]:
         return super().identity(on_real_gpus) | self.sources.identity(self.edit.nearest, self.put_back)
+
+    def info(self) -> dict[str, Any]:
+        return super().info() | {EDIT: place_record(self.edit)}
 
     def describe(self) -> list[str]:
         return [self.sources.line, *super().describe()]

@@ -32,7 +32,7 @@ from tandem_jobs.run.pipeline import Pipeline, refine_pool
 from tandem_jobs.run.progress import say
 from tandem_workers.dataset.drafts import Drafts, open_drafts
 from tandem_workers.dataset.entry import ManifestEntry
-from tandem_workers.dataset.identity import drafts_identity, refined_edit_identity
+from tandem_workers.dataset.identity import EDIT, drafts_identity, refined_edit_identity
 from tandem_workers.dataset.row_settings import GUIDANCE_SETTINGS, SAMPLING_SETTINGS
 from tandem_workers.dataset.shards import PrefixShard, ShardRows
 from tandem_workers.models.model_set import ModelSet, resolve_models
@@ -160,6 +160,9 @@ class RefineJob(Job):
     def identity(self, on_real_gpus: bool) -> dict[str, Any]:
         edits = {} if self.edits is None else refined_edit_identity(asdict(self.put_back))
         return super().identity(on_real_gpus) | self.images.identity | edits
+
+    def info(self) -> dict[str, Any]:
+        return super().info() | ({} if self.drafts.edits is None else {EDIT: dict(self.drafts.edits)})
 
     def place(self, session: Session) -> tuple[Placement, list[str]]:
         spec = self.spec

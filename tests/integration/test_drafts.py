@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -14,6 +17,8 @@ from support.tiny_models import PATCH_NUMS
 from tandem.config import Pyramid
 from tandem.images import read_provenance
 from tandem_jobs.cli import main
+from tandem_workers.pictures.own_dataset import OwnDataset
+from tandem_workers.pictures.picture_block import PictureBlock
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 CELLS = [(3.0, 5, 7), (0.5, 7, None), (None, None, 7), (None, 3, None)]  # cfg, top_k and seed of four rows
@@ -94,6 +99,28 @@ def test_drafts_can_be_refined_again_from_fewer_scales_and_otherwise(tiny_models
     assert (told.draft_steps, told.settings) == (1, {"top_k": 5, "seed_index": 0})
     assert "cfg" not in ours.column_names
     assert ours["drafted_cfg"].to_pylist() == whole["cfg"].to_pylist()
+
+
+def test_kept_ids_decode_to_the_images_and_others_are_found(drafts, generated, tiny_models, monkeypatch, capsys):
+    assert main(["verify", str(generated), "--decode", "5"]) == 0
+    decoded = json.loads(capsys.readouterr().out)["decoded"]
+    assert decoded == {"images": 5, "identical": 5, "mean": 0.0, "largest": 0.0}
+    assert main(["verify", str(generated), "--decode", "1", "--vqvae", "embedded"]) == 2
+    assert "--vqvae: expected the dataset's, sha256 " in capsys.readouterr().err
+    assert main(["verify", str(drafts), "--decode", "1"]) == 2
+    assert "expected a dataset of images, got drafts" in capsys.readouterr().err
+    read = OwnDataset.read
+
+    def with_ids_of_the_next_row(source: OwnDataset, block: int) -> PictureBlock:
+        found = read(source, block)
+        order = np.roll(np.arange(len(found)), 1)
+        return replace(found, columns=found.columns.take(order))
+
+    monkeypatch.setattr(OwnDataset, "read", with_ids_of_the_next_row)
+    assert main(["verify", str(generated), "--decode", "11"]) == 1
+    said = capsys.readouterr()
+    assert "index 3: its token ids decode to another image: expected a mean difference of at most 4" in said.err
+    assert json.loads(said.out)["decoded"]["identical"] < 11
 
 
 @pytest.mark.parametrize(

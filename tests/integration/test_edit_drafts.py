@@ -54,15 +54,20 @@ def refine(models: dict[str, str], drafts: str, out: str, *more: str) -> int:
     return main(["refine", "--drafts", drafts, *weights, *KEPT, "--out", out, *more])
 
 
-def test_the_halves_give_the_bytes_of_the_whole(inputs, tiny_models, drafts, out, tmp_path):
+def test_the_halves_give_the_bytes_of_the_whole_and_its_ids_decode_to_them(
+    inputs, tiny_models, drafts, out, tmp_path, capsys
+):
     whole = str(tmp_path / "whole")
     argv = ["edit", *what(inputs, tiny_models, *tiny_models), *KEPT, "--placement", "colocated", "--drafters", "1"]
     assert main([*argv, "--out", whole]) == 0
     assert refine(tiny_models, drafts, out) == 0
     assert digests(out) == digests(whole) and len(digests(out)) == 2
     assert "pictures of which a part was drawn anew" in Path(out, "README.md").read_text()
-    for place in (out, drafts):
-        assert main(["verify", place]) == 0
+    assert main(["verify", drafts]) == 0
+    capsys.readouterr()
+    assert main(["verify", out, "--decode", "10"]) == 0
+    decoded = json.loads(capsys.readouterr().out)["decoded"]
+    assert decoded == {"images": 4, "identical": 4, "mean": 0.0, "largest": 0.0}
 
 
 def test_drafts_of_edits_are_refined_again_from_fewer_scales_and_put_back_otherwise(

@@ -130,8 +130,12 @@ class ModelSet:
 
     @property
     def record(self) -> dict[str, Any]:
-        """Origins of the weights, and class names: for job.json, not compared on resume (their hashes are)."""
-        return {"weights": {ref.role: ref.label for ref in self.refs}, "class_names": list(self.class_names)}
+        """Origins of the weights, pyramid and class names: for job.json, not compared on resume (hashes are)."""
+        return {
+            "weights": {ref.role: ref.label for ref in self.refs},
+            "patch_nums": list(self.drafter_config.patch_nums),
+            "class_names": list(self.class_names),
+        }
 
 
 @dataclass(frozen=True)
