@@ -93,6 +93,7 @@ def test_a_job_behind_a_bad_line_ends_in_the_shards_of_an_undisturbed_one(
     assert "Uploads" not in boto3.client("s3").list_multipart_uploads(Bucket=BUCKET)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster")
 def test_a_run_behind_a_bad_line_needs_no_second_one(bucket, tiny_models, tmp_path, measured):
     """All that passes is waited for: `tandem generate` ends with exit code 0."""
