@@ -3,31 +3,30 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
-from pydantic import Field, NonNegativeInt, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 from rich.console import Console
 from rich.table import Table
 
-from tandem.errors import JobError
+from tandem.errors import InputError, JobError
+from tandem_jobs.edits.edit_options import MovedOptions
 from tandem_jobs.options.flags import POSITIONAL
 from tandem_jobs.options.spec import Spec
 from tandem_jobs.run.progress import RunProgress, say
 from tandem_jobs.run.shard_range import full_command
-from tandem_workers.dataset.job_record import NoJobError, read_job
+from tandem_workers.dataset.identity import EXPORT, Identity
+from tandem_workers.dataset.job_record import NoJobError, read_identity, read_job
 from tandem_workers.dataset.manifest import READS_AT_ONCE, Manifest
 from tandem_workers.dataset.repair import heal_job, repair
 from tandem_workers.dataset.verify import SAME_COMMAND, Problem, Verdict, plan_of, read_entry, verify
 from tandem_workers.storage.layout import MAX_ROWS
 from tandem_workers.storage.places import open_store
 from tandem_workers.storage.store import Store
-
-if TYPE_CHECKING:
-    from tandem_jobs.decode_check import Decoded
 
 EXAMPLES = """examples:
   tandem ls out
@@ -43,7 +42,8 @@ verify reads everything. Exit code 0: the dataset is complete, every file has th
 every row exists once, all sums are right. Exit code 1: there are problems, each with a line that says how to fix it.
 
 verify --decode takes the ids that --keep-tokens kept through the VQVAE again, on the CPU, and compares the pixels: of
-edits where they were drawn, with the picture's ids and its cells. Only rounding may differ.
+edits where they were drawn, with the picture's ids and its cells. A job in float32 gives the same bytes, others differ
+by rounding, which lossy codecs amplify.
 
 verify --repair moves damaged files to damaged/, so that nothing is lost, and removes files of jobs that --overwrite
 replaced. The command that made the dataset then makes the missing shards again, with the same bytes. No job may write
@@ -61,7 +61,7 @@ class LsSpec(Spec):
     )
 
 
-class VerifySpec(Spec):
+class VerifySpec(MovedOptions):
     """Read a whole dataset and compare it with its records: sizes, hashes, labels, every index once."""
 
     out: Annotated[str, POSITIONAL] = Field(description="folder or s3://bucket/prefix of the dataset")
@@ -79,6 +79,13 @@ class VerifySpec(Spec):
     vqvae: str | None = Field(
         None, description="for --decode: the dataset's VQVAE; default: where the job that made it found it"
     )
+
+    @model_validator(mode="after")
+    def check_decode(self) -> VerifySpec:
+        given = {"vqvae": self.vqvae, **self.moved}
+        if not self.decode and (alone := [name for name, value in given.items() if value is not None]):
+            raise ValueError(f"expected --{alone[0]} with --decode, got it alone")
+        return self
 
 
 def run_ls(spec: LsSpec) -> None:
@@ -105,48 +112,69 @@ def run_ls(spec: LsSpec) -> None:
 
 
 def run_verify(spec: VerifySpec) -> dict[str, Any]:
-    """A table on stderr, one JSON line on stdout. JobError if anything is wrong, and not repaired."""
+    """A table on stderr, one JSON line on stdout. JobError if anything is wrong, and not repaired; InputError if ids
+    cannot be decoded."""
     store = open_store(spec.out)
     healed = heal_job(store) if spec.repair else []
-    kept = None
-    if spec.decode:
-        from tandem_jobs.decode_check import open_kept  # torch costs seconds
-
-        kept = open_kept(spec.out, spec.vqvae)
     for line in healed:
         say(line)
     try:
         num_rows = plan_of(store).num_rows
+        if spec.decode:
+            check_keeps_ids(spec.out, read_identity(store))
     except NoJobError:  # reported by verify
         num_rows = 0
     with RunProgress(num_rows) as progress:
         verdict = verify(store, progress.add)
-    decoded = None
-    if kept is not None and verdict.problems:
-        say("--decode: nothing is decoded before these problems are solved")
-    elif kept is not None:
-        with RunProgress(min(spec.decode, verdict.rows)) as progress:
-            decoded = kept.decode(spec.decode, progress.add)
-        verdict.problems += decoded.problems
+    result, refused = dict[str, Any](), None
+    if spec.decode and verdict.problems:
+        say("--decode: nothing is decoded before other problems are solved")
+    elif spec.decode:
+        try:
+            result, problems = decode_again(spec, store, min(spec.decode, verdict.rows))
+            verdict.problems += problems
+        except InputError as error:
+            refused = error
     for problem in verdict.problems[:MAX_SHOWN]:
         say(str(problem))
     if len(verdict.problems) > MAX_SHOWN:
         say(f"and {len(verdict.problems) - MAX_SHOWN} more")
-    print_verdict(store, verdict, decoded)
-    result = asdict(verdict) | {"problems": list(map(str, verdict.problems))}
-    if decoded is not None:
-        result["decoded"] = {name: value for name, value in asdict(decoded).items() if name != "problems"}
+    print_verdict(store, verdict, result)
+    result = asdict(verdict) | {"problems": list(map(str, verdict.problems))} | result
     if not spec.repair:
         print(json.dumps(result), flush=True)
         fail(store, verdict.problems)
-        return result
-    done = repair(store, verdict)
-    print(json.dumps(result | {"mended": healed, **asdict(done)}), flush=True)
-    fail(store, [problem for problem in verdict.problems if not problem.is_healed])
-    say(f"{len(done.aside)} files moved to damaged/, {len(done.removed)} removed")
-    if verdict.problems or healed:
-        say(f"to make what is missing: {command_of(store)}")
+    else:
+        done = repair(store, verdict)
+        print(json.dumps(result | {"mended": healed, **asdict(done)}), flush=True)
+        fail(store, [problem for problem in verdict.problems if not problem.is_healed])
+        say(f"{len(done.aside)} files moved to damaged/, {len(done.removed)} removed")
+        if verdict.problems or healed:
+            say(f"to make what is missing: {command_of(store)}")
+    if refused is not None:
+        raise refused
     return result
+
+
+def check_keeps_ids(place: str, identity: Identity) -> None:
+    """InputError for a dataset without ids, or whose ids cannot be decoded, by its record alone."""
+    if identity.kind == EXPORT:
+        raise InputError(f"--decode: {place} is an export", "name the dataset that it was made of")
+    if identity.kind is not None:
+        raise InputError(f"--decode: expected a dataset of images, {place} holds {identity.kind}")
+    if not identity.fields.get("keep_tokens"):
+        raise InputError(f"--decode: {place} kept no token ids", "--keep-tokens of the job keeps them")
+
+
+def decode_again(spec: VerifySpec, store: Store, count: int) -> tuple[dict[str, Any], list[Problem]]:
+    """What --decode adds to the result, and problems that it finds. InputError if nothing can be decoded."""
+    from tandem_jobs.decode_check import open_kept  # torch costs seconds
+
+    kept = open_kept(spec.out, store, spec.vqvae, spec)
+    with RunProgress(count) as progress:
+        decoded = kept.decode(count, progress.add)
+    counts = {name: value for name, value in vars(decoded).items() if name != "problems"}
+    return {"decoded": counts}, decoded.problems
 
 
 def command_of(store: Store) -> str:
@@ -166,7 +194,7 @@ def fail(store: Store, problems: Sequence[Problem]) -> None:
         raise JobError(f"{store.uri}: {found}", first.remedy)
 
 
-def print_verdict(store: Store, verdict: Verdict, decoded: Decoded | None) -> None:
+def print_verdict(store: Store, verdict: Verdict, more: Mapping[str, Any]) -> None:
     table = Table("", "", title=store.uri, show_header=False)
     counts = {
         "shards": verdict.shards,
@@ -179,9 +207,9 @@ def print_verdict(store: Store, verdict: Verdict, decoded: Decoded | None) -> No
         "_SUCCESS": "yes" if verdict.complete else "no",
         "problems": len(verdict.problems),
     }
-    if decoded is not None:
-        counts["decoded again"] = f"{decoded.images}, {decoded.identical} to the same bytes"
-        counts["mean difference of 255"] = f"{decoded.mean:.2f}, at most {decoded.largest:.2f}"
+    if decoded := more.get("decoded"):
+        counts["decoded again"] = f"{decoded['images']}, {decoded['identical']} to the same bytes"
+        counts["mean difference of 255"] = f"{decoded['mean']:.2f}, at most {decoded['largest']:.2f}"
     for name, count in counts.items():
         table.add_row(name, str(count))
     Console(stderr=True).print(table)

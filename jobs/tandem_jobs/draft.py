@@ -146,7 +146,7 @@ def check_columns(rows: LabelRows, location: str) -> None:
     if rows.unfilled_settings is not None and "draft_steps" in rows.unfilled_settings.column_names:
         raise LabelError(
             f"{location}: column 'draft_steps': expected none, as drafts keep the same number of tokens for every row",
-            "give --draft-steps, make a dataset of drafts for each N, or use tandem generate",
+            "give --draft-steps, make a dataset of drafts for each N, or use tandem generate or edit",
         )
 
 

@@ -7,13 +7,10 @@ from typing import Any
 from tandem.config import Pyramid
 from tandem_jobs.draft import DrafterOptions, DraftingJob, run_job
 from tandem_jobs.edits.edit_options import SHARED_HELP, EditOptions
-from tandem_jobs.edits.edit_sources import open_sources, place_record, rows_and_pictures
-from tandem_jobs.labels.labels import LabelRows
+from tandem_jobs.edits.edit_sources import open_sources
+from tandem_jobs.edits.picture_job import PictureJob
 from tandem_jobs.run.batch_size import DRAFTERS
-from tandem_workers.dataset.identity import EDIT
 from tandem_workers.dataset.token_columns import cell_bytes
-from tandem_workers.stages.edit_source_stage import SourceEncoder
-from tandem_workers.stages.ray_data import Stage
 
 EXAMPLES = f"""examples:
   tandem draft-edits photos --masks masks --label fruit,flag,face --out drafts
@@ -24,43 +21,26 @@ EXAMPLES = f"""examples:
 {SHARED_HELP}
 
 Drafts hold the drawn ids of scales 1 to N, the ids of the pictures and the latent cells that are drawn anew. 'tandem
-refine' reads the pictures and masks again, at the same places, to put the result back: refiners elsewhere need them
-in s3:// or on a shared path. Draft and refine with the same settings make the bytes of 'tandem edit'. The same command
-resumes where it stopped."""
+refine' reads the pictures and masks again to put the result back, at the same places unless its --pictures, --mask and
+--masks name others, and compares them with the hashes in the drafts. Draft and refine with the same settings make the
+bytes of 'tandem edit'. The same command resumes where it stopped."""
 
 
 class DraftEditsSpec(EditOptions, DrafterOptions):
     """Make and store only the coarse token maps of edits, with drafters alone."""
 
 
-class DraftEditsJob(DraftingJob):
+class DraftEditsJob(PictureJob, DraftingJob):
     """Pictures to prefixes of their edits, by drafters alone."""
 
     stages = (*DRAFTERS, "decode")  # the VQVAE encodes there: as large as its decoder
 
     def __init__(self, spec: DraftEditsSpec) -> None:
-        self.edit = spec
-        self.sources = open_sources(spec)
+        self.edit, self.sources = spec, open_sources(spec)
         super().__init__(spec)
-
-    def read_rows(self) -> tuple[LabelRows, str]:
-        rows, self.sources, self.models = rows_and_pictures(self.edit, self.sources, self.models)
-        return rows, f"--labels: {self.edit.labels}"
 
     def bytes_of_row(self, pyramid: Pyramid) -> int:
         return super().bytes_of_row(pyramid) + 2 * pyramid.num_tokens + cell_bytes(pyramid.grid)
-
-    def before_draft(self) -> list[Stage]:
-        return [SourceEncoder(self.sources.pictures, self.models, self.decoding, self.edit.nearest)]
-
-    def identity(self, on_real_gpus: bool) -> dict[str, Any]:
-        return super().identity(on_real_gpus) | self.sources.identity(self.edit.nearest)
-
-    def info(self) -> dict[str, Any]:
-        return super().info() | {EDIT: place_record(self.edit)}
-
-    def describe(self) -> list[str]:
-        return [self.sources.line, *super().describe()]
 
 
 def run(spec: DraftEditsSpec) -> dict[str, Any]:

@@ -7,15 +7,12 @@ from typing import Any
 
 from tandem_jobs.edits.edit_dataset import EditDataset, edited
 from tandem_jobs.edits.edit_options import SHARED_HELP, BlendOptions, EditOptions
-from tandem_jobs.edits.edit_sources import made_columns, open_sources, place_record, rows_and_pictures
+from tandem_jobs.edits.edit_sources import made_columns, open_sources
+from tandem_jobs.edits.picture_job import PictureJob
 from tandem_jobs.generate import PlacedJob, PlacedOptions, run_job
-from tandem_jobs.labels.labels import LabelRows
 from tandem_jobs.run.batch_size import Workload
-from tandem_workers.dataset.identity import EDIT
 from tandem_workers.dataset.shards import ShardPlan
 from tandem_workers.pictures.put_back import PutBack
-from tandem_workers.stages.edit_source_stage import SourceEncoder
-from tandem_workers.stages.ray_data import Stage
 from tandem_workers.storage.store import Store
 
 EXAMPLES = f"""examples:
@@ -40,18 +37,15 @@ class EditSpec(EditOptions, BlendOptions, PlacedOptions):
     """Draw parts of pictures anew: inpainting, editing by class, out-painting."""
 
 
-class EditJob(PlacedJob):
+class EditJob(PictureJob, PlacedJob):
     """Pictures with parts drawn anew."""
 
+    put_back: PutBack
+
     def __init__(self, spec: EditSpec) -> None:
-        self.edit = spec
-        self.sources = open_sources(spec)
+        self.edit, self.sources = spec, open_sources(spec)
         self.put_back = PutBack(spec.chosen_blend, spec.feather)
         super().__init__(spec)
-
-    def read_rows(self) -> tuple[LabelRows, str]:
-        rows, self.sources, self.models = rows_and_pictures(self.edit, self.sources, self.models)
-        return rows, f"--labels: {self.edit.labels}"
 
     def open_dataset(self, store: Store, plan: ShardPlan) -> EditDataset:
         return edited(super().open_dataset(store, plan), made_columns(), self.sources.pictures, self.put_back)
@@ -60,18 +54,6 @@ class EditJob(PlacedJob):
         """The VQVAE encodes on the drafters' devices: as large as its decoder."""
         plain = super().workload()
         return replace(plain, devices=[tuple(dict.fromkeys((*names, "decode"))) for names in plain.devices])
-
-    def before_draft(self) -> list[Stage]:
-        return [SourceEncoder(self.sources.pictures, self.models, self.decoding, self.edit.nearest)]
-
-    def identity(self, on_real_gpus: bool) -> dict[str, Any]:
-        return super().identity(on_real_gpus) | self.sources.identity(self.edit.nearest, self.put_back)
-
-    def info(self) -> dict[str, Any]:
-        return super().info() | {EDIT: place_record(self.edit)}
-
-    def describe(self) -> list[str]:
-        return [self.sources.line, *super().describe()]
 
 
 def run(spec: EditSpec) -> dict[str, Any]:

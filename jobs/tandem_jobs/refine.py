@@ -6,16 +6,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from tandem.class_names import ClassNames
 from tandem.errors import InputError
-from tandem.user_files import shown
 from tandem_cluster.placement import Placement, place_alone
 from tandem_cluster.session import Session
 from tandem_jobs.edits.edit_dataset import edited
-from tandem_jobs.edits.edit_options import BlendOptions, PictureOptions
-from tandem_jobs.edits.edit_sources import EditSources, open_sources
+from tandem_jobs.edits.edit_options import BlendOptions, MovedOptions
+from tandem_jobs.edits.edit_sources import open_again
 from tandem_jobs.options.options import Replicas
 from tandem_jobs.run.batch_size import REFINERS, Workload, choose_batch
 from tandem_jobs.run.decode_choices import (
@@ -51,7 +50,7 @@ Seed, class names and columns come from the drafts. A smaller --draft-steps than
 The same command resumes where it stopped."""
 
 
-class RefineSpec(BlendOptions, ImageJobOptions):
+class RefineSpec(BlendOptions, MovedOptions, ImageJobOptions):
     """Finish drafted images or edits, with refiners and the VQVAE alone."""
 
     drafts: str = Field(
@@ -62,6 +61,9 @@ class RefineSpec(BlendOptions, ImageJobOptions):
     )
     placement: Literal["auto", "gpu", "cpu"] = Field("auto", description="gpu: one refiner per GPU; cpu: CPU processes")
     refiners: Replicas | None = Field(None, description="refiner replicas; default: one per GPU, or one on the CPU")
+
+
+OF_EDITS = (*BlendOptions.__annotations__, *MovedOptions.__annotations__)  # options for drafts of edits alone
 
 
 @dataclass(frozen=True)
@@ -128,11 +130,12 @@ class RefineJob(Job):
         check_names(drafts, self.models.class_names)
         check_preparation(spec, {"refiner": self.models.refiner_config})
         check_vqvae(drafts, self.models)
-        self.edits, self.put_back = open_drafted_pictures(drafts, self.models), PutBack(spec.chosen_blend, spec.feather)
-        if self.edits is not None:
+        self.edits, self.put_back = None, PutBack(spec.chosen_blend, spec.feather)
+        if drafts.edits is not None:
+            self.edits = open_again(drafts.edits, spec, self.models.image_size, "--drafts")
             self.models = replace(self.models, class_names=self.models.class_names.with_none())
-        elif spec.blend or spec.feather:
-            raise InputError("--blend, --feather: expected drafts of edits (tandem draft-edits), got drafts of images")
+        elif given := [name for name in OF_EDITS if getattr(spec, name) is not None]:
+            raise InputError(f"--{given[0]}: expected drafts of edits (tandem draft-edits), got drafts of images")
         self.seed, self.draft_steps = drafts.seed, choose_drafted_steps(spec.draft_steps, drafts)
         drafted = drafts.sampling if spec.cfg is None else replace(drafts.sampling, refiner_cfg=None)
         self.sampling = choose_sampling(spec, drafted, self.models.drafter_config.pyramid)
@@ -196,21 +199,6 @@ def check_vqvae(drafts: Drafts, models: ModelSet) -> None:
     drafted_for = drafts.identity.weights["vqvae"]
     if models.vqvae.sha256 != drafted_for:
         raise InputError(f"--vqvae: expected that of the drafts, sha256 {drafted_for}, got {models.vqvae.sha256}")
-
-
-def open_drafted_pictures(drafts: Drafts, models: ModelSet) -> EditSources | None:
-    """The pictures and masks of drafts of edits; None for other drafts. InputError if they are gone.
-
-    The encoder compares each with the hashes in the drafts.
-    """
-    if drafts.edits is None:
-        return None
-    try:
-        options = PictureOptions.model_validate(drafts.edits)
-    except ValidationError as error:
-        place = f"job.json in {drafts.store.uri}"
-        raise InputError(f"--drafts: {place} is not that of drafts: {shown(error.errors()[0]['msg'])}") from None
-    return open_sources(options, models.image_size)
 
 
 def choose_drafted_steps(asked: int | None, drafts: Drafts) -> int:

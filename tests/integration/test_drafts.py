@@ -108,7 +108,7 @@ def test_kept_ids_decode_to_the_images_and_others_are_found(drafts, generated, t
     assert main(["verify", str(generated), "--decode", "1", "--vqvae", "embedded"]) == 2
     assert "--vqvae: expected the dataset's, sha256 " in capsys.readouterr().err
     assert main(["verify", str(drafts), "--decode", "1"]) == 2
-    assert "expected a dataset of images, got drafts" in capsys.readouterr().err
+    assert "expected a dataset of images, " in capsys.readouterr().err
     read = OwnDataset.read
 
     def with_ids_of_the_next_row(source: OwnDataset, block: int) -> PictureBlock:
@@ -128,7 +128,7 @@ def test_kept_ids_decode_to_the_images_and_others_are_found(drafts, generated, t
     [
         (["--draft-steps", "4"], "--draft-steps: expected 1 to 3, the drafted scales, got 4"),
         (["--draft-steps", "0"], "--draft-steps: expected 1 to 3, the drafted scales, got 0"),
-        (["--blend", "paste"], "expected drafts of edits (tandem draft-edits), got drafts of images"),
+        (["--feather", "0"], "--feather: expected drafts of edits (tandem draft-edits), got drafts of images"),
         (["--vqvae", "embedded"], "different vocabulary"),
         (["--refiner", "embedded"], "drafter and refiner of different"),
     ],

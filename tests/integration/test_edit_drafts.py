@@ -45,13 +45,23 @@ def drafts(ray_cluster, inputs, tiny_models, tmp_path_factory) -> str:
     out = str(tmp_path_factory.mktemp("drafts") / "drafts")
     argv = ["draft-edits", *what(inputs, tiny_models, "drafter", "vqvae"), "--batch", "3", "--out", out]
     assert main([*argv, "--drafters", "1"]) == 0
-    assert main(argv) == 0  # nothing is left to do
+    before = Path(out, "manifest/00000.json").stat().st_mtime_ns
+    assert main(argv) == 0
+    assert Path(out, "manifest/00000.json").stat().st_mtime_ns == before  # nothing was left to do
     return out
 
 
 def refine(models: dict[str, str], drafts: str, out: str, *more: str) -> int:
     weights = ["--refiner", models["refiner"], "--vqvae", models["vqvae"], "--refiners", "1"]
     return main(["refine", "--drafts", drafts, *weights, *KEPT, "--out", out, *more])
+
+
+def decoded(out: str, capsys, *more: str) -> tuple[dict[str, int], list[str]]:
+    """What `tandem verify --decode` counted, and its problems."""
+    capsys.readouterr()
+    _ = main(["verify", out, "--decode", "10", *more])
+    told = json.loads(capsys.readouterr().out)
+    return {name: told["decoded"][name] for name in ("images", "identical")}, told["problems"]
 
 
 def test_the_halves_give_the_bytes_of_the_whole_and_its_ids_decode_to_them(
@@ -64,10 +74,7 @@ def test_the_halves_give_the_bytes_of_the_whole_and_its_ids_decode_to_them(
     assert digests(out) == digests(whole) and len(digests(out)) == 2
     assert "pictures of which a part was drawn anew" in Path(out, "README.md").read_text()
     assert main(["verify", drafts]) == 0
-    capsys.readouterr()
-    assert main(["verify", out, "--decode", "10"]) == 0
-    decoded = json.loads(capsys.readouterr().out)["decoded"]
-    assert decoded == {"images": 4, "identical": 4, "mean": 0.0, "largest": 0.0}
+    assert decoded(out, capsys) == ({"images": 4, "identical": 4}, [])
 
 
 def test_drafts_of_edits_are_refined_again_from_fewer_scales_and_put_back_otherwise(
@@ -97,10 +104,10 @@ def test_a_picture_that_changed_since_it_was_drafted_is_named(inputs, tiny_model
     finally:
         path.write_bytes(kept)
     (error,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
-    assert "shard 0: write: 1.png: expected the picture that was drafted, sha256 " in error
+    assert "shard 0: write: 1.png: expected the picture that was encoded, sha256 " in error
 
 
-def test_pictures_that_are_gone_are_refused_before_anything_starts(tiny_models, drafts, out, inputs, capsys):
+def test_pictures_that_are_gone_or_others_are_said_and_found_elsewhere(tiny_models, drafts, out, inputs, capsys):
     recorded = json.loads(Path(drafts, "job.json").read_text())["info"]["edit"]
     assert recorded == {
         "pictures": str(inputs / "pictures"),
@@ -110,6 +117,20 @@ def test_pictures_that_are_gone_are_refused_before_anything_starts(tiny_models, 
     moved = (inputs / "masks").rename(inputs / "moved")
     try:
         assert refine(tiny_models, drafts, out) == 2
+        said = capsys.readouterr().err
+        assert f"--drafts: its pictures: expected pictures at {inputs}/masks, there is nothing" in said
+        assert "--pictures, --mask and --masks say where they are now" in said and not Path(out).exists()
+        how = ("--format", "webdataset", "--codec", "jpeg", "--quality", "60", "--blend", "none")
+        assert refine(tiny_models, drafts, out, *how, "--masks", str(moved)) == 0
+        assert decoded(out, capsys, "--masks", str(moved)) == ({"images": 4, "identical": 4}, [])
+        mask = (moved / "0.png").read_bytes()
+        (moved / "0.png").write_bytes((inputs / "pictures/0.png").read_bytes())
+        (changed,) = decoded(out, capsys, "--masks", str(moved))[1]
+        (moved / "0.png").write_bytes(mask)
+        last = (inputs / "pictures/2.png").rename(inputs / "2.png")
+        (fewer,) = decoded(out, capsys, "--masks", str(moved))[1]
+        last.rename(inputs / "pictures/2.png")
     finally:
         moved.rename(inputs / "masks")
-    assert f"{inputs}/masks" in capsys.readouterr().err and not Path(out).exists()
+    assert changed.startswith("0.png: expected the mask that was encoded, sha256 ")
+    assert fewer.startswith(f"{inputs}/pictures: expected 3 or more pictures, got 2 (to heal it: put the pictures back")

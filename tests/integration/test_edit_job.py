@@ -63,7 +63,7 @@ def test_a_dataset_of_edits_is_whole_and_says_what_was_done(undisturbed_edits, p
     assert (verdict.rows, verdict.complete, verdict.problems) == (500, True, [])
     card = store.read("README.md").decode()
     assert "pictures of which a part was drawn anew" in card and "none is a photograph" not in card
-    assert "compositeWithTrainedAlgorithmicMedia" in card and f"`{pictures}`" in card
+    assert "compositeWithTrainedAlgorithmicMedia" in card and f"`{pictures.name}`" in card
 
 
 def test_pictures_of_every_size_keep_their_pixels_outside_the_seam(tiny_models, pictures, out):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -33,7 +34,10 @@ class EditDataset(ImageDataset):
     def card(self, sampling: SamplingConfig, job: JobRecord) -> CardInfo:
         plain = super().card(sampling, job)
         source, blend = self.pictures.source, self.put_back.blend
-        return EditCard(**vars(plain), source=f"`{source.place}` ({source.kind})", fit=self.pictures.fit, blend=blend)
+        place = (
+            os.path.basename(source.place) if os.path.isabs(source.place) else source.place
+        )  # a path of this machine
+        return EditCard(**vars(plain), source=f"`{place}` ({source.kind})", fit=self.pictures.fit, blend=blend)
 
 
 def edited(plain: ImageDataset, made: Sequence[pa.Field], pictures: EditPictures, put_back: PutBack) -> EditDataset:

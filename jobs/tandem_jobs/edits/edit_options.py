@@ -77,6 +77,20 @@ class PictureOptions(Spec):
         return self
 
 
+class MovedOptions(Spec):
+    """Of edits, where the job found them: where pictures and masks are now."""
+
+    pictures: str | None = Field(None, description="the same pictures, in the same order")
+    mask: str | None = Field(None, description="the same mask of all pictures")
+    masks: str | None = Field(None, description="the same masks")
+
+    @property
+    def moved(self) -> dict[str, str]:
+        """The places that are given, by name."""
+        places = {name: getattr(self, name) for name in MovedOptions.__annotations__}
+        return {name: place for name, place in places.items() if place is not None}
+
+
 class EditOptions(PictureOptions):
     """What becomes of each picture."""
 

@@ -7,12 +7,13 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import pyarrow as pa
+from pydantic import ValidationError
 
 from tandem.editing.expand import parse_margins
 from tandem.editing.masks import parse_boxes
 from tandem.errors import InputError
 from tandem.user_files import shown
-from tandem_jobs.edits.edit_options import EditOptions, PictureOptions
+from tandem_jobs.edits.edit_options import EditOptions, MovedOptions, PictureOptions
 from tandem_jobs.edits.edit_rows import edit_rows
 from tandem_jobs.labels.labels import LabelRows
 from tandem_jobs.run.progress import say
@@ -78,6 +79,29 @@ def open_sources(options: PictureOptions, side: int = 0) -> EditSources:
     if sum(counts) != len(found):
         raise InputError(f"--masks: expected one for each of {len(found)} pictures, got {sum(counts)}")
     return EditSources(replace(found, masks=masks, mask_counts=counts), content_of(masks))
+
+
+def open_again(record: Any, moved: MovedOptions, side: int, where: str) -> EditSources:
+    """The pictures and masks of an earlier job.
+
+    Args:
+        record: `place_record`, from the job's record.
+        moved: places that are others now.
+        side: of the model's images.
+        where: the option that names the job's dataset, for errors.
+
+    Raises InputError if they are not found. Whether they are the same is for `EditPicture.check`.
+    """
+    try:
+        options = PictureOptions.model_validate(dict(record) | moved.moved)
+    except (TypeError, ValueError) as error:  # pydantic's are ValueErrors
+        said = error.errors()[0]["msg"] if isinstance(error, ValidationError) else "it has no places of pictures"
+        raise InputError(f"{where}: its pictures: {shown(said)}") from None
+    try:
+        return open_sources(options, side)
+    except InputError as error:
+        hint = "--pictures, --mask and --masks say where they are now"
+        raise InputError(f"{where}: its pictures: {error}", error.hint or hint) from None
 
 
 def rows_and_pictures(

@@ -17,10 +17,8 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any, ClassVar
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
 from tandem.errors import OutputError, one_line
 from tandem.user_files import shown
@@ -123,16 +121,6 @@ class BlockFiles:
             raise OutputError(f"{named} is missing", "run the same command again") from None
         except (pa.ArrowException, OSError, ValueError) as error:
             raise OutputError(f"{named} is damaged: {shown(one_line(error))}", DAMAGED) from None
-
-
-def as_column(values: NDArray[Any]) -> pa.Array:
-    """[n, F] as a column of lists of F values."""
-    return pa.FixedSizeListArray.from_arrays(pa.array(np.ascontiguousarray(values).reshape(-1)), values.shape[1])
-
-
-def as_rows(column: Any) -> NDArray[Any]:
-    """A column of lists of F values as [n, F]."""
-    return np.asarray(column.flatten().to_numpy(zero_copy_only=False)).reshape(len(column), column.type.list_size)
 
 
 def short(value: Any) -> str:

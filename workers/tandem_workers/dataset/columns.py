@@ -1,4 +1,4 @@
-"""Carried columns: the types in which they are stored, and the names and types that are refused.
+"""Columns: lists of numbers, the types in which carried columns are stored, and names and types that are refused.
 
 Columns converted by `stored` can be written in every format and read by pyarrow and Hugging Face `datasets`. Only the
 layout changes, never the values: views and dictionaries become plain columns, maps become lists of key and value,
@@ -11,16 +11,34 @@ import io
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pyarrow.types as pt
+from numpy.typing import NDArray
 
 from tandem.errors import InputError
 
 IMAGE_COLUMNS = frozenset({"image", "file_name", "index", "label", "class_name", "seed", "draft_steps", "tokens"})
 _PLAIN = (pt.is_null, pt.is_boolean, pt.is_integer, pt.is_floating, pt.is_date, pt.is_time, pt.is_timestamp)
 _AS_IS = (*_PLAIN, pt.is_duration, pt.is_string, pt.is_large_string, pt.is_binary, pt.is_large_binary)
+
+
+def as_lists(values_nF: NDArray[Any]) -> pa.Array:
+    """A column of lists of F numbers from an array [n, F]."""
+    return pa.FixedSizeListArray.from_arrays(pa.array(np.ascontiguousarray(values_nF).reshape(-1)), values_nF.shape[1])
+
+
+def as_array(column: pa.Array | pa.ChunkedArray) -> NDArray[Any]:
+    """The inverse of `as_lists`, for any kind of list. ValueError for lists of several lengths, or none."""
+    lengths = pc.unique(pc.list_value_length(column)).to_pylist()
+    if len(lengths) > 1 or None in lengths:
+        raise ValueError(f"expected lists of one length, got {lengths[:5]}")
+    flat = pc.list_flatten(column)
+    chunk = flat.combine_chunks() if isinstance(flat, pa.ChunkedArray) else flat
+    values: NDArray[Any] = chunk.to_numpy(zero_copy_only=False)
+    return values.reshape(len(column), lengths[0] if lengths else getattr(column.type, "list_size", 0))
 
 
 def stored_type(kind: pa.DataType) -> pa.DataType:

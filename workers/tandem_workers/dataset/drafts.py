@@ -23,7 +23,7 @@ from tandem.config import Pyramid, SamplingConfig, VarConfig, from_dict
 from tandem.errors import InputError, JobError, OutputError
 from tandem.hashing import FileHash
 from tandem.user_files import shown
-from tandem_workers.dataset.columns import IMAGE_COLUMNS, stored, stored_schema
+from tandem_workers.dataset.columns import IMAGE_COLUMNS, as_array, as_lists, stored, stored_schema
 from tandem_workers.dataset.entry import ManifestEntry
 from tandem_workers.dataset.identity import EDIT, Identity
 from tandem_workers.dataset.job_record import is_taken, read_job
@@ -32,13 +32,13 @@ from tandem_workers.dataset.row_settings import ROW_SETTINGS
 from tandem_workers.dataset.seal import DamagedError
 from tandem_workers.dataset.shard_reader import read_checked
 from tandem_workers.dataset.shards import PrefixShard, ShardPlan
-from tandem_workers.dataset.token_columns import DRAWN_CELLS, SOURCE_TOKENS, as_array, as_lists, cell_bytes
+from tandem_workers.dataset.token_columns import DRAWN_CELLS, SOURCE_TOKENS, cell_bytes
 from tandem_workers.models.model_set import ModelRef, Resolved
 from tandem_workers.storage import layout
 from tandem_workers.storage.store import Store
 
 KIND = "drafts"
-HEAL = "'tandem verify --repair' of the drafts, then the same 'tandem draft' command, make them again"
+HEAL = "'tandem verify --repair' of the drafts, then the same command that made them, make them again"
 
 
 class DraftFormat:
@@ -193,7 +193,7 @@ def open_drafts(store: Store) -> Drafts:
         raise InputError(f"--drafts: job.json in {store.uri} is not that of drafts: {shown(repr(error))}") from None
     shards = range(drafts.plan.num_shards)
     if missing := len(set(shards) - Manifest(store, drafts.epoch).committed(shards)):
-        hint = "run the same 'tandem draft' command again"
+        hint = "run the command that makes them again"
         raise InputError(f"--drafts: {missing} of {drafts.plan.num_shards} shards of {store.uri} are missing", hint)
     return drafts
 

@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 
 from tandem.errors import InputError
 from tandem.images import EXTENSIONS, Codec
-from tandem_workers.dataset.columns import check_carried, python_values
+from tandem_workers.dataset.columns import as_lists, check_carried, python_values
 from tandem_workers.dataset.shards import EncodedShard
 from tandem_workers.storage import layout
 
@@ -133,8 +133,7 @@ def _columns(shard: EncodedShard, fmt: DatasetFormat) -> pa.Table:
     if fmt.draft_steps is not None:
         columns["draft_steps"] = pa.array([fmt.draft_steps] * n, pa.int32())
     if shard.tokens is not None:
-        flat = pa.array(np.ascontiguousarray(shard.tokens).reshape(-1))
-        columns["tokens"] = pa.FixedSizeListArray.from_arrays(flat, shard.tokens.shape[1])
+        columns["tokens"] = as_lists(shard.tokens)
     return pa.table({**columns, **shard.extra})
 
 

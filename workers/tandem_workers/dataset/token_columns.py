@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
-from numpy.typing import NDArray
 
 TOKENS = "tokens"
 # Of edits: the picture's number, boxes of the row's own, the picture's ids, and a bit for each latent cell, which is 1
@@ -31,16 +26,3 @@ EDIT_COLUMNS = {
 def cell_bytes(grid: int) -> int:
     """Bytes of the cells of an edit, whose latent grid has this side."""
     return -(-(grid**2) // 8)
-
-
-def as_lists(values_nL: NDArray[Any]) -> pa.Array:
-    """A column of lists of one length from an array [n, L]."""
-    return pa.FixedSizeListArray.from_arrays(pa.array(np.ascontiguousarray(values_nL).reshape(-1)), values_nL.shape[1])
-
-
-def as_array(column: pa.Array | pa.ChunkedArray) -> NDArray[Any]:
-    """An array [n, L] from a column of lists of one length. ValueError for lists of several."""
-    flat = pc.list_flatten(column)
-    chunk = flat.combine_chunks() if isinstance(flat, pa.ChunkedArray) else flat
-    values: NDArray[Any] = chunk.to_numpy(zero_copy_only=False)
-    return values.reshape(len(column), -1)

@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 
 from tandem.errors import InputError
 from tandem.image_folder import FEATURES_SUFFIX
-from tandem_workers.dataset.block_files import BlockFiles, as_column, as_rows
+from tandem_workers.dataset.block_files import BlockFiles
 from tandem_workers.dataset.claim import as_json
+from tandem_workers.dataset.columns import as_array, as_lists
 from tandem_workers.features.extractors import Columns, Extractor
 from tandem_workers.pictures.picture_block import PictureSource, content_of
 from tandem_workers.storage.places import open_store
@@ -67,7 +68,7 @@ class FeatureFiles(BlockFiles):
                 kept = np.ascontiguousarray(values, dtype=self.dtype)
             if not np.isfinite(kept).all():
                 raise InputError(f"{name} of block {block}: expected finite {self.dtype} numbers, got others")
-            arrays[name] = as_column(kept)
+            arrays[name] = as_lists(kept)
         return self.put_columns(block, arrays, {SIZES_KEY: json.dumps(dict(features.sizes)).encode()})
 
     def read(self, block: int, columns: Collection[str] | None = None) -> FeatureBlock:
@@ -80,7 +81,7 @@ class FeatureFiles(BlockFiles):
             wanted = names if columns is None else [name for name in names if name in columns]
             table = file.read(["index", "label", *wanted])
             sizes = json.loads(file.schema_arrow.metadata.get(SIZES_KEY, b"{}"))
-        values = {name: as_rows(table.column(name).combine_chunks()) for name in wanted}
+        values = {name: as_array(table.column(name)) for name in wanted}
         return FeatureBlock(table["index"].to_numpy(), table["label"].to_numpy(), values, sizes)
 
 

@@ -133,6 +133,7 @@ class ModelSet:
         """Origins of the weights, pyramid and class names: for job.json, not compared on resume (hashes are)."""
         return {
             "weights": {ref.role: ref.label for ref in self.refs},
+            "sources": {ref.role: ref.source for ref in self.refs},
             "patch_nums": list(self.drafter_config.patch_nums),
             "class_names": list(self.class_names),
         }

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,6 +49,13 @@ class EditPicture:
     def edited_share(self) -> float:
         """Share of the pixels that are drawn anew."""
         return float(self.mask.mean())
+
+    def check(self, hashes: Mapping[str, Any]) -> None:
+        """InputError unless picture and mask have the hashes of a row, as far as it has any."""
+        for column, found in (("picture_sha256", self.sha256), ("mask_sha256", self.mask_sha256)):
+            if (known := hashes.get(column, found)) != found:
+                what = column.removesuffix("_sha256")
+                raise InputError(f"{self.name}: expected the {what} that was encoded, sha256 {known}, got {found}")
 
 
 @dataclass(frozen=True)
@@ -104,6 +112,8 @@ class EditPictures:
     ) -> Iterator[tuple[PictureBlock, int]]:
         """The block of each picture, and the picture's place in it. The next block is read meanwhile."""
         ends = np.cumsum(counts).tolist()
+        if (most := max(numbers, default=-1)) >= ends[-1]:
+            raise InputError(f"{source.place}: expected {most + 1} or more pictures, got {ends[-1]}")
         wanted = [(bisect_right(ends, number), number) for number in numbers]
         runs = [(block, [number for _, number in run]) for block, run in groupby(wanted, lambda pair: pair[0])]
         for (block, run), found in zip(runs, read_ahead(source.read, [block for block, _ in runs]), strict=True):

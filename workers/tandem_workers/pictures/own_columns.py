@@ -19,8 +19,9 @@ import pyarrow.parquet as pq
 
 from tandem.errors import InputError
 from tandem.user_files import shown
+from tandem_workers.dataset.columns import as_lists
 from tandem_workers.dataset.identity import Identity
-from tandem_workers.dataset.token_columns import EDIT_COLUMNS, TOKENS, as_lists
+from tandem_workers.dataset.token_columns import EDIT_COLUMNS, TOKENS
 
 INDEX = "index"
 KNOWN = frozenset({"image", "file_name", "label", "class_name"})  # pictures have them otherwise

@@ -143,7 +143,8 @@ def open_own_dataset(place: str, store: Store) -> OwnDataset:
         InputError: it is not complete, or holds drafts; records are damaged.
         OutputError: it has no record of its job.
     """
-    job, plan = read_job(store), plan_of(store)
+    plan = plan_of(store)  # it says where there is no record
+    job = read_job(store)
     if Identity(job["identity"]).kind == "drafts":
         raise InputError(f"{place}: expected a dataset of images, got drafts", "tandem refine makes images of them")
     manifest = Manifest(store, job["epoch"])

@@ -17,8 +17,9 @@ from tandem.errors import InputError
 from tandem.image_folder import decode_image
 from tandem.images import codec_of, encode_plain
 from tandem.user_files import shown
+from tandem_workers.dataset.columns import as_array
 from tandem_workers.dataset.shards import EncodedShard, ShardPlan
-from tandem_workers.dataset.token_columns import TOKENS, as_array
+from tandem_workers.dataset.token_columns import TOKENS
 from tandem_workers.pictures.own_dataset import OwnDataset
 from tandem_workers.pictures.picture_block import NO_LABEL, PictureBlock, PictureSource
 from tandem_workers.pictures.read_ahead import check_count, read_ahead

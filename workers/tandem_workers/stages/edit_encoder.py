@@ -8,16 +8,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tandem.errors import InputError
 from tandem.images import Codec, Provenance
+from tandem_workers.dataset.columns import as_lists
 from tandem_workers.dataset.row_settings import column
 from tandem_workers.dataset.shards import EncodedShard, PixelShard
-from tandem_workers.dataset.token_columns import BOX, DRAWN_CELLS, PICTURE_INDEX, SOURCE_TOKENS, as_lists
+from tandem_workers.dataset.token_columns import BOX, DRAWN_CELLS, EDITED, PICTURE_INDEX, SOURCE_TOKENS
 from tandem_workers.pictures.edit_pictures import EditPictures
 from tandem_workers.pictures.put_back import PutBack
 from tandem_workers.stages.encoder import ImageEncoder
-
-HASHES = {"picture_sha256": "picture", "mask_sha256": "mask"}  # columns that tell what was encoded
 
 
 class EditEncoder(ImageEncoder):
@@ -54,12 +52,8 @@ class EditEncoder(ImageEncoder):
 
     def finished(self, shard: PixelShard) -> Iterator[tuple[NDArray[np.uint8], Mapping[str, Any] | None]]:
         boxes = column(shard, BOX) if BOX in shard.extra else None
-        encoded = {name: column(shard, name) for name in HASHES if name in shard.extra}
+        hashes = {name: column(shard, name) for name in EDITED if name in shard.extra}
         each = self.pictures.read(column(shard, PICTURE_INDEX), boxes)
         for row, (pixels_SS3, found) in enumerate(zip(shard.pixels, each, strict=True)):
-            about = self.put_back.about(found, self.pictures.fit)
-            for name, values in encoded.items():
-                if values[row] != about[name]:
-                    expected = f"expected the {HASHES[name]} that was drafted, sha256 {values[row]}, got {about[name]}"
-                    raise InputError(f"{found.name}: {expected}")
-            yield self.put_back.whole(pixels_SS3, found, self.codec), about
+            found.check({name: values[row] for name, values in hashes.items()})
+            yield self.put_back.whole(pixels_SS3, found, self.codec), self.put_back.about(found, self.pictures.fit)

@@ -14,8 +14,9 @@ import torch
 
 from tandem.config import VqvaeConfig
 from tandem.errors import InputError
+from tandem_workers.dataset.columns import as_array
 from tandem_workers.dataset.identity import EXPORT, Identity
-from tandem_workers.dataset.token_columns import TOKENS, as_array
+from tandem_workers.dataset.token_columns import TOKENS
 from tandem_workers.models.model_set import ModelRef
 from tandem_workers.pictures.class_labels import ClassLabels
 from tandem_workers.pictures.own_dataset import OwnDataset

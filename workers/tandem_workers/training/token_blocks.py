@@ -17,7 +17,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from tandem_workers.dataset.block_files import BlockFiles, as_column, as_rows
+from tandem_workers.dataset.block_files import BlockFiles
+from tandem_workers.dataset.columns import as_array, as_lists
 from tandem_workers.storage.store import Stored
 
 SUMMARY_KEY = b"tandem.summary"  # in a file's metadata
@@ -99,7 +100,7 @@ class TokenBlocks(BlockFiles):
             "index": pa.array(tokens.index),
             "label": pa.array(tokens.label),
             "group": pa.array(tokens.group),
-            "ids": as_column(tokens.ids.reshape(len(tokens), int(np.prod(tokens.ids.shape[1:])))),
+            "ids": as_lists(tokens.ids.reshape(len(tokens), int(np.prod(tokens.ids.shape[1:])))),
         }
         return self.put_columns(block, columns, {SUMMARY_KEY: json.dumps(summary).encode()})
 
@@ -112,7 +113,7 @@ class TokenBlocks(BlockFiles):
         """A block. OutputError where its file is missing, damaged or not ours."""
         with self.opened(block) as file:
             summary, table = summary_of(file.schema_arrow), file.read(["index", "label", "group", "ids"])
-            ids = as_rows(table["ids"].combine_chunks())
+            ids = as_array(table["ids"])
             ids = ids.reshape(len(ids), self.views, ids.shape[1] // self.views)
             index, label, group = (table[name].to_numpy() for name in ("index", "label", "group"))
             found = TokenBlock(index, label, ids, group, summary.skipped)

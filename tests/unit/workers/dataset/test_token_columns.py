@@ -4,7 +4,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from tandem_workers.dataset.token_columns import as_array, as_lists, cell_bytes
+from tandem_workers.dataset.columns import as_array, as_lists
+from tandem_workers.dataset.token_columns import cell_bytes
 
 IDS = np.arange(12, dtype=np.uint16).reshape(3, 4)
 
@@ -19,9 +20,14 @@ def test_ids_go_through_a_column_in_any_chunks_and_kind_of_list():
     assert np.array_equal(as_array(both[2:5]), [IDS[2], IDS[0], IDS[1]])
 
 
-def test_lists_of_several_lengths_are_refused():
-    with pytest.raises(ValueError, match="reshape"):
-        as_array(pa.array([[1], [2, 3]]))
+@pytest.mark.parametrize("lists", [[[1], [2, 3]], [[1], [2, 3, 4]], [[1], None]])
+def test_lists_of_several_lengths_are_refused(lists):
+    with pytest.raises(ValueError, match="expected lists of one length, got"):
+        as_array(pa.array(lists))
+
+
+def test_no_lists_are_no_rows():
+    assert as_array(as_lists(IDS)[:0]).shape == (0, 4) and as_array(pa.array([], pa.list_(pa.uint16()))).shape == (0, 0)
 
 
 @pytest.mark.parametrize(("grid", "size"), [(4, 2), (5, 4), (16, 32), (1, 1)])

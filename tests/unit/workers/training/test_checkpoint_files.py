@@ -1,6 +1,8 @@
 """Checkpoints of a training in a store: whole or not there, pruned, damaged ones passed over, errors in one line."""
 
+import errno
 import io
+import os
 import pickle
 import tempfile
 from dataclasses import replace
@@ -109,9 +111,12 @@ def test_without_room_the_checkpoint_before_stays(late):
     assert resumed(MemoryStore(store.disk, "place"))[0].state.step == 50
 
 
-def test_without_room_for_temporary_files_it_says_so(store, monkeypatch, tmp_path):
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
-    with pytest.raises(OutputError, match=r"cannot write a checkpoint in .*: No such file") as raised:
+def test_without_room_for_temporary_files_it_says_so(store, monkeypatch):
+    def full(**_: object) -> str:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(tempfile, "mkdtemp", full)  # torch makes a folder that tempfile.tempdir lacks
+    with pytest.raises(OutputError, match=r"cannot write a checkpoint in .*: No space left") as raised:
         Loop(ToyTask(), SETTINGS, StoreHost(store)).run()
     assert raised.value.hint and committed_steps(store) == []
 
