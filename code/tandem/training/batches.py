@@ -47,6 +47,13 @@ class TokenSet:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def repeats(self, draws: int) -> float:
+        """How often, on average over so many draws, the view that is drawn is drawn in all. Rows of larger weight come
+        more often, so it is at least draws / (n x views)."""
+        weights = np.ones(len(self)) if self.weights is None else self.weights
+        share = float(np.square(weights / weights.sum()).sum())
+        return draws * share / self.ids.shape[1]
+
 
 @dataclass(frozen=True)
 class StepRows:

@@ -86,6 +86,8 @@ def plan_transformer(spec: TokenOptions, source: TokenSource, student: Student, 
 
     def make(mixed: bool) -> Training:
         tokens, heldout, vqvae = source.read(spec.balance)
+        draws, views = student.steps * student.batch, len(tokens) * tokens.ids.shape[1]
+        say(f"{draws:,} draws of {views:,} views: each that is drawn comes {tokens.repeats(draws):.1f} times")
         model: Callable[[torch.device], Var] = partial(new_var, config, spec.seed)
         if student.init is not None:
             start, notes = weights_to_start(student.init, shape, spec.seed)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from tandem.training.batches import Batches, generator, micro_batches
+from tandem.training.batches import Batches, TokenSet, generator, micro_batches
 
 
 def test_each_epoch_takes_every_row_once():
@@ -68,3 +68,14 @@ def test_a_share_of_labels_is_dropped():
     assert batches.rows(3).dropped.float().mean().item() == pytest.approx(0.1, abs=0.03)
     assert not torch.equal(batches.rows(3).dropped, batches.rows(4).dropped)
     assert not Batches(0, 10, 2000).rows(3).dropped.any()
+
+
+@pytest.mark.parametrize("weights", [None, [0.5, 0.3, 0.1, 0.1]])
+def test_how_often_a_drawn_view_comes_is_what_batches_do(weights):
+    given = None if weights is None else np.array(weights)
+    tokens = TokenSet(np.zeros((4, 3, 5), np.uint16), np.zeros(4, np.int32), given)
+    batches, steps = Batches(0, 4, 60, views=3, weights=given), 40
+    rows = [batches.rows(step) for step in range(steps)]
+    counts = torch.bincount(torch.cat([part.index * 3 + part.view for part in rows]), minlength=12)
+    found = (counts.float() ** 2).sum() / counts.sum()
+    assert tokens.repeats(steps * 60) == pytest.approx(found.item(), rel=0.03)
