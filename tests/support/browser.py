@@ -124,6 +124,7 @@ def visit(browser: Browser, site: Site, watch: Watch) -> Iterator[Callable[..., 
 
     yield visit
     for page in pages:
+        page.unroute_all(behavior="ignoreErrors")  # a handler may still wait for an answer that nobody reads
         page.context.close()
     assert watch.problems == []
 
