@@ -78,7 +78,7 @@ class PictureOptions(Spec):
 
 
 class MovedOptions(Spec):
-    """Of edits, where the job found them: where pictures and masks are now."""
+    """Where the pictures of edits are now, if no longer where the job found them."""
 
     pictures: str | None = Field(None, description="the same pictures, in the same order")
     mask: str | None = Field(None, description="the same mask of all pictures")
