@@ -108,8 +108,10 @@ class KeptIds:
             yield self.source.read(block), (wanted[blocks == block] - first).tolist()
 
     def compare(self, block: PictureBlock, places: Sequence[int], decoded: Decoded) -> None:
-        """Count images beside what their ids decode to; edits where they were drawn. InputError for a picture of an
-        edit that is gone or has changed."""
+        """Compare some images with what their ids decode to. Of edits only what was drawn is compared.
+
+        InputError if a picture of an edit is gone or has changed.
+        """
         assert block.columns is not None and block.encoded is not None
         ids_BL = torch.from_numpy(as_array(block.columns[TOKENS])[places].astype(np.int64))
         source = self.source_of(block, places) if self.pictures is not None else None

@@ -12,10 +12,12 @@ from PIL import Image
 
 from support.damage import SHARDS, make
 from support.fake_s3 import FakeS3
-from tandem.errors import InputError
+from tandem.errors import InputError, OutputError
 from tandem_workers.pictures import npz_file
+from tandem_workers.pictures.own_dataset import open_own_dataset
 from tandem_workers.pictures.source import open_pictures
 from tandem_workers.storage import s3_store
+from tandem_workers.storage.places import open_store
 
 IMAGES = [image for shard in SHARDS for image in shard.images]
 LABELS = [label for shard in SHARDS for label in shard.label.tolist()]
@@ -231,3 +233,8 @@ def test_what_cannot_be_read_is_one_line(tmp_path, arrange, message):
     with pytest.raises(InputError, match=message) as caught:
         decode_all(tmp_path / "in")
     assert "\n" not in str(caught.value) and caught.value.exit_code == 2
+
+
+def test_a_place_without_a_job_is_no_dataset_of_tandem(tmp_path):
+    with pytest.raises(OutputError, match=r"holds no dataset: job\.json is missing"):
+        open_own_dataset(str(tmp_path), open_store(str(tmp_path)))
