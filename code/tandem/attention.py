@@ -6,6 +6,7 @@ Source: VAR (arXiv 2404.02905): q and k are l2-normalised, the softmax scale is 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -22,6 +23,9 @@ class KVCache:
 
     The last scale is not cached, as none follows. It attends to the cache and to itself in a scratch buffer of `widest`
     tokens for the rows of one group, which all layers share. Both buffers hold K and V in the compute dtype.
+
+    Where unconditional rows have served before the end (`last_rows` below `rows`), the cache narrows at `narrows_at`
+    tokens: the rows left take the memory of all, so that it has the larger of both sizes.
     """
 
     def __init__(
@@ -32,18 +36,31 @@ class KVCache:
         widest: int,
         dtype: torch.dtype,
         device: torch.device,
+        last_rows: int | None = None,
+        narrows_at: int = 0,
     ):
+        last_rows = rows if last_rows is None else last_rows
         heads, size = config.heads, config.head_dim
-        self.store = torch.empty(config.depth, 2, rows, heads, length, size, dtype=dtype, device=device)
+        shapes = [(2, rows, heads, narrows_at, size), (2, last_rows, heads, length, size)]
+        sizes = [math.prod(shape) for shape in shapes]
+        self.memory = torch.empty(config.depth, max(sizes), dtype=dtype, device=device)
+        self.wide, self.narrow = (
+            self.memory[:, :n].view(config.depth, *shape) for n, shape in zip(sizes, shapes, strict=True)
+        )
         last = widest - length
-        scratch_rows = rows_together(config, rows, last, dtype, device) if 0 < length < widest else 0
+        scratch_rows = rows_together(config, last_rows, last, dtype, device) if 0 < length < widest else 0
         self.scratch = torch.empty(2, scratch_rows, heads, widest, size, dtype=dtype, device=device)
-        self.filled = 0
+        self.narrows_at, self.filled = narrows_at, 0
+
+    @property
+    def store(self) -> Tensor:
+        """K and V of the rows in use, [layers, 2, R, H, L, c]."""
+        return self.wide if self.filled < self.narrows_at else self.narrow
 
     @property
     def num_bytes(self) -> int:
         """Bytes of cache and scratch."""
-        return sum(t.numel() * t.element_size() for t in (self.store, self.scratch))
+        return sum(t.numel() * t.element_size() for t in (self.memory, self.scratch))
 
     def extend(self, layer: int, rows: slice, k_RHlc: Tensor, v_RHlc: Tensor) -> tuple[Tensor, Tensor]:
         """Append new tokens; returns keys and values [R, H, L, c] of these rows, of all tokens so far."""
@@ -69,7 +86,11 @@ class KVCache:
 
     def advance(self, num_tokens: int) -> None:
         """Count the new tokens. Call it after all layers have added them."""
+        was_wide = self.filled < self.narrows_at
         self.filled += num_tokens
+        if was_wide and self.filled >= self.narrows_at:
+            for wide, narrow in zip(self.wide, self.narrow, strict=True):
+                narrow[:, :, :, : self.filled] = wide[:, : narrow.shape[1]].clone()  # both are in the same memory
 
 
 def attend_by_scale(q_RHlc: Tensor, k_RHLc: Tensor, v_RHLc: Tensor, sizes: Sequence[int]) -> Tensor:

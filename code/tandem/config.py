@@ -226,8 +226,8 @@ class SamplingConfig:
         return self if self.refiner_cfg is None else replace(self, cfg=self.refiner_cfg, refiner_cfg=None)
 
     def strengths(self, num_scales: int) -> tuple[float, ...]:
-        """Strength t of guidance at each of K scales, cond + t (cond - uncond), in float32. InputError unless as many
-        strengths as scales were given."""
+        """Strength t of guidance at each of K scales, cond + t (cond - uncond), in float32. InputError for a schedule of
+        other scales."""
         schedule = self.cfg_schedule
         if given := numbers(schedule):
             if len(given) != num_scales:
@@ -237,6 +237,9 @@ class SamplingConfig:
         if schedule != CONSTANT:
             shares = (np.arange(num_scales) / (num_scales - 1)).astype(np.float32)
         if found := OFF_AFTER.fullmatch(schedule):
+            if int(found[1]) > num_scales:
+                wanted = f"off-after:k with k of at most {num_scales} scales"
+                raise InputError(f"cfg_schedule: expected {wanted}, got {schedule}")
             shares[int(found[1]) :] = 0
         return tuple((np.float32(self.cfg) * shares).tolist())
 

@@ -138,7 +138,7 @@ class Graphs:
 
     @contextmanager
     def forwards(
-        self, hidden: Hidden, condition: Conditioning, make_cache: Callable[[], KVCache], shape: tuple[int, ...]
+        self, hidden: Hidden, condition: Conditioning, make_cache: Callable[..., KVCache], shape: tuple[int, ...]
     ) -> Iterator[Forward]:
         """Context manager: the function that runs the scales of one decode through all blocks.
 
@@ -148,7 +148,10 @@ class Graphs:
 
         def make() -> ScaleGraphs | None:
             kept = [modulation_R6C.clone() for modulation_R6C in condition.blocks]
-            return ScaleGraphs(make_cache(), replace(condition, blocks=kept)) if self.captures_scales else None
+            if not self.captures_scales:
+                return None
+            # a scale is run more than once while it is captured, and a cache narrows only once
+            return ScaleGraphs(make_cache(narrows=False), replace(condition, blocks=kept))
 
         entry = self.scale_graphs.get(shape, make)
         if entry is None or entry.busy:

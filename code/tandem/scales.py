@@ -184,7 +184,8 @@ class Decode:
         var, quantizer, start, stop = self.var, self.quantizer, self.start, self.stop
         offsets = var.config.pyramid.offsets
         sizes = [n * n for n in var.config.pyramid.patch_nums]
-        guidance, rows = self.guidance, len(self.labels_R)
+        guidance = self.guidance
+        rows = guidance.rows if guidance else (len(self.labels_R),) * (stop - start)
 
         condition = var.condition(self.labels_R, self.vectors)
         x_RlC = var.embed_start(condition.class_RC)
@@ -194,7 +195,7 @@ class Decode:
             entry_BlC = var.embed(inputs_BlD, start=offsets[1])
             x_RlC = torch.cat([x_RlC, guidance.spread(entry_BlC, start) if guidance else entry_BlC], dim=1)
         make_cache = partial(new_cache, var.config, rows, start, stop, x_RlC.dtype, x_RlC.device)
-        shape = (*(guidance.rows if guidance else (rows,)), start, stop)
+        shape = (*rows, start, stop)
 
         ids_BL, total = self.prefix_BL, torch.zeros((), device=self.labels_R.device)
         with var.forwards(condition, make_cache, shape, by_graphs) as forward:
@@ -225,12 +226,23 @@ def check_logits(total: Tensor, start: int, stop: int) -> None:
         raise JobError(f"logits of scales {start + 1} to {stop} are not finite: weights or dtype are unfit")
 
 
-def new_cache(config: VarConfig, rows: int, start: int, stop: int, dtype: torch.dtype, device: torch.device) -> KVCache:
-    """The cache of a decode from `start` scales to `stop`. It leaves out the last scale, which no other reads; with
-    one new scale it is empty."""
+def new_cache(
+    config: VarConfig,
+    rows: Sequence[int],
+    start: int,
+    stop: int,
+    dtype: torch.dtype,
+    device: torch.device,
+    narrows: bool = True,
+) -> KVCache:
+    """The cache of a decode from `start` scales to `stop`, with `rows` R at each of them. It leaves out the last scale,
+    which no other reads; with one new scale it is empty. `narrows` False: it has room for all rows to the end."""
     offsets = config.pyramid.offsets
     length = offsets[stop - 1] if stop - start > 1 else 0
-    return KVCache(config, rows, length, offsets[stop], dtype, device)
+    dropped = rows.index(rows[-1])  # the first scale with the rows of the last
+    if not (narrows and length and dropped):
+        return KVCache(config, rows[0], length, offsets[stop], dtype, device)
+    return KVCache(config, rows[0], length, offsets[stop], dtype, device, rows[-1], offsets[start + dropped])
 
 
 def draw_tokens(

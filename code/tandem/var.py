@@ -123,7 +123,7 @@ class Var(nn.Module):
         return self.lvl_embed(self.level_L[None, start:stop]) + self.pos_1LC[:, start:stop]
 
     def forwards(
-        self, condition: Conditioning, make_cache: Callable[[], KVCache], shape: tuple[int, ...], by_graphs: bool
+        self, condition: Conditioning, make_cache: Callable[..., KVCache], shape: tuple[int, ...], by_graphs: bool
     ) -> AbstractContextManager[Forward]:
         """Context manager: the function that runs the scales of one decode, `hidden` or CUDA graphs of it.
 

@@ -113,21 +113,23 @@ def var_bytes(
             labels_B = torch.empty(batch, dtype=torch.int64)
             noise_BL = torch.empty(batch, offsets[-1], dtype=torch.int64)
         each = [sampling] * batch if isinstance(sampling, SamplingConfig) else sampling
-        rows = rows_of_scales(each, config.pyramid.num_scales, start, stop)[0]
+        rows = rows_of_scales(each, config.pyramid.num_scales, start, stop)
 
         def work() -> None:
             for _ in decode_scales(var, quantizer, labels_B, noise_BL, noise_BL[:, : offsets[start]], stop, sampling):
                 pass
 
         of_two = peak_bytes(work) - kv_bytes(few, rows, start, stop, dtype, device)
-    of_others = (config.depth - few.depth) * rows * 6 * config.width * dtype.itemsize
+    of_others = (config.depth - few.depth) * rows[0] * 6 * config.width * dtype.itemsize
     host = whole.table.num_bytes if whole.table is not None else 0
     cache = kv_bytes(config, rows, start, stop, dtype, device)
     return Bytes(tensor_bytes(whole), cache, of_two + of_others, host)
 
 
-def kv_bytes(config: VarConfig, rows: int, start: int, stop: int, dtype: torch.dtype, device: torch.device) -> int:
-    """Bytes of KV cache and scratch of a decode of the scales start..stop on a kind of device."""
+def kv_bytes(
+    config: VarConfig, rows: Sequence[int], start: int, stop: int, dtype: torch.dtype, device: torch.device
+) -> int:
+    """Bytes of KV cache and scratch of a decode of the scales start..stop on a kind of device, with `rows` R at each."""
     with pretend(device):
         return new_cache(config, rows, start, stop, dtype, META).num_bytes
 

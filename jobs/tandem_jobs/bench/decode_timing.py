@@ -177,6 +177,10 @@ class Bench:
         """At each scale of a stage: under guidance a row with the class and one without."""
         return rows_of_scales([self.sampling_of(stage)], self.pyramid.num_scales, start, stop)
 
+    def rows(self, setting: Setting, stage: str, start: int, stop: int) -> list[int]:
+        """R of a batch at each scale of a stage."""
+        return [setting.batch * rows for rows in self.rows_per_image(stage, start, stop)]
+
     def flops(self, setting: Setting) -> list[float]:
         """Counted work of one batch for each scale, or for each stage if a graph launches it as a whole."""
         stages = self.stages(setting)
@@ -189,7 +193,7 @@ class Bench:
         """KV cache and scratch alive at once: the drafter's is freed before the refiner's is made (CUDA graphs, which
         keep both, are not counted)."""
         return max(
-            kv_bytes(self.configs[s], setting.batch * self.rows_per_image(s, a, b)[0], a, b, self.dtype, device)
+            kv_bytes(self.configs[s], self.rows(setting, s, a, b), a, b, self.dtype, device)
             for s, a, b in self.stages(setting)
         )
 

@@ -111,10 +111,10 @@ def kept_bytes(bench: Bench, setting: Timed) -> int:
     """Bytes of the keys and values that are kept at once. The scratch of the last scale is left out: rows go through it
     in groups, which may be as large with half the rows."""
     caches = [
-        new_cache(bench.configs[s], setting.batch * bench.rows_per_image(s, a, b)[0], a, b, bench.dtype, META)
+        new_cache(bench.configs[s], bench.rows(setting, s, a, b), a, b, bench.dtype, META)
         for s, a, b in bench.stages(setting)
     ]
-    return max(cache.store.numel() for cache in caches) * bench.dtype.itemsize
+    return max(cache.memory.numel() for cache in caches) * bench.dtype.itemsize
 
 
 def table(quality: Quality, found: Mapping[int, Mapping[str, Any]]) -> StudyTable:

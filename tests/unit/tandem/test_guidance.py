@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from tandem import draft, refine, uniforms
 from tandem.config import SamplingConfig, from_dict, to_dict
 from tandem.errors import InputError
 from tandem.guidance import guided_images, rows_of_scales
-from tandem.scales import Decode, decode_scales
+from tandem.scales import Decode, decode_scales, new_cache
 
 K = len(PATCH_NUMS)
 LINEAR = SamplingConfig(cfg=3.0, top_k=0, top_p=0.9, temperatures=(1.0,))
@@ -27,7 +28,7 @@ FREE, EARLY = replace(LINEAR, cfg=0.0), replace(LINEAR, cfg_schedule="off-after:
         ("constant", [3, 3, 3, 3]),
         ("off-after:3", [0, 1, 2, 0]),
         ("off-after:1", [0, 0, 0, 0]),
-        ("off-after:9", [0, 1, 2, 3]),
+        ("off-after:4", [0, 1, 2, 3]),
         ("0.5,0,2,0", [0.5, 0, 2, 0]),
     ],
 )
@@ -50,6 +51,13 @@ def test_other_schedules_are_refused(schedule):
 def test_strengths_for_another_pyramid_are_refused():
     with pytest.raises(InputError, match="cfg_schedule: expected 10 strengths, one for each scale, got 3"):
         SamplingConfig(cfg_schedule="0,1,2").strengths(10)
+
+
+def test_a_scale_that_the_pyramid_lacks_is_refused():
+    with pytest.raises(
+        InputError, match="cfg_schedule: expected off-after:k with k of at most 4 scales, got off-after:9"
+    ):
+        SamplingConfig(cfg_schedule="off-after:9").strengths(4)
 
 
 def test_a_plain_setting_is_written_as_it_always_was():
@@ -147,3 +155,20 @@ def test_in_a_mixed_batch_each_image_has_its_own_rows_and_the_ids_that_it_has_al
     together = ids_of(models, mixed)
     for image in range(6):
         assert torch.equal(together[image], ids_of(models, mixed, slice(image, image + 1))[0])
+
+
+@pytest.mark.parametrize("ends", [(1, 1, 1), (2, 2, 2), (3, 3, 3), (1, 2, 3), (4, 2, 2)])
+def test_a_cache_that_narrows_changes_no_number(models, monkeypatch, ends):
+    """Images whose guidance ends after other scales, beside a cache with room for all rows to the end."""
+    var, quantizer = models[0], models[2]
+    labels, noise = batch_of(3)
+    sampling = [replace(LINEAR, cfg_schedule=",".join("2" * n + "0" * (K - n))) for n in ends]
+
+    def numbers_of():
+        decode = Decode.of(var, quantizer, labels, noise, noise[:, :0], K, sampling)
+        return [(ids, total.item()) for ids, total in decode.scales(by_graphs=False)]
+
+    narrowed = numbers_of()
+    monkeypatch.setattr("tandem.scales.new_cache", partial(new_cache, narrows=False))
+    for (ids, total), (same_ids, same_total) in zip(narrowed, numbers_of(), strict=True):
+        assert torch.equal(ids, same_ids) and total == pytest.approx(same_total, rel=1e-6)
