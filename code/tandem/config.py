@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from itertools import accumulate, pairwise
@@ -19,6 +20,7 @@ from tandem.errors import InputError
 from tandem.user_files import shown
 
 PATCH_NUMS_256 = (1, 2, 3, 4, 5, 6, 8, 10, 13, 16)
+MAX_STRENGTH = 1e9  # of guidance; logits multiplied by much more leave the range of float32
 MIN_TEMPERATURE = 0.01  # logits divided by much less leave the range of float32
 PATCH_NUMS_512 = (1, 2, 3, 4, 6, 9, 13, 18, 24, 32)
 
@@ -196,10 +198,10 @@ class SamplingConfig:
 
     def __post_init__(self) -> None:
         for name in ("cfg", "refiner_cfg"):
-            if (value := getattr(self, name)) is not None and not 0 <= value < math.inf:
-                raise InputError(f"{name}: expected >= 0, got {value}")
+            if (value := getattr(self, name)) is not None and not 0 <= value <= MAX_STRENGTH:
+                raise InputError(f"{name}: expected 0 to {MAX_STRENGTH:g}, got {value}")
         named = self.cfg_schedule in (LINEAR, CONSTANT) or OFF_AFTER.fullmatch(self.cfg_schedule)
-        if not named and (not (given := numbers(self.cfg_schedule)) or not all(0 <= t < math.inf for t in given)):
+        if not named and (not (given := numbers(self.cfg_schedule)) or not all(0 <= t <= MAX_STRENGTH for t in given)):
             raise InputError(f"cfg_schedule: expected {SCHEDULES}, got {shown(repr(self.cfg_schedule))}")
         if self.top_k < 0:
             raise InputError(f"top_k: expected >= 0 (0 keeps all), got {self.top_k}")
@@ -211,6 +213,17 @@ class SamplingConfig:
     def temperature(self, scale: int) -> float:
         """Temperature of a scale (0-based)."""
         return self.temperatures[min(scale, len(self.temperatures) - 1)]
+
+    def changed(self, **given: Any) -> SamplingConfig:
+        """With other settings, as options or a request give them; None is not given. A cfg takes the place of strengths
+        of all scales. InputError for a strength beside these."""
+        given = {name: value for name, value in given.items() if value is not None}
+        schedule = given.get("cfg_schedule", self.cfg_schedule)
+        if numbers(schedule):
+            if "cfg" in given and "cfg_schedule" not in given:
+                return replace(self, **given, cfg_schedule=LINEAR)
+            check_alone(schedule, given)
+        return replace(self, **given)
 
     @property
     def guidance(self) -> str:
@@ -226,8 +239,8 @@ class SamplingConfig:
         return self if self.refiner_cfg is None else replace(self, cfg=self.refiner_cfg, refiner_cfg=None)
 
     def strengths(self, num_scales: int) -> tuple[float, ...]:
-        """Strength t of guidance at each of K scales, cond + t (cond - uncond), in float32. InputError for a schedule of
-        other scales."""
+        """Strength t of guidance at each of K scales, cond + t (cond - uncond), in float32. InputError for a schedule
+        of other scales."""
         schedule = self.cfg_schedule
         if given := numbers(schedule):
             if len(given) != num_scales:
@@ -238,10 +251,16 @@ class SamplingConfig:
             shares = (np.arange(num_scales) / (num_scales - 1)).astype(np.float32)
         if found := OFF_AFTER.fullmatch(schedule):
             if int(found[1]) > num_scales:
-                wanted = f"off-after:k with k of at most {num_scales} scales"
-                raise InputError(f"cfg_schedule: expected {wanted}, got {schedule}")
+                raise InputError(f"cfg_schedule: expected off-after:k with k of 1 to {num_scales}, got {schedule}")
             shares[int(found[1]) :] = 0
         return tuple((np.float32(self.cfg) * shares).tolist())
+
+
+def check_alone(schedule: str, given: Collection[str]) -> None:
+    """InputError if cfg or refiner_cfg is given beside strengths of all scales, which say it all."""
+    for name in ("cfg", "refiner_cfg"):
+        if name in given and numbers(schedule):
+            raise InputError(f"{name}: expected none beside the strengths of all scales, {schedule}")
 
 
 def numbers(text: str) -> list[float]:

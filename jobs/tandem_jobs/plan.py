@@ -71,6 +71,8 @@ def run(spec: PlanSpec) -> dict[str, Any]:
     """Print the plan as a table and as one JSON line."""
     profiles = [read_profile(source) for source in spec.profile]
     tuned = read_tuned(spec.settings) if spec.settings else None
+    if tuned and spec.settings:
+        tuned.check_scales(spec.settings, profiles[0].num_scales)
     found = tuned.for_gpus(spec.max_quality_loss) if tuned else {}
     request = Request(
         gpus=parse_pairs("--gpus", spec.gpus, ":", int),

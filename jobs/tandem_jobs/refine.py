@@ -9,12 +9,14 @@ from typing import Any, Literal
 from pydantic import Field
 
 from tandem.class_names import ClassNames
+from tandem.config import numbers
 from tandem.errors import InputError
 from tandem_cluster.placement import Placement, place_alone
 from tandem_cluster.session import Session
 from tandem_jobs.edits.edit_dataset import edited
 from tandem_jobs.edits.edit_options import BlendOptions, MovedOptions
 from tandem_jobs.edits.edit_sources import open_again
+from tandem_jobs.options.flags import flag_of
 from tandem_jobs.options.options import Replicas
 from tandem_jobs.run.batch_size import REFINERS, Workload, choose_batch
 from tandem_jobs.run.decode_choices import (
@@ -91,8 +93,15 @@ def overridden(spec: RefineSpec, drafts: Drafts, columns: Sequence[str]) -> dict
     InputError if such a name is taken, or if a data column of an older version has the name of a setting.
     """
     replaced = {name for name in SAMPLING_SETTINGS if getattr(spec, name) is not None}
+    strengths = [name for name in ("cfg", "refiner_cfg") if name in replaced]
+    if strengths and "cfg_schedule" in drafts.row_settings and "cfg_schedule" not in replaced:
+        raise InputError(
+            f"{flag_of(strengths[0])}: expected --cfg-schedule with it: the drafts have a schedule in each row"
+        )
     if "cfg" in replaced:
         replaced.add("refiner_cfg")
+    if numbers(spec.cfg_schedule or ""):
+        replaced |= {"cfg", "refiner_cfg"}
     renamed = {
         name: f"drafted_{name}" for name in SAMPLING_SETTINGS if name in replaced.intersection(drafts.row_settings)
     }
@@ -137,7 +146,11 @@ class RefineJob(Job):
         elif given := [name for name in OF_EDITS if getattr(spec, name) is not None]:
             raise InputError(f"--{given[0]}: expected drafts of edits (tandem draft-edits), got drafts of images")
         self.seed, self.draft_steps = drafts.seed, choose_drafted_steps(spec.draft_steps, drafts)
-        drafted = drafts.sampling if spec.cfg is None else replace(drafts.sampling, refiner_cfg=None)
+        drafted = drafts.sampling
+        if spec.cfg is not None:
+            drafted = replace(drafted, refiner_cfg=None)
+        elif drafted.refiner_cfg is None:  # the drafter's part of a job that `generate` does with what suits both
+            drafted = replace(drafted, refiner_cfg=self.models.sampling.refiner_cfg)
         self.sampling = choose_sampling(spec, drafted, self.models.drafter_config.pyramid)
         schema, plan = drafts.extra_schema(), drafts.plan
         self.renamed = overridden(spec, drafts, schema.names)

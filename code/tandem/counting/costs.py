@@ -129,7 +129,7 @@ def var_bytes(
 def kv_bytes(
     config: VarConfig, rows: Sequence[int], start: int, stop: int, dtype: torch.dtype, device: torch.device
 ) -> int:
-    """Bytes of KV cache and scratch of a decode of the scales start..stop on a kind of device, with `rows` R at each."""
+    """Bytes of KV cache and scratch of a decode of the scales start..stop on a kind of device. `rows`: R at each."""
     with pretend(device):
         return new_cache(config, rows, start, stop, dtype, META).num_bytes
 

@@ -15,13 +15,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import TypeAdapter
 
-from tandem.config import CONSTANT, MIN_TEMPERATURE, SCHEDULES, Pyramid, SamplingConfig
+from tandem.config import CONSTANT, MAX_STRENGTH, MIN_TEMPERATURE, SCHEDULES, Pyramid, SamplingConfig, check_alone
 from tandem.errors import InputError, LabelError
 from tandem.user_files import shown
 from tandem_jobs.labels.label_tables import cells
 from tandem_jobs.labels.labels import LabelRows
 from tandem_jobs.options.options import DecodingOptions, RowOptions
-from tandem_workers.dataset.row_settings import ROW_SETTINGS, SAMPLING_SETTINGS, SEED_INDEX
+from tandem_workers.dataset.row_settings import GUIDANCE_SETTINGS, ROW_SETTINGS, SAMPLING_SETTINGS, SEED_INDEX
 
 MAX_VALUES = {"top_k": 2**31 - 1, "draft_steps": 2**31 - 1, "seed": 2**63 - 1}
 TYPES = {
@@ -35,9 +35,9 @@ TYPES = {
     "seed": pa.int64(),
 }
 EXPECTED = {
-    "cfg": "a number >= 0",
+    "cfg": f"a number from 0 to {MAX_STRENGTH:g}",
     "cfg_schedule": SCHEDULES,
-    "refiner_cfg": "a number >= 0",
+    "refiner_cfg": f"a number from 0 to {MAX_STRENGTH:g}",
     "top_k": f"a whole number from 0 (all codes) to {MAX_VALUES['top_k']}",
     "top_p": "a number from 0 to 1",
     "temperatures": f"numbers >= {MIN_TEMPERATURE}, one a scale, such as 1.1,1.0",
@@ -118,6 +118,7 @@ def fill_settings(
     """
     unfilled = rows.unfilled_settings
     assert unfilled is not None
+    check_guidance(unfilled, sampling, location)
     own: Mapping[str, Any] = {**vars(sampling), "draft_steps": draft_steps, "seed": seed}
     columns: dict[str, pa.ChunkedArray] = {}
     for name in unfilled.column_names:
@@ -138,6 +139,20 @@ def fill_settings(
     return replace(rows, extra=pa.table({**columns, **carried}), unfilled_settings=None, row_settings=names)
 
 
+def check_guidance(unfilled: pa.Table, sampling: SamplingConfig, location: str) -> None:
+    """LabelError for the first row with a strength of its own beside strengths of all scales, its own or the job's."""
+    rows = unfilled.select([name for name in GUIDANCE_SETTINGS if name in unfilled.column_names])
+    known = set()
+    for number, row in enumerate(rows.to_pylist(), 1):
+        if (key := tuple(row.values())) not in known:
+            known.add(key)
+            given = [name for name, value in row.items() if value is not None]
+            try:
+                check_alone(row.get("cfg_schedule") or sampling.cfg_schedule, given)
+            except InputError as error:
+                raise LabelError(f"{location}, row {number}: {error}") from None
+
+
 def first_seed_index(seeds: pa.ChunkedArray, file_row: np.ndarray | None) -> pa.ChunkedArray:
     """`seed_index` of the first image of each row: 0 if the row has its own seed, else the image's index in the job."""
     file_rows = np.arange(len(seeds), dtype=np.int32)
@@ -156,10 +171,13 @@ def check_each(column: pa.ChunkedArray, check: Callable[[Any], object], location
 
 def most_demanding(sampling: SamplingConfig, row_settings: tuple[str, ...]) -> SamplingConfig:
     """The row settings that need the most memory: guidance, and sorting all codes."""
-    guided = {
-        "cfg": max(sampling.cfg, 1.0),
-        "cfg_schedule": CONSTANT,
+    guided = replace(sampling, cfg=max(sampling.cfg, 1.0), cfg_schedule=CONSTANT, refiner_cfg=None)
+    if "cfg_schedule" in row_settings:  # a row may have a strength for each scale
+        sampling = guided
+    worst: dict[str, Any] = {
+        "cfg": guided.cfg,
         "refiner_cfg": max(sampling.refiner_cfg or 0, 1.0),
+        "top_k": 0,
+        "top_p": 0.5,
     }
-    worst: dict[str, Any] = {**guided, "top_k": 0, "top_p": 0.5}
     return replace(sampling, **{name: value for name, value in worst.items() if name in row_settings})

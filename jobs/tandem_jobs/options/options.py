@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, Field, NonNegativeInt, model_validator
 
-from tandem.config import SamplingConfig, numbers
+from tandem.config import SamplingConfig, check_alone
 from tandem.errors import InputError
 from tandem.images import LOSSY, Codec
 from tandem_cluster.elastic import Range
@@ -192,9 +192,11 @@ class GuidanceOptions(Spec):
                 SamplingConfig(cfg_schedule=text)
             except InputError as error:
                 raise ValueError(f"--cfg-schedule: {str(error).partition(': ')[2]}") from None
-            for name in ("cfg", "refiner_cfg") if numbers(text) else ():
-                if getattr(self, name) is not None:
-                    raise ValueError(f"{flag_of(name)}: expected none beside the strengths of all scales, {text}")
+            try:
+                check_alone(text, [name for name, value in self if value is not None])
+            except InputError as error:
+                name, _, problem = str(error).partition(":")
+                raise ValueError(f"{flag_of(name)}:{problem}") from None
         return self
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from tandem.config import numbers
+from tandem.config import SamplingConfig, numbers
 from tandem.errors import InputError
+from tandem.user_files import shown
+from tandem.zoo import ROLES
 from tandem_cluster.model_files import read_model
 
 VERSION = 1
@@ -27,15 +29,27 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    draft_steps: int
+    draft_steps: int = Field(ge=1)
     cfg: float | None = None
     cfg_schedule: str
     refiner_cfg: float | None = None
     top_k: int
     top_p: float
-    temperatures: list[float]
+    temperatures: tuple[float, ...]
     int8: bool = False
     fp8: bool = False
+
+    @model_validator(mode="after")
+    def check_sampling(self) -> Self:
+        """ValueError for what `SamplingConfig` does not take, which commands would refuse by names of their options."""
+        given = self.model_dump(include=set(SamplingConfig.__dataclass_fields__))
+        try:
+            SamplingConfig().changed(**given)
+        except InputError as error:
+            raise ValueError(str(error)) from None
+        if self.int8 and self.fp8:
+            raise ValueError("expected int8 or fp8, got both")
+        return self
 
     def to_options(self) -> dict[str, Any]:
         """Those that are given."""
@@ -59,9 +73,29 @@ class TunedFile(BaseModel):
     weights_sha256: dict[str, str]
     settings: Settings
     reference_settings: Settings
-    margins: dict[str, float]
+    margins: dict[str, float] = Field(min_length=1)
     confirmed: list[Found]
     frontier: list[Found]
+
+    @model_validator(mode="after")
+    def check_whole(self) -> Self:
+        """ValueError unless all roles have weights and all measures a loss."""
+        parts: list[tuple[str, Mapping[str, Any], Collection[str]]] = [("weights_sha256", self.weights_sha256, ROLES)]
+        parts += [("loss", one.loss, self.margins) for one in (*self.confirmed, *self.frontier)]
+        for name, values, expected in parts:
+            if missing := [key for key in expected if key not in values]:
+                raise ValueError(f"{name}: expected {', '.join(expected)}, got no {missing[0]}")
+        return self
+
+    def check_scales(self, source: str, num_scales: int) -> None:
+        """InputError if some settings are not for models of so many scales."""
+        for one in (self.settings, self.reference_settings, *(found.settings for found in self.frontier)):
+            try:
+                SamplingConfig(cfg_schedule=one.cfg_schedule).strengths(num_scales)
+                if one.draft_steps >= num_scales:
+                    raise InputError(f"draft_steps: expected 1 to {num_scales - 1}, got {one.draft_steps}")
+            except InputError as error:
+                raise InputError(f"--settings: {shown(source)}: {error}", "it is for models of other scales") from None
 
     def for_gpus(self, loss: float | None) -> dict[int, Settings]:
         """By N the fastest settings without int8 that lose at most `loss` by the measure that ranks, and by the others
@@ -90,8 +124,12 @@ def read_tuned(source: str) -> TunedFile:
 
 def tuned_options(source: str, known: Sequence[str], given: Mapping[str, Any]) -> dict[str, Any]:
     """The options that a command takes: those that are given, and below them those that the file sets. Guidance of all
-    scales by numbers stands for all of it, a strength for the refiner's too, one precision for the other."""
+    scales by numbers stands for all of it, a strength for the refiner's too, one precision for the other. InputError
+    for a refiner's strength beside numbers of the file."""
     found = read_tuned(source).settings.to_options()
+    if "refiner_cfg" in given and not {"cfg", "cfg_schedule"} & given.keys() and numbers(found["cfg_schedule"]):
+        has = f"{shown(source)} has strengths of all scales, {found['cfg_schedule']}"
+        raise InputError(f"--refiner-cfg: expected --cfg or --cfg-schedule with it: {has}")
     schedule = given.get("cfg_schedule")
     if schedule is not None and numbers(str(schedule).strip("[]")):
         found = without(found, "cfg", "refiner_cfg")

@@ -46,7 +46,7 @@ def choose_sampling(options: Spec, own: SamplingConfig, pyramid: Pyramid) -> Sam
     """The models' own sampling, with what the options of a command say of it. InputError naming the flag."""
     asked = {name: getattr(options, name, None) for name in SAMPLING_SETTINGS}
     with as_flag():
-        sampling = replace(own, **{name: value for name, value in asked.items() if value is not None})
+        sampling = own.changed(**asked)
         sampling.strengths(pyramid.num_scales)
     return sampling
 

@@ -35,7 +35,7 @@ def compare(
     subject = quality.subject
     found: dict[int, dict[str, Any]] = {}
     for steps, plain in guided.items():
-        setting = distilled.setting(steps, replace(subject.sampling, cfg=0.0, refiner_cfg=None))
+        setting = distilled.setting(steps, replace(subject.sampling.changed(cfg=0.0), refiner_cfg=None))
         assert setting is not None, "the pair is for every N"
         own = quality.measured(setting)
         found[steps] = {
@@ -63,7 +63,7 @@ def open_benches(spec: StudyOptions, subject: Subject, pair: Pair, repeats: int)
     files = {role: source for role, source in vars(pair).items() if source is not None}
     found = {"guided": open_bench(spec, repeats), "distilled": open_bench(spec.model_copy(update=files), repeats)}
     for name, bench in found.items():
-        bench.sampling = subject.sampling if name == "guided" else replace(subject.sampling, cfg=0.0)
+        bench.sampling = subject.sampling if name == "guided" else subject.sampling.changed(cfg=0.0)
     return found
 
 

@@ -109,7 +109,7 @@ def plan_transformer(spec: TokenOptions, source: TokenSource, student: Student, 
         stop = draft_steps if objective["cut"] else config.pyramid.num_scales
         sampling = student.init.sampling if student.init and student.init.sampling else GUIDED
         if student.fine_tuned.distilled_cfg is not None:
-            sampling = replace(sampling, cfg=0.0)
+            sampling = sampling.changed(cfg=0.0)
         return Training(task, VarData(tokens, heldout), Sampler(config, vqvae, shape.class_names, stop, sampling))
 
     own = {SAMPLING: to_dict(student.init.sampling)} if student.init and student.init.sampling else {}

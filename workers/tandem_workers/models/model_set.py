@@ -16,7 +16,7 @@ from tandem.assembly import PLAIN, Preparation
 from tandem.checkpoints.fine_tuning import AS_TRAINED, FineTuned
 from tandem.checkpoints.weights import load_var, load_vqvae, open_checkpoint
 from tandem.class_names import ClassNames
-from tandem.config import VAR_PRESETS, VQVAE_PRESET, SamplingConfig, VarConfig, VqvaeConfig
+from tandem.config import VAR_PRESETS, VQVAE_PRESET, SamplingConfig, VarConfig, VqvaeConfig, numbers
 from tandem.errors import CheckpointError, JobError
 from tandem.hashing import FileHash
 from tandem.initial import random_var, random_vqvae
@@ -182,10 +182,11 @@ def preset(role: Role, source: str) -> VarConfig | VqvaeConfig | None:
     return VAR_PRESETS.get(source)
 
 
-@timed("models")
 def suited(sampling: SamplingConfig, fine_tuned: Mapping[str, FineTuned]) -> SamplingConfig:
     """The usual sampling, without guidance for models that need none."""
     free = {role for role, found in fine_tuned.items() if found.needs_no_guidance}
+    if free and (strengths := numbers(sampling.cfg_schedule)):
+        sampling = sampling.changed(cfg=max(strengths))
     if free >= fine_tuned.keys():
         return replace(sampling, cfg=0.0)
     if "refiner" in free:
@@ -193,6 +194,7 @@ def suited(sampling: SamplingConfig, fine_tuned: Mapping[str, FineTuned]) -> Sam
     return replace(sampling, cfg=0.0, refiner_cfg=sampling.cfg) if "drafter" in free else sampling
 
 
+@timed("models")
 def resolve_models(
     drafter: str | Resolved, refiner: str | None, vqvae: str, random_weights: bool, class_names: str | None = None
 ) -> ModelSet:

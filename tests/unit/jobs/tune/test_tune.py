@@ -1,6 +1,7 @@
 """`tandem tune` with tiny models, and its file in `generate`, `serve` and `plan`."""
 
 import json
+import re
 from types import SimpleNamespace
 
 import numpy as np
@@ -8,7 +9,9 @@ import pytest
 import torch
 import yaml
 
+from tandem.errors import InputError
 from tandem.metrics import Estimate
+from tandem.zoo import ROLES
 from tandem_jobs.cli import main, parse_options
 from tandem_jobs.options.options import GuidanceOptions
 from tandem_jobs.options.spec import as_flags, check
@@ -17,6 +20,7 @@ from tandem_jobs.run.decode_choices import check_tuned
 from tandem_jobs.serve_options import AppSpec
 from tandem_jobs.study.subject import Subject
 from tandem_jobs.tune.race import Speed, Standing
+from tandem_jobs.tune.trials import SubjectTrials
 from tandem_jobs.tune.tune import Tuner, TuneSpec
 
 SMALL = ["--images", "16", "--first-images", "8", "--confirm-images", "24", "--batch", "4", "--rounds", "20"]
@@ -54,7 +58,14 @@ def made(said: str) -> list[str]:
     return [line for line in said.splitlines() if " images in " in line]
 
 
-def test_a_search_ends_with_a_choice_and_goes_on_where_it_was(tune, out):
+def take(seconds: float, monkeypatch) -> None:
+    """Let every candidate take so many seconds, and the reference one."""
+    times = lambda self, candidates, repeats: np.array([[1.0, *[seconds] * len(candidates)]] * repeats)  # noqa: E731
+    monkeypatch.setattr(SubjectTrials, "seconds", times)
+
+
+def test_a_search_ends_with_a_choice_and_goes_on_where_it_was(tune, out, monkeypatch):
+    take(0.5, monkeypatch)
     values, said = tune("--margins", "1e6,1", "--measures", "frechet,agreement")
     assert len(values["candidates"]) == 2 * 2 * 2 - 1  # N, guidance, precision; without the reference
     assert 1 <= sum(one["images"] == 16 for one in values["candidates"]) <= 4
@@ -65,17 +76,17 @@ def test_a_search_ends_with_a_choice_and_goes_on_where_it_was(tune, out):
     assert unguided["work_ratio"] < 1
     for file in ("tuned.json", "tuned.md", "tuned.png"):
         assert (out / file).stat().st_size > 0
-    held = [one["settings"] for one in values["confirmed"] if one["holds"]]
-    assert [values["settings"]] == (held or [values["reference_settings"]])
+    assert [one["holds"] for one in values["confirmed"]] == [True]
+    assert values["settings"] == values["confirmed"][0]["settings"] != values["reference_settings"]
     again, more = tune("--margins", "1e6,1", "--measures", "frechet,agreement")
     assert made(said) and not made(more)
     assert again == values
 
 
-def test_without_a_faster_one_as_good_the_reference_stays(tune):
-    values, _ = tune("--margins", "0", "--measures", "frechet", "--precisions", "plain", "--schedules", "linear")
-    held = [one for one in values["confirmed"] if one["holds"]]
-    assert values["settings"] == (held[0]["settings"] if held else values["reference_settings"])
+def test_without_a_faster_one_the_reference_stays(tune, monkeypatch):
+    take(2.0, monkeypatch)
+    values, _ = tune("--margins", "1e6", "--measures", "frechet", "--precisions", "plain", "--schedules", "linear")
+    assert values["confirmed"] == [] and values["settings"] == values["reference_settings"]
 
 
 def test_the_score_of_a_probe_is_a_measure(flags, out):
@@ -156,7 +167,7 @@ def tuned(tmp_path):
     one = {"settings": settings, "loss": {"frechet": interval}, "images": 8, "speed_up": interval}
     other = {**one, "settings": settings | {"draft_steps": 2}, "loss": {"frechet": interval | {"high": 0.3}}}
     path = tmp_path / "tuned.json"
-    values = {"tandem_settings": 1, "weights_sha256": {"drafter": "a" * 64}, "settings": settings}
+    values = {"tandem_settings": 1, "weights_sha256": dict.fromkeys(ROLES, "a" * 64), "settings": settings}
     values |= {"margins": {"frechet": 0.05}, "reference_settings": reference, "confirmed": [one]}
     path.write_text(json.dumps({**values, "frontier": [one, other], "notes": []}))
     return path
@@ -177,11 +188,11 @@ def test_an_application_takes_the_file_too(tuned):
 
 
 def test_settings_for_other_weights_are_refused(tuned):
-    models = SimpleNamespace(hashes={"drafter": "b" * 64})
+    models = SimpleNamespace(hashes=dict.fromkeys(ROLES, "a" * 64) | {"drafter": "b" * 64})
     spec = check(AppSpec, {"settings": str(tuned)}, "")
     with pytest.raises(Exception, match="was made for the drafter aaaaaaaaaaaa, got bbbbbbbbbbbb"):
         check_tuned(spec, models)
-    check_weights(str(tuned), {"drafter": "a" * 64})
+    check_weights(str(tuned), dict.fromkeys(ROLES, "a" * 64))
 
 
 @pytest.mark.parametrize(("text", "problem"), [("{", "not JSON"), ("{}", "expected a value"), (None, "No such file")])
@@ -218,6 +229,37 @@ def test_numbers_for_all_scales_give_way_to_one_strength(tuned):
     assert parse_options("generate", rows).cfg_schedule == "0,1,2,3,4,5,6"
     spec = parse_options("generate", [*rows, "--cfg", "1"])
     assert (spec.cfg, spec.cfg_schedule) == (1.0, None)
+    with pytest.raises(InputError, match="--refiner-cfg: expected --cfg or --cfg-schedule with it: .* has strengths"):
+        parse_options("generate", [*rows, "--refiner-cfg", "0"])
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "problem"),
+    [
+        (("settings", "cfg"), -1, "settings: .*cfg: expected 0 to 1e"),
+        (("settings", "cfg_schedule"), "often", "settings: .*cfg_schedule: expected linear"),
+        (("settings", "cfg_schedule"), "0,1,2", "cfg: expected none beside the strengths of all scales"),
+        (("settings", "cfg_schedule"), "off-after:11", "cfg_schedule: expected off-after:k with k of 1 to 10"),
+        (("settings", "top_p"), 3, "top_p: expected 0 to 1"),
+        (("settings", "top_k"), -5, "top_k: expected >= 0"),
+        (("settings", "temperatures"), [], "temperatures: expected one or more"),
+        (("settings", "draft_steps"), 0, "settings.draft_steps: expected greater than or equal to 1"),
+        (("settings", "draft_steps"), 10, "draft_steps: expected 1 to 9, got 10"),
+        (("settings", "fp8"), True, "expected int8 or fp8, got both"),
+        (("margins",), {}, "margins: .*at least 1 item"),
+        (("margins",), {"agreement": 0.1}, "loss: expected agreement, got no agreement"),
+        (("weights_sha256",), {"drafter": "a"}, "weights_sha256: expected vqvae, drafter, refiner, got no vqvae"),
+    ],
+)
+def test_a_damaged_or_foreign_file_is_refused_in_one_line(tuned, capsys, place, value, problem):
+    text = json.loads(tuned.read_text())
+    part = text[place[0]] if len(place) > 1 else text
+    part[place[-1]] = value
+    tuned.write_text(json.dumps(text))
+    plan = ["plan", "--profile", "paper-l20", "--gpus", "l20:3", "--images", "1e6", "--settings", str(tuned)]
+    assert main([*plan, "--max-quality-loss", "0.05"]) == 2
+    said = capsys.readouterr().err
+    assert re.search(f"--settings: {re.escape(str(tuned))}: .*{problem}", said) and "Traceback" not in said
 
 
 def change(path, **settings) -> None:
