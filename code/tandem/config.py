@@ -20,7 +20,7 @@ from tandem.errors import InputError
 from tandem.user_files import shown
 
 PATCH_NUMS_256 = (1, 2, 3, 4, 5, 6, 8, 10, 13, 16)
-MAX_STRENGTH = 1e9  # of guidance; logits multiplied by much more leave the range of float32
+MAX_STRENGTH = 1000  # of guidance; logits multiplied by very much more leave the range of float32
 MIN_TEMPERATURE = 0.01  # logits divided by much less leave the range of float32
 PATCH_NUMS_512 = (1, 2, 3, 4, 6, 9, 13, 18, 24, 32)
 
@@ -179,7 +179,7 @@ class SamplingConfig:
     """How a token is drawn from logits. Raises InputError for values out of bounds.
 
     Attributes:
-        cfg: classifier-free guidance (CFG) where it is strongest; 0: none.
+        cfg: strength of classifier-free guidance (CFG) as `cfg_schedule` has it; 0: none.
         cfg_schedule: how strong it is at each scale: "linear", from 0 at the first to cfg at the last, as published;
             "constant"; "off-after:k", linear up to scale k of K and 0 after it; or the strengths themselves, "0,1.5,3"
             for K = 3, of drafter and refiner.

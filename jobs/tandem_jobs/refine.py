@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from tandem.class_names import ClassNames
-from tandem.config import numbers
+from tandem.config import SamplingConfig, numbers
 from tandem.errors import InputError
 from tandem_cluster.placement import Placement, place_alone
 from tandem_cluster.session import Session
@@ -87,6 +87,14 @@ class ReadDrafts:
         return replace(prefixes, extra=extra)
 
 
+def drafted_sampling(spec: RefineSpec, drafted: SamplingConfig, suited: SamplingConfig) -> SamplingConfig:
+    """The sampling of drafts, where flags do not say otherwise. The refiner has the strength that suits both models, as
+    in `generate`, unless the drafts say one, or --cfg says one for both."""
+    if spec.cfg is not None:
+        return replace(drafted, refiner_cfg=None)
+    return replace(drafted, refiner_cfg=suited.refiner_cfg) if drafted.refiner_cfg is None else drafted
+
+
 def overridden(spec: RefineSpec, drafts: Drafts, columns: Sequence[str]) -> dict[str, str]:
     """Settings columns of the drafts that flags override for all images, and the names under which they are kept.
 
@@ -146,11 +154,7 @@ class RefineJob(Job):
         elif given := [name for name in OF_EDITS if getattr(spec, name) is not None]:
             raise InputError(f"--{given[0]}: expected drafts of edits (tandem draft-edits), got drafts of images")
         self.seed, self.draft_steps = drafts.seed, choose_drafted_steps(spec.draft_steps, drafts)
-        drafted = drafts.sampling
-        if spec.cfg is not None:
-            drafted = replace(drafted, refiner_cfg=None)
-        elif drafted.refiner_cfg is None:  # the drafter's part of a job that `generate` does with what suits both
-            drafted = replace(drafted, refiner_cfg=self.models.sampling.refiner_cfg)
+        drafted = drafted_sampling(spec, drafts.sampling, self.models.sampling)
         self.sampling = choose_sampling(spec, drafted, self.models.drafter_config.pyramid)
         schema, plan = drafts.extra_schema(), drafts.plan
         self.renamed = overridden(spec, drafts, schema.names)

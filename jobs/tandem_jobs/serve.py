@@ -20,6 +20,7 @@ from tandem_cluster.server import LOOPBACK, deployed, drain, find_port, metrics_
 from tandem_cluster.session import Session, describe_cluster, open_session
 from tandem_jobs.options.spec import check
 from tandem_jobs.run.decode_choices import (
+    as_flag,
     check_gpus_here,
     check_preparation,
     check_tuned,
@@ -42,6 +43,7 @@ from tandem_workers.endpoint.replicas import FileEncoder, ReplicaSettings
 from tandem_workers.models.model_set import ModelSet, resolve_models
 from tandem_workers.requests.api_schema import About
 from tandem_workers.requests.messages import ImageRequest
+from tandem_workers.requests.request_check import check_defaults
 from tandem_workers.storage.places import open_store
 
 APP = "tandem"
@@ -78,6 +80,8 @@ def make_app(spec: AppSpec, session: Session, parts: Parts | None = None) -> tup
     check_tuned(spec, models)
     check_preparation(spec, {"drafter": models.drafter_config, "refiner": models.refiner_config})
     about = describe(spec, models)
+    with as_flag():
+        check_defaults(about)
     warn_if_unsuited(models, (about.draft_steps,), [about.sampling])
     publish = None
     if spec.store is not None:

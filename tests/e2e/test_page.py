@@ -139,6 +139,14 @@ def test_a_link_is_followed_and_the_address_keeps_all(visit: Callable[..., Page]
     expect(page.locator("#refiner-cfg")).to_have_value("1.5")
     page.go_back()
     expect(page.locator("#draft-steps")).to_have_value("5")
+    unfold(page)
+    page.locator("#cfg-schedule").select_option("own")
+    page.locator("#cfg-strengths").fill("0,0.5,1,1.5,2,0,0")
+    expect(page.locator("#refiner-row")).to_be_hidden()
+    (own,) = generate(page)
+    assert own["cfg_schedule"] == "0,0.5,1,1.5,2,0,0" and own["cfg"] is None and own["refiner_cfg"] is None
+    expect(page.locator(".run").first).to_contain_text("cfg 0,0.5,1,1.5,2,0,0")
+    page.locator("#cfg-schedule").select_option("linear")
     page.locator("#seed").fill("")
     (drawn,) = generate(page)
     assert f"seed={drawn['seed']}" in page.url

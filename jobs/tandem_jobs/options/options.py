@@ -176,7 +176,11 @@ class MeasuredOptions(PreparationOptions):
 class GuidanceOptions(Spec):
     """Classifier-free guidance: an image has a second row only where its strength is above 0."""
 
-    cfg: float | None = Field(None, ge=0, description="strength where it is largest; default: the model's own")
+    cfg: float | None = Field(
+        None,
+        ge=0,
+        description="strength: of all scales (constant), or of the last one (linear); default: the model's own",
+    )
     cfg_schedule: Annotated[str | None, COMMAS] = Field(
         None,
         description="strength at each scale: linear, from 0 at the first to --cfg at the last, as published; constant; "

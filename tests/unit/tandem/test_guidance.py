@@ -54,9 +54,7 @@ def test_strengths_for_another_pyramid_are_refused():
 
 
 def test_a_scale_that_the_pyramid_lacks_is_refused():
-    with pytest.raises(
-        InputError, match="cfg_schedule: expected off-after:k with k of 1 to 4, got off-after:9"
-    ):
+    with pytest.raises(InputError, match="cfg_schedule: expected off-after:k with k of 1 to 4, got off-after:9"):
         SamplingConfig(cfg_schedule="off-after:9").strengths(4)
 
 

@@ -20,7 +20,7 @@ from tandem.images import Codec
 from tandem.version import __version__
 from tandem_workers.endpoint.answers import respond
 from tandem_workers.endpoint.edit_api import add_edit_routes
-from tandem_workers.endpoint.gateway import Gateway, sampling_fields
+from tandem_workers.endpoint.gateway import Gateway
 from tandem_workers.endpoint.middleware import (
     AllowHosts,
     AnswerFaults,
@@ -46,6 +46,7 @@ from tandem_workers.requests.api_schema import (
     Model,
     ModelList,
     body_of,
+    sampling_fields,
 )
 from tandem_workers.requests.lenient import lenient_body_of
 from tandem_workers.requests.openapi import EVENTS, complete, declared, operation_id, stream_of

@@ -12,11 +12,12 @@ import secrets
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from starlette.requests import HTTPConnection
 
+from tandem.config import SamplingConfig, numbers
 from tandem.images import EXTENSIONS
 from tandem_workers.endpoint.guard import Admission
 from tandem_workers.endpoint.links import LinkedFiles, Signer, link_base
@@ -30,6 +31,7 @@ from tandem_workers.requests.api_schema import (
     InputTokens,
     Settings,
     Usage,
+    sampling_fields,
 )
 from tandem_workers.requests.edit_check import EditCheck
 from tandem_workers.requests.messages import Edit, ImageRequest, Pictures, Preview
@@ -253,7 +255,7 @@ class Gateway:
             class_name=self.names[request.label],
             seed=request.seed,
             draft_steps=request.draft_steps,
-            **sampling_fields(request.sampling),
+            **sampling_fields(request.sampling) | unsaid(request.sampling),
             deterministic=request.deterministic,
             edit=edit_settings(request.edit) if request.edit else None,
             seconds={"wait": round(wait, 4), **seconds, "total": round(total_s, 4)},
@@ -261,8 +263,9 @@ class Gateway:
         )
 
 
-def sampling_fields(sampling: Any) -> dict[str, Any]:
-    return asdict(sampling) | {"temperatures": list(sampling.temperatures)}
+def unsaid(sampling: SamplingConfig) -> dict[str, Any]:
+    """Settings that an answer leaves out, as a request has to: strengths of all scales say them."""
+    return {"cfg": None, "refiner_cfg": None} if numbers(sampling.cfg_schedule) else {}
 
 
 def edit_settings(edit: Edit) -> EditSettings:

@@ -7,14 +7,14 @@ Source: the OpenAI API reference, "Images", and the types of its Python client.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema, create_model, model_validator
 
 from tandem.checkpoints.fine_tuning import FineTuned
 from tandem.class_names import ClassNames
-from tandem.config import CONSTANT, LINEAR, MIN_TEMPERATURE, OFF_AFTER, SCHEDULES, SamplingConfig
+from tandem.config import CONSTANT, LINEAR, MIN_TEMPERATURE, SCHEDULES, SamplingConfig
 from tandem.editing.canvas import Blend, Fit
 from tandem.images import LOSSY, Codec
 from tandem_workers.requests.notes import Note
@@ -85,7 +85,7 @@ class ImageBody(BaseModel):
     label: int | None = None
     seed: int | None = Field(None, ge=0, le=MAX_SEED, description="the same seed gives the same image; default: random")
     draft_steps: int | None = None
-    cfg: Strength | None = Field(None, description="guidance where it is strongest")
+    cfg: Strength | None = Field(None, description="strength of guidance, as cfg_schedule has it")
     cfg_schedule: str | None = None
     refiner_cfg: Strength | None = Field(None, description="cfg of the scales that the refiner makes")
     top_k: int | None = None
@@ -124,8 +124,9 @@ def whole(value: Any) -> Any:
 
 def schedule_pattern(num_scales: int) -> str:
     """Of a schedule of guidance: a name, or a strength up to `MAX_CFG` for each scale."""
-    strength = rf"({MAX_CFG}|1?[0-9](\.[0-9]{{1,6}})?)"
-    return rf"^({LINEAR}|{CONSTANT}|{OFF_AFTER.pattern}|{strength}(,{strength}){{{num_scales - 1}}})$"
+    strength = rf"({MAX_CFG}(\.0)?|1?[0-9](\.[0-9]{{1,17}})?)"
+    last = "|".join(map(str, range(1, num_scales + 1)))
+    return rf"^({LINEAR}|{CONSTANT}|off-after:({last})|{strength}(,{strength}){{{num_scales - 1}}})$"
 
 
 def body_of(about: About, max_n: int) -> type[ImageBody]:
@@ -176,6 +177,11 @@ def body_of(about: About, max_n: int) -> type[ImageBody]:
     )
 
 
+def sampling_fields(sampling: SamplingConfig) -> dict[str, Any]:
+    """Sampling as requests and answers have it."""
+    return asdict(sampling) | {"temperatures": list(sampling.temperatures)}
+
+
 def require_sent(schema: dict[str, Any]) -> None:
     """Declare as required what is always sent: all but fields whose default is None, which may be absent."""
     fields = schema["properties"]
@@ -224,7 +230,7 @@ class Settings(Sent):
     class_name: str
     seed: int
     draft_steps: int
-    cfg: float
+    cfg: float | None = Field(None, description="absent where cfg_schedule has a strength for each scale")
     cfg_schedule: str
     refiner_cfg: float | None = None
     top_k: int

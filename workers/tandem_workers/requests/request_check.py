@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
+from pydantic import ValidationError
+
 from tandem.class_names import NUM_LISTED, ClassNames
-from tandem.config import SamplingConfig
-from tandem.errors import LabelError
+from tandem.config import SamplingConfig, numbers
+from tandem.errors import InputError, LabelError
 from tandem_workers.dataset.row_settings import SAMPLING_SETTINGS
 from tandem_workers.requests.api_errors import ApiError, combined, wrong_value
-from tandem_workers.requests.api_schema import MAX_SEED, About, ImageBody
+from tandem_workers.requests.api_schema import MAX_CFG, MAX_SEED, About, ImageBody, body_of, sampling_fields
 from tandem_workers.requests.lenient import model_notes, nearest, notes_of, parsed_size, size_note, too_large, translate
 from tandem_workers.requests.messages import Edit, ImageRequest
 from tandem_workers.requests.nearest_class import NearestClass
@@ -103,9 +105,21 @@ class RequestCheck:
                 self.class_of(prompt)
             except ApiError as error:
                 found.append(error)
+        found += self.dead_strengths(values)
         if self.nearest_class and (too_many := too_large(values.get("size"), values.get("n"))):
             found.append(too_many)
         return found
+
+    def dead_strengths(self, values: Mapping[str, Any]) -> list[ApiError]:
+        """Strengths of guidance that would have no effect beside strengths of all scales."""
+        schedule = values.get("cfg_schedule")
+        given = [name for name in ("cfg", "refiner_cfg") if values.get(name) is not None]
+        if isinstance(schedule, str) and numbers(schedule):
+            return [wrong_value(name, "none beside the strengths of all scales", values[name]) for name in given]
+        if schedule is None and numbers(self.about.sampling.cfg_schedule) and given == ["refiner_cfg"]:
+            expected = "cfg or cfg_schedule with it, as this server has strengths of all scales"
+            return [wrong_value("refiner_cfg", expected, values["refiner_cfg"])]
+        return []
 
     def sampling(self, body: ImageBody) -> SamplingConfig:
         """The server's own sampling, with what a request says of it."""
@@ -113,7 +127,20 @@ class RequestCheck:
         given: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
         if body.temperatures is not None:
             given["temperatures"] = tuple(body.temperatures)
-        return replace(self.about.sampling, **given)
+        return self.about.sampling.changed(**given)
+
+
+def check_defaults(about: About) -> None:
+    """InputError, with the name of the setting, unless a request may ask for what the server does by default."""
+    own = {"draft_steps": about.draft_steps, **sampling_fields(about.sampling)}
+    if numbers(about.sampling.cfg_schedule):
+        own |= dict.fromkeys(("cfg", "refiner_cfg"))
+    try:
+        body_of(about, 1).model_validate({"prompt": about.class_names[0], **own})
+    except ValidationError as error:
+        name, problem = error.errors()[0]["loc"][0], error.errors()[0]["msg"]
+        limit = f"strengths of at most {MAX_CFG}" if name == "cfg_schedule" else problem.replace("Input should be ", "")
+        raise InputError(f"{name}: expected what a request may ask for, {limit}, got {own[str(name)]}") from None
 
 
 def preview_scales(body: ImageBody, num_scales: int, edit: Edit | None = None) -> frozenset[int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from tandem.errors import InputError, LabelError
 from tandem_jobs.generate import GenerateSpec
 from tandem_jobs.labels.label_file import read_label_file
 from tandem_jobs.labels.labels import LabelRows
-from tandem_jobs.labels.settings_columns import JOB_SETTINGS, fill_settings
+from tandem_jobs.labels.settings_columns import JOB_SETTINGS, fill_settings, most_demanding
 from tandem_jobs.options.options import DecodingOptions, ImageOptions
 from tandem_jobs.run.batch_size import COLOCATED, Workload, all_stages, sampling_to_count
 from tandem_workers.dataset.row_settings import ROW_SETTINGS
@@ -40,14 +41,14 @@ def write(tmp_path: Path, kind: str, rows: list[dict]) -> str:
     return str(path)
 
 
-def filled(rows: LabelRows, seed: int = 9) -> LabelRows:
+def filled(rows: LabelRows, seed: int = 9, own: SamplingConfig = OWN) -> LabelRows:
     if rows.unfilled_settings is None:
         return rows
-    return fill_settings(rows, OWN, 2, seed, PYRAMID, "--labels: rows.csv")
+    return fill_settings(rows, own, 2, seed, PYRAMID, "--labels: rows.csv")
 
 
-def read(tmp_path: Path, kind: str, rows: list[dict]) -> LabelRows:
-    return filled(read_label_file(write(tmp_path, kind, rows), NAMES))
+def read(tmp_path: Path, kind: str, rows: list[dict], own: SamplingConfig = OWN) -> LabelRows:
+    return filled(read_label_file(write(tmp_path, kind, rows), NAMES), own=own)
 
 
 def values(rows: LabelRows) -> dict[str, list]:
@@ -97,14 +98,14 @@ def test_an_empty_cell_is_the_jobs_own_value(tmp_path, kind):
 def test_guidance_of_rows_by_stage_and_scale(tmp_path):
     given = [
         {"label": 0, "cfg": 3, "cfg_schedule": "off-after:2", "refiner_cfg": 0},
-        {"label": 1, "cfg": 2, "cfg_schedule": "0, 1, 2,0", "refiner_cfg": ""},
+        {"label": 1, "cfg": "", "cfg_schedule": "0, 1, 2,0", "refiner_cfg": ""},
         {"label": 2, "cfg": "", "cfg_schedule": "", "refiner_cfg": ""},
     ]
     rows = read(tmp_path, "csv", given)
     assert values(rows) == {
-        "cfg": [3.0, 2.0, 1.5],
+        "cfg": [3.0, 1.5, 1.5],
         "cfg_schedule": ["off-after:2", "0,1,2,0", "linear"],
-        "refiner_cfg": [0.0, 2.0, 1.5],  # the row's own cfg, as the job has none
+        "refiner_cfg": [0.0, 1.5, 1.5],  # the row's own cfg, as the job has none
     }
     found = {(config.cfg, config.cfg_schedule, config.refiner_cfg) for config in rows.guidances(OWN)}
     assert found == set(zip(*values(rows).values(), strict=True))
@@ -115,6 +116,31 @@ def test_strengths_of_a_row_are_as_many_as_scales(tmp_path):
     message = "row 3: cfg_schedule: expected 4 strengths, one for each scale, got 2"
     with pytest.raises(LabelError, match=message):
         read(tmp_path, "csv", [{"label": 0, "cfg_schedule": each} for each in ("", "constant", "0,1", "0,1")])
+
+
+@pytest.mark.parametrize(
+    ("own", "given", "problem"),
+    [
+        (OWN, {"cfg": 9, "cfg_schedule": "0,1,2,3"}, "row 2: cfg"),
+        (OWN, {"refiner_cfg": 0, "cfg_schedule": "0,1,2,3"}, "row 2: refiner_cfg"),
+        (replace(OWN, cfg_schedule="0,1,2,3"), {"cfg": 9}, "row 2: cfg"),
+        (replace(OWN, cfg_schedule="0,1,2,3"), {"cfg": 9, "cfg_schedule": ""}, "row 2: cfg"),
+        (replace(OWN, cfg_schedule="0,1,2,3"), {"cfg": 9, "cfg_schedule": "constant"}, None),
+    ],
+)
+def test_a_strength_beside_those_of_all_scales_is_refused(tmp_path, own, given, problem):
+    rows = [{"label": 0, **dict.fromkeys(given, "")}, {"label": 1, **given}]
+    message = f"{problem}: expected none beside the strengths of all scales, 0,1,2,3"
+    with pytest.raises(LabelError, match=message) if problem else nullcontext():
+        read(tmp_path, "csv", rows, own)
+
+
+@pytest.mark.parametrize("own", [replace(OWN, cfg=0.0), replace(OWN, cfg=3.0, refiner_cfg=0.0)])
+def test_memory_is_counted_for_rows_that_are_guided_at_all_scales(own):
+    worst = most_demanding(own, ("cfg_schedule",))
+    assert [config.strengths(4) for config in (worst, worst.of_refiner)] == [(max(own.cfg, 1.0),) * 4] * 2
+    worst = most_demanding(own, ("cfg", "refiner_cfg"))
+    assert [config.strengths(4)[3] > 0 for config in (worst, worst.of_refiner)] == [True, True]
 
 
 def test_images_of_a_seed_are_counted_in_their_row_and_others_have_the_index_of_the_job(tmp_path):
@@ -174,13 +200,13 @@ def test_settings_are_part_of_the_jobs_identity(tmp_path):
 @pytest.mark.parametrize(
     ("name", "cell", "expected"),
     [
-        ("cfg", "-1", "a number >= 0"),
-        ("cfg", "nan", "a number >= 0"),
-        ("cfg", "inf", "a number >= 0"),
-        ("cfg", "high", "a number >= 0"),
+        ("cfg", "-1", "a number from 0 to 1000"),
+        ("cfg", "nan", "a number from 0 to 1000"),
+        ("cfg", "inf", "a number from 0 to 1000"),
+        ("cfg", "high", "a number from 0 to 1000"),
         ("cfg_schedule", "cosine", "linear, constant, off-after:k or a strength >= 0 for each scale"),
         ("cfg_schedule", "0,-1", "linear, constant, off-after:k or a strength >= 0 for each scale"),
-        ("refiner_cfg", "-1", "a number >= 0"),
+        ("refiner_cfg", "-1", "a number from 0 to 1000"),
         ("top_k", "2.5", "a whole number from 0"),
         ("top_k", "-3", "a whole number from 0"),
         ("top_k", str(2**31), "a whole number from 0"),

@@ -229,7 +229,7 @@ def test_numbers_for_all_scales_give_way_to_one_strength(tuned):
     assert parse_options("generate", rows).cfg_schedule == "0,1,2,3,4,5,6"
     spec = parse_options("generate", [*rows, "--cfg", "1"])
     assert (spec.cfg, spec.cfg_schedule) == (1.0, None)
-    with pytest.raises(InputError, match="--refiner-cfg: expected --cfg or --cfg-schedule with it: .* has strengths"):
+    with pytest.raises(InputError, match=r"--refiner-cfg: expected --cfg or --cfg-schedule with it: .* has strengths"):
         parse_options("generate", [*rows, "--refiner-cfg", "0"])
 
 

@@ -7,6 +7,7 @@ import json
 import tarfile
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ from tandem.errors import InputError
 from tandem.images import Provenance, read_provenance
 from tandem_jobs.labels.label_file import read_label_file
 from tandem_jobs.labels.settings_columns import fill_settings
-from tandem_jobs.refine import ReadDrafts, RefineSpec, overridden
+from tandem_jobs.refine import ReadDrafts, RefineSpec, drafted_sampling, overridden
 from tandem_jobs.run.decode_choices import describe_models
 from tandem_workers.dataset.card import CardInfo, render_card
 from tandem_workers.dataset.commit import store_shard
@@ -223,6 +224,27 @@ def test_a_flag_of_refine_replaces_the_column_whose_values_are_kept_as_those_of_
         overridden(RefineSpec(drafts="d", out="out", cfg=1.0), drafts, [*columns, "drafted_cfg"])
     with pytest.raises(InputError, match="column 'top_p': expected the setting that rows were drafted with"):
         overridden(RefineSpec(drafts="d", out="out"), drafts, [*columns, "top_p"])
+
+
+def test_a_strength_for_rows_with_schedules_of_their_own_needs_one_for_all(drafts):
+    named = replace(drafts, identity=Identity({"decoding": decoding_identity(settings(("cfg_schedule",)))}))
+    for flag in ("cfg", "refiner_cfg"):
+        with pytest.raises(InputError, match=f"--{flag.replace('_', '-')}: expected --cfg-schedule with it"):
+            overridden(RefineSpec(drafts="d", out="out", **{flag: 1.0}), named, ["cfg_schedule"])
+    both = RefineSpec(drafts="d", out="out", cfg=1.0, cfg_schedule="linear")
+    assert overridden(both, named, ["cfg_schedule"]) == {"cfg_schedule": "drafted_cfg_schedule"}
+    numbers = RefineSpec(drafts="d", out="out", cfg_schedule="0,1,2,3")
+    assert set(overridden(numbers, drafts, drafts.extra_schema().names)) == {"cfg", "refiner_cfg"}
+
+
+def test_a_refiner_is_guided_as_suits_the_pair_unless_a_strength_is_given():
+    """Drafts know the drafter alone: what suits a pair of which one model is distilled is known with the refiner."""
+    plain, spec = SamplingConfig(cfg=3.0), partial(RefineSpec, drafts="d", out="out")
+    suits = replace(plain, refiner_cfg=0.0)
+    assert drafted_sampling(spec(), plain, suits).refiner_cfg == 0.0
+    assert drafted_sampling(spec(), replace(plain, refiner_cfg=1.0), suits).refiner_cfg == 1.0
+    assert drafted_sampling(spec(cfg=2.0), plain, suits).refiner_cfg is None
+    assert drafted_sampling(spec(), plain, plain) == plain
 
 
 def test_the_embedded_model_makes_of_a_row_what_the_flags_make_of_its_index():

@@ -37,6 +37,7 @@ export function showGuidance({ cfg, cfg_schedule: schedule, refiner_cfg: refiner
 export function readGuidance() {
   const choice = $("cfg-schedule").value;
   const own = { "off-after": `off-after:${$("cfg-off").value}`, own: $("cfg-strengths").value.replaceAll(/\s/g, "") }[choice];
+  if (choice === "own") return { cfg: null, cfg_schedule: own, refiner_cfg: null }; // they are those of both models
   return {
     cfg: $("cfg").valueAsNumber,
     cfg_schedule: own ?? choice,
@@ -54,7 +55,7 @@ function showChoices() {
   const choice = $("cfg-schedule").value;
   $("cfg-off").hidden = choice !== "off-after";
   $("cfg-strengths").hidden = choice !== "own";
-  $("cfg-row").hidden = choice === "own";
+  $("cfg-row").hidden = $("refiner-row").hidden = choice === "own";
   $("refiner-cfg").hidden = $("refiner-cfg-text").hidden = !$("refiner-own").checked;
   showStrengths();
 }

@@ -8,7 +8,7 @@ import { animated } from "./gif.js";
 import { filenameOf, nameOf, picturesOf, queryOfSide, secondsOf } from "./run.js";
 import { canCopyImages, copyImage, copyText, onPress, save } from "./saving.js";
 import { curlLine, pythonProgram } from "./snippets.js";
-import { describeSplit, duration } from "./words.js";
+import { describeGuidance, describeSplit, duration } from "./words.js";
 
 export class Lightbox {
   /** `allRuns()`: the gallery's, in their order; `onReuse(settings)`, `onEdit(picture)`. */
@@ -40,7 +40,7 @@ export class Lightbox {
     const facts = {
       seed: made.seed,
       "draft steps": `N = ${made.draft_steps}: ${describeSplit(made.draft_steps, numScales)}`,
-      guidance: [made.cfg, made.cfg_schedule, made.refiner_cfg !== undefined && `refiner ${made.refiner_cfg}`].filter((fact) => fact !== false).join(", "),
+      guidance: describeGuidance(made),
       "top-k": made.top_k || "all",
       "top-p": made.top_p || "off",
       image: body.n > 1 ? `${index + 1} of ${body.n}` : null,

@@ -45,7 +45,7 @@ export function describeSettings(body) {
 }
 
 /** "cfg 3", "cfg 3, constant, refiner 0", "cfg 0,1,2" */
-function describeGuidance({ cfg, cfg_schedule: schedule = "linear", refiner_cfg: refiner = null }) {
+export function describeGuidance({ cfg, cfg_schedule: schedule = "linear", refiner_cfg: refiner = null }) {
   const strengths = schedule.includes(",") ? `cfg ${schedule}` : `cfg ${cfg}`;
   const course = schedule === "linear" || schedule.includes(",") ? "" : `, ${schedule}`;
   return strengths + course + (refiner === null ? "" : `, refiner ${refiner}`);
