@@ -27,6 +27,8 @@ def read_model(model: type[ModelT], flag: str, source: str | Path, hint: str) ->
     if problem["type"] == "json_invalid":
         raise InputError(f"{location}: not JSON: {problem['ctx']['error']}", hint)
     field = ".".join(map(str, problem["loc"])) or "the whole file"
+    if problem["type"] == "value_error":  # of a validator, which says what it got
+        raise InputError(f"{location}: {shown(field)}: {shown(problem['ctx']['error'])}", hint)
     message = problem["msg"].replace("Input should be", "expected").replace("Field required", "expected a value")
     got = "none" if problem["type"] == "missing" else shown(repr(problem["input"]), 60)
     raise InputError(f"{location}: {shown(field)}: {shown(message)}, got {got}", hint)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -87,7 +88,7 @@ def run(spec: ProfileSpec) -> Profile:
     settings = replace(settings, on_gpu=device.type == "cuda")
     timer = Timer(device, spec.repeats)
     budget = budget_of(spec, device)
-    counted = count_bytes(spec, models, sampling, steps[-1], device) if budget else {}
+    counted = count_bytes(spec, models, sampling, steps, device) if budget else {}
     measure_all(spec, Measuring(models, settings, steps), timer, fitting_batches(spec, timer, counted, budget))
     if not any(t.stage in ("draft", "refine") for t in timer.times):
         reasons = "; ".join(dict.fromkeys(c.reason for c in timer.cannot))
@@ -124,10 +125,11 @@ def budget_of(spec: ProfileSpec, device: torch.device) -> int | None:
 
 
 def count_bytes(
-    spec: ProfileSpec, models: ModelSet, sampling: SamplingConfig, draft_steps: int, device: torch.device
+    spec: ProfileSpec, models: ModelSet, sampling: SamplingConfig, steps: Sequence[int], device: torch.device
 ) -> Counted:
-    """Bytes of each stage at each batch, with the most draft steps, which take the most memory."""
-    workload = Workload(models, SPLIT, draft_steps, sampling, replicas=1)
+    """Bytes of each stage at each batch, with the N of `steps` that takes the most: of a drafter the largest, of a
+    refiner a small one."""
+    workload = Workload(models, SPLIT, steps[-1], sampling, replicas=1, row_draft_steps=tuple(steps))
     stages = all_stages(spec, workload, device.type == "cuda")
     names: tuple[StageName, ...] = (*DRAFTERS, *REFINERS)
     return {(name, batch): stages[name](batch) for name in names for batch in spec.batches}

@@ -9,21 +9,22 @@ from typing import Any
 
 import torch
 
-from tandem.errors import InputError
+from tandem.errors import InputError, JobError, one_line
 from tandem.graphs import FIRST_CAPTURED, release_graphs
 from tandem_jobs.bench.beside_published import beside_published, print_published
 from tandem_jobs.bench.decode_report import PAPER_DRAFT_STEPS, plot, print_memory, print_speed, print_table
 from tandem_jobs.bench.decode_timing import Bench, BenchDecodeSpec, Setting
 from tandem_jobs.bench.peer_timing import beside_bench, print_peers
+from tandem_jobs.bench.peers import IMAGE_SIZE as PEERS_SIZE
 from tandem_jobs.run.progress import say
 
 EXAMPLES = """examples:
   tandem bench decode --drafter d30 --refiner d16 --vqvae vae_ch160v4096z32 --random-weights \\
       --dtype bfloat16 --draft-steps 8 --batches 8
   tandem bench decode                             the embedded model
-  tandem bench decode --drafter d30 --refiner d16 --vqvae vae_ch160v4096z32 --random-weights --batches 2 \
+  tandem bench decode --drafter d30 --refiner d16 --vqvae vae_ch160v4096z32 --random-weights --batches 2 \\
       --draft-steps 8,6 --peers dit-xl2,llamagen-xxl,aim-xl,mar-b
-  tandem bench decode --drafter d30 --refiner d16 --vqvae vae_ch160v4096z32 --random-weights --dtype float32 \
+  tandem bench decode --drafter d30 --refiner d16 --vqvae vae_ch160v4096z32 --random-weights --dtype float32 \\
       --draft-steps 8,6 --batches 2 --no-plain-var --published CoDe
   tandem bench decode --paper-table 3 --drafter d30 --refiner d16 --vqvae vae_ch160v4096z32 --random-weights
 
@@ -52,6 +53,8 @@ def run(spec: BenchDecodeSpec) -> dict[str, Any]:
         if "runs" in result:
             plot(result, spec.out / "decode.png")
     print(json.dumps(result), flush=True)
+    if failed := [row["error"] for rows in ("peers", "published") for row in result.get(rows, ()) if "error" in row]:
+        raise JobError(f"not all could be measured: {failed[0]}")
     return result
 
 
@@ -92,9 +95,15 @@ def measure(bench: Bench) -> dict[str, Any]:
     if spec.peers:
         result["peers"] = list(beside_bench(bench, spec.peers))
         print_peers(result["peers"])
+        if (size := bench.models.image_size) != PEERS_SIZE:
+            say(f"note: their images have {PEERS_SIZE} px, ours {size}")
     if spec.published is not None:
-        result["published"] = list(beside_published(bench, spec.published))
-        print_published(result["published"])
+        try:
+            result["published"] = list(beside_published(bench, spec.published))
+            print_published(result["published"])
+        except Exception as error:  # of other people's code: what was measured before stays
+            say(f"warning: published code: {one_line(error)}")
+            result["published"] = [{"error": one_line(error)}]
     if spec.paper_table == "1":
         print_speed(rows)
     return result

@@ -24,6 +24,7 @@ from tandem_cluster.session import open_session
 from tandem_jobs.bench.cpu_seconds import DRIVER, CpuSeconds, cpu_seconds, ms_per_shard
 from tandem_jobs.options.spec import Spec
 from tandem_jobs.run.backpressure import wanted_object_store
+from tandem_jobs.run.decode_choices import as_flag
 from tandem_jobs.run.outcome import StoredShard
 from tandem_jobs.run.pipeline import Pipeline
 from tandem_jobs.run.pools import ActorPool
@@ -118,14 +119,17 @@ class Rows:
 
 
 def run(spec: BenchPipelineSpec) -> dict[str, Any]:
-    """Run, and report. InputError if the window is longer than the run."""
+    """Run, and report. InputError if the window is longer than the run, or for an N that the pyramid does not have."""
     if spec.warm_up + spec.window > spec.shards:
         raise InputError(
             f"--shards: expected --warm-up + --window = {spec.warm_up + spec.window} or more, got {spec.shards}"
         )
+    pyramid = Pyramid(PATCH_NUMS_256)
+    with as_flag():
+        pyramid.check_draft_steps(spec.draft_steps)
     plan = ShardPlan(spec.shards * spec.batch * spec.batches_per_shard, spec.batch * spec.batches_per_shard)
     gpus = spec.drafters + spec.refiners + spec.colocated
-    tokens = Pyramid(PATCH_NUMS_256).offsets[spec.draft_steps]
+    tokens = pyramid.offsets[spec.draft_steps]
     draft, refine = (
         Simulated(name, seconds, spec.jitter, spec.batch, tokens, spec.image_size)
         for name, seconds in (("draft", spec.draft_s), ("refine", spec.refine_s))

@@ -27,7 +27,7 @@ from tandem.var import Var
 from tandem.vqvae import Vqvae
 from tandem_jobs.bench.peak_memory import anonymous_bytes, free_memory, reset_resident, resident_bytes
 from tandem_jobs.bench.peers import PeerName, check_peers
-from tandem_jobs.bench.published_code import check_checkout
+from tandem_jobs.bench.published_code import check_checkout, check_shapes
 from tandem_jobs.options.options import GuidanceOptions, MeasuredOptions
 from tandem_jobs.run.decode_choices import choose_draft_steps, choose_dtype, choose_preparation, choose_sampling
 from tandem_jobs.run.progress import say
@@ -101,6 +101,8 @@ class Bench:
         assert models.refiner_config is not None
         self.configs = {"draft": models.drafter_config, "refine": models.refiner_config}
         self.vqvae_config = replace(models.vqvae_config, patch_nums=self.pyramid.patch_nums)
+        if spec.published is not None:
+            check_shapes(*self.configs.values(), self.vqvae_config)
         self.peaks: list[float] = []
         if spec.paper_table != "3":
             self.load()

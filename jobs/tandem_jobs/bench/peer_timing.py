@@ -46,7 +46,7 @@ def beside_bench(bench: Bench, names: tuple[PeerName, ...]) -> Iterator[dict[str
         ours = Ours(setting.name, partial(tokens_s, bench, setting), FIRST_CAPTURED if bench.launches_stages else 1)
         for name in names:
             release_graphs()
-            yield time_peer(name, batch, place, ours, bench.spec.repeats)
+            yield tried_peer(name, batch, place, ours, bench.spec.repeats)
 
 
 def tokens_s(bench: Bench, setting: Setting) -> float:
@@ -72,10 +72,16 @@ def beside_card(
                 return clock(models.device) - began
 
             with models.way("graphs"):
-                try:
-                    yield time_peer(name, batch, place, Ours(f"N = {steps}", seconds, FIRST_CAPTURED), repeats)
-                except Exception as error:  # of other people's code: the other rows stay
-                    yield {"peer": name, "batch": batch, "error": f"{type(error).__name__}: {one_line(error)}"}
+                yield tried_peer(name, batch, place, Ours(f"N = {steps}", seconds, FIRST_CAPTURED), repeats)
+
+
+def tried_peer(name: PeerName, batch: int, place: Place, ours: Ours, repeats: int) -> dict[str, Any]:
+    """`time_peer`, or an error of other people's code: the other rows stay."""
+    try:
+        return time_peer(name, batch, place, ours, repeats)
+    except Exception as error:
+        say(f"warning: {name}: {one_line(error)}")
+        return {"peer": name, "batch": batch, "error": one_line(error)}
 
 
 def time_peer(name: PeerName, batch: int, place: Place, ours: Ours, repeats: int) -> dict[str, Any]:
@@ -146,23 +152,15 @@ def clock(device: torch.device) -> float:
 def print_peers(rows: list[dict[str, Any]]) -> None:
     """The rows beside the paper's Table 1."""
     plain = PAPER_SPEED[None][0]
-    table = Table(
-        *(
-            "",
-            "steps",
-            "batch",
-            "images/s",
-            "ours",
-            "",
-            "ours, times as fast",
-            "paper, images/s",
-            "plain VAR-d30, times",
-        ),
-        title="other generators, random weights, without image decoder; a call of each part was timed and multiplied",
-    )
+    ours = rows[0].get("setting", "ours")
+    heads = ("", "steps", "batch", "images/s", ours, "times", "in the paper", "plain VAR-d30, times")
+    title = "other generators, random weights, without image decoder; a call of each part was timed and multiplied"
+    table = Table(*heads, title=title)
+    for column in table.columns:
+        column.overflow = "fold"  # figures are never cut
     for row in [row for row in rows if "error" not in row]:
-        theirs, ours, ratio = (row[key]["value"] for key in ("images_per_s", "our_images_per_s", "ours_times_as_fast"))
+        theirs, own, ratio = (row[key]["value"] for key in ("images_per_s", "our_images_per_s", "ours_times_as_fast"))
         paper = row["paper_images_per_s"]
-        cells = (row["title"], row["steps"], row["batch"], f"{theirs:.4g}", row["setting"], f"{ours:.4g}")
+        cells = (row["title"], row["steps"], row["batch"], f"{theirs:.4g}", f"{own:.4g}")
         table.add_row(*map(str, cells), f"{ratio:.1f}", str(paper), f"{plain / paper:.1f}")
     Console(stderr=True).print(table)

@@ -22,6 +22,7 @@ from tandem_jobs.bench.masked_diffusion import MaskedDiffusion
 
 PeerName = Literal["dit-xl2", "llamagen-xxl", "aim-xl", "mar-b"]
 GUIDED = 2  # rows of an image: all of them are guided
+IMAGE_SIZE = 256  # px; LlamaGen makes 384 and scales them down
 MIDDLES = 4  # steps of MAR that are timed, each in the middle of its share of all steps
 Place = Mapping[str, Any]  # device and dtype
 

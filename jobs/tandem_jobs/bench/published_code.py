@@ -84,6 +84,19 @@ def check_checkout(folder: Path) -> None:
         )
 
 
+def check_shapes(drafter: VarConfig, refiner: VarConfig, vqvae: VqvaeConfig) -> None:
+    """Raises InputError for models that the published code cannot have: it would be measured with others."""
+    taken = {"num_classes", "vocab_size", "latent_channels", "patch_nums", "depth", "base_channels"}
+    for name, config in (("drafter", drafter), ("refiner", refiner), ("vqvae", vqvae)):
+        ours = vars(config)
+        published = vars(type(config)(**{field: value for field, value in ours.items() if field in taken}))
+        if other := next((field for field, value in published.items() if value != ours[field]), None):
+            raise InputError(
+                f"--published: expected a {name} with the published {other} {published[other]}, got {ours[other]}",
+                "--drafter d30 --refiner d16 --vqvae vae_ch160v4096z32 --random-weights",
+            )
+
+
 def compare(
     published: PublishedCode, models: GpuModels, batch_size: int, draft_steps: int | None, repeats: int
 ) -> dict[str, Any]:

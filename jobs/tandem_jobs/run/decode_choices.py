@@ -9,7 +9,7 @@ import torch
 
 from tandem.assembly import Preparation
 from tandem.checkpoints.fine_tuning import FineTuned
-from tandem.config import Pyramid, SamplingConfig, VarConfig
+from tandem.config import Pyramid, SamplingConfig, VarConfig, numbers
 from tandem.errors import InputError
 from tandem.fp8 import check_capability
 from tandem_cluster.devices import joins
@@ -69,7 +69,8 @@ def warn_if_unsuited(
         if others := sorted({*draft_steps} - {found.draft_steps}) if found.draft_steps else ():
             say(f"note: the {role} was fine-tuned for N = {found.draft_steps}, here N = {', '.join(map(str, others))}")
     guided = {role: largest_strength(role, models.drafter_config.pyramid, draft_steps, sampling) for role in tuned}
-    if sampling and (text := unsuited_guidance(models, tuned, guided)):
+    in_numbers = any(numbers(config.cfg_schedule) for config in sampling)
+    if sampling and (text := unsuited_guidance(models, tuned, guided, in_numbers)):
         say(f"warning: {text}")
 
 
@@ -84,16 +85,18 @@ def largest_strength(
     return max((max(each) for each in strengths if max(each[own]) > 0), default=0.0)
 
 
-def unsuited_guidance(models: ModelSet, tuned: Mapping[str, FineTuned], guided: Mapping[str, float]) -> str:
-    """What is wrong with the guidance of these models, and what to do; empty if it suits them."""
+def unsuited_guidance(
+    models: ModelSet, tuned: Mapping[str, FineTuned], guided: Mapping[str, float], in_numbers: bool
+) -> str:
+    """What is wrong with the guidance of these models, and what to do; empty if it suits them. `in_numbers`: it has a
+    strength for each scale."""
     distilled = [role for role, found in tuned.items() if found.needs_no_guidance]
     flags = {"drafter": "--cfg", "refiner": "--refiner-cfg" if len(tuned) > 1 else "--cfg"}
     if again := [role for role in distilled if guided[role] > 0]:
         flag = "cfg" if again == list(tuned) else flags[again[0]]
+        suits = "strengths of 0 at its scales suit, and cost" if in_numbers else f"{flag} 0 suits, and costs"
         strength = max(guided[role] for role in again)
-        return (
-            f"cfg {strength:g} guides again what the {' and the '.join(again)} learned: {flag} 0 suits, and costs half"
-        )
+        return f"cfg {strength:g} guides again what the {' and the '.join(again)} learned: {suits} half"
     learned = models.fine_tuned["drafter"].distilled_cfg
     usual = f"{learned or models.sampling.refiner_cfg or models.sampling.cfg or SamplingConfig().cfg:g}"
     if bare := [role for role in tuned if role not in distilled and not guided[role] and (distilled or learned)]:

@@ -77,8 +77,10 @@ def report(result: StudyResult, out: Path) -> dict[str, Any]:
         picture.save(out / f"{name}.png")
     values = result.to_json()
     text = json.dumps(values, indent=1, default=vars)
-    (out / f"{result.name}.json").write_text(text + "\n")
-    (out / f"{result.name}.md").write_text(result.to_markdown())
+    for suffix, content in ((".md", result.to_markdown()), (".json", text + "\n")):
+        aside = out / f"{result.name}{suffix}.part"
+        aside.write_text(content)
+        aside.replace(out / f"{result.name}{suffix}")
     console = Console(stderr=True)
     for table in result.tables:
         console.print(table.to_rich())

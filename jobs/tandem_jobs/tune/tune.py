@@ -10,7 +10,6 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 from tandem.errors import InputError
 from tandem_jobs.options.flags import flag_of
 from tandem_jobs.options.options import Share
-from tandem_jobs.run.decode_choices import choose_draft_steps
 from tandem_jobs.run.progress import say
 from tandem_jobs.study.quality import Quality, QualityOptions
 from tandem_jobs.study.result import report
@@ -77,7 +76,7 @@ class TuneSpec(QualityOptions):
     schedules: tuple[str, ...] | None = Field(
         None,
         description="guidance by scale: linear, constant, off-after:k; default: --cfg-schedule, and off-after:k for "
-        "every k of the second half of the scales",
+        'every k of the second half of the scales; a number for each scale goes in quotes: "0,1,2,0",linear',
     )
     refiner_cfgs: tuple[NonNegativeFloat, ...] | None = Field(
         None, description="strengths of the refiner's guidance; default: --refiner-cfg"
@@ -143,7 +142,7 @@ class Tuner:
             if precision != "plain":
                 subjects[precision] = Subject(spec.model_copy(update={precision: True}), first_images)
         own = plain.sampling
-        self.reference = Candidate(choose_draft_steps(spec.reference_draft_steps, plain.models), own)
+        self.reference = Candidate(self.reference_steps(plain), own)
         try:
             candidates = grid(
                 own,
@@ -168,6 +167,16 @@ class Tuner:
         given = spec.margins or tuple(MEASURES[name].margin for name in measures)
         self.margins: Mapping[str, float] = dict(zip(measures, given, strict=True))
         self.trials = SubjectTrials(subjects, self.quality, self.reference, measures, spec.repeats)
+
+    def reference_steps(self, plain: Subject) -> int:
+        """N of the reference. InputError, naming the flag, if the pyramid does not have it."""
+        asked = self.spec.reference_draft_steps
+        if asked is None:
+            return plain.models.default_draft_steps
+        try:
+            return plain.pyramid.check_draft_steps(asked)
+        except InputError as error:
+            raise InputError(f"{flag_of('reference_draft_steps')}:{str(error).partition(':')[2]}") from None
 
     def confirm(self, standings: Sequence[Standing]) -> list[Confirmation]:
         """The fastest candidates that seem good enough, one after the other until one holds."""

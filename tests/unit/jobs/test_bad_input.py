@@ -191,7 +191,7 @@ def test_a_torch_file_with_keys_of_mixed_types_is_a_line(tmp_path):
     [
         ({"seconds": float("inf")}, "stages.0.seconds: expected less than or equal to 1000000, got inf"),
         ({"seconds": float("nan")}, "stages.0.seconds: expected"),
-        ({"seconds": 0}, "stages.0: Value error, draft needs seconds above 0"),
+        ({"seconds": 0}, "stages.0: draft needs seconds above 0"),
         ({"seconds": 1e300}, "stages.0.seconds: expected"),
         ({"batch": 10**400}, "stages.0.batch: "),
         ({"memory_bytes": 10**400}, "stages.0.memory_bytes: "),

@@ -12,6 +12,8 @@ from tandem_cluster.planner import Request, make_plan
 from tandem_cluster.profile_file import CannotTake, Profile, StageTime, read_profile
 from tandem_jobs import stage_times
 from tandem_jobs.cli import main
+from tandem_jobs.profile import ProfileSpec, count_bytes
+from tandem_workers.models.model_set import resolve_models
 
 QUICK = ("--draft-steps", "5", "--batches", "2", "--repeats", "1")
 
@@ -55,6 +57,15 @@ def test_what_does_not_fit_by_counted_bytes_is_recorded_and_not_tried(tmp_path, 
     assert "GB by counted bytes, there are 0.04 GB" in found.cannot[0].reason
     assert all(t.memory_bytes for t in found.stages if t.stage in ("draft", "refine", "decode"))
     assert "cannot refine at batch 6" in capsys.readouterr().err
+
+
+def test_a_refiner_is_counted_at_the_n_at_which_it_takes_most():
+    """With the last N it has one scale and no cache."""
+    models = resolve_models("embedded", "embedded", "embedded", False)
+    spec, cpu = ProfileSpec(out="p.json", batches=(16,)), torch.device("cpu")
+    few, most, all_ = (count_bytes(spec, models, models.sampling, steps, cpu) for steps in ([5], [6], [5, 6]))
+    assert few["refine", 16].total > most["refine", 16].total and few["draft", 16].total < most["draft", 16].total
+    assert all_ == {**few, ("draft", 16): most["draft", 16]}
 
 
 def test_a_card_that_can_do_nothing_gets_no_profile(tmp_path, capsys):

@@ -8,9 +8,11 @@ import pytest
 import torch
 
 from support.published_checkout import write_checkout
+from tandem.config import VAR_PRESETS, VQVAE_PRESET
+from tandem.errors import InputError
 from tandem_jobs.bench import decode_timing
 from tandem_jobs.bench.gpu_models import SIZES, GpuModels
-from tandem_jobs.bench.published_code import PublishedCode, compare
+from tandem_jobs.bench.published_code import PublishedCode, check_shapes, compare
 from tandem_jobs.cli import main
 
 CPU = torch.device("cpu")
@@ -44,6 +46,29 @@ def test_a_folder_without_the_published_code_is_refused_before_models_are_loaded
     assert "loaded in" not in said
 
 
+def test_models_that_the_published_code_cannot_have_are_refused(checkout, capsys):
+    assert main(["bench", "decode", "--published", str(checkout)]) == 2
+    assert "expected a vqvae with the published channel_mult (1, 1, 2, 2, 4), got (1, " in capsys.readouterr().err
+    d30, d16, d36 = (VAR_PRESETS[name] for name in ("d30", "d16", "d36"))
+    check_shapes(d30, d16, VQVAE_PRESET)
+    with pytest.raises(InputError, match="expected a drafter with the published shared_adaln False, got True"):
+        check_shapes(d36, d16, VQVAE_PRESET)
+
+
+def test_what_was_measured_before_the_published_code_fails_stays(checkout, tiny_models, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(decode_timing, "PEAK_SHAPE", (64, 64, 64))
+    monkeypatch.setattr(decode_timing, "check_shapes", lambda *configs: None)
+    (checkout / "models" / "__init__.py").write_text("")
+    models = [word for role in ("drafter", "refiner", "vqvae") for word in (f"--{role}", tiny_models[role])]
+    flags = ["--batches", "1", "--repeats", "1", "--threads", "1", "--no-plain-var", "--out", str(tmp_path / "out")]
+    assert main(["bench", "decode", *models, *flags, "--published", str(checkout)]) == 1
+    said = capsys.readouterr()
+    assert "error: not all could be measured: ImportError: cannot import name" in said.err
+    found = json.loads((tmp_path / "out" / "decode.json").read_text())
+    assert found == json.loads(said.out.splitlines()[-1])
+    assert len(found["runs"]) == 1 and found["published"][0]["error"].startswith("ImportError")
+
+
 def test_both_are_timed_in_turn_and_never_loaded_at_once(checkout, tiny_models, capsys, monkeypatch):
     events = []
     made, loaded = PublishedCode.make, decode_timing.Bench.load
@@ -62,6 +87,7 @@ def test_both_are_timed_in_turn_and_never_loaded_at_once(checkout, tiny_models, 
         unloaded(self)
 
     unloaded = decode_timing.Bench.unload
+    monkeypatch.setattr(decode_timing, "check_shapes", lambda *configs: None)  # the checkout computes nothing
     monkeypatch.setattr(PublishedCode, "make", make)
     monkeypatch.setattr(decode_timing.Bench, "load", load)
     monkeypatch.setattr(decode_timing.Bench, "unload", unload)

@@ -16,6 +16,7 @@ from tandem_jobs.run.outcome import StoredShard, outcome
 from tandem_jobs.run.start_up import StartUp, describe_start
 from tandem_workers.dataset.shards import ShardRows
 from tandem_workers.dataset.start_times import ReplicaStart
+from tandem_workers.models import model_set
 from tandem_workers.stages.ledger import Ledger
 from tandem_workers.stages.ray_data import Span, StageActor, empty_shard, from_row, to_row
 
@@ -109,6 +110,12 @@ def test_an_inner_part_is_not_counted_in_the_outer_one(no_seconds):
     found = seconds_by_part()
     assert found["hash"] >= 0.02 > 0.01 > found["models"]
     assert found["imports"] == 2.0
+
+
+def test_finding_the_models_is_a_part_of_the_start(no_seconds, monkeypatch):
+    monkeypatch.setattr(model_set, "check_partners", lambda *others: time.sleep(0.02))
+    model_set.resolve_models("embedded", "embedded", "embedded", False)
+    assert seconds_by_part()["models"] >= 0.02
 
 
 class Pass:

@@ -18,6 +18,7 @@ from tandem_jobs.options.spec import as_flags, check
 from tandem_jobs.options.tuned_file import TunedFile, check_weights, read_tuned
 from tandem_jobs.run.decode_choices import check_tuned
 from tandem_jobs.serve_options import AppSpec
+from tandem_jobs.study.kept import kept_arrays
 from tandem_jobs.study.subject import Subject
 from tandem_jobs.tune.race import Speed, Standing
 from tandem_jobs.tune.trials import SubjectTrials
@@ -83,6 +84,30 @@ def test_a_search_ends_with_a_choice_and_goes_on_where_it_was(tune, out, monkeyp
     assert again == values
 
 
+def test_numbers_for_all_scales_are_one_schedule_in_quotes(flags, out):
+    more = ["--schedules", '"0,1,2,0",linear', "--cfgs", "1,2"]
+    more += ["--draft-steps", "2,3", "--temperature-scales", "1", "--precisions", "plain"]
+    tuner = Tuner(parse_options("tune", ["--out", str(out), *flags, *SMALL, *more]))
+    found = {(one.draft_steps, one.sampling.guidance) for one in tuner.candidates}
+    assert {words for _, words in found} == {"cfg 0,1,2,0", "cfg 1", "cfg 2"} and len(found) == len(tuner.candidates)
+
+
+def test_a_damaged_file_of_the_search_is_made_again(tmp_path, capsys):
+    path, made = tmp_path / "ids" / "one.npz", []
+
+    def make():
+        made.append(1)
+        return {"ids": np.arange(1000)}
+
+    for damage in (None, lambda whole: whole[:300], lambda whole: b"", None):
+        if damage:
+            path.write_bytes(damage(path.read_bytes()))
+        assert kept_arrays(path, {"seed": 1}, make)["ids"].tolist() == list(range(1000))
+    assert len(made) == 3 and capsys.readouterr().err.count("is damaged, so it is made again") == 2
+    kept_arrays(path, {"seed": 2}, make)
+    assert len(made) == 4
+
+
 def test_without_a_faster_one_the_reference_stays(tune, monkeypatch):
     take(2.0, monkeypatch)
     values, _ = tune("--margins", "1e6", "--measures", "frechet", "--precisions", "plain", "--schedules", "linear")
@@ -145,6 +170,11 @@ def test_times_are_kept_for_the_same_configuration_alone(flags, out):
         (["--margins", "0.1", "--measures", "frechet,cas"], "expected as many --margins as --measures, got 1 for 2"),
         (["--first-images", "64"], "expected --first-images of at most --images 16, got 64"),
         (["--schedules", "often"], "--schedules: expected"),
+        (["--schedules", "0,1,2,3"], "--schedules: expected 4 strengths, one for each scale, got 1"),
+        (
+            ["--reference-draft-steps", "4"],
+            "--reference-draft-steps: expected 1 to 3 (the pyramid has 4 scales), got 4",
+        ),
         (["--temperature-scales", "0.001"], "--temperature-scales: expected"),
         (
             ["--draft-steps", "3", "--schedules", "linear", "--precisions", "plain"],
@@ -236,7 +266,7 @@ def test_numbers_for_all_scales_give_way_to_one_strength(tuned):
 @pytest.mark.parametrize(
     ("place", "value", "problem"),
     [
-        (("settings", "cfg"), -1, "settings: .*cfg: expected 0 to 1e"),
+        (("settings", "cfg"), -1, "settings: cfg: expected 0 to 1000, got -1.0$"),
         (("settings", "cfg_schedule"), "often", "settings: .*cfg_schedule: expected linear"),
         (("settings", "cfg_schedule"), "0,1,2", "cfg: expected none beside the strengths of all scales"),
         (("settings", "cfg_schedule"), "off-after:11", "cfg_schedule: expected off-after:k with k of 1 to 10"),
@@ -259,7 +289,9 @@ def test_a_damaged_or_foreign_file_is_refused_in_one_line(tuned, capsys, place, 
     plan = ["plan", "--profile", "paper-l20", "--gpus", "l20:3", "--images", "1e6", "--settings", str(tuned)]
     assert main([*plan, "--max-quality-loss", "0.05"]) == 2
     said = capsys.readouterr().err
-    assert re.search(f"--settings: {re.escape(str(tuned))}: .*{problem}", said) and "Traceback" not in said
+    assert (
+        re.search(f"--settings: {re.escape(str(tuned))}: .*{problem}", said, re.MULTILINE) and "Traceback" not in said
+    )
 
 
 def change(path, **settings) -> None:
