@@ -102,7 +102,7 @@ class Bench:
         self.configs = {"draft": models.drafter_config, "refine": models.refiner_config}
         self.vqvae_config = replace(models.vqvae_config, patch_nums=self.pyramid.patch_nums)
         if spec.published is not None:
-            check_shapes(*self.configs.values(), self.vqvae_config)
+            check_shapes(models.drafter_config, models.refiner_config, self.vqvae_config)
         self.peaks: list[float] = []
         if spec.paper_table != "3":
             self.load()

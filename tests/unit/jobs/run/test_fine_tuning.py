@@ -104,7 +104,8 @@ def test_a_drafter_alone_decides_for_its_drafts(pair, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("refiner", "drafted", "asked", "warning"),
     [
-        (DISTILLED, {}, None, "cfg 1.5 guides again what the refiner learned"),
+        (DISTILLED, {}, None, ""),  # decodes without, as in `generate`
+        (DISTILLED, {}, 1.5, "cfg 1.5 guides again what the refiner learned"),
         (DISTILLED, {"fine_tuned": {"distilled_cfg": 3.0}}, 0.0, ""),
         (PLAIN, {"fine_tuned": {"distilled_cfg": 3.0}}, 0.0, "drafts are of a distilled drafter, and cfg 0 leaves the "
          "refiner without guidance, which it needs: --cfg 3"),
