@@ -101,10 +101,12 @@ def test_odd_lengths_and_widths(tokens, wanted):
     torch.testing.assert_close(found_kv, expected_kv, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize(("cfg", "fp8"), [(2.0, False), (0.0, False), (0.0, True)])
-def test_a_collaborative_decode_gives_the_ids_of_the_plain_one(cfg, fp8, monkeypatch):
+@pytest.mark.parametrize(
+    ("schedule", "fp8"), [("linear", False), ("0,0,0,0", False), ("0,0,0,0", True), ("2,0,2,0", False)]
+)
+def test_a_collaborative_decode_gives_the_ids_of_the_plain_one(schedule, fp8, monkeypatch):
     monkeypatch.setattr("tandem.linear.LEAST_ROWS", 8)  # two images at their last two scales
-    sampling, labels = SamplingConfig(cfg=cfg, top_k=20, top_p=0.95), torch.tensor([1, 3])
+    sampling, labels = SamplingConfig(2.0, 20, 0.95, cfg_schedule=schedule), torch.tensor([1, 3])
     noise = uniforms(3, np.arange(2), NUM_TOKENS)
     ids = []
     for is_fused in (False, True):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -101,6 +102,16 @@ def test_draft_and_refine_are_one_launch_each(plain):
         found, expected = (refine(model, VQVAE.quantize, labels, noise, prefix, SAMPLING) for model in (var, plain))
         assert torch.equal(found, expected)
     assert (capture.captured, capture.replayed) == (2, 2 * (3 + 1))
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_cache_that_narrows_is_right_however_often_a_graph_is_run(plain, whole):
+    """Scales that are captured one by one are run several times each, in a cache that they share."""
+    var, capture = with_graphs(whole=whole)
+    early = replace(SAMPLING, cfg_schedule="2,2,0,0")
+    for seed, labels in enumerate(([0, 1, 2], [3, 3, 1], [2, 0, 0])):
+        assert torch.equal(ids_of(var, labels, seed, early), ids_of(plain, labels, seed, early))
+    assert capture.captured == (1 if whole else K) and capture.replayed > capture.captured
 
 
 def test_each_way_of_sampling_has_its_graph_and_what_was_given_out_stays(plain):
