@@ -80,7 +80,7 @@ class TunedFile(BaseModel):
     @model_validator(mode="after")
     def check_whole(self) -> Self:
         """ValueError unless all roles have weights and all measures a loss."""
-        parts: list[tuple[str, Mapping[str, Any], Collection[str]]] = [("weights_sha256", self.weights_sha256, ROLES)]
+        parts: list[tuple[str, Mapping[str, Any], Collection[str]]] = [("weights", self.weights_sha256, ROLES)]
         parts += [("loss", one.loss, self.margins) for one in (*self.confirmed, *self.frontier)]
         for name, values, expected in parts:
             if missing := [key for key in expected if key not in values]:

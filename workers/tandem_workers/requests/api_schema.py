@@ -136,10 +136,7 @@ def body_of(about: About, max_n: int) -> type[ImageBody]:
     scale = Annotated[int, Field(ge=1, le=last - 1)]
     fields: dict[str, Any] = {
         "n": (int | None, Field(1, ge=1, le=max_n, description="images of this class")),
-        "prompt": (
-            str,
-            Field(min_length=1, max_length=longest, description=PROMPT, examples=["face", "3"]),
-        ),
+        "prompt": (str, Field(min_length=1, max_length=longest, description=PROMPT, examples=["face", "3"])),
         "label": (int | None, Field(None, ge=0, le=len(about.class_names) - 1, description=LABEL)),
         "size": (Literal["auto", about.size] | None, Field("auto", description="there is one size")),
         "draft_steps": (

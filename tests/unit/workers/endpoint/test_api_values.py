@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
@@ -14,12 +13,10 @@ from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
 from support.fake_engine import ABOUT, CLASS_NAMES, PATH, SAMPLING, FakeEngine, K, client, make_gateway
-from tandem.errors import InputError
 from tandem_workers.endpoint.middleware import BodyLimit
-from tandem_workers.requests.api_errors import ApiError
-from tandem_workers.requests.api_schema import MAX_SEED, ImageBody, body_of
+from tandem_workers.requests.api_schema import MAX_SEED, ImageBody
 from tandem_workers.requests.messages import ImageRequest
-from tandem_workers.requests.request_check import RequestCheck, check_defaults, preview_scales
+from tandem_workers.requests.request_check import preview_scales
 
 JSON = {"content-type": "application/json"}
 
@@ -208,49 +205,6 @@ def test_every_setting_reaches_the_engine(api, engine):
     assert answer.status_code == 200, answer.text
     sampling = replace(SAMPLING, cfg=0.0, top_k=64, top_p=1.0, temperatures=(10.0, 0.5, 1.0, 1.0))
     assert engine.asked == [ImageRequest(4, MAX_SEED, 10, 0, sampling, "webp", 7, True)]
-
-
-STRENGTHS = "0,0.3333333333333333,1,20"
-
-
-def test_strengths_of_all_scales_stand_alone(api, engine):
-    answer = api.post(PATH, json={"prompt": "dog", "cfg_schedule": STRENGTHS})
-    made = answer.json()["tandem"]
-    assert engine.asked[0].sampling == replace(SAMPLING, cfg_schedule=STRENGTHS)
-    assert made["cfg_schedule"] == STRENGTHS and "cfg" not in made and "refiner_cfg" not in made
-    known = ("seed", "draft_steps", "cfg_schedule", "top_k", "top_p", "temperatures")
-    again = api.post(PATH, json={"prompt": "dog", **{name: made[name] for name in known}})
-    assert again.json()["data"] == answer.json()["data"]
-    for name in ("cfg", "refiner_cfg"):
-        error = refused(api.post(PATH, json={"prompt": "dog", "cfg_schedule": STRENGTHS, name: 2}), name)
-        assert "expected none beside the strengths of all scales, got 2" in error["message"]
-
-
-def test_a_cfg_takes_the_place_of_the_servers_strengths_of_all_scales():
-    check = RequestCheck(replace(ABOUT, sampling=replace(SAMPLING, cfg_schedule=STRENGTHS)))
-    body = body_of(check.about, 1)
-    asked = check.check(body(prompt="dog", cfg=2.0, refiner_cfg=0.0))[0].sampling
-    assert asked == replace(SAMPLING, cfg=2.0, refiner_cfg=0.0)
-    assert check.check(body(prompt="dog", top_k=3))[0].sampling.cfg_schedule == STRENGTHS
-    with pytest.raises(ApiError, match="refiner_cfg: expected cfg or cfg_schedule with it"):
-        check.check(body(prompt="dog", refiner_cfg=0.0))
-
-
-@pytest.mark.parametrize(
-    ("own", "problem"),
-    [
-        ({"cfg": 20.0}, None),
-        ({"cfg_schedule": STRENGTHS, "cfg": 30.0}, None),
-        ({"cfg": 30.0}, "cfg: expected what a request may ask for, less than or equal to 20, got 30.0"),
-        ({"cfg_schedule": "0,0,0,21"}, "cfg_schedule: expected what a request may ask for, strengths of at most 20"),
-        ({"top_k": 65}, "top_k: expected what a request may ask for, less than or equal to 64, got 65"),
-        ({"temperatures": (11.0,)}, "temperatures: expected what a request may ask for, less than or equal to 10"),
-    ],
-)
-def test_a_server_does_by_default_what_a_request_may_ask_for(own, problem):
-    about = replace(ABOUT, sampling=replace(SAMPLING, **own))
-    with pytest.raises(InputError, match=problem) if problem else nullcontext():
-        check_defaults(about)
 
 
 def test_a_request_without_a_seed_gets_one_that_makes_the_image_again(api, engine):
