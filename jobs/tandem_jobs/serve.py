@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -127,18 +128,22 @@ def make_app(spec: AppSpec, session: Session, parts: Parts | None = None) -> tup
 
 
 def describe(spec: AppSpec, models: ModelSet) -> About:
-    """The facts about the models for the API."""
+    """The facts about the models for the API. What has no effect is left out of the sampling, as requests have to:
+    temperatures beyond the last scale, and codes beyond the vocabulary."""
+    pyramid, vocab_size = models.drafter_config.pyramid, models.drafter_config.vocab_size
+    sampling = choose_sampling(spec, models.sampling, pyramid)
+    temperatures = sampling.temperatures[: pyramid.num_scales]
     draft_steps = choose_draft_steps(spec.draft_steps, models)
     embedded = spec.drafter == spec.refiner == "embedded"
     name = "tandem-embedded" if embedded else f"tandem-{Path(spec.drafter).stem}-{Path(spec.refiner).stem}"
     return About(
         model_id=spec.model_id or name,
         image_size=models.image_size,
-        patch_nums=models.drafter_config.patch_nums,
-        vocab_size=models.drafter_config.vocab_size,
+        patch_nums=pyramid.patch_nums,
+        vocab_size=vocab_size,
         class_names=models.class_names,
         draft_steps=draft_steps,
-        sampling=choose_sampling(spec, models.sampling, models.drafter_config.pyramid),
+        sampling=replace(sampling, top_k=min(sampling.top_k, vocab_size), temperatures=temperatures),
         created=int(time.time()),
         sha256=models.hashes,
         fine_tuned=models.fine_tuned,

@@ -7,6 +7,9 @@ import pytest
 
 from support.fake_engine import ABOUT, PATH, SAMPLING, FakeEngine, client, make_gateway
 from tandem.errors import InputError
+from tandem_jobs.serve import describe
+from tandem_jobs.serve_options import AppSpec
+from tandem_workers.models.model_set import resolve_models
 from tandem_workers.requests.api_errors import ApiError
 from tandem_workers.requests.api_schema import body_of
 from tandem_workers.requests.request_check import RequestCheck, check_defaults
@@ -55,3 +58,12 @@ def test_a_server_does_by_default_what_a_request_may_ask_for(own, problem):
     about = replace(ABOUT, sampling=replace(SAMPLING, **own))
     with pytest.raises(InputError, match=problem) if problem else nullcontext():
         check_defaults(about)
+
+
+def test_settings_without_effect_are_no_part_of_what_a_server_does(tiny_models):
+    """Defaults are those of ten scales and 4,096 codes, tiny models have four and 64."""
+    models = resolve_models(*(tiny_models[role] for role in ("drafter", "refiner", "vqvae")), False)
+    about = describe(AppSpec(), models)
+    assert len(models.sampling.temperatures) > about.num_scales == len(about.sampling.temperatures)
+    assert models.sampling.top_k > about.vocab_size == about.sampling.top_k
+    check_defaults(about)
