@@ -15,6 +15,7 @@ from pydantic import (
     model_validator,
 )
 
+from tandem.user_files import write_whole
 from tandem_cluster.model_files import read_model
 
 StageName = Literal["draft", "refine", "decode", "encode", "store"]
@@ -162,7 +163,5 @@ def read_profile(source: str) -> Profile:
 
 
 def write_profile(profile: Profile, path: Path) -> None:
-    """Write indented JSON to a temporary file and rename it."""
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(profile.model_dump(mode="json", exclude_none=True), indent=1) + "\n")
-    temporary.replace(path)
+    """Write indented JSON, or leave the file as it was."""
+    write_whole(path, json.dumps(profile.model_dump(mode="json", exclude_none=True), indent=1) + "\n")

@@ -126,3 +126,10 @@ def _finite(text: str) -> float:
 
 def _no_constant(text: str) -> float:
     raise InputError(f"expected a number or null, got {text}")
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file beside and rename it: whoever reads it, and a run that is killed, has the old one or the new one."""
+    beside = path.with_name(f"{path.name}.part")
+    beside.write_text(text)
+    beside.replace(path)

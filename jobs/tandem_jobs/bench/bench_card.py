@@ -20,6 +20,7 @@ from rich.table import Table
 
 from tandem.counting.roofline import Card
 from tandem.errors import InputError, JobError, TandemError
+from tandem.user_files import write_whole
 from tandem_jobs.bench import gpu_checks, gpu_rates
 from tandem_jobs.bench.card_generate import generate
 from tandem_jobs.bench.gpu_models import SIZES, GpuModels
@@ -180,7 +181,7 @@ class CardCheck:
     def save(self) -> None:
         if self.spec.out is not None:
             self.spec.out.mkdir(parents=True, exist_ok=True)
-            (self.spec.out / "card.json").write_text(json.dumps(self.found, indent=1) + "\n")
+            write_whole(self.spec.out / "card.json", json.dumps(self.found, indent=1) + "\n")
 
 
 def run(spec: BenchCardSpec) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import torch
 
 from tandem.errors import InputError, JobError, one_line
 from tandem.graphs import FIRST_CAPTURED, release_graphs
+from tandem.user_files import write_whole
 from tandem_jobs.bench.beside_published import beside_published, print_published
 from tandem_jobs.bench.decode_report import PAPER_DRAFT_STEPS, plot, print_memory, print_speed, print_table
 from tandem_jobs.bench.decode_timing import Bench, BenchDecodeSpec, Setting
@@ -49,7 +50,7 @@ def run(spec: BenchDecodeSpec) -> dict[str, Any]:
         result = measure(bench)
     if spec.out is not None:
         spec.out.mkdir(parents=True, exist_ok=True)
-        (spec.out / "decode.json").write_text(json.dumps(result, indent=1) + "\n")
+        write_whole(spec.out / "decode.json", json.dumps(result, indent=1) + "\n")
         if "runs" in result:
             plot(result, spec.out / "decode.png")
     print(json.dumps(result), flush=True)

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tandem.metrics import Estimate
+from tandem.user_files import write_whole
 from tandem_jobs.run.progress import say
 
 Cell = str | int | float | Estimate | None
@@ -77,10 +78,8 @@ def report(result: StudyResult, out: Path) -> dict[str, Any]:
         picture.save(out / f"{name}.png")
     values = result.to_json()
     text = json.dumps(values, indent=1, default=vars)
-    for suffix, content in ((".md", result.to_markdown()), (".json", text + "\n")):
-        aside = out / f"{result.name}{suffix}.part"
-        aside.write_text(content)
-        aside.replace(out / f"{result.name}{suffix}")
+    write_whole(out / f"{result.name}.md", result.to_markdown())
+    write_whole(out / f"{result.name}.json", text + "\n")
     console = Console(stderr=True)
     for table in result.tables:
         console.print(table.to_rich())
