@@ -63,8 +63,8 @@ class Trials(Protocol):
         """Of the first images of the search's seed."""
         ...
 
-    def speeds(self, candidates: Sequence[Candidate], images: int) -> list[Speed]:
-        """In rounds in which all candidates take turns; `images` names the round."""
+    def speeds(self, candidates: Sequence[Candidate], images: int, last: bool) -> list[Speed]:
+        """Beside the reference, once or, in the last round, several times; `images` names the round."""
         ...
 
 
@@ -83,14 +83,15 @@ def race(
     standings = [Standing(candidate) for candidate in candidates]
     running = list(standings)
     for place, images in enumerate(rounds):
+        last = place + 1 == len(rounds)
         say(f"round {place + 1} of {len(rounds)}: {len(running)} candidates, {images} images each")
-        for one, speed in zip(running, trials.speeds([s.candidate for s in running], images), strict=True):
+        for one, speed in zip(running, trials.speeds([s.candidate for s in running], images, last), strict=True):
             one.images, one.speed = images, speed
         for done, one in enumerate(running, 1):
             one.losses = trials.losses(one.candidate, images)
             say(f"{done} of {len(running)}: {one.candidate.words}: {described(one)}")
         running = able(running, margins)
-        if place + 1 < len(rounds):
+        if not last:
             running = halved(running, most=-(-len(candidates) // 2 ** (place + 1)))
         if not running:
             break

@@ -23,6 +23,7 @@ from tandem_jobs.bench.repeated import median_of
 from tandem_jobs.evaluation.accuracy_score import linear_probe_hits
 from tandem_jobs.evaluation.bootstrap import GROUPS, Resampled, resampled_mean
 from tandem_jobs.evaluation.feature_arrays import group_of
+from tandem_jobs.run.progress import say
 from tandem_jobs.study.kept import kept_arrays
 from tandem_jobs.study.quality import Quality
 from tandem_jobs.study.subject import Subject
@@ -114,15 +115,22 @@ class SubjectTrials:
         pictures = self.quality.real.splits[1]
         return self.quality.columns_of(pictures.pixels)[FEATURES], pictures.labels.numpy()
 
-    def speeds(self, candidates: Sequence[Candidate], images: int) -> list[Speed]:
-        return self.speeds_of(candidates, f"round-{images}", self.repeats)
+    def speeds(self, candidates: Sequence[Candidate], images: int, last: bool) -> list[Speed]:
+        return self.speeds_of(candidates, f"round-{images}", self.repeats if last else 1)
 
     def speeds_of(self, candidates: Sequence[Candidate], name: str, repeats: int) -> list[Speed]:
         """Of candidates that take turns with the reference, a few at a time: a slow minute of the machine meets both,
         and CUDA graphs of all of them are kept. Times are kept under a name."""
-        batch, everybody = self.quality.spec.batch, [self.reference, *candidates]
+        found = list[Speed]()
+        for at in range(0, len(candidates), BLOCK):
+            found += self.speeds_of_block(candidates[at : at + BLOCK], f"{name}-{at}", repeats)
+            say(f"timed {len(found)} of {len(candidates)} candidates")
+        return found
+
+    def speeds_of_block(self, candidates: Sequence[Candidate], name: str, repeats: int) -> list[Speed]:
+        batch = self.quality.spec.batch
         key = {
-            "candidates": [one.options() for one in everybody],
+            "candidates": [one.options() for one in (self.reference, *candidates)],
             "repeats": repeats,
             "device_name": device_name(self.subjects["plain"].device),
             "preparations": {name: vars(one.preparation) for name, one in self.subjects.items()},
@@ -130,16 +138,10 @@ class SubjectTrials:
         }
 
         def make() -> dict[str, NDArray[np.float64]]:
-            blocks = [self.seconds(candidates[at : at + BLOCK], repeats) for at in range(0, len(candidates), BLOCK)]
-            return {"reference": np.concatenate([b[:, :1].repeat(b.shape[1] - 1, 1) for b in blocks], axis=1)} | {
-                "candidates": np.concatenate([b[:, 1:] for b in blocks], axis=1)
-            }
+            return {"seconds": self.seconds(candidates, repeats)}
 
-        if not candidates:
-            return []
-        kept = kept_arrays(self.quality.spec.out / "speeds" / f"{name}.npz", key, make)
-        pairs = zip(kept["reference"].T, kept["candidates"].T, strict=True)
-        return [Speed(median_of((batch / own).tolist()), median_of((theirs / own).tolist())) for theirs, own in pairs]
+        reference, *others = kept_arrays(self.quality.spec.out / "speeds" / f"{name}.npz", key, make)["seconds"].T
+        return [Speed(median_of((batch / own).tolist()), median_of((reference / own).tolist())) for own in others]
 
     def seconds(self, candidates: Sequence[Candidate], repeats: int) -> NDArray[np.float64]:
         """[repeats, 1 + candidates]: of a batch by the reference, then by each candidate."""

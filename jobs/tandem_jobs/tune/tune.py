@@ -92,7 +92,9 @@ class TuneSpec(QualityOptions):
         None,
         description="N of the reference, which decodes as --cfg, --top-k and the like say; default: about 0.7 K",
     )
-    repeats: PositiveInt = Field(3, description="timed runs of each candidate, in rounds over all")
+    repeats: PositiveInt = Field(
+        3, description="timed runs of a candidate in the last round of the search; one in the others"
+    )
     seed: NonNegativeInt = Field(1, description="seed of the search; choices are confirmed on images of the next one")
 
     @model_validator(mode="after")

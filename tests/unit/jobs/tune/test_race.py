@@ -35,7 +35,7 @@ class KnownTrials:
         self.measured.append((candidate.draft_steps, images))
         return {"frechet": at(self.of[candidate.draft_steps], 10 / images)}
 
-    def speeds(self, candidates, images):
+    def speeds(self, candidates, images, last):
         return [Speed(at(10 * one.draft_steps), at(one.draft_steps)) for one in candidates]
 
 

@@ -1,6 +1,7 @@
 """`tandem tune` with tiny models."""
 
 import json
+from contextlib import suppress
 from types import SimpleNamespace
 
 import numpy as np
@@ -150,6 +151,25 @@ def test_times_are_kept_for_the_same_configuration_alone(flags, out):
         return timed
 
     assert made() and not made() and made("--dtype", "bfloat16") and made("--kernels", "plain")
+
+
+def test_a_search_that_was_killed_while_it_timed_goes_on_there(flags, out):
+    def timed(blocks: int) -> list[int]:
+        """Blocks by their candidates; the one after the last is killed."""
+        tuner, found = Tuner(parse_options("tune", ["--out", str(out), *flags, *SMALL, *GRID])), list[int]()
+
+        def seconds(candidates, repeats):
+            if len(found) == blocks:
+                raise KeyboardInterrupt
+            found.append(len(candidates))
+            return np.ones((repeats, 1 + len(candidates)))
+
+        tuner.trials.seconds = seconds
+        with suppress(KeyboardInterrupt):
+            tuner.trials.speeds(tuner.candidates[:7], 16, last=False)
+        return found
+
+    assert timed(2) == [3, 3] and timed(2) == [1] and timed(2) == []
 
 
 @pytest.mark.parametrize(
