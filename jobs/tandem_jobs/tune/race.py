@@ -139,15 +139,3 @@ def frontier(standings: Sequence[Standing]) -> list[Standing]:
         if not found or one.loss < found[-1].loss:
             found.append(one)
     return found
-
-
-def by_speed(standings: Sequence[Standing]) -> list[Standing]:
-    """The fastest first; of those that may be as fast, by the ranges of their rounds, the best."""
-    rest, found = list(standings), list[Standing]()
-    while rest:
-        fastest = max(rest, key=lambda one: one.speed_up)
-        assert fastest.speed is not None
-        alike = [one for one in rest if one.speed and one.speed.speed_up.high >= fastest.speed.speed_up.low]
-        found.append(min(alike, key=lambda one: one.loss))
-        rest.remove(found[-1])
-    return found

@@ -15,7 +15,7 @@ from tandem_jobs.study.quality import Quality, QualityOptions
 from tandem_jobs.study.result import report
 from tandem_jobs.study.subject import Subject
 from tandem_jobs.tune.candidates import Candidate, Precision, default_schedules, grid
-from tandem_jobs.tune.race import Losses, Standing, by_speed, race, rounds_of
+from tandem_jobs.tune.race import Losses, Standing, race, rounds_of
 from tandem_jobs.tune.trials import MEASURES, SubjectTrials
 from tandem_jobs.tune.tuned_report import Confirmation, Outcome, result_of
 from tandem_workers.models.model_set import resolve_models
@@ -92,9 +92,7 @@ class TuneSpec(QualityOptions):
         None,
         description="N of the reference, which decodes as --cfg, --top-k and the like say; default: about 0.7 K",
     )
-    repeats: PositiveInt = Field(
-        3, description="timed runs of a candidate in the last round of the search; one in the others"
-    )
+    repeats: PositiveInt = Field(9, description="timed runs of a candidate in the last round; one in the others")
     seed: NonNegativeInt = Field(1, description="seed of the search; choices are confirmed on images of the next one")
 
     @model_validator(mode="after")
@@ -184,7 +182,8 @@ class Tuner:
         """The fastest candidates that seem good enough, one after the other until one holds."""
         able = [one for one in standings if not one.left and one.speed_up > 1 and self.within(one.losses, upper=False)]
         found: list[Confirmation] = []
-        for one in by_speed(able)[: self.spec.tries]:
+        able.sort(key=lambda one: one.speed_up, reverse=True)
+        for one in able[: self.spec.tries]:
             say(f"confirming {one.candidate.words}: {self.spec.confirm_images} images of seed {self.spec.seed + 1}")
             losses = self.trials.losses_at(one.candidate, self.spec.confirm_images, self.spec.seed + 1)
             speed = self.trials.speeds_of([one.candidate], f"confirm-{one.candidate.name}", 2 * self.spec.repeats)[0]

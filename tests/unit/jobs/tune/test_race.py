@@ -6,7 +6,7 @@ from tandem.config import SamplingConfig
 from tandem.errors import InputError
 from tandem.metrics import Estimate
 from tandem_jobs.tune.candidates import Candidate, default_schedules, grid, runs_of
-from tandem_jobs.tune.race import Speed, Standing, able, by_speed, frontier, halved, race, rounds_of
+from tandem_jobs.tune.race import Speed, Standing, able, frontier, halved, race, rounds_of
 
 OWN = SamplingConfig(cfg=3.0, temperatures=(1.1, 1.1, 1.0))
 MARGINS = {"frechet": 0.05}
@@ -80,16 +80,6 @@ def test_of_a_frontier_without_room_the_fastest_and_the_best_stay():
     assert [one.candidate.draft_steps for one in halved(front, 3)] == [7, 5, 2]
     assert [one.left for one in front if one.candidate.draft_steps == 4] == ["others were faster or better"]
     assert [one.candidate.draft_steps for one in halved(front, 1)] == [7]
-
-
-def test_of_equally_fast_ones_the_better_comes_first():
-    def ranged(n: int, low: float, high: float, loss: float) -> Standing:
-        found = standing(n, (low + high) / 2, loss)
-        found.speed = Speed(at(1), Estimate((low + high) / 2, low, high))
-        return found
-
-    slow, fast, same = ranged(1, 1.4, 1.5, -1.0), ranged(2, 2.0, 2.2, 0.05), ranged(3, 1.9, 2.1, 0.01)
-    assert by_speed([slow, fast, same]) == [same, fast, slow]
 
 
 def test_the_frontier_has_what_none_beats_in_both():
