@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
@@ -180,22 +182,31 @@ class Tuner:
 
     def confirm(self, standings: Sequence[Standing]) -> list[Confirmation]:
         """The fastest candidates that seem good enough, one after the other until one holds."""
-        able = [one for one in standings if not one.left and one.speed_up > 1 and self.within(one.losses, upper=False)]
+        able = [one for one in standings if not one.left and one.speed_up > 1 and self.promises(one)]
         found: list[Confirmation] = []
         able.sort(key=lambda one: one.speed_up, reverse=True)
         for one in able[: self.spec.tries]:
             say(f"confirming {one.candidate.words}: {self.spec.confirm_images} images of seed {self.spec.seed + 1}")
             losses = self.trials.losses_at(one.candidate, self.spec.confirm_images, self.spec.seed + 1)
             speed = self.trials.speeds_of([one.candidate], f"confirm-{one.candidate.name}", 2 * self.spec.repeats)[0]
-            holds = self.within(losses, upper=True) and speed.speed_up.value > 1
+            holds = self.within(losses) and speed.speed_up.value > 1
             found.append(Confirmation(one.candidate, losses, speed, holds))
             if found[-1].holds:
                 break
         return found
 
-    def within(self, losses: Losses, upper: bool) -> bool:
-        """Whether all losses, or the upper ends of their intervals, are within the margins."""
-        return all((loss.high if upper else loss.value) <= self.margins[name] for name, loss in losses.items())
+    def promises(self, one: Standing) -> bool:
+        """Whether losses as in the search would be within the margins by the narrower intervals of more images."""
+        narrower = math.sqrt(one.images / self.spec.confirm_images)
+        expected = {
+            name: replace(loss, high=loss.value + narrower * (loss.high - loss.value))
+            for name, loss in one.losses.items()
+        }
+        return self.within(expected)
+
+    def within(self, losses: Losses) -> bool:
+        """Whether the upper ends of all intervals are within the margins."""
+        return all(loss.high <= self.margins[name] for name, loss in losses.items())
 
     def outcome(self, standings: Sequence[Standing], confirmed: Sequence[Confirmation]) -> Outcome:
         """What the report shows."""

@@ -114,9 +114,9 @@ def test_the_score_of_a_probe_is_a_measure(flags, out):
     assert tuner.trials.losses(tuner.reference, 16)["cas"] == Estimate(0, 0, 0)
 
 
-def known(candidate, up: float, loss: float) -> Standing:
+def known(candidate, up: float, loss: float, half: float = 0.005) -> Standing:
     speed = Speed(Estimate(up, up, up), Estimate(up, up, up))
-    return Standing(candidate, 16, {"frechet": Estimate(loss, -1, 1)}, speed)
+    return Standing(candidate, 6, {"frechet": Estimate(loss, loss - half, loss + half)}, speed)
 
 
 def test_the_fastest_that_seems_good_enough_is_confirmed_first(flags, out):
@@ -134,8 +134,10 @@ def test_the_fastest_that_seems_good_enough_is_confirmed_first(flags, out):
         return [Speed(Estimate(up, up, up), Estimate(up, up, up))]
 
     tuner.trials = SimpleNamespace(losses_at=losses_at, speeds_of=speeds_of)
-    a, b, c, d, e = tuner.candidates[:5]
-    standings = [known(a, 0.9, 0.0), known(b, 2.0, 0.0), known(c, 3.0, 0.04), known(d, 4.0, 0.06), known(e, 1.6, 0.0)]
+    a, b, c, d, e, f = tuner.candidates[:6]
+    standings = [known(a, 0.9, 0.0), known(b, 2.0, 0.0), known(c, 3.0, 0.04), known(d, 4.0, 0.06)]
+    # of four times the images the interval is half as wide
+    standings += [known(e, 1.6, 0.0, half=0.099), known(f, 5.0, 0.0, half=0.101)]
     found = tuner.confirm(standings)
     # the first is worse after all, the second not faster
     assert [(one.candidate, one.holds) for one in found] == [(c, False), (b, False), (e, True)]
