@@ -30,7 +30,7 @@ EXAMPLES = f"""examples: the embedded models; others with their reference pictur
 
 Every combination of --draft-steps, --cfgs, --schedules, --refiner-cfgs, --top-ps, --temperature-scales and --precisions
 is a candidate. All are measured on --first-images images, the better half on twice as many, and so on up to --images.
-The fastest one left that seems good enough is then measured on new seeds. It is chosen if the upper end of the 95 %
+The fastest one left that promises to hold is then measured on new seeds. It is chosen if the upper end of the 95 %
 interval of its loss is within --margins; else the next one is tried. If none holds, the reference is chosen.
 
 measures: {"; ".join(f"{name}: {one.words}" for name, one in MEASURES.items())}
