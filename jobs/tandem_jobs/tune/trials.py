@@ -43,17 +43,21 @@ class Measure:
     Attributes:
         margin: by which a candidate may be worse, unless another one is asked for.
         rises: whether more is better.
+        narrows: whether more images narrow its interval.
     """
 
     margin: float
     rises: bool
+    narrows: bool
     words: str
 
 
 MEASURES = {
-    "frechet": Measure(0.05, False, "Fréchet distance of the features"),
-    "agreement": Measure(0.01, True, "share of images of which the classifier says their label"),
-    "cas": Measure(0.01, True, "share of held-out pictures that a linear probe trained on the images gets right"),
+    "frechet": Measure(0.05, False, True, "Fréchet distance of the features"),
+    "agreement": Measure(0.01, True, True, "share of images of which the classifier says their label"),
+    "cas": Measure(
+        0.01, True, False, "share of held-out pictures that a linear probe trained on the images gets right"
+    ),
 }
 
 

@@ -198,11 +198,9 @@ class Tuner:
     def promises(self, one: Standing) -> bool:
         """Whether losses as in the search would be within the margins by the narrower intervals of more images."""
         narrower = math.sqrt(one.images / self.spec.confirm_images)
-        expected = {
-            name: replace(loss, high=loss.value + narrower * (loss.high - loss.value))
-            for name, loss in one.losses.items()
-        }
-        return self.within(expected)
+        half = {name: loss.high - loss.value for name, loss in one.losses.items()}
+        expected = {name: half[name] * (narrower if MEASURES[name].narrows else 1) for name in half}
+        return self.within({name: replace(loss, high=loss.value + expected[name]) for name, loss in one.losses.items()})
 
     def within(self, losses: Losses) -> bool:
         """Whether the upper ends of all intervals are within the margins."""

@@ -144,6 +144,15 @@ def test_the_fastest_that_seems_good_enough_is_confirmed_first(flags, out):
     assert asked == [(c, 24, 2), (b, 24, 2), (e, 24, 2)]
 
 
+def test_more_images_do_not_narrow_the_interval_of_a_score_over_held_out_pictures(flags, out):
+    spec = parse_options("tune", ["--out", str(out), *flags, *SMALL, *GRID, "--measures", "cas", "--margins", "0.05"])
+    tuner = Tuner(spec)
+    for half, promises in ((0.04, True), (0.06, False)):
+        one = known(tuner.candidates[0], 2.0, 0.0, half)
+        one.losses = {"cas": one.losses["frechet"]}
+        assert tuner.promises(one) == promises
+
+
 def test_times_are_kept_for_the_same_configuration_alone(flags, out):
     def made(*more: str) -> list[str]:
         tuner = Tuner(parse_options("tune", ["--out", str(out), *flags, *SMALL, *GRID, *more]))
