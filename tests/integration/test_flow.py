@@ -44,7 +44,8 @@ def test_drafts_do_not_pile_up_before_slow_refiners(capsys):
 
 def test_slow_drafters_leave_refiners_idle_and_nothing_waits(capsys):
     result = bench(capsys, "--drafters", "1", "--refiners", "2", "--draft-s", "0.2", "--refine-s", "0.01")
-    assert result["most_waiting_shards"]["refine"] <= 2
+    assert result["most_waiting_shards"]["refine"] <= 1 * 2 + 2  # while refiners are not there yet, as above
+    assert max(result["backlog_shards"]) <= 2
     assert result["busy"]["refine"] < 0.3
 
 
