@@ -19,9 +19,9 @@ from tandem_cluster.ray_version import check_ray
 from tandem_cluster.serve_states import states_logged
 from tandem_cluster.server import LOOPBACK, deployed, drain, find_port, metrics_addresses, signals
 from tandem_cluster.session import Session, describe_cluster, open_session
+from tandem_jobs.options.flags import as_flag
 from tandem_jobs.options.spec import check
 from tandem_jobs.run.decode_choices import (
-    as_flag,
     check_gpus_here,
     check_preparation,
     check_tuned,

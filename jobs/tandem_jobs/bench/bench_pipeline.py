@@ -22,9 +22,9 @@ from tandem.errors import InputError, JobError
 from tandem_cluster.placement import check_gpus
 from tandem_cluster.session import open_session
 from tandem_jobs.bench.cpu_seconds import DRIVER, CpuSeconds, cpu_seconds, ms_per_shard
+from tandem_jobs.options.flags import as_flag
 from tandem_jobs.options.spec import Spec
 from tandem_jobs.run.backpressure import wanted_object_store
-from tandem_jobs.run.decode_choices import as_flag
 from tandem_jobs.run.outcome import StoredShard
 from tandem_jobs.run.pipeline import Pipeline
 from tandem_jobs.run.pools import ActorPool
@@ -37,7 +37,8 @@ EXAMPLES = """examples:
   tandem bench pipeline --drafters 42 --refiners 22 --draft-s 1.4 --refine-s 0.7 --batch 64 --batches-per-shard 4
 
 Stage times are simulated by sleeping, on simulated GPUs. The last line on stdout is one JSON object with
-"efficiency" = time at the bound of the slowest stage / time taken, over the shards after --warm-up."""
+"efficiency" = shards that the slowest stage made in the window / those that it would make there without a pause. The
+window lasts from the last shard of --warm-up to the last of --window; a shard in work at its edges counts in part."""
 
 
 class BenchPipelineSpec(Spec):
@@ -174,22 +175,29 @@ def run(spec: BenchPipelineSpec) -> dict[str, Any]:
 
 
 def report(spec: BenchPipelineSpec, began: float, done: list[tuple[float, StoredShard]]) -> dict[str, Any]:
-    """Efficiency in the window, and of the whole run."""
+    """Efficiency in the window, and of the whole run.
+
+    The slowest stage's own shards are counted: completed ones may have been drafted before the window.
+    """
     ends = sorted(end for end, _ in done)
     spans = [span for _, stored in done for span in stored.spans]
     first_start = min(span.start_s for span in spans)
-    split = min(spec.drafters / spec.draft_s, spec.refiners / spec.refine_s)
-    shard_s = spec.batches_per_shard / (split + spec.colocated / (spec.draft_s + spec.refine_s))
-    window_s = ends[spec.warm_up + spec.window - 1] - ends[spec.warm_up - 1]
+    rates = {"draft": spec.drafters / spec.draft_s, "refine": spec.refiners / spec.refine_s}  # batches a second
+    slowest = min(rates, key=lambda stage: (rates[stage], stage == "draft"))
+    shard_s = spec.batches_per_shard / (rates[slowest] + spec.colocated / (spec.draft_s + spec.refine_s))
+    from_s, to_s = ends[spec.warm_up - 1], ends[spec.warm_up + spec.window - 1]
+    window_s = to_s - from_s
+    made = sum(share_within(span, from_s, to_s) for span in spans if span.stage == slowest)
     last = max(span.end_s for span in spans if span.stage == "draft")
     images = spec.batch * spec.batches_per_shard
     return {
         "simulated": True,
-        "efficiency": round(spec.window * shard_s / window_s, 4),
+        "efficiency": round(made * shard_s / window_s, 4),
+        "slowest_stage": slowest,
         "images_per_s": round(spec.window * images / window_s, 2),
         "bound_images_per_s": round(images / shard_s, 2),
         "whole_run_efficiency": round(len(ends) * shard_s / (ends[-1] - began), 4),
-        "backlog_shards": [backlog(spans, ends[i - 1]) for i in (spec.warm_up, spec.warm_up + spec.window)],
+        "backlog_shards": [backlog(spans, at_s) for at_s in (from_s, to_s)],
         "start_up_s": round(first_start - began, 2),
         "fill_s": round(ends[0] - first_start, 2),
         "drain_s": round(ends[-1] - last, 2),
@@ -217,9 +225,14 @@ def cpu_ticks() -> tuple[int, int]:
 
 
 def backlog(spans: list[Span], at_s: float) -> int:
-    """Shards drafted but not refined at a moment. If it falls within the window, earlier drafts were used up."""
+    """Shards drafted but not refined at a moment. If they get fewer, images are finished faster than drafted."""
     drafted, refined = (sum(s.stage == stage and s.end_s <= at_s for s in spans) for stage in ("draft", "refine"))
     return drafted - refined
+
+
+def share_within(span: Span, from_s: float, to_s: float) -> float:
+    """The share of a stage's work on a shard that was done between two moments."""
+    return max(0.0, min(span.end_s, to_s) - max(span.start_s, from_s)) / span.seconds
 
 
 def print_report(result: dict[str, Any]) -> None:

@@ -6,6 +6,7 @@ import argparse
 import difflib
 import types
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn, Union, get_args, get_origin
 
@@ -45,6 +46,16 @@ class CommandParser(argparse.ArgumentParser):
 
 def flag_of(name: str) -> str:
     return "--" + name.replace("_", "-")
+
+
+@contextmanager
+def as_flag() -> Iterator[None]:
+    """Context manager: errors that begin with an argument's name begin with its flag instead."""
+    try:
+        yield
+    except InputError as error:
+        name, _, problem = str(error).partition(":")
+        raise InputError(f"{flag_of(name)}:{problem}", error.hint) from None
 
 
 def read_flags(parser: argparse.ArgumentParser, spec: type[BaseModel], argv: Sequence[str]) -> dict[str, Any]:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 
 import torch
 
@@ -14,7 +13,7 @@ from tandem.errors import InputError
 from tandem.fp8 import check_capability
 from tandem_cluster.devices import joins
 from tandem_cluster.session import count_real_gpus
-from tandem_jobs.options.flags import flag_of
+from tandem_jobs.options.flags import as_flag
 from tandem_jobs.options.options import DecodingOptions, PreparationOptions, TunedOptions
 from tandem_jobs.options.spec import Spec
 from tandem_jobs.options.tuned_file import check_weights
@@ -22,16 +21,6 @@ from tandem_jobs.run.progress import say
 from tandem_workers.dataset.row_settings import SAMPLING_SETTINGS
 from tandem_workers.models.decode_settings import DecodeSettings
 from tandem_workers.models.model_set import DTYPES, ModelSet
-
-
-@contextmanager
-def as_flag() -> Iterator[None]:
-    """Context manager: errors that begin with an argument's name begin with its flag instead."""
-    try:
-        yield
-    except InputError as error:
-        name, _, problem = str(error).partition(":")
-        raise InputError(f"{flag_of(name)}:{problem}", error.hint) from None
 
 
 def choose_draft_steps(asked: int | None, models: ModelSet) -> int:

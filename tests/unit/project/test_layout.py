@@ -246,8 +246,15 @@ def test_names_of_test_files_are_unique():
     assert [name for name, count in names.items() if count > 1] == []
 
 
-def test_tasks_that_read_encode_and_store_do_without_torch():
-    modules = "tandem_jobs.run.pipeline, tandem_workers.stages.encoder, tandem_workers.dataset.formats, tandem"
+@pytest.mark.parametrize(
+    "modules",
+    [
+        "tandem_jobs.run.pipeline, tandem_workers.stages.encoder, tandem_workers.dataset.formats, tandem",
+        "tandem_jobs.bench.bench_pipeline",
+    ],
+    ids=["tasks that read, encode and store", "simulated stages"],
+)
+def test_processes_without_models_do_without_torch(modules):
     script = f"import sys, {modules}; sys.exit('torch' in sys.modules)"
     environment = {**os.environ, "PYTHONPATH": PYTHONPATH}
     assert subprocess.run([sys.executable, "-c", script], env=environment, check=False).returncode == 0
