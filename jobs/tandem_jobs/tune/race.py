@@ -63,8 +63,8 @@ class Trials(Protocol):
         """Of the first images of the search's seed."""
         ...
 
-    def speeds(self, candidates: Sequence[Candidate], images: int, last: bool) -> list[Speed]:
-        """Beside the reference, once or, in the last round, several times; `images` names the round."""
+    def speeds(self, candidates: Sequence[Candidate], images: int, repeats: int) -> list[Speed]:
+        """Beside the reference, so many times each; `images` names the round."""
         ...
 
 
@@ -77,15 +77,19 @@ def rounds_of(first_images: int, images: int) -> list[int]:
 
 
 def race(
-    candidates: Sequence[Candidate], trials: Trials, margins: Mapping[str, float], rounds: Sequence[int]
+    candidates: Sequence[Candidate], trials: Trials, margins: Mapping[str, float], rounds: Sequence[int], repeats: int
 ) -> list[Standing]:
-    """Every candidate as it stood when it was measured last; those that have not left have been in all rounds."""
+    """Every candidate as it stood when it was measured last; those that have not left have been in all rounds.
+
+    Fewer candidates are timed more often: twice in the first round, `repeats` times in the last.
+    """
     standings = [Standing(candidate) for candidate in candidates]
     running = list(standings)
     for place, images in enumerate(rounds):
         last = place + 1 == len(rounds)
         say(f"round {place + 1} of {len(rounds)}: {len(running)} candidates, {images} images each")
-        for one, speed in zip(running, trials.speeds([s.candidate for s in running], images, last), strict=True):
+        timed = repeats if last else min(repeats, 2 ** (place + 1))
+        for one, speed in zip(running, trials.speeds([s.candidate for s in running], images, timed), strict=True):
             one.images, one.speed = images, speed
         for done, one in enumerate(running, 1):
             one.losses = trials.losses(one.candidate, images)

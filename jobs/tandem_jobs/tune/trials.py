@@ -70,10 +70,9 @@ class SubjectTrials:
         quality: Quality,
         reference: Candidate,
         measures: Sequence[str],
-        repeats: int,
     ):
         self.subjects, self.quality, self.reference = subjects, quality, reference
-        self.measures, self.repeats = measures, repeats
+        self.measures = measures
         self.vqvaes: dict[Precision, Vqvae] = {}
         self.found: dict[tuple[Candidate, int, int], dict[str, Resampled]] = {}
         if "agreement" in measures and not quality.knows_classes:
@@ -119,8 +118,8 @@ class SubjectTrials:
         pictures = self.quality.real.splits[1]
         return self.quality.columns_of(pictures.pixels)[FEATURES], pictures.labels.numpy()
 
-    def speeds(self, candidates: Sequence[Candidate], images: int, last: bool) -> list[Speed]:
-        return self.speeds_of(candidates, f"round-{images}", self.repeats if last else 1)
+    def speeds(self, candidates: Sequence[Candidate], images: int, repeats: int) -> list[Speed]:
+        return self.speeds_of(candidates, f"round-{images}", repeats)
 
     def speeds_of(self, candidates: Sequence[Candidate], name: str, repeats: int) -> list[Speed]:
         """Of candidates that take turns with the reference, a few at a time: a slow minute of the machine meets both,

@@ -94,7 +94,7 @@ class TuneSpec(QualityOptions):
         None,
         description="N of the reference, which decodes as --cfg, --top-k and the like say; default: about 0.7 K",
     )
-    repeats: PositiveInt = Field(9, description="timed runs of a candidate in the last round; one in the others")
+    repeats: PositiveInt = Field(9, description="timed runs of a candidate in the last round; 2, 4, 8 in those before")
     seed: NonNegativeInt = Field(1, description="seed of the search; choices are confirmed on images of the next one")
 
     @model_validator(mode="after")
@@ -122,7 +122,7 @@ def run(spec: TuneSpec) -> dict[str, Any]:
     """Search, confirm, and write OUT/tuned.json, .md and .png."""
     tuner = Tuner(spec)
     say(f"reference: {tuner.reference.words}; {len(tuner.candidates)} candidates")
-    standings = race(tuner.candidates, tuner.trials, tuner.margins, tuner.rounds)
+    standings = race(tuner.candidates, tuner.trials, tuner.margins, tuner.rounds, spec.repeats)
     confirmed = tuner.confirm(standings)
     return report(result_of(tuner.outcome(standings, confirmed), tuner.quality, tuner.trials), spec.out)
 
@@ -168,7 +168,7 @@ class Tuner:
         measures = spec.measures or (("frechet", "agreement") if self.quality.knows_classes else ("frechet",))
         given = spec.margins or tuple(MEASURES[name].margin for name in measures)
         self.margins: Mapping[str, float] = dict(zip(measures, given, strict=True))
-        self.trials = SubjectTrials(subjects, self.quality, self.reference, measures, spec.repeats)
+        self.trials = SubjectTrials(subjects, self.quality, self.reference, measures)
 
     def reference_steps(self, plain: Subject) -> int:
         """N of the reference. InputError, naming the flag, if the pyramid does not have it."""

@@ -30,12 +30,14 @@ class KnownTrials:
 
     def __init__(self, losses: dict[int, float]):
         self.of, self.measured = losses, list[tuple[int, int]]()
+        self.timed = list[int]()
 
     def losses(self, candidate: Candidate, images: int) -> dict[str, Estimate]:
         self.measured.append((candidate.draft_steps, images))
         return {"frechet": at(self.of[candidate.draft_steps], 10 / images)}
 
-    def speeds(self, candidates, images, last):
+    def speeds(self, candidates, images, repeats):
+        self.timed.append(repeats)
         return [Speed(at(10 * one.draft_steps), at(one.draft_steps)) for one in candidates]
 
 
@@ -48,7 +50,7 @@ def test_rounds_double_up_to_the_most_images():
 def test_a_race_ends_with_the_fastest_that_is_as_good_and_measures_half_as_many_each_round():
     losses = {2: 0.01, 3: 0.3, 4: 0.02, 5: 0.4, 6: 0.04, 7: 0.5, 8: 0.9, 9: 0.03}
     trials = KnownTrials(losses)
-    found = race([candidate(n) for n in losses], trials, MARGINS, [100, 200, 400])
+    found = race([candidate(n) for n in losses], trials, MARGINS, [100, 200, 400], 9)
     by_round = {images: [n for n, seen in trials.measured if seen == images] for images in (100, 200, 400)}
     assert by_round[100] == list(losses) and len(by_round[200]) <= 4 and len(by_round[400]) <= 2
     left = {one.candidate.draft_steps: one.left for one in found}
@@ -58,8 +60,15 @@ def test_a_race_ends_with_the_fastest_that_is_as_good_and_measures_half_as_many_
 
 def test_a_race_in_which_nobody_is_left_ends():
     trials = KnownTrials({2: 0.9, 3: 0.8})
-    found = race([candidate(2), candidate(3)], trials, MARGINS, [100, 200])
+    found = race([candidate(2), candidate(3)], trials, MARGINS, [100, 200], 9)
     assert all(one.left for one in found) and len(trials.measured) == 2
+
+
+@pytest.mark.parametrize(("repeats", "timed"), [(9, [2, 4, 8, 9]), (3, [2, 3, 3, 3]), (1, [1, 1, 1, 1])])
+def test_the_fewer_are_left_the_more_often_they_are_timed(repeats, timed):
+    trials = KnownTrials(dict.fromkeys(range(2, 10), 0.0))
+    race([candidate(n) for n in range(2, 10)], trials, MARGINS, [100, 200, 400, 800], repeats)
+    assert trials.timed == timed
 
 
 def test_what_is_worse_beyond_doubt_or_slower_leaves():

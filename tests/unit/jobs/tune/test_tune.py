@@ -177,7 +177,7 @@ def test_a_search_that_was_killed_while_it_timed_goes_on_there(flags, out):
 
         tuner.trials.seconds = seconds
         with suppress(KeyboardInterrupt):
-            tuner.trials.speeds(tuner.candidates[:7], 16, last=False)
+            tuner.trials.speeds(tuner.candidates[:7], 16, 2)
         return found
 
     assert timed(2) == [3, 3] and timed(2) == [1] and timed(2) == []
